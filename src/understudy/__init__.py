@@ -1,0 +1,1 @@
+"""Knowledge distillation of vision models."""

@@ -1,0 +1,168 @@
+"""What every method is: a Config, the taps it looks at, and a forward from a Pairing to named terms.
+
+A method knows tensors and nothing else: no optimizer, epoch, loader, device or rank. Adding a method is adding
+one file to this folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from understudy.config import Config, UserError, unknown_name
+from understudy.step import Pairing
+from understudy.taps import Taps, TapShape
+
+__all__ = [
+    "METHODS",
+    "Context",
+    "LossWeights",
+    "Method",
+    "MethodConfig",
+    "Need",
+    "Paper",
+    "TapShapes",
+    "at_least_float32",
+    "method_named",
+]
+
+Need = Literal["teacher_logits", "hard_labels", "indices", "copies"]
+
+METHODS: dict[str, type[Method]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """Where a method comes from."""
+
+    authors: str  # "Hinton, Vinyals, Dean"
+    title: str
+    venue: str  # "CVPR"
+    year: int
+    arxiv: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Default weights of a method: loss = task * task loss + min(epoch / warmup_epochs, 1) * distill * sum of terms."""
+
+    task: float
+    distill: float
+    warmup_epochs: int = 0
+    source: str = ""
+
+
+class MethodConfig(Config):
+    """Settings of a method. A weight or warm-up of None means the method's own default."""
+
+    method: ClassVar[type[Method]]  # set when the Method that owns this Config is defined
+
+    weight: float | None = Field(default=None, ge=0)
+    warmup_epochs: int | None = Field(default=None, ge=0)
+
+
+class TapShapes(Mapping[str, TapShape]):
+    """Shapes of one side's tapped features by name, and what else of that model a method may read."""
+
+    def __init__(self, shapes: Mapping[str, TapShape], *, num_classes: int, classifier: nn.Module | None) -> None:
+        self._shapes = dict(shapes)
+        self.num_classes = num_classes
+        self.classifier = classifier  # frozen copy of the last layer; None where the model has none
+
+    def __getitem__(self, name: str) -> TapShape:
+        return self._shapes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a method is built from: sizes by a dry forward, never typed in by hand."""
+
+    student: TapShapes
+    teacher: TapShapes
+    num_classes: int
+    num_train: int = 0
+    train_labels: Tensor | None = None  # (N,)
+    generator: torch.Generator = field(default_factory=torch.Generator)
+
+
+class Method(nn.Module):
+    """Base of every method. Its parameters are its connectors.
+
+    A subclass is registered by `class DKD(Method, name="dkd")` and declares what follows.
+    """
+
+    class Config(MethodConfig):
+        """Replaced by every method's own."""
+
+    name: ClassVar[str]
+    paper: ClassVar[Paper | None] = None
+    taps: ClassVar[Taps] = Taps()
+    needs: ClassVar[frozenset[Need]] = frozenset()  # checked before training starts
+    rows: ClassVar[Literal["independent", "related"]] = "independent"
+    min_classes: ClassVar[int] = 2
+    default_loss: ClassVar[LossWeights] = LossWeights(task=1.0, distill=1.0)
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if name is None:
+            return
+        if name in METHODS and METHODS[name].__qualname__ != cls.__qualname__:
+            raise ValueError(f"there is a method {name!r} already: {METHODS[name].__module__}")
+        cls.name = name
+        cls.Config.method = cls
+        METHODS[name] = cls
+
+    def __init__(self, config: Any, context: Context) -> None:
+        super().__init__()
+        self.config = config
+        self.context = context
+
+    @classmethod
+    def taps_for(cls, config: MethodConfig) -> Taps:
+        """Taps under these settings; most methods always look at the same places."""
+        return cls.taps
+
+    @classmethod
+    def needs_for(cls, config: MethodConfig) -> frozenset[Need]:
+        """Needs under these settings."""
+        return cls.needs
+
+    @classmethod
+    def min_rows(cls, config: MethodConfig) -> int:
+        """The smallest batch the method is defined on: 2 where rows are related or normalised over the batch."""
+        return 2 if cls.rows == "related" else 1
+
+    def forward(self, pairing: Pairing) -> dict[str, Tensor]:
+        """Named, unweighted terms; their sum is the method's loss."""
+        raise NotImplementedError(f"method {self.name!r} defines no forward")
+
+    def deployed(self, student: nn.Module) -> nn.Module:
+        """What is evaluated, counted, timed and exported; nearly always the student itself."""
+        return student
+
+
+def method_named(name: str) -> type[Method]:
+    """The method registered under `name`.
+
+    Raises:
+        UserError: no such method; the text names the nearest one, or lists them.
+    """
+    if name not in METHODS:
+        raise UserError(f"method {name!r} is {unknown_name(name, ['none', *METHODS])}")
+    return METHODS[name]
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Half types raised to float32; float32 and float64 stay as they are."""
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()

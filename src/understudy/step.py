@@ -1,0 +1,71 @@
+"""What travels through a training step: Batch, Observation, Pairing, Losses.
+
+Letters for shapes, the same everywhere: B images, M predictions (M = B in classification), C classes,
+D channels, H W height and width, N training samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "Losses", "Observation", "Pairing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images as every student of a pass sees them, with what is known about them."""
+
+    images: Tensor  # (B,3,H,W) in [0,1]; normalisation is each model's own first operation
+    targets: Any  # (B,) classes, -1 where unlabelled, or (B,C) mixed; the task's own form elsewhere
+    teacher_images: Tensor | None = None  # the same view at the teacher's input size; None where equal
+    indices: Tensor | None = None  # (B,) places in the data set; None from a plain loader of (images, labels)
+    copies: Tensor | None = None  # (B,) which simultaneous copy of the sample; 0 is the plain one
+    view: int = 0  # which version of the augmentation this epoch is
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name in ("images", "targets", "teacher_images", "indices", "copies")
+            if isinstance(value := getattr(self, name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a teacher leaves after looking at a batch once. Nothing here carries gradient."""
+
+    output: Any = None  # (B,C) logits in classification; None where there is no teacher
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    ask: Callable[..., Any] | None = None  # a further question about this batch; None from a bank
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """Student and teacher laid side by side: row i on either side is the same prediction.
+
+    Logits are float32 or wider; features keep their model's dtype. The teacher's side is detached.
+    """
+
+    student_logits: Tensor  # (M,C)
+    teacher_logits: Tensor | None  # (M,C_t)
+    labels: Tensor  # (M,) class numbers, -1 where unlabelled, or (M,C) mixed
+    student_features: Mapping[str, Tensor] = field(default_factory=dict)  # (M,D) or (M,D,H,W) by tap name
+    teacher_features: Mapping[str, Tensor] = field(default_factory=dict)
+    indices: Tensor | None = None  # (M,) places in the data set
+    copies: Tensor | None = None  # (M,)
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Weighted scalars with gradient, and the unweighted terms for the log."""
+
+    task: Tensor
+    distill: Tensor | None  # None where nothing is distilled
+    terms: Mapping[str, Tensor]  # detached, by name, before any weight
