@@ -1,0 +1,121 @@
+"""DKD: what the teacher says of the target class and what it says of the others, weighed apart."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from understudy.config import UserError
+from understudy.methods.base import LossWeights, Method, MethodConfig, Paper
+from understudy.methods.kd import comparable_logits
+from understudy.step import Pairing
+
+__all__ = ["DKD", "dkd_loss"]
+
+
+def dkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+) -> Tensor:
+    """Decoupled knowledge distillation: alpha * TCKD + beta * NCKD.
+
+    Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, eq. 7. Scaled by T^2 as in their code. One row gives
+    KD = TCKD + (1 - p_t) * NCKD, p_t the teacher's probability of the label (eq. 6).
+
+    Args:
+        student_logits: (M, C), C >= 3; half types are raised to float32, wider ones stay.
+        teacher_logits: (M, C), no gradient flows into it.
+        labels: (M,) class numbers in 0..C-1; rows of -1 (unlabelled) count neither in the sum nor in the mean.
+        alpha: weight of the target-class term.
+        beta: weight of the non-target-class term.
+        temperature: T > 0, softens both distributions.
+
+    Returns:
+        Scalar mean over the labelled rows, in nats; 0 where no row is labelled.
+
+    Raises:
+        UserError: the shapes differ, or labels are not one class number per row.
+    """
+    tckd, nckd = _decoupled(student_logits, teacher_logits, labels, temperature)
+    return alpha * tckd + beta * nckd
+
+
+def _decoupled(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """TCKD and NCKD, each times T^2, mean over labelled rows. Everything stays in log space."""
+    student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits)
+    if labels.shape != student_logits.shape[:1]:
+        raise UserError(
+            f"dkd needs one class number per row, but got labels {tuple(labels.shape)} for logits "
+            f"{tuple(student_logits.shape)}; turn label mixing off, or use method 'kd' or 'dist'"
+        )
+    is_labelled = labels >= 0
+    target = labels.long().clamp(min=0)
+    student_target, student_others = _split(student_logits / temperature, target)
+    teacher_target, teacher_others = _split(teacher_logits / temperature, target)
+
+    def mean_divergence(log_student: Tensor, log_teacher: Tensor) -> Tensor:
+        rows = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=1)
+        return (rows * is_labelled).sum() / is_labelled.sum().clamp(min=1) * temperature**2
+
+    return mean_divergence(student_target, teacher_target), mean_divergence(student_others, teacher_others)
+
+
+def _split(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Log probabilities of (target, any other) as (M, 2), and of the others among themselves as (M, C-1)."""
+    places = torch.arange(logits.shape[1] - 1, device=logits.device)
+    skips_target = places >= target[:, None]
+    others = logits.gather(1, places + skips_target)  # (M, C-1)
+    # log p_t = logsigmoid(z_t - logsumexp(others)): no probability is formed, so a gap of any size stays finite.
+    margin = logits.gather(1, target[:, None]) - others.logsumexp(dim=1, keepdim=True)
+    return torch.cat([F.logsigmoid(margin), F.logsigmoid(-margin)], dim=1), F.log_softmax(others, dim=1)
+
+
+class DKD(Method, name="dkd"):
+    """Target-class knowledge and non-target-class knowledge of the teacher, weighed apart.
+
+    alpha * TCKD + beta * NCKD on (M, C) logits and (M,) labels, both times T^2: sum over classes, mean over labelled
+    rows. TCKD is the divergence between (p_t, 1 - p_t) of teacher and student, NCKD the one between their
+    distributions over the other classes. Defaults alpha 1, beta 8, T 4 and 20 warm-up epochs with task weight 1.
+    The authors' beta per pair: 2 for resnet56-resnet20 and resnet110-resnet32, 6 for vgg and wrn pairs, 8 else; on
+    ImageNet T 1, warm-up 1, beta 0.5 (resnet34-resnet18) or 2 (resnet50-mobilenetv1).
+
+    Differs from: mdistiller takes the logarithm of probabilities and removes the label by subtracting 1000 from its
+    logit, which is infinite at confident students; here the label is left out and everything stays in log space
+    (test_dkd_is_finite_where_a_probability_underflows). Equal elsewhere to 1e-12 in float64 (golden dkd).
+    Unlabelled rows (-1) are left out; mdistiller knows none.
+    """
+
+    class Config(MethodConfig):
+        """Settings of DKD."""
+
+        alpha: float = Field(default=1.0, ge=0)  # weight of TCKD; 1 in every recipe of mdistiller
+        beta: float = Field(default=8.0, ge=0)  # weight of NCKD; mdistiller engine/cfg.py
+        temperature: float = Field(default=4.0, gt=0)  # T; mdistiller engine/cfg.py
+
+    paper = Paper(
+        authors="Zhao, Cui, Song, Qiu, Liang",
+        title="Decoupled Knowledge Distillation",
+        venue="CVPR",
+        year=2022,
+        arxiv="2203.08679",
+    )
+    needs = frozenset({"teacher_logits", "hard_labels"})
+    min_classes = 3  # with two classes there is one other class, and NCKD is identically 0
+    default_loss = LossWeights(
+        task=1.0, distill=1.0, warmup_epochs=20, source="mdistiller engine/cfg.py: CE 1.0, warm-up 20"
+    )
+
+    def forward(self, pairing: Pairing) -> dict[str, Tensor]:
+        """The terms "tckd" and "nckd", weighted by alpha and beta."""
+        assert pairing.teacher_logits is not None
+        tckd, nckd = _decoupled(pairing.student_logits, pairing.teacher_logits, pairing.labels, self.config.temperature)
+        return {"tckd": self.config.alpha * tckd, "nckd": self.config.beta * nckd}
