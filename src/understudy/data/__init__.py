@@ -1,1 +1,41 @@
-"""To be filled."""
+"""Data: images by number, divided, augmented as a function of (seed, view, copy, index), and batched."""
+
+from understudy.data.augment import augment_for
+from understudy.data.config import Augment, CropFlip, DataConfig, NoAugment, ResizedCrop
+from understudy.data.images import BadImageError
+from understudy.data.loaders import (
+    EvalLoader,
+    PlainLoader,
+    TrainLoader,
+    eval_loader,
+    from_plain_loader,
+    train_loader,
+)
+from understudy.data.sources import Source, TensorSource
+from understudy.data.splits import DataSplits, open_data
+from understudy.data.torch_datasets import dataset_source, dataset_splits
+from understudy.hashing import hashed, hashed_tensor
+
+__all__ = [
+    "Augment",
+    "BadImageError",
+    "CropFlip",
+    "DataConfig",
+    "DataSplits",
+    "EvalLoader",
+    "NoAugment",
+    "PlainLoader",
+    "ResizedCrop",
+    "Source",
+    "TensorSource",
+    "TrainLoader",
+    "augment_for",
+    "dataset_source",
+    "dataset_splits",
+    "eval_loader",
+    "from_plain_loader",
+    "hashed",
+    "hashed_tensor",
+    "open_data",
+    "train_loader",
+]

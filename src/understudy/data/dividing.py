@@ -1,0 +1,79 @@
+"""Which rows train, which validate, and the words for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from understudy.config import UserError
+from understudy.data.config import DataConfig, parsed_rows
+from understudy.data.found import Found, SplitName
+from understudy.data.sources import Source, rows_of
+from understudy.hashing import hashed_tensor
+
+__all__ = ["divided", "held_out"]
+
+
+def divided(found: Found, config: DataConfig) -> tuple[dict[SplitName, Source], str]:
+    """The parts by name ("train", "val" and, where there is one, "test"), and where val comes from.
+
+    Raises:
+        UserError: rows that are not there or shared, no test split where val: test wants it, or an empty part.
+    """
+    stored = found.splits["train"]
+    val_rows = _rows("val_rows", config.val_rows, len(stored))
+    chosen = _rows("train_rows", config.train_rows, len(stored))
+    if config.train_rows is None and config.val_rows is not None:
+        chosen = chosen[~torch.isin(chosen, val_rows)]
+    parts: dict[SplitName, Source] = dict(found.splits)
+    if config.val == "test":
+        if "test" not in parts:
+            raise UserError(f"data.val: test, but {found.name} has no test split; leave data.val at auto")
+        parts["val"], origin = parts["test"], "test split"
+    elif config.val_rows is not None:
+        if torch.isin(chosen, val_rows).any():
+            raise UserError(f"data.train_rows {config.train_rows} and data.val_rows {config.val_rows} share rows")
+        parts["val"], origin = rows_of(stored, val_rows), f"rows {config.val_rows} of train"
+    elif "val" in parts:
+        origin = found.val_words
+    else:
+        kept, held = held_out(stored.labels[chosen], config.val_fraction, config.split_seed)
+        parts["val"], origin = rows_of(stored, chosen[held]), f"held out by seed {config.split_seed}"
+        chosen = chosen[kept]
+    parts["train"] = stored if len(chosen) == len(stored) else rows_of(stored, chosen)
+    for name, source in parts.items():
+        if len(source) == 0:
+            raise UserError(
+                f"the {name} split of {found.name} is empty ({origin}, {len(stored)} rows in train); "
+                "set data.train_rows, data.val_rows or data.val_fraction otherwise"
+            )
+    return parts, origin
+
+
+def held_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """(kept, held out) row numbers, each ascending: the same share of every class, chosen by a hash of seed and row.
+
+    Args:
+        labels: (N,) int64.
+        fraction: of the N rows to hold out, rounded to the nearest number.
+        seed: another seed holds out others.
+    """
+    keys = hashed_tensor(seed, "held out", torch.arange(len(labels)))
+    position = torch.empty(len(labels), dtype=torch.float64)  # a row's place within its class, in (0,1)
+    for label in torch.unique(labels):
+        members = (labels == label).nonzero().flatten()
+        ranks = keys[members].argsort().argsort()
+        position[members] = (ranks.double() + 0.5) / len(members)
+    # Places tie between classes of one size; the key decides, so that no class is favoured for its number.
+    by_key = keys.argsort()
+    order = by_key[position[by_key].argsort(stable=True)]
+    num_held = round(len(labels) * fraction)
+    return order[num_held:].sort().values, order[:num_held].sort().values
+
+
+def _rows(key: str, text: str | None, num_rows: int) -> Tensor:
+    """The row numbers that a setting means; all of them for None."""
+    start, stop = parsed_rows(text or ":")
+    if start >= max(num_rows, 1) or (stop or 0) > num_rows:
+        raise UserError(f"data.{key}: {text} goes beyond the training split, which has rows 0:{num_rows}")
+    return torch.arange(start, num_rows if stop is None else stop)

@@ -1,0 +1,147 @@
+"""Data sets made in Python: any torch Dataset of (image, label), or a Hugging Face one of {"image", "label"}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+from understudy.config import UserError
+from understudy.data.config import DataConfig
+from understudy.data.found import Found, SplitName, checked_labels
+from understudy.data.images import BadImageError, from_pil
+from understudy.data.sources import Source, cached
+from understudy.data.splits import DataSplits, splits_of
+
+__all__ = ["dataset_source", "dataset_splits"]
+
+
+class DatasetSource:
+    """A map-style data set, asked for a sample whenever its image is wanted.
+
+    Args:
+        dataset: of (image, label) or {"image": ..., "label": ...}; images are PIL, (H,W), (1,H,W) or (3,H,W)
+            uint8, or float tensors, which stay as they are.
+        labels: (N,) int64.
+    """
+
+    def __init__(self, dataset: Any, labels: Tensor) -> None:
+        self.dataset = dataset
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, i: int) -> Tensor:
+        """The sample's image; its own transform runs now."""
+        try:
+            image = _parts(self.dataset[i])[0]
+            return from_pil(image) if isinstance(image, Image.Image) else _rgb(image)
+        except OSError as error:  # what PIL raises at a damaged file
+            raise BadImageError(f"{self.name(i)}: {error}") from None
+
+    def name(self, i: int) -> str:
+        """The path, where the data set lists `samples` as ImageFolder does, else the number."""
+        samples = getattr(self.dataset, "samples", None)
+        return str(samples[i][0]) if samples else f"sample {i}"
+
+
+def dataset_source(
+    dataset: Any, classes: Sequence[str] | None = None, *, cache: Literal["auto"] | bool = "auto"
+) -> Source:
+    """A torch Dataset (or Hugging Face one) as a Source.
+
+    Labels come from `targets` (torchvision), `tensors[1]` (TensorDataset) or the label column; failing these, every
+    sample is read once. Images are cached only where the data set shows that they never change: one without a
+    transform, or made of tensors.
+
+    Args:
+        dataset: with a length; N samples.
+        classes: names; checks that labels are below their number.
+        cache: as in DataConfig; True vouches for samples that do not change.
+
+    Raises:
+        UserError: no length, or a label outside 0..C-1.
+    """
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise UserError(f"{type(dataset).__name__} is no data set with a length and samples by number")
+    labels = _labels(dataset)
+    num_classes = len(classes) if classes is not None else int(labels.max()) + 1 if len(labels) else 0
+    source: Source = DatasetSource(dataset, checked_labels(labels, num_classes, what=type(dataset).__name__))
+    return cached(source, cache if cache is True or _is_fixed(dataset) else False)[0]
+
+
+def dataset_splits(
+    train: Any,
+    val: Any | None = None,
+    test: Any | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    name: str = "own data",
+    config: DataConfig | None = None,
+) -> DataSplits:
+    """DataSplits of data sets made in Python; without `val`, some of `train` is held out by seed.
+
+    Args:
+        train: as for `dataset_source`; so are val and test.
+        val: None divides train as `config` says.
+        test: read once, at the end; may be missing.
+        classes: names; None takes `train.classes`, else the numbers.
+        name: for messages.
+        config: its rows, fraction, seed and cache apply; `root` is not read.
+
+    Raises:
+        UserError: as `dataset_source` and `open_data`.
+    """
+    config = config or DataConfig(root=name)
+    if classes is None:
+        classes = getattr(train, "classes", None) or [str(number) for number in range(int(_labels(train).max()) + 1)]
+    given: dict[SplitName, Any] = {"train": train, "val": val, "test": test}
+    splits = {
+        split: dataset_source(dataset, classes, cache=config.cache)
+        for split, dataset in given.items()
+        if dataset is not None
+    }
+    # The sources above are cached as far as they may be; a transform that draws must not be frozen now.
+    return splits_of(Found(name, tuple(classes), splits), config.model_copy(update={"cache": False}))
+
+
+def _parts(sample: Any) -> tuple[Any, Any]:
+    if isinstance(sample, Mapping):
+        return sample["image"], sample["label"]
+    return sample[0], sample[1]
+
+
+def _labels(dataset: Any) -> Tensor:
+    """(N,) int64, found as cheaply as the data set allows."""
+    if isinstance(dataset, Subset):
+        return _labels(dataset.dataset)[torch.as_tensor(dataset.indices)]
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[1].to(torch.int64)
+    known = getattr(dataset, "targets", None)
+    if known is None and "label" in (getattr(dataset, "column_names", None) or ()):
+        known = dataset["label"][:]
+    if known is None:
+        known = [int(_parts(dataset[i])[1]) for i in range(len(dataset))]
+    return torch.as_tensor(known, dtype=torch.int64)
+
+
+def _is_fixed(dataset: Dataset[Any]) -> bool:
+    """Whether sample i is surely the same on every call."""
+    if isinstance(dataset, Subset):
+        return _is_fixed(dataset.dataset)
+    has_no_transform = hasattr(dataset, "transform") and dataset.transform is None
+    return isinstance(dataset, TensorDataset) or (has_no_transform and getattr(dataset, "transforms", None) is None)
+
+
+def _rgb(image: Any) -> Tensor:
+    """(3,H,W) of a tensor or array of one or three channels."""
+    tensor = torch.as_tensor(image)
+    tensor = tensor[None] if tensor.ndim == 2 else tensor
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
+        raise UserError(f"an image has shape {tuple(tensor.shape)}; (3,H,W), (1,H,W), (H,W) or a PIL image is wanted")
+    return tensor.expand(3, -1, -1)

@@ -1,0 +1,38 @@
+"""JPEG trees, and the shared data where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from image_files import jpeg_bytes
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def write_tree(tmp_path: Path) -> Callable[..., Path]:
+    """write_tree({"train/cat": 3, "train/dog": 2}, size=(16, 16)) writes so many JPEGs and returns the root."""
+
+    def write(counts: Mapping[str, int], size: tuple[int, int] = (16, 16), name: str = "pets") -> Path:
+        root = tmp_path / name
+        for number, (folder, count) in enumerate(counts.items()):
+            (root / folder).mkdir(parents=True)
+            for i in range(count):
+                (root / folder / f"{i}.jpg").write_bytes(jpeg_bytes(100 * number + i, size))
+        return root
+
+    return write
+
+
+@pytest.fixture
+def shared_cifar() -> Path:
+    """The small CIFAR-10 parquet folder."""
+    beside = Path(__file__).parents[2] / "../shared/data"
+    folder = Path(os.environ.get("UNDERSTUDY_DATA", beside)) / "cifar10-tiny"
+    if not folder.is_dir():
+        pytest.skip("no cifar10-tiny: set UNDERSTUDY_DATA to the folder that holds it")
+    return folder
