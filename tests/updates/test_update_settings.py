@@ -1,0 +1,102 @@
+import pytest
+import torch
+from pydantic import Field
+from torch import nn
+
+from understudy.config import Config, UserError
+from understudy.updates import DOT, UPDATES, Joint, UpdateConfig, update_named
+
+
+class Recipe(Config):
+    """As a recipe holds them, to see the key paths."""
+
+    update: DOT.Config = Field(default_factory=DOT.Config)
+
+
+@pytest.mark.parametrize(
+    ("update", "problem"),
+    [
+        (
+            {"delta": 0.2, "momentum": 0.9},
+            "update.delta   0.2 with momentum 0.9 gives 1.1; momentum + |delta| must stay below 1",
+        ),
+        (
+            {"momentum": 0.95},
+            "update.delta   0.075 with momentum 0.95 gives 1.025; momentum + |delta| must stay below 1",
+        ),
+        (
+            {"momentum": 0.2, "delta": -0.3},
+            "update.delta   -0.3 with momentum 0.2 gives -0.1; momentum - |delta| must not fall below 0, "
+            "unless allow_negative_momentum is set",
+        ),
+        ({"momentun": 0.9}, "update.momentun   unknown; did you mean momentum?"),
+        ({"gain": "ema"}, "update.gain   belongs to optimizer adamw, not to sgd; leave it out, got 'ema'"),
+        (
+            {"optimizer": "adamw", "dampening": 0.1},
+            "update.dampening   belongs to optimizer sgd, not to adamw; leave it out, got 0.1",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_at_its_key(update: dict[str, object], problem: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Recipe.read({"update": update}, what="recipe my.yaml")
+    assert str(caught.value) == f"recipe my.yaml, 1 problem\n  {problem}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"nesterov": True, "momentum": 0}, "nesterov   needs a momentum above 0, got 0"),
+        (
+            {"nesterov": True, "optimizer": "adamw"},
+            "nesterov   belongs to optimizer sgd, not to adamw; leave it out, got True",
+        ),
+        ({"beta2": 0.9}, "beta2   belongs to optimizer adamw, not to sgd; leave it out, got 0.9"),
+    ],
+)
+def test_joint_refuses_settings_that_its_optimizer_would_not_read(settings: dict[str, object], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        Joint.Config.read(settings, what="update")
+
+
+def test_negative_deltas_and_allowed_negative_momenta_are_accepted() -> None:
+    assert DOT.Config(delta=-0.075).delta == -0.075
+    assert DOT.Config(momentum=0.1, delta=0.3, allow_negative_momentum=True).delta == 0.3
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_what_a_config_writes_it_reads_again(name: str) -> None:
+    for optimizer in ("sgd", "adamw"):
+        config = update_named(name).Config(optimizer=optimizer)
+        assert type(config).read(config.model_dump(mode="json"), what="update") == config
+
+
+def test_an_unknown_update_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UserError, match="update 'joined' is unknown; did you mean joint"):
+        update_named("joined")
+
+
+@pytest.mark.parametrize("config", [Joint.Config, DOT.Config])
+def test_norms_and_biases_are_decayed_unless_told_otherwise(config: type[UpdateConfig]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    everything, weights_only = (
+        config(weight_decay=0.1, decay_norm_and_bias=flag).groups(model.named_parameters()) for flag in (True, False)
+    )
+    assert [len(group["params"]) for group in everything] == [6]
+    assert [(len(group["params"]), group.get("weight_decay")) for group in weights_only] == [(2, None), (4, 0.0)]
+
+
+def test_undecayed_parameters_move_by_their_gradient_only() -> None:
+    weight, bias = nn.Parameter(torch.ones(1, 1)), nn.Parameter(torch.ones(1))
+    update = DOT.Config(lr=1.0, weight_decay=0.5, decay_norm_and_bias=False).build([("w", weight), ("b", bias)])
+    update.backward(task=(weight + bias).sum(), distill=(weight + bias).sum())
+    update.step()
+    assert (weight.item(), bias.item()) == (1 - 2.5, 1 - 2)
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    trained, frozen = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1), requires_grad=False)
+    update = Joint.Config().build([("trained", trained), ("frozen", frozen)])
+    assert sum(len(group["params"]) for group in update.optimizer.param_groups) == 1
+    with pytest.raises(UserError, match="there is nothing to train: no parameter requires a gradient"):
+        DOT.Config().build([("frozen", frozen)])
