@@ -1,0 +1,129 @@
+"""What a network costs: parameters, multiply-accumulates, milliseconds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = ["Cost", "cost_of", "count_macs", "count_parameters", "images_per_second", "latency_ms", "median_ms"]
+
+_MEASURE_SECONDS = 0.5
+_WARMUP_CALLS = 3
+_FEWEST_CALLS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one network costs at one input size."""
+
+    num_parameters: int
+    macs_per_image: int
+    latency_ms: float  # median of a forward pass at batch 1
+
+
+def cost_of(module: nn.Module, *, image_size: int, threads: int | None = None) -> Cost:
+    """Parameters, MACs for each image and latency at batch 1; see the functions of those names."""
+    return Cost(
+        num_parameters=count_parameters(module),
+        macs_per_image=count_macs(module, image_size),
+        latency_ms=latency_ms(module, image_size=image_size, threads=threads),
+    )
+
+
+def count_parameters(module: nn.Module) -> int:
+    """All parameters, trained or frozen; shared ones once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_macs(module: nn.Module, image_size: int) -> int:
+    """Multiply-accumulates of convolutions and matrix products for one image of `image_size` pixels a side.
+
+    Half of what torch's FlopCounterMode counts: no biases, normalisation, activations or pooling.
+    """
+    with _at_rest(module), FlopCounterMode(display=False) as counter:
+        module(_images(module, 1, image_size))
+    return int(counter.get_total_flops()) // 2
+
+
+def latency_ms(
+    module: nn.Module,
+    *,
+    image_size: int,
+    batch_size: int = 1,
+    threads: int | None = None,
+    seconds: float = _MEASURE_SECONDS,
+) -> float:
+    """Median milliseconds of a forward pass in eval mode.
+
+    Args:
+        module: (B,3,H,W) to anything; runs on the device that it is on.
+        image_size: side in pixels.
+        batch_size: B.
+        threads: CPU threads; None: as many as torch uses now.
+        seconds: how long to measure.
+    """
+    images = _images(module, batch_size, image_size)
+    with _at_rest(module):
+        return median_ms(lambda: module(images), threads=threads, seconds=seconds)
+
+
+def images_per_second(module: nn.Module, *, image_size: int, batch_size: int, threads: int | None = None) -> float:
+    """Images that a forward pass in eval mode gets through in a second; arguments as in `latency_ms`."""
+    return 1e3 * batch_size / latency_ms(module, image_size=image_size, batch_size=batch_size, threads=threads)
+
+
+def median_ms(call: Callable[[], object], *, threads: int | None = None, seconds: float = _MEASURE_SECONDS) -> float:
+    """Median milliseconds of `call` over `seconds`, after a warm-up; waits for an accelerator to finish.
+
+    Args:
+        call: what to time.
+        threads: CPU threads of torch meanwhile; None: as many as it uses now.
+        seconds: how long to measure; at least five calls are.
+    """
+    with _threads(threads):
+        for _ in range(_WARMUP_CALLS):
+            call()
+        taken: list[float] = []
+        started = time.perf_counter()
+        while len(taken) < _FEWEST_CALLS or time.perf_counter() - started < seconds:
+            before = time.perf_counter()
+            call()
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()
+            taken.append(time.perf_counter() - before)
+    return 1e3 * statistics.median(taken)
+
+
+def _images(module: nn.Module, batch_size: int, image_size: int) -> Tensor:
+    like = next(module.parameters(), torch.empty(0))
+    return torch.zeros(batch_size, 3, image_size, image_size, device=like.device, dtype=like.dtype)
+
+
+@contextmanager
+def _at_rest(module: nn.Module) -> Iterator[None]:
+    """Eval mode without gradient; every part's mode is put back."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,116 @@
+"""create_model: a network by name, with its weights, its normalisation and its input size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+from torch import nn
+
+from understudy.config import UserError
+from understudy.models.hub import NotToBeHadError
+from understudy.models.names import split_name
+from understudy.models.network import Network, Prepare
+from understudy.models.sources import SOURCES, Blueprint, own_blueprint
+from understudy.models.weights import folder_normalisation, load_weights
+
+__all__ = ["create_model"]
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    new_head: bool = False,
+    allow_code: bool = True,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Network:
+    """A network by name.
+
+    Random weights are drawn from torch's global generator; an attempt at pretrained ones that fails draws nothing.
+
+    Args:
+        name: timm:NAME, torchvision:NAME, cifar:NAME, or module.path:factory from the user's own code.
+        num_classes: C.
+        weights: "pretrained", "none", a file (.safetensors, .pt, .pth), a timm model folder or a run's folder.
+            None: pretrained where they can be had, else random; `starts_from` says which, and why.
+        image_size: side in pixels that the network works at: images are resized to it, and a network of fixed
+            size is built for it. None: images as they come, or at a fixed network's own size.
+        mean: the data's, per channel, in [0,1] units; for cifar networks and the user's own. Those of timm and
+            torchvision have theirs, and what a model folder says goes before both.
+        std: the data's, likewise.
+        new_head: a file for another number of classes gives everything but the classifier.
+        allow_code: False refuses module.path:factory.
+        kwargs: further arguments of the network's constructor.
+
+    Raises:
+        UserError: no such model, weights that cannot be had or do not fit, code that is not allowed or fails.
+    """
+    blueprint = _blueprint(name, num_classes, image_size, kwargs or {}, allow_code=allow_code)
+    module, starts_from = _with_weights(name, blueprint, weights, new_head=new_head)
+    normalisation = blueprint.normalisation or (mean, std)
+    if _is_path(weights):
+        normalisation = folder_normalisation(weights) or normalisation
+    return Network(
+        name=name,
+        module=module,
+        prepare=Prepare(*normalisation, size=blueprint.resize_to),
+        input_size=image_size or blueprint.prefers,
+        num_classes=num_classes,
+        starts_from=starts_from,
+        kwargs=blueprint.kwargs,
+    )
+
+
+def _blueprint(
+    name: str, num_classes: int, image_size: int | None, kwargs: Mapping[str, Any], *, allow_code: bool
+) -> Blueprint:
+    if num_classes < 1:
+        raise UserError(f"model {name!r}: num_classes must be at least 1, got {num_classes}")
+    source, rest = split_name(name)
+    if source in SOURCES:
+        return SOURCES[source](rest, num_classes, image_size, kwargs)
+    if not allow_code:
+        raise UserError(
+            f"model {name!r} would run code from {source}; allow that (allow_code, --allow-code), or name a model of "
+            "timm:, torchvision: or cifar:"
+        )
+    return own_blueprint(source, rest, num_classes, image_size, kwargs)
+
+
+def _with_weights(
+    name: str, blueprint: Blueprint, weights: str | Path | None, *, new_head: bool
+) -> tuple[nn.Module, str]:
+    """The network and where its weights come from, in words."""
+    if _is_path(weights):
+        module = blueprint.build()
+        load_weights(module, weights, name=name, new_head=new_head)
+        return module, str(weights) if Path(weights).is_dir() else Path(weights).name
+    if weights == "none" or (weights is None and blueprint.pretrained is None):
+        return blueprint.build(), "random weights"
+    random_state = torch.random.get_rng_state()
+    try:
+        return _pretrained(blueprint), "pretrained weights"
+    except NotToBeHadError as reason:
+        if weights == "pretrained":
+            raise UserError(
+                f"{name}: pretrained weights cannot be had: {reason}. Give a file of weights, or none for random ones"
+            ) from None
+        torch.random.set_rng_state(random_state)
+        return blueprint.build(), f"random weights (no pretrained ones could be had: {reason})"
+
+
+def _pretrained(blueprint: Blueprint) -> nn.Module:
+    if blueprint.pretrained is None:
+        raise NotToBeHadError("none were published")
+    return blueprint.pretrained()
+
+
+def _is_path(weights: str | Path | None) -> TypeGuard[str | Path]:
+    return weights not in (None, "pretrained", "none")

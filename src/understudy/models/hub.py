@@ -1,0 +1,84 @@
+"""Published weights, without the wait: where a server cannot be reached, libraries look into their cache only."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+from huggingface_hub import constants
+
+__all__ = ["NotToBeHadError", "first_line", "hub_within_reach", "url_within_reach"]
+
+_SECONDS_TO_ANSWER = 3.0
+_LIBRARY_LOGGERS = ("huggingface_hub", "timm")
+
+
+class NotToBeHadError(Exception):
+    """Published weights that cannot be had; the text is the short reason."""
+
+
+@contextmanager
+def hub_within_reach() -> Iterator[None]:
+    """Inside, the Hugging Face hub answers, or its library is offline and reads its cache only; it logs nothing.
+
+    huggingface_hub tries each file six times: without a network, timm's `pretrained=True` takes 46 s to fail and
+    prints 22 lines.
+    """
+    was_offline = constants.HF_HUB_OFFLINE
+    levels = {name: logging.getLogger(name).level for name in _LIBRARY_LOGGERS}
+    constants.HF_HUB_OFFLINE = was_offline or not _answers(constants.ENDPOINT)
+    for name in _LIBRARY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    except Exception as error:
+        if constants.HF_HUB_OFFLINE and not was_offline:
+            raise NotToBeHadError(f"{_host(constants.ENDPOINT)} cannot be reached") from error
+        if was_offline:
+            raise NotToBeHadError("HF_HUB_OFFLINE is set, and they are not in the cache") from error
+        raise NotToBeHadError(first_line(error)) from error
+    finally:
+        constants.HF_HUB_OFFLINE = was_offline
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def url_within_reach(url: str) -> None:
+    """Do nothing where torch.hub has the file of `url` in its cache or can fetch it.
+
+    Raises:
+        NotToBeHadError: neither.
+    """
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+    if not cached.exists() and not _answers(url):
+        raise NotToBeHadError(f"{_host(url)} cannot be reached")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_SECONDS_TO_ANSWER):
+            return True
+    except urllib.error.HTTPError:
+        return True  # a refusal is an answer
+    except urllib.error.URLError as error:
+        # Python's own certificates may be missing where the library brings its own.
+        return isinstance(error.reason, ssl.SSLError)
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or url

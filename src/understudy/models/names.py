@@ -1,0 +1,70 @@
+"""Names of models: SOURCE:NAME, and what to say when there is no such name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import timm
+import torchvision
+
+from understudy.config import UserError
+
+__all__ = ["FORMS", "known_names", "split_name"]
+
+FORMS = "timm:NAME, torchvision:NAME, cifar:NAME or module.path:factory"
+
+_CIFAR_PREFIX = "cifar_"
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(source, rest) of a model's name; the source is timm, torchvision, cifar or a module path.
+
+    A tag of timm's (resnet50.a1_in1k) stays in the rest.
+
+    Raises:
+        UserError: no source in front, or the source has no such model; the nearest names are in the text.
+    """
+    source, colon, rest = name.partition(":")
+    if not colon or not source or not rest:
+        raise UserError(f"model {name!r} does not say where it comes from; write {FORMS}{_meant(name.strip(':'))}")
+    known = known_names(source)
+    if known and rest.partition(".")[0] not in known:
+        raise UserError(f"{source} has no model {rest!r}; {_nearest_or_count(rest, known, source)}")
+    if source == "timm" and "." in rest:
+        tagged = timm.list_models(f"{rest.partition('.')[0]}.*", include_tags=True)
+        if rest not in tagged:
+            raise UserError(f"timm has no weights named {rest!r}; there are: {', '.join(tagged) or 'none'}")
+    return source, rest
+
+
+def known_names(source: str) -> list[str]:
+    """All names of timm, torchvision (image classifiers) or cifar; none for any other source."""
+    if source == "timm":
+        return [str(name) for name in timm.list_models()]
+    if source == "torchvision":
+        return [str(name) for name in torchvision.models.list_models(module=torchvision.models)]
+    if source == "cifar":
+        return [name.removeprefix(_CIFAR_PREFIX) for name in timm.list_models(f"{_CIFAR_PREFIX}*")]
+    return []
+
+
+def _nearest_or_count(name: str, known: list[str], source: str) -> str:
+    close = _close(name, known)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    return f"the {len(known)} of {source} are: {shown}"
+
+
+def _meant(name: str) -> str:
+    """What a name without its source may have meant: the same name where there is one, else near ones."""
+    names = {source: known_names(source) for source in ("timm", "torchvision", "cifar")}
+    equal = [f"{source}:{name}" for source, known in names.items() if name.partition(".")[0] in known]
+    near = [f"{source}:{close}" for source, known in names.items() for close in _close(name, known, most=1)]
+    meant = equal or near
+    return f"; did you mean {' or '.join(meant)}?" if meant else ""
+
+
+def _close(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    return difflib.get_close_matches(name, list(known), n=most, cutoff=0.6)

@@ -1,0 +1,120 @@
+"""Network: a model with its own first operation on images in [0,1], and where its weights come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from understudy.config import UserError
+
+__all__ = ["Network", "Prepare", "network_of"]
+
+
+class Prepare(nn.Module):
+    """What a network does first to images in [0,1]: resize them, then normalise each channel.
+
+    Its buffers stay out of the state dict, which so keeps the plain network's keys.
+
+    Args:
+        mean: per channel, in [0,1] units; None together with `std`: nothing is normalised.
+        std: per channel, in [0,1] units.
+        size: side in pixels that images are resized to (bilinear, antialiased); None leaves them as they come.
+
+    Shapes: (B,3,H,W) to (B,3,size,size), or to (B,3,H,W) without a size.
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(
+        self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, *, size: int | None = None
+    ) -> None:
+        super().__init__()
+        if (mean is None) != (std is None):
+            raise UserError(f"mean and std go together, got mean={mean}, std={std}; give both or neither")
+        self.size = size
+        self.register_buffer("mean", _per_channel(mean), persistent=False)
+        self.register_buffer("std", _per_channel(std), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The images as the network wants them."""
+        if self.size is not None and images.shape[-2:] != (self.size, self.size):
+            images = F.interpolate(
+                images, size=(self.size, self.size), mode="bilinear", align_corners=False, antialias=True
+            )
+        if self.mean is None or self.std is None:
+            return images
+        return (images - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        """Its settings, as `print` shows them."""
+        return f"mean={_as_list(self.mean)}, std={_as_list(self.std)}, size={self.size}"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model that is ready to be tapped and trained; `dataclasses.replace` swaps its weights' owner."""
+
+    name: str  # "timm:resnet34"; without a colon where the module was handed over in Python
+    module: nn.Module  # the plain network, under its own state_dict keys
+    prepare: Prepare
+    input_size: int | None  # side in pixels that the model prefers; None: any
+    num_classes: int
+    starts_from: str  # in words: "pretrained weights", "random weights ...", or the file's name
+    kwargs: Mapping[str, Any] = field(default_factory=dict)  # further arguments that rebuild the same module
+
+    @property
+    def prepared(self) -> nn.Sequential:
+        """The model that takes images in [0,1]; it shares its weights with `module`."""
+        return nn.Sequential(self.prepare, self.module)
+
+    @property
+    def mean(self) -> list[float] | None:
+        """Per channel, in [0,1] units; None where nothing is normalised."""
+        return _as_list(self.prepare.mean)
+
+    @property
+    def std(self) -> list[float] | None:
+        """Per channel, in [0,1] units; None where nothing is normalised."""
+        return _as_list(self.prepare.std)
+
+
+def network_of(
+    module: nn.Module,
+    *,
+    num_classes: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+) -> Network:
+    """A Network around any module that was built in Python; it keeps the weights that it has.
+
+    Args:
+        module: (B,3,H,W) images, normalised by `mean` and `std`, to (B,C) logits.
+        num_classes: C.
+        mean: per channel, in [0,1] units; None: the module normalises by itself or not at all.
+        std: per channel, in [0,1] units.
+        image_size: side in pixels that images are resized to; None: any size will do.
+    """
+    return Network(
+        name=type(module).__name__,
+        module=module,
+        prepare=Prepare(mean, std, size=image_size),
+        input_size=image_size,
+        num_classes=num_classes,
+        starts_from="the weights it came with",
+    )
+
+
+def _per_channel(values: Sequence[float] | None) -> Tensor | None:
+    return None if values is None else torch.tensor([float(value) for value in values]).view(1, -1, 1, 1)
+
+
+def _as_list(values: Tensor | None) -> list[float] | None:
+    # Seven digits are what float32 holds: 0.485, not 0.48500001430511475.
+    return None if values is None else [float(f"{value:.7g}") for value in values.flatten().tolist()]

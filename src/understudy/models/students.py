@@ -1,0 +1,170 @@
+"""Students on disk: timm's folder format, plus what it takes to rebuild those that are not timm's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from understudy.config import UserError
+from understudy.models.create import create_model
+from understudy.models.network import Network, Prepare
+from understudy.models.weights import load_weights, read_config
+
+__all__ = ["load_student", "load_student_network", "save_student"]
+
+_FROM_TIMM = ("interpolation", "crop_mode", "fixed_input_size", "pool_size", "first_conv", "classifier")
+
+
+def save_student(
+    folder: str | Path,
+    network: Network,
+    label_names: Sequence[str] | None = None,
+    *,
+    image_size: int | None = None,
+) -> None:
+    """Write config.json and model.safetensors, each whole or not at all.
+
+    `timm.create_model("local-dir:FOLDER", pretrained=True)` reads timm's and the cifar networks (those after
+    `import understudy`), `load_student` all.
+
+    Args:
+        folder: made where it is missing; other files in it are left alone.
+        network: whose `module` holds the weights to keep (`dataclasses.replace` puts others in; a module that its
+            name does not build goes in as `network_of(module, ...)`).
+        label_names: one for each class, in order.
+        image_size: side in pixels of the images it was trained on; None: the size it prefers.
+
+    Raises:
+        UserError: label names that are not as many as classes.
+    """
+    if label_names is not None and len(label_names) != network.num_classes:
+        raise UserError(
+            f"{len(label_names)} label names for the {network.num_classes} classes of {network.name}; give one for each"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = _config(network, label_names, image_size or network.input_size)
+    # Cloned, since safetensors refuses tied weights; contiguous, since it refuses channels_last.
+    state = {key: value.detach().cpu().clone().contiguous() for key, value in network.module.state_dict().items()}
+    with TemporaryDirectory(dir=folder, prefix=".saving-") as half_way:
+        save_file(state, Path(half_way) / "model.safetensors", metadata={"format": "pt"})
+        text = json.dumps(config, indent=2, ensure_ascii=False)
+        (Path(half_way) / "config.json").write_text(text + "\n", encoding="utf-8")
+        for file in sorted(Path(half_way).iterdir()):
+            # Replacing also replaces a link, instead of writing to where it points.
+            os.replace(file, folder / file.name)
+
+
+def load_student(
+    folder: str | Path, *, prepared: bool = True, module: nn.Module | None = None, allow_code: bool = False
+) -> nn.Module:
+    """The network that `save_student` wrote, in eval mode.
+
+    Args:
+        folder: a run's student/ folder, or the run's own.
+        prepared: True: it takes images in [0,1], (B,3,H,W), and resizes and normalises them itself; False: the
+            plain network, as it was trained.
+        module: for a network that was handed over in Python: one that is built alike; its weights are replaced.
+        allow_code: let config.json name a factory in your own code, which is then imported and called.
+
+    Raises:
+        UserError: no student there, code that is not allowed, or weights that do not fit.
+    """
+    network = load_student_network(folder, module=module, allow_code=allow_code)
+    return (network.prepared if prepared else network.module).eval()
+
+
+def load_student_network(folder: str | Path, *, module: nn.Module | None = None, allow_code: bool = False) -> Network:
+    """As `load_student`, but with its name, normalisation and number of classes."""
+    folder = _student_folder(folder)
+    about = _about(folder)
+    if module is None and ":" not in about["name"]:
+        raise UserError(
+            f"{folder} holds the weights of a {about['name']} that was handed over in Python; build one and pass it: "
+            f"load_student({str(folder)!r}, module={about['name']}(...))"
+        )
+    if module is not None:
+        load_weights(module, folder, name=about["name"])
+        return _network(module, about, starts_from=str(folder))
+    if not allow_code and about["name"].partition(":")[0] not in ("timm", "torchvision", "cifar"):
+        raise UserError(
+            f"{folder} names {about['name']}, which is code outside understudy; where you trust it, "
+            f"load_student({str(folder)!r}, allow_code=True)"
+        )
+    return create_model(
+        about["name"],
+        num_classes=about["num_classes"],
+        weights=folder,
+        image_size=about["resize_to"],
+        allow_code=allow_code,
+        kwargs=about["kwargs"],
+    )
+
+
+def _network(module: nn.Module, about: Mapping[str, Any], starts_from: str) -> Network:
+    return Network(
+        name=about["name"],
+        module=module,
+        prepare=Prepare(about["mean"], about["std"], size=about["resize_to"]),
+        input_size=about["resize_to"],
+        num_classes=about["num_classes"],
+        starts_from=starts_from,
+        kwargs=about["kwargs"],
+    )
+
+
+def _student_folder(folder: str | Path) -> Path:
+    given = Path(folder).expanduser()
+    within = given / "student"
+    return within if not (given / "config.json").is_file() and (within / "config.json").is_file() else given
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    config = read_config(folder)
+    about = config.get("understudy")
+    if about is None and "architecture" in config:
+        raise UserError(
+            f"{folder} is a model folder that understudy did not write; "
+            f"timm.create_model('local-dir:{folder}', pretrained=True) reads it"
+        )
+    wanted = {"name", "num_classes", "mean", "std", "resize_to", "kwargs"}
+    if not isinstance(about, dict) or not wanted <= set(about):
+        raise UserError(f"{folder} holds no student (config.json and model.safetensors); give a run's student/ folder")
+    return about
+
+
+def _config(network: Network, label_names: Sequence[str] | None, image_size: int | None) -> dict[str, Any]:
+    """timm's config.json, with a group of our own that timm passes over."""
+    source, _, rest = network.name.partition(":")
+    architecture = {"timm": rest.partition(".")[0], "cifar": f"cifar_{rest}"}.get(source, network.name)
+    own = getattr(network.module, "pretrained_cfg", None) or {}
+    mean, std = network.mean, network.std
+    pretrained_cfg = {key: own[key] for key in _FROM_TIMM if key in own} | {
+        "input_size": [3, image_size or 224, image_size or 224],
+        "mean": mean or [0.0, 0.0, 0.0],
+        "std": std or [1.0, 1.0, 1.0],
+        "num_classes": network.num_classes,
+    }
+    return {
+        "architecture": architecture,
+        "num_classes": network.num_classes,
+        **({"num_features": network.module.num_features} if hasattr(network.module, "num_features") else {}),
+        **({"label_names": list(label_names)} if label_names is not None else {}),
+        **({"model_args": dict(network.kwargs)} if network.kwargs else {}),
+        "pretrained_cfg": pretrained_cfg,
+        "understudy": {
+            "name": network.name,
+            "num_classes": network.num_classes,
+            "mean": mean,
+            "std": std,
+            "resize_to": network.prepare.size,
+            "kwargs": dict(network.kwargs),
+        },
+    }
