@@ -1,0 +1,79 @@
+"""Numbers as people read them: one place, so that terminal, table, sentence and page never differ."""
+
+from __future__ import annotations
+
+import math
+
+from understudy.analysis import Summary
+
+__all__ = ["ABSENT", "compact", "decimal", "duration", "loss", "points", "size_ratio", "spread"]
+
+ABSENT = "–"
+_MOST_DIGITS = 3  # no more digits than this are ever worth reading in a percentage
+
+
+def decimal(value: float | None, digits: int = 1) -> str:
+    """'94.6'; a dash for None and for what is not finite; never '-0.0'."""
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    rounded = round(value, digits)
+    return f"{rounded + 0.0:.{digits}f}"  # adding 0.0 turns -0.0 into 0.0
+
+
+def points(*values: float) -> tuple[str, ...]:
+    """Percentage points with one digit, or with as many more (up to 3) as keep a small one from reading 0.0."""
+    digits = 1
+    while digits < _MOST_DIGITS and any(value != 0 and round(value, digits) == 0 for value in values):
+        digits += 1
+    return tuple(decimal(value, digits) for value in values)
+
+
+def spread(summary: Summary | None, digits: int = 1) -> str:
+    """'94.6 ± 0.3', or '94.6' where there is one seed."""
+    if summary is None or not math.isfinite(summary.mean):
+        return ABSENT
+    mean = decimal(summary.mean, digits)
+    return mean if summary.std is None else f"{mean} ± {decimal(summary.std, digits)}"
+
+
+def loss(value: float | None) -> str:
+    """A loss in nats: '1.94', '0.021', '3.1e-05'."""
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    if value != 0 and abs(value) < 1e-3:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
+
+
+def compact(count: float | None) -> str:
+    """A count with three digits and k, M or G: '272 k', '21.3 M', '850'."""
+    if count is None or not math.isfinite(count):
+        return ABSENT
+    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(count) >= 0.9995 * unit:  # 999,600 is 1 M, not 1,000 k
+            scaled = count / unit
+            digits = 0 if abs(scaled) >= 99.95 else 1
+            return f"{scaled:.{digits}f}".removesuffix(".0") + name
+    return f"{count:.0f}"
+
+
+def size_ratio(student: int | None, teacher: int | None) -> str | None:
+    """The student's size in the teacher's: '1/23', '85 %', '2.5 times'; None where either is not known."""
+    if not student or not teacher:
+        return None
+    if teacher >= 1.95 * student:
+        ratio = teacher / student
+        return f"1/{ratio:.0f}" if ratio >= 9.5 or abs(ratio - round(ratio)) < 0.05 else f"1/{ratio:.1f}"
+    return f"{100 * student / teacher:.0f} %" if student <= 1.5 * teacher else f"{student / teacher:.1f} times"
+
+
+def duration(seconds: float | None) -> str:
+    """'9 s', '1 min 12 s', '3 h 5 min'."""
+    if seconds is None or not math.isfinite(seconds):
+        return ABSENT
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,259 @@
+"""results.json as types: its one schema, documented in docs/results.md."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from understudy.analysis import Summary
+from understudy.config import Config, UserError
+
+__all__ = [
+    "ALONE",
+    "SCHEMA",
+    "Comparison",
+    "DataFacts",
+    "Deployed",
+    "Headline",
+    "ModelFacts",
+    "Published",
+    "Results",
+    "Row",
+    "RowSummary",
+    "Scores",
+    "SeedResult",
+    "Split",
+    "Teacher",
+    "TrainScores",
+    "read_results",
+]
+
+SCHEMA = 1
+ALONE = "alone"  # the row in which the student learns without a teacher
+
+Split = Literal["val", "test"]
+
+
+def _null_is_nan(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+def _null_mean_is_nan(value: Any) -> Any:
+    return {**value, "mean": _null_is_nan(value["mean"])} if isinstance(value, Mapping) and "mean" in value else value
+
+
+# JSON has no NaN, so a diverged run's numbers may arrive as null.
+Number = Annotated[float, BeforeValidator(_null_is_nan)]
+SeedSummary = Annotated[Summary, BeforeValidator(_null_mean_is_nan)]
+
+
+class Record(Config):
+    """A group of results: frozen; keys that a later version added are passed over, diverged numbers are kept."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=True, populate_by_name=True)
+
+
+class Scores(Record):
+    """What a model reaches on one split: percent, and loss in nats."""
+
+    top1: Number
+    top5: float | None = None  # above five classes only
+    loss: Number | None = None
+    agreement: float | None = None  # percent of images on which teacher and student name one class
+    epoch: int | None = None
+
+
+class TrainScores(Record):
+    """The common yardstick on training batches, at the last epoch."""
+
+    task_loss: Number
+    kl_to_teacher: float | None = None
+    top1: float | None = None
+
+
+class ModelFacts(Record):
+    """Name and size of a model."""
+
+    model: str
+    parameters: int | None = None
+    macs: int | None = None
+    starts_from: str = ""
+
+
+class Teacher(ModelFacts):
+    """The teacher, and what it reaches on the splits there are."""
+
+    val: Scores | None = None
+    test: Scores | None = None
+
+
+class SeedResult(Record):
+    """One row under one seed: last and best epoch apart."""
+
+    seed: int
+    last: Scores
+    best: Scores
+    test: Scores | None = None
+    train: TrainScores | None = None
+
+
+class RowSummary(Record):
+    """Mean and spread over seeds; None for what was not measured."""
+
+    top1: SeedSummary
+    best_top1: SeedSummary | None = None
+    agreement: SeedSummary | None = None
+    test_top1: SeedSummary | None = None
+    task_loss: SeedSummary | None = None
+    kl_to_teacher: SeedSummary | None = None
+
+
+class Row(Record):
+    """One way to train the student."""
+
+    name: str
+    methods: tuple[dict[str, Any], ...] = ()
+    task_weight: float | None = None
+    update: dict[str, Any] | None = None
+    student: ModelFacts
+    seeds: tuple[SeedResult, ...] = ()
+    summary: RowSummary
+
+
+class Comparison(Record):
+    """Difference of two rows in percentage points, with its 95 % interval over images and seeds."""
+
+    row: str
+    against: str
+    split: Split
+    difference: float
+    low: float
+    high: float
+    num_images: int
+    num_seeds: int
+
+    @property
+    def spans_zero(self) -> bool:
+        """True where these images and seeds cannot tell the two rows apart."""
+        return self.low <= 0 <= self.high
+
+
+class DataFacts(Record):
+    """The data set as the run saw it."""
+
+    name: str
+    num_classes: int
+    classes: tuple[str, ...] = ()
+    num_train: int
+    num_val: int
+    num_test: int = 0
+    val_origin: str = ""
+    augmentation: str = ""
+    batch_size: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def class_name(self, number: int) -> str:
+        """The label of class `number`; the number itself where the data set names none."""
+        return self.classes[number] if number < len(self.classes) else str(number)
+
+
+class Headline(Record):
+    """The best row, and the sentence about it."""
+
+    row: str
+    sentence: str
+
+
+class Deployed(Record):
+    """Which student lies in the run folder, ready to load."""
+
+    row: str
+    seed: int
+    folder: str
+
+
+class Published(Record):
+    """What a paper reports for this recipe."""
+
+    top1: float
+    source: str = ""
+
+
+class Results(Record):
+    """Everything in results.json."""
+
+    schema_number: int = Field(default=SCHEMA, alias="schema")
+    name: str
+    title: str = ""
+    data: DataFacts
+    epochs: int
+    seeds: tuple[int, ...]
+    teacher: Teacher | None = None
+    rows: tuple[Row, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    headline: Headline | None = None
+    deployed: Deployed | None = None
+    published: Published | None = None
+
+    @property
+    def split(self) -> Split:
+        """The split that headlines speak of: test where every row was measured there, else val."""
+        return "test" if self.rows and all(row.summary.test_top1 for row in self.rows) else "val"
+
+    @property
+    def num_images(self) -> int:
+        """Images in the headline's split."""
+        return self.data.num_test if self.split == "test" else self.data.num_val
+
+    @property
+    def teacher_top1(self) -> float | None:
+        """The teacher's top-1 in percent on the headline's split; None where it is not known."""
+        scores = None if self.teacher is None else self.teacher.test if self.split == "test" else self.teacher.val
+        return None if scores is None else scores.top1
+
+    @property
+    def best_row(self) -> Row | None:
+        """The row with the highest mean top-1 at the last epoch; None where no row came to a number."""
+        finite = [row for row in self.rows if math.isfinite(self.top1(row).mean)]
+        return max(finite, key=lambda row: self.top1(row).mean, default=None)
+
+    def top1(self, row: Row) -> Summary:
+        """Top-1 of `row` at the last epoch on the headline's split, in percent."""
+        on_test = row.summary.test_top1
+        return on_test if self.split == "test" and on_test else row.summary.top1
+
+    def row(self, name: str) -> Row | None:
+        """The row called `name`, or None."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    def comparison(self, row: str, against: str) -> Comparison | None:
+        """`row` against `against` on the headline's split, or None where the run holds no such comparison."""
+        wanted = (row, against, self.split)
+        return next((c for c in self.comparisons if (c.row, c.against, c.split) == wanted), None)
+
+
+def read_results(path: Path) -> Results:
+    """Read a results.json, or the one in a run folder.
+
+    Raises:
+        UserError: there is no such file, it is no JSON, another schema, or lacks keys (all named at once).
+    """
+    file = path / "results.json" if path.is_dir() else path
+    if not file.exists():
+        raise UserError(
+            f"{file}: there is no such file; a run writes it when it ends, so finish the run (the same command "
+            "continues it) or name another folder"
+        )
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise UserError(f"{file}: is no JSON ({error}); restore it or run again with --overwrite") from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        raise UserError(f"{file}: has schema {found!r}, but this version reads {SCHEMA}; use the version that wrote it")
+    return Results.read(data, what=str(file))

@@ -1,0 +1,171 @@
+"""What a run says, in sentences that stay true: whatever the numbers are."""
+
+from __future__ import annotations
+
+import math
+
+from understudy.report.numbers import decimal, points, size_ratio
+from understudy.report.results import ALONE, Comparison, Results, Row
+from understudy.report.run_folder import Timing
+
+__all__ = ["basis_sentence", "best_epoch_sentence", "headline", "row_sentence"]
+
+_CANNOT_TELL = "these images and seeds cannot tell the rows apart"
+
+
+def headline(results: Results) -> str:
+    """One sentence for the first screen: the best row, what it gains, and what it keeps of the teacher.
+
+    The last epoch counts, on the test split where every row was measured there, else on the validation split. A
+    difference whose interval spans zero is said to be none; that the student alone is best is said first.
+    """
+    best = results.best_row
+    if best is None:
+        return "No row came to a number: the loss is not finite in every one of them."
+    kept = _kept_clause(results, best)
+    return f"{_standing(results, best)}{f'; {kept}' if kept else ''}."
+
+
+def row_sentence(results: Results, row: Row, timing: Timing | None = None) -> str:
+    """'kd+dot is ahead of alone by 2.8 points (95 % interval 1.1 to 4.4), at 1/23 of the teacher's parameters, ...'."""
+    comparison = results.comparison(row.name, ALONE)
+    if row.name == ALONE or comparison is None:
+        start = f"{row.name} reaches {_accuracy(results, row)}"
+    elif comparison.spans_zero:
+        amount, low, high = points(abs(comparison.difference), comparison.low, comparison.high)
+        way = "behind" if comparison.difference < 0 else "ahead of"
+        start = (
+            f"{row.name} is {way} {ALONE} by {amount} points, but the 95 % interval, {low} to {high}, spans zero "
+            f"({_CANNOT_TELL})"
+        )
+    else:
+        start = f"{row.name} is {_difference(comparison, ALONE)}"
+    return ", ".join([start, *_cost_clauses(results, row, timing)]) + "."
+
+
+def basis_sentence(results: Results) -> str:
+    """What the headline's numbers were measured on: epoch, images, seeds."""
+    where = "test images" if results.split == "test" else "validation images"
+    origin = f" ({results.data.val_origin})" if results.split == "val" and results.data.val_origin else ""
+    n = len(results.seeds)
+    seeds = "one seed, so nothing is known of the spread" if n == 1 else f"mean ± standard deviation over {n} seeds"
+    return f"Top-1 after the last of {results.epochs} epochs on {results.num_images:,} {where}{origin}; {seeds}."
+
+
+def best_epoch_sentence(results: Results) -> str:
+    """Why the best epoch is not the number to compare."""
+    origin = f" ({results.data.val_origin})" if results.data.val_origin else ""
+    return (
+        f"The best epoch was chosen on the same {results.data.num_val:,} validation images{origin} that it is "
+        "measured on, so it flatters; compare rows by the last epoch."
+    )
+
+
+def _standing(results: Results, best: Row) -> str:
+    reaches = _accuracy(results, best)
+    alone = results.row(ALONE)
+    if len(results.rows) == 1:
+        if best.name == ALONE or not best.methods:
+            return f"The student alone reaches {reaches}; nothing was distilled in this run"
+        return f"{best.name} reaches {reaches}; the run has no row {ALONE!r} to hold it against"
+    if best.name == ALONE:
+        return _alone_is_best(results, reaches)
+    if alone is None:
+        return _without_alone(results, best, reaches)
+    comparison = results.comparison(best.name, ALONE)
+    if comparison is None:
+        (gain,) = points(results.top1(best).mean - results.top1(alone).mean)
+        return f"{best.name} has the highest mean: {reaches}, {gain} points above the student alone (no interval)"
+    if comparison.spans_zero:
+        return f"{best.name} has the highest mean, {reaches}, but its {_not_separate(comparison, 'the student alone')}"
+    return f"{best.name} is the best row: {reaches}, {_difference(comparison, 'the student alone')}"
+
+
+def _alone_is_best(results: Results, reaches: str) -> str:
+    others = [row for row in results.rows if row.name != ALONE and math.isfinite(results.top1(row).mean)]
+    start = f"No row is ahead of the student alone, which reaches {reaches}"
+    if not others:
+        return f"{start}; no other row came to a number"
+    nearest = max(others, key=lambda row: results.top1(row).mean)
+    comparison = results.comparison(nearest.name, ALONE)
+    if comparison is None:
+        return f"{start}; the nearest is {nearest.name} with {_accuracy(results, nearest)}"
+    if comparison.spans_zero:
+        return f"{start}; the nearest is {nearest.name}, whose {_not_separate(comparison, 'alone')}"
+    return f"{start}; the nearest, {nearest.name}, is {_difference(comparison, 'it')}"
+
+
+def _without_alone(results: Results, best: Row, reaches: str) -> str:
+    finite = [row for row in results.rows if row is not best and math.isfinite(results.top1(row).mean)]
+    start = f"{best.name} has the highest mean: {reaches}"
+    if not finite:
+        return f"{start}; no other row came to a number"
+    second = max(finite, key=lambda row: results.top1(row).mean)
+    comparison = results.comparison(best.name, second.name)
+    if comparison is None:
+        return f"{start}; next is {second.name} with {_accuracy(results, second)}; there is no row {ALONE!r}"
+    if comparison.spans_zero:
+        return f"{start}, but its {_not_separate(comparison, second.name)}"
+    return f"{best.name} is the best row: {reaches}, {_difference(comparison, second.name)}"
+
+
+def _difference(comparison: Comparison, against: str) -> str:
+    amount, low, high = points(comparison.difference, comparison.low, comparison.high)
+    if comparison.difference < 0:  # behind by a positive amount, with the interval turned round to match
+        amount, low, high = points(-comparison.difference, -comparison.high, -comparison.low)
+    way = "behind" if comparison.difference < 0 else "ahead of"
+    return f"{way} {against} by {amount} points (95 % interval {low} to {high}{_seeds_clause(comparison)})"
+
+
+def _not_separate(comparison: Comparison, against: str) -> str:
+    amount, low, high = points(comparison.difference, comparison.low, comparison.high)
+    return (
+        f"difference of {amount} points to {against} has a 95 % interval that spans zero "
+        f"({low} to {high}{_seeds_clause(comparison)}): {_CANNOT_TELL}"
+    )
+
+
+def _seeds_clause(comparison: Comparison) -> str:
+    return " over images, with one seed" if comparison.num_seeds == 1 else ""
+
+
+def _accuracy(results: Results, row: Row) -> str:
+    summary = results.top1(row)
+    mean = f"{decimal(summary.mean)} %"
+    return mean if summary.std is None else f"{mean} ± {decimal(summary.std)}"
+
+
+def _kept_clause(results: Results, row: Row) -> str:
+    if results.teacher is None:
+        return ""
+    comparison = results.comparison(row.name, ALONE)
+    stands_clear = len(results.rows) == 1 or (comparison is not None and not comparison.spans_zero)
+    subject = "it" if stands_clear else "the student alone" if row.name == ALONE else row.name
+    size = size_ratio(row.student.parameters, results.teacher.parameters)
+    at_size = f" at {size} of its parameters" if size else ""
+    if results.teacher_top1 is None or results.teacher_top1 <= 0:
+        return f"{subject} has {size} of the teacher's parameters" if size else ""
+    kept = 100 * results.top1(row).mean / results.teacher_top1
+    if kept > 100:
+        return f"{subject} is above the teacher's {decimal(results.teacher_top1)} %{at_size}"
+    return f"{subject} keeps {decimal(kept)} % of the teacher's accuracy{at_size}"
+
+
+def _cost_clauses(results: Results, row: Row, timing: Timing | None) -> list[str]:
+    if results.teacher is None:
+        return []
+    clauses = []
+    size = size_ratio(row.student.parameters, results.teacher.parameters)
+    if size:
+        clauses.append(f"at {size} of the teacher's parameters")
+    ratio = _speed_ratio(results.teacher.model, row.student.model, timing)
+    if ratio is not None:
+        clauses.append(f"{decimal(ratio)}x as fast on this machine")
+    return clauses
+
+
+def _speed_ratio(teacher: str, student: str, timing: Timing | None) -> float | None:
+    if timing is None:
+        return None
+    slow, fast = timing.speed_of(teacher, "teacher"), timing.speed_of(student, "student")
+    return fast / slow if slow and fast else None

@@ -1,0 +1,281 @@
+"""Writes run folders as a finished run leaves them, with made-up but consistent numbers."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from understudy.analysis import agreement, paired_bootstrap, summary
+from understudy.report import Results
+
+NUM_IMAGES = 450
+NUM_CLASSES = 10
+ACCURACY = {"alone": 0.90, "kd": 0.925, "kd+dot": 0.945, "dist": 0.93, "dist+dot": 0.935, "projector": 0.91}
+
+
+def write_run(
+    folder: Path,
+    *,
+    rows: Sequence[str] = ("alone", "kd", "kd+dot"),
+    seeds: Sequence[int] = (0, 1, 2),
+    has_teacher: bool = True,
+    classes: Sequence[str] = tuple(str(digit) for digit in range(NUM_CLASSES)),
+    accuracy: Mapping[str, float] = ACCURACY,
+    title: str = "Digits, told by a small student",
+    num_epochs: int = 8,
+    has_test: bool = False,
+    num_classes: int = NUM_CLASSES,
+) -> Path:
+    """Fill `folder` with every file of a run; predictions, accuracies and comparisons fit each other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions = _predictions(
+        rows, seeds, accuracy, has_teacher=has_teacher, splits=_splits(has_test), num_classes=num_classes
+    )
+    results = _results(predictions, rows, seeds, classes, title, num_epochs, has_teacher=has_teacher, has_test=has_test)
+    (folder / "results.json").write_text(json.dumps(results))
+    _write_lines(folder / "metrics.jsonl", _metrics(rows, seeds, num_epochs, has_teacher=has_teacher))
+    speeds = [("cifar:resnet8", "student", 11_432.0), ("cifar:resnet20", "teacher", 1_216.0)]
+    _write_lines(
+        folder / "timing.jsonl",
+        [
+            {"kind": "speed", "model": model, "role": role, "images_per_second": speed, "threads": 2, "batch": 256}
+            for model, role, speed in speeds
+        ]
+        + [{"kind": "run", "seconds": 61.4}],
+    )
+    environment = {
+        "hardware": {"cpu": "two cores", "gpu": None},
+        "versions": {"python": "3.11", "torch": "2.15.0"},
+        "commit": "abc1234",
+        "command": "understudy demo",
+    }
+    (folder / "environment.json").write_text(json.dumps(environment))
+    (folder / "recipe.yaml").write_text("data: {name: digits}\nepochs: 8\n")
+    save_file(predictions, folder / "predictions.safetensors")
+    return folder
+
+
+def results_of(folder: Path, **changes: Any) -> dict[str, Any]:
+    """results.json of a folder as a dict, with top-level keys replaced."""
+    return copy.deepcopy(json.loads((folder / "results.json").read_text())) | changes
+
+
+def results_with(
+    top1: dict[str, float],
+    comparisons: dict[tuple[str, str], tuple[float, float, float]] | None = None,
+    *,
+    seeds: int = 3,
+    teacher: float | None = 98.9,
+    student_parameters: int = 12_042,
+) -> Results:
+    """Results with these means, a deviation of 0.3, and (difference, low, high) by pair of rows."""
+    std = 0.3 if seeds > 1 else None
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "methods": [] if name == "alone" else [{"name": name.split("+")[0]}],
+            "student": {"model": "cifar:resnet8", "parameters": student_parameters},
+            "summary": {"top1": {"mean": mean, "std": std, "n": seeds}},
+        }
+        for name, mean in top1.items()
+    ]
+    found = [
+        {"row": row, "against": other, "split": "val", "difference": d, "low": low, "high": high}
+        | {"num_images": 450, "num_seeds": seeds}
+        for (row, other), (d, low, high) in (comparisons or {}).items()
+    ]
+    return Results.model_validate(
+        {
+            "schema": 1,
+            "name": "demo",
+            "data": {"name": "digits", "num_classes": 10, "num_train": 1347, "num_val": 450, "val_origin": "held out"},
+            "epochs": 20,
+            "seeds": list(range(seeds)),
+            "teacher": {"model": "cifar:resnet20", "parameters": 272_474, "val": {"top1": teacher}}
+            if teacher
+            else None,
+            "rows": rows,
+            "comparisons": found,
+        }
+    )
+
+
+def _splits(has_test: bool) -> tuple[str, ...]:
+    return ("val", "test") if has_test else ("val",)
+
+
+def _predictions(
+    rows: Sequence[str],
+    seeds: Sequence[int],
+    accuracy: Mapping[str, float],
+    *,
+    has_teacher: bool,
+    splits: Sequence[str],
+    num_classes: int,
+) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    tensors: dict[str, np.ndarray] = {}
+    for split in splits:
+        labels = generator.integers(0, num_classes, NUM_IMAGES)
+        difficulty = generator.random(NUM_IMAGES)  # an image hard for one model is hard for all
+
+        def said(right: float, labels: np.ndarray = labels, difficulty: np.ndarray = difficulty) -> np.ndarray:
+            wrong = (labels + generator.integers(1, 4, NUM_IMAGES)) % num_classes
+            noise = 0.03 * generator.standard_normal(NUM_IMAGES)
+            return np.where(difficulty + noise < right, labels, wrong).astype(np.int16)
+
+        tensors[f"{split}/labels"] = labels.astype(np.int16)
+        if has_teacher:
+            tensors[f"{split}/teacher"] = said(0.985)
+        for row in rows:
+            for seed in seeds:
+                tensors[f"{split}/{row}/{seed}"] = said(accuracy.get(row, 0.9) + 0.004 * (seed % 3 - 1))
+    return tensors
+
+
+def _results(
+    predictions: dict[str, np.ndarray],
+    rows: Sequence[str],
+    seeds: Sequence[int],
+    classes: Sequence[str],
+    title: str,
+    num_epochs: int,
+    *,
+    has_teacher: bool,
+    has_test: bool,
+) -> dict[str, Any]:
+    def top1(split: str, name: str) -> float:
+        return float(100 * np.mean(predictions[f"{split}/{name}"] == predictions[f"{split}/labels"]))
+
+    teacher = {
+        "model": "cifar:resnet20",
+        "parameters": 272_474,
+        "macs": 2_500_000,
+        "starts_from": "trained here",
+        "val": {"top1": top1("val", "teacher"), "top5": 99.9, "loss": 0.04} if has_teacher else None,
+        "test": {"top1": top1("test", "teacher"), "loss": 0.05} if has_teacher and has_test else None,
+    }
+    data = {
+        "name": "digits",
+        "num_classes": len(classes),
+        "classes": list(classes),
+        "num_train": 1347,
+        "num_val": NUM_IMAGES,
+        "num_test": NUM_IMAGES if has_test else 0,
+        "val_origin": "held out by seed 0",
+        "augmentation": "crop (pad 1)",
+        "notes": [],
+    }
+    made = [_row(predictions, top1, row, seeds, num_epochs, has_teacher, has_test) for row in rows]
+    return {
+        "schema": 1,
+        "name": "demo",
+        "title": title,
+        "data": data,
+        "epochs": num_epochs,
+        "seeds": list(seeds),
+        "teacher": teacher if has_teacher else None,
+        "rows": made,
+        "comparisons": _comparisons(predictions, rows, seeds, _splits(has_test)),
+        "deployed": {"row": rows[-1], "seed": seeds[0], "folder": "student"},
+    }
+
+
+def _row(
+    predictions: dict[str, np.ndarray],
+    top1: Any,
+    name: str,
+    seeds: Sequence[int],
+    num_epochs: int,
+    has_teacher: bool,
+    has_test: bool,
+) -> dict[str, Any]:
+    by_seed = []
+    for seed in seeds:
+        last = {"epoch": num_epochs, "top1": top1("val", f"{name}/{seed}"), "loss": 0.2}
+        if has_teacher:
+            last["agreement"] = agreement(predictions[f"val/{name}/{seed}"], predictions["val/teacher"])
+        train = {"task_loss": 0.02 + 0.01 * len(name), "kl_to_teacher": 2.0 / len(name) if has_teacher else None}
+        best = last | {"epoch": max(1, num_epochs - 2), "top1": last["top1"] + 0.4}
+        test = {"top1": top1("test", f"{name}/{seed}"), "loss": 0.2} if has_test else None
+        by_seed.append({"seed": seed, "last": last, "best": best, "test": test, "train": train})
+
+    def over_seeds(*path: str) -> dict[str, Any] | None:
+        values = [one[path[0]] and one[path[0]].get(path[1]) for one in by_seed]
+        if any(value is None for value in values):
+            return None
+        found = summary(values)
+        return {"mean": found.mean, "std": found.std, "n": found.n}
+
+    methods = [{"name": part, "weight": 0.9} for part in name.split("+") if part not in ("alone", "dot")]
+    return {
+        "name": name,
+        "methods": methods,
+        "task_weight": 0.1 if methods else 1.0,
+        "update": {"name": "dot" if name.endswith("+dot") else "joint", "momentum": 0.9},
+        "student": {"model": "cifar:resnet8", "parameters": 12_042, "macs": 190_000, "starts_from": "seeded"},
+        "seeds": by_seed,
+        "summary": {
+            "top1": over_seeds("last", "top1"),
+            "best_top1": over_seeds("best", "top1"),
+            "agreement": over_seeds("last", "agreement"),
+            "test_top1": over_seeds("test", "top1"),
+            "task_loss": over_seeds("train", "task_loss"),
+            "kl_to_teacher": over_seeds("train", "kl_to_teacher"),
+        },
+    }
+
+
+def _comparisons(
+    predictions: dict[str, np.ndarray], rows: Sequence[str], seeds: Sequence[int], splits: Sequence[str]
+) -> list[dict[str, Any]]:
+    if "alone" not in rows:
+        return []
+    found = []
+    for split in splits:
+        labels = predictions[f"{split}/labels"]
+        right = {row: np.stack([predictions[f"{split}/{row}/{seed}"] == labels for seed in seeds]) for row in rows}
+        for row in rows:
+            if row == "alone":
+                continue
+            interval = paired_bootstrap(right[row], right["alone"], resamples=500)
+            found.append(
+                {
+                    "row": row,
+                    "against": "alone",
+                    "split": split,
+                    "difference": interval.difference,
+                    "low": interval.low,
+                    "high": interval.high,
+                    "num_images": interval.num_images,
+                    "num_seeds": interval.num_seeds,
+                }
+            )
+    return found
+
+
+def _metrics(rows: Sequence[str], seeds: Sequence[int], num_epochs: int, *, has_teacher: bool) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    for epoch in range(1, num_epochs + 1):
+        for place, row in enumerate(rows):
+            for seed in seeds:
+                slower = 1 + 0.15 * place + 0.05 * seed
+                task, kl = 2.3 * 0.6 ** (epoch / slower), 3.0 * 0.75**epoch / (1 + place)
+                lines.append(
+                    {"kind": "train", "seed": seed, "row": row, "epoch": epoch, "step": 22 * epoch, "task": task}
+                )
+                train = {"task_loss": task, "kl_to_teacher": kl if has_teacher else None, "top1": 90.0}
+                val = {"top1": 95 - 60 * 0.6 ** (epoch * slower), "loss": 0.2, "agreement": 90.0}
+                line = {"kind": "epoch", "seed": seed, "row": row, "epoch": epoch, "train": train, "val": val}
+                lines.append(line)
+    return lines
+
+
+def _write_lines(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
