@@ -29,7 +29,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name in ("images", "targets", "teacher_images", "indices", "copies")
             if isinstance(value := getattr(self, name), Tensor)

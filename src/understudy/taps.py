@@ -88,11 +88,17 @@ class TappedModel(nn.Module):
             )
         return output, {tap: _as_map(caught[tap], self.module) for tap in self.taps}
 
-    def shapes(self, sample: Tensor) -> dict[str, TapShape]:
-        """Shapes of the tapped features, by one dry forward of `sample` (B,3,H,W) that changes nothing."""
+    def untapped(self) -> nn.Module:
+        """The plain network, its hooks taken away."""
+        for handle in self._handles:
+            handle.remove()
+        return self.module
+
+    def dry_forward(self, sample: Tensor) -> tuple[Any, dict[str, TapShape]]:
+        """Output and tap shapes on `sample` (B,3,H,W), without gradient; nothing of the model changes."""
         with _left_as_it_was(self):
-            _, features = self(sample)
-        return {tap: TapShape(*feature.shape[1:]) for tap, feature in features.items()}
+            output, features = self(sample)
+        return output, {tap: TapShape(*feature.shape[1:]) for tap, feature in features.items()}
 
     def _place(self, tap: str) -> None:
         path, _, side = _resolved(self.module, tap).partition(":")
@@ -184,7 +190,8 @@ def _as_map(feature: Tensor, module: nn.Module) -> Tensor:
     if feature.ndim == 3:  # tokens (B,N,D): drop class and register tokens, unfold the square grid
         side = math.isqrt(feature.shape[1])
         num_prefix = feature.shape[1] - side * side
-        return feature[:, num_prefix:].transpose(1, 2).unflatten(2, (side, side))
+        tokens = feature[:, num_prefix:].transpose(1, 2)  # (B,D,side*side)
+        return tokens.reshape(*tokens.shape[:2], side, side)
     if feature.ndim == 4:
         if getattr(module, "output_fmt", "NCHW") == "NHWC":
             return feature.permute(0, 3, 1, 2)

@@ -1,1 +1,6 @@
-"""To be filled."""
+"""Tasks: what is predicted, its own loss and its scores."""
+
+from understudy.tasks.base import Evaluation, Task
+from understudy.tasks.classification import Classification
+
+__all__ = ["Classification", "Evaluation", "Task"]

@@ -1,0 +1,203 @@
+"""The Python API: one call (`distill`), and parts composed by hand (`trainer`)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy import runs
+from understudy.building import Parts, live_teacher
+from understudy.config import UserError
+from understudy.data import Augment, dataset_splits
+from understudy.logs import Display
+from understudy.methods import MethodConfig
+from understudy.models import load_student, network_of
+from understudy.recipe import Recipe
+from understudy.report import Results, read_results, write_report
+from understudy.runfolder import RunFolder
+from understudy.step import Batch
+from understudy.students import StudentSpec, Surroundings, build_student, tap_teacher
+from understudy.tasks import Classification, Task
+from understudy.teachers import LiveTeacher
+from understudy.training import Trainer
+from understudy.updates import Schedule, UpdateConfig
+
+__all__ = ["Result", "distill", "trainer"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `distill` leaves.
+
+    Attributes:
+        student: the trained network in evaluation mode; it takes images as the data set gives them.
+        results: everything that was measured.
+        run: the run folder.
+    """
+
+    student: nn.Module
+    results: Results
+    run: RunFolder
+
+    @property
+    def top1(self) -> float:
+        """Percent of the test images (of the validation images without a test set) after the last epoch."""
+        return self.results.top1(self.results.rows[0]).mean
+
+    def report(self, file: str | Path) -> Path:
+        """Write the run's page to `file`."""
+        return write_report(self.run.path, Path(file))
+
+
+def distill(
+    teacher: nn.Module,
+    student: nn.Module,
+    *,
+    train: Any,
+    val: Any = None,
+    test: Any = None,
+    method: str | MethodConfig | Sequence[str | MethodConfig] = "kd",
+    update: str | UpdateConfig = "joint",
+    schedule: Schedule | None = None,
+    task_weight: float | None = None,
+    epochs: int = 30,
+    batch_size: int = 64,
+    augment: str | Augment = "none",
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+    allow_weak_teacher: bool = False,
+) -> Result:
+    """Distil `teacher` into a copy of `student`.
+
+    Args:
+        teacher: a trained classifier, (B,3,H,W) images as the data set gives them to (B,C) logits.
+        student: the network that learns; its weights are where the copy starts.
+        train: a torch Dataset (or a Hugging Face one) of (image, label); its own transforms stay in force.
+        val: likewise; None: a fifth of `train` is held out by seed.
+        test: likewise; read once, at the end.
+        method: what is distilled: a name, settings such as `methods.DIST.Config(tau=4)`, or several of these.
+        update: "joint", "dot", or settings such as `DOT.Config(lr=0.1)`.
+        schedule: learning rate over the epochs; None: cosine.
+        task_weight: None: the method's default.
+        epochs: passes over `train`.
+        batch_size: B.
+        augment: "none" leaves that to the data set; "crop_flip" and "resized_crop" are understudy's own.
+        classes: label names; None: `train.classes`, else the numbers.
+        seed: of everything random.
+        device: "auto", "cpu" or "cuda".
+        out: the run folder, in which an unfinished run of the same settings goes on; None: a numbered one in runs/.
+        overwrite: replace what a run has left in `out`.
+        quiet: print nothing.
+        allow_weak_teacher: go on with a teacher at chance level.
+
+    Returns:
+        The trained copy, its scores and its run folder.
+
+    Raises:
+        UserError: anything a person can mend.
+    """
+    recipe = Recipe.read(
+        {
+            "data": {"root": "python", "batch_size": batch_size, "augment": augment, "split_seed": seed},
+            "teacher": {"model": type(teacher).__name__, "allow_weak": allow_weak_teacher},
+            "student": {"model": type(student).__name__},
+            "method": method,
+            "update": update,
+            "schedule": schedule or Schedule(),
+            "task_weight": task_weight,
+            "epochs": epochs,
+            "seeds": [seed],
+            "device": device,
+        },
+        what="these settings",
+    )
+    parts = _parts_in_memory(recipe, teacher, student, (train, val, test), classes)
+    run = runs.execute(
+        recipe,
+        name="distill",
+        out=None if out is None else Path(out),
+        overwrite=overwrite,
+        display=Display(quiet=quiet),
+        parts=parts,
+    )
+    trained = load_student(run.student, module=copy.deepcopy(student))
+    return Result(trained.to(parts.device), read_results(run.path), run)
+
+
+def trainer(
+    *,
+    task: Task,
+    students: Sequence[StudentSpec],
+    sample: Batch | tuple[Tensor, Tensor],
+    teacher: LiveTeacher | None = None,
+    train_labels: Tensor | None = None,
+    seed: int = 0,
+) -> Trainer:
+    """A Trainer composed by hand: settings in, parts built after one dry forward of `sample`.
+
+    Args:
+        task: such as `Classification(num_classes=10)`.
+        students: one or several; they share every batch and every teacher pass. Their networks are trained
+            themselves, where they are, not as copies.
+        sample: a batch, or (images, labels) from your loader, on the device to train on; only its shape matters.
+        teacher: None trains the students alone.
+        train_labels: (N,); methods that keep a memory of the training set need them.
+        seed: of connectors, dropout and negatives.
+
+    Raises:
+        UserError: two rows of one name, a tap that is not there, class counts that differ.
+    """
+    images = sample.images if isinstance(sample, Batch) else sample[0]
+    names = [spec.row_name for spec in students]
+    doubled = [name for name in names if names.count(name) > 1]
+    if doubled:
+        raise UserError(f"two students are called {doubled[0]!r}; give StudentSpec(name=...)")
+    if teacher is not None:
+        teacher.model.to(images.device)
+        tap_teacher(teacher, [config for spec in students for config in spec.methods])
+    around = Surroundings(
+        task=task,
+        num_classes=task.num_classes,
+        sample=images,
+        teacher=teacher,
+        teacher_sample=sample.teacher_images if isinstance(sample, Batch) else None,
+        train_labels=train_labels,
+        seed=seed,
+    )
+    return Trainer([build_student(spec, around) for spec in students], teacher=teacher, device=images.device)
+
+
+def _parts_in_memory(
+    recipe: Recipe,
+    teacher: nn.Module,
+    student: nn.Module,
+    sets: tuple[Any, Any, Any],
+    classes: Sequence[str] | None,
+) -> Parts:
+    train, val, test = sets
+    data = dataset_splits(train, val, test, classes=classes, name=type(train).__name__, config=recipe.data)
+    device = torch.device("cuda" if recipe.device != "cpu" and torch.cuda.is_available() else "cpu")
+    num_classes = len(data.classes)
+    network = network_of(copy.deepcopy(teacher), num_classes=num_classes)
+    return Parts(
+        recipe=recipe,
+        data=data,
+        device=device,
+        image_size=data.train.image(0).shape[-1],
+        task=Classification(num_classes),
+        student_network=network_of(copy.deepcopy(student), num_classes=num_classes),
+        make_student=lambda: network_of(copy.deepcopy(student), num_classes=num_classes),
+        teacher=live_teacher(network, device),
+        teacher_network=network,
+        teacher_size=None,
+    )

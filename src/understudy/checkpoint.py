@@ -1,0 +1,105 @@
+"""Save and resume a run whole: atomic, checksummed, the last good ones kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from understudy.config import UserError
+
+__all__ = ["load_latest", "remove", "save", "write_atomically"]
+
+
+def save(folder: Path, tag: str, step: int, state: dict[str, Any], *, keep: int = 2) -> Path:
+    """Write `state` as the newest checkpoint of `tag`; only the newest `keep` stay.
+
+    Args:
+        folder: where checkpoints lie; made if absent.
+        tag: whose they are, such as "seed0".
+        step: orders them.
+        state: tensors, numbers, strings, lists and dicts only.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    file = folder / f"{tag}-{step:09d}.pt"
+    # The checksum goes first: a checkpoint without one cannot be, a checksum without one is harmless.
+    write_atomically(_checksum_file(file), hashlib.sha256(content).hexdigest().encode())
+    write_atomically(file, content)
+    for old in _checkpoints(folder, tag)[:-keep]:
+        _delete(old)
+    return file
+
+
+def load_latest(folder: Path, tag: str, *, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest checkpoint of `tag` whose checksum holds, or None where there never was one.
+
+    Args:
+        folder: where checkpoints lie.
+        tag: whose they are.
+        say: is told of a damaged one that was passed over.
+
+    Raises:
+        UserError: there are checkpoints, but none is whole; never a silent fresh start.
+    """
+    files = _checkpoints(folder, tag)
+    for file in reversed(files):
+        state = _read(file)
+        if state is not None:
+            return state
+        say(f"checkpoint {file.name} is damaged; falling back to the one before")
+    if files:
+        raise UserError(
+            f"none of the {len(files)} checkpoints {tag}-*.pt in {folder} is whole; "
+            "delete them to start afresh, or give --overwrite"
+        )
+    return None
+
+
+def remove(folder: Path, tag: str) -> None:
+    """Delete every checkpoint of `tag`."""
+    for file in _checkpoints(folder, tag):
+        _delete(file)
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write so that `file` holds either all of `content` or what it held before, even after a power cut."""
+    beside = file.with_name(f".{file.name}.partial")
+    with beside.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(file)
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    checksum = _checksum_file(file)
+    content = file.read_bytes()
+    if not checksum.is_file() or hashlib.sha256(content).hexdigest() != checksum.read_text():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        return None
+    return state
+
+
+def _checkpoints(folder: Path, tag: str) -> list[Path]:
+    return sorted(folder.glob(f"{tag}-{'[0-9]' * 9}.pt"))
+
+
+def _checksum_file(file: Path) -> Path:
+    return file.with_suffix(".sha256")
+
+
+def _delete(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    _checksum_file(file).unlink(missing_ok=True)

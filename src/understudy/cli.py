@@ -1,0 +1,256 @@
+"""Typer commands: parse, call, print. A command is listed when it works."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from understudy import commands
+from understudy.config import UserError
+from understudy.logs import Display
+from understudy.recipe import Recipe, read_recipe, recipe_from, recipe_names
+from understudy.report import comparison_table, headline, read_results, read_timing, render, rich_table, row_sentence
+from understudy.runfolder import open_run_folder
+from understudy.training import Interrupted
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="understudy",
+    help="Knowledge distillation of vision models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+recipes_app = typer.Typer(help="List the shipped recipes; `recipes show NAME` prints one resolved.")
+app.add_typer(recipes_app, name="recipes")
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", show_default=False)]
+TeacherOption = Annotated[
+    str | None,
+    typer.Option("--teacher", metavar="MODEL", help="timm:NAME, torchvision:NAME, cifar:NAME or module.path:factory."),
+]
+StudentOption = Annotated[str | None, typer.Option("--student", metavar="MODEL", help="As --teacher.")]
+TeacherWeights = Annotated[str | None, typer.Option(metavar="FILE|pretrained|none", help="Weights of the teacher.")]
+StudentWeights = Annotated[
+    str | None, typer.Option(metavar="FILE|pretrained|none", help="What the student starts from.")
+]
+TrainTeacher = Annotated[
+    int | None, typer.Option(metavar="N", help="First fine-tune the teacher for N epochs on the same data.")
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", metavar="FOLDER", help="Class folders, parquet, CIFAR as torchvision stores it, or digits."),
+]
+MethodOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="See `understudy methods`; several are joined by +.")
+]
+UpdateOption = Annotated[str | None, typer.Option(metavar="joint|dot", help="How losses become new weights.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training data.")]
+Seeds = Annotated[str | None, typer.Option(metavar="N|A,B,...", help="How many seeds (0 to N-1), or which.")]
+Rows = Annotated[str | None, typer.Option(metavar="A,B,...", help="Such as alone,kd,kd+dot,dist.")]
+Out = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="The run folder; without it, a numbered one under runs/.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let a recipe file name models as module.path:factory.")]
+AllowWeak = Annotated[bool, typer.Option("--allow-weak-teacher", help="Go on with a teacher at chance level.")]
+Format = Annotated[str, typer.Option("--format", metavar="text|md|csv|latex", help="Of the table.")]
+
+
+@app.command()
+def train(
+    words: Words = None,
+    teacher: TeacherOption = None,
+    teacher_weights: TeacherWeights = None,
+    train_teacher: TrainTeacher = None,
+    student: StudentOption = None,
+    student_weights: StudentWeights = None,
+    data: DataOption = None,
+    method: MethodOption = None,
+    update: UpdateOption = None,
+    epochs: Epochs = None,
+    seeds: Seeds = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    allow_code: AllowCode = False,
+    allow_weak_teacher: AllowWeak = False,
+) -> None:
+    """Distil a student by a recipe, by options, or by both."""
+    typed = commands.Typed(
+        teacher=teacher, teacher_weights=teacher_weights, train_teacher=train_teacher, student=student,
+        student_weights=student_weights, data=data, method=method, update=update, epochs=epochs, seeds=seeds,
+        allow_weak_teacher=allow_weak_teacher,
+    )  # fmt: skip
+    recipe, may_run_code = _recipe(words, typed)
+    run = commands.train(recipe, out=out, overwrite=overwrite, allow_code=allow_code or may_run_code, display=Display())
+    _print_outcome(run)
+
+
+@app.command()
+def compare(
+    words: Words = None,
+    rows: Rows = None,
+    teacher: TeacherOption = None,
+    teacher_weights: TeacherWeights = None,
+    train_teacher: TrainTeacher = None,
+    student: StudentOption = None,
+    student_weights: StudentWeights = None,
+    data: DataOption = None,
+    epochs: Epochs = None,
+    seeds: Seeds = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    allow_code: AllowCode = False,
+    allow_weak_teacher: AllowWeak = False,
+    format: Format = "text",
+) -> None:
+    """Train several rows of one recipe under shared teacher passes, and print one table."""
+    typed = commands.Typed(
+        teacher=teacher, teacher_weights=teacher_weights, train_teacher=train_teacher, student=student,
+        student_weights=student_weights, data=data, rows=rows, epochs=epochs, seeds=seeds,
+        allow_weak_teacher=allow_weak_teacher,
+    )  # fmt: skip
+    recipe, may_run_code = _recipe(words, typed)
+    display = Display(to_stderr=format != "text")
+    run = commands.compare(recipe, out=out, overwrite=overwrite, allow_code=allow_code or may_run_code, display=display)
+    _print_outcome(run, format=format)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The run folder.")] = Path("runs/demo"),
+) -> None:
+    """Distil handwritten digits in a minute: no download, no settings."""
+    run = commands.demo(out, display=Display())
+    _print_outcome(run)
+    typer.echo(commands.next_commands())
+
+
+@app.command()
+def check(
+    words: Words = None,
+    teacher: TeacherOption = None,
+    teacher_weights: TeacherWeights = None,
+    student: StudentOption = None,
+    student_weights: StudentWeights = None,
+    data: DataOption = None,
+    method: MethodOption = None,
+    update: UpdateOption = None,
+    epochs: Epochs = None,
+    seeds: Seeds = None,
+    allow_code: AllowCode = False,
+    allow_weak_teacher: AllowWeak = False,
+) -> None:
+    """Everything short of training: models, taps, shapes, the teacher's accuracy, time and memory."""
+    typed = commands.Typed(
+        teacher=teacher, teacher_weights=teacher_weights, student=student, student_weights=student_weights, data=data,
+        method=method, update=update, epochs=epochs, seeds=seeds, allow_weak_teacher=allow_weak_teacher,
+    )  # fmt: skip
+    recipe, may_run_code = _recipe(words, typed)
+    commands.check(recipe, allow_code=allow_code or may_run_code, display=Display())
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    split: Annotated[str, typer.Option(metavar="val|test", help="Which images.")] = "val",
+    data: DataOption = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Score the student of a run again, on its own data or on another folder."""
+    typer.echo(commands.evaluate(open_run_folder(run), split=split, data=data, allow_code=allow_code))
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    format: Format = "text",
+) -> None:
+    """Write the page of a run anew, and print its table."""
+    folder = open_run_folder(run)
+    folder.results()
+    commands.write_report(folder.path)
+    _print_outcome(folder, format=format)
+
+
+@app.command()
+def methods(name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None) -> None:
+    """List the methods, or print the page of one."""
+    typer.echo(commands.describe_methods() if name is None else commands.describe_method(name))
+
+
+@recipes_app.callback(invoke_without_command=True)
+def recipes(context: typer.Context) -> None:
+    """List the shipped recipes."""
+    if context.invoked_subcommand is None:
+        typer.echo("\n".join(recipe_names()))
+
+
+@recipes_app.command("show")
+def recipes_show(words: Words = None) -> None:
+    """Print a recipe with everything that it extends and every default."""
+    recipe, _ = _recipe(words, commands.Typed())
+    typer.echo(yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True), nl=False)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    onnx: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the ONNX model.")],
+    allow_code: AllowCode = False,
+) -> None:
+    """Write the student as ONNX, check it against torch, and print sizes and latencies."""
+    typer.echo(commands.export(open_run_folder(run), onnx, allow_code=allow_code))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The console entry point: 0 done, 1 a bug, 2 something to mend, 130 or 143 stopped by a signal."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        app([word for word in words if word != "--debug"])
+    except UserError as error:
+        if debug:
+            raise
+        typer.echo(str(error), err=True)
+        sys.exit(2)
+    except Interrupted as stop:
+        typer.echo(f"stopped after step {stop.step:,}; the same command continues from here", err=True)
+        sys.exit(128 + (stop.signal or signal.SIGINT))
+
+
+def _recipe(words: list[str] | None, typed: commands.Typed) -> tuple[Recipe, bool]:
+    """The recipe that the command line means, and whether all code it names was typed there."""
+    overrides = [word for word in words or [] if "=" in word]
+    names = [word for word in words or [] if "=" not in word]
+    if len(names) > 1:
+        raise UserError(f"one recipe at a time, got {', '.join(names)}; settings are key=value")
+    base: dict[str, Any] = read_recipe(names[0]) if names else {}
+    recipe = recipe_from(typed.laid_on(base), overrides, what=f"recipe {names[0]}" if names else "these settings")
+    return recipe, typed.names_all_code_of(recipe, overrides)
+
+
+def _print_outcome(run: commands.RunFolder, *, format: str = "text") -> None:
+    results, timing = read_results(run.path), read_timing(run.timing_file)
+    table = comparison_table(results, timing)
+    if format != "text":
+        typer.echo(render(table, format), nl=False)
+        return
+    console = Console(highlight=False)
+    console.print(rich_table(table, width=console.width))
+    for note in table.notes:
+        console.print(note, style="dim")
+    best = results.best_row
+    typer.echo(headline(results) if best is None else row_sentence(results, best, timing))
+    typer.echo(f"Page: {run.report_file}")
+
+
+if __name__ == "__main__":
+    main()

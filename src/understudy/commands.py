@@ -1,0 +1,173 @@
+"""What the commands do, without the command line: settings in, text or a run folder out."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from understudy import runs
+from understudy.building import Parts, build_trainer, check_rows, open_parts
+from understudy.config import UserError
+from understudy.environment import peak_memory_gib
+from understudy.export import export_onnx
+from understudy.logs import Display, duration
+from understudy.methods import METHODS, method_named
+from understudy.models import load_student
+from understudy.recipe import Recipe, load_recipe, recipe_from, rows_of
+from understudy.report import write_report
+from understudy.runfolder import RunFolder
+from understudy.teaching import check_teacher, evaluate_teacher
+from understudy.typed import Typed
+
+__all__ = [
+    "RunFolder",
+    "Typed",
+    "check",
+    "compare",
+    "demo",
+    "describe_method",
+    "describe_methods",
+    "evaluate",
+    "export",
+    "next_commands",
+    "train",
+    "write_report",
+]
+
+DEFAULT_ROWS = ("alone", "kd", "kd+dot", "dist")
+MEASURED_STEPS = 5
+
+
+def train(recipe: Recipe, *, out: Path | None, overwrite: bool, allow_code: bool, display: Display) -> RunFolder:
+    """Run the recipe's own method and update."""
+    recipe = recipe.model_copy(update={"rows": ()})
+    name = f"{_data_name(recipe)}-{rows_of(recipe)[0].name.replace('+', '-')}"
+    return runs.execute(recipe, name=name, out=out, overwrite=overwrite, allow_code=allow_code, display=display)
+
+
+def compare(recipe: Recipe, *, out: Path | None, overwrite: bool, allow_code: bool, display: Display) -> RunFolder:
+    """Run several rows, by default the student alone and the most used ways to distil."""
+    recipe = recipe if recipe.rows else recipe.model_copy(update={"rows": DEFAULT_ROWS})
+    name = f"{_data_name(recipe)}-compare"
+    return runs.execute(recipe, name=name, out=out, overwrite=overwrite, allow_code=allow_code, display=display)
+
+
+def demo(out: Path, *, display: Display) -> RunFolder:
+    """Run the shipped demo recipe; it replaces its own finished run."""
+    recipe = load_recipe("digits/demo")
+    run = RunFolder(out)
+    is_own = run.recipe_file.is_file()
+    if is_own and not run.is_finished and run.recipe() != recipe.as_dict():
+        raise UserError(f"{out} holds an unfinished run of another recipe; take another --out")
+    return runs.execute(recipe, name="demo", out=out, overwrite=is_own and run.is_finished, display=display)
+
+
+def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
+    """Build everything, score the teacher, take a few steps that are thrown away, and say what a run would cost."""
+    rows = rows_of(recipe)
+    parts = open_parts(recipe, allow_code=allow_code, say=display.say)
+    check_rows(parts, rows)
+    display.say(runs.describe_data(parts))
+    if parts.teacher is not None:
+        check_teacher(parts, evaluate_teacher(parts)["val"], say=display.say)
+    display.say(runs.describe_rows(parts, rows))
+    trainer = build_trainer(parts, rows, recipe.seeds[0])
+    for student in trainer.students:
+        for name, shape in {} if not student.methods else student.methods[0].method.context.student.items():
+            display.say(f"  {student.name} taps {name}: {shape}")
+    display.say(_estimate(parts, len(recipe.seeds)))
+
+
+def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) -> str:
+    """Scores of the run's student in words."""
+    settings = run.recipe()
+    if data is not None:
+        settings["data"] = {**settings["data"], "root": data, "train_rows": None, "val_rows": None}
+    recipe = recipe_from({**settings, "teacher": None, "method": [], "rows": []}, what=f"recipe of {run.path}")
+    parts = open_parts(recipe, allow_code=allow_code, say=lambda _: None)
+    student = load_student(run.student, allow_code=allow_code).to(parts.device).eval()
+    found = parts.task.evaluate(
+        {"student": lambda batch: student(batch.images)}, parts.eval_loader(split), parts.device
+    )
+    scores = found["student"]
+    top5 = "" if scores.top5 is None else f"   top-5 {scores.top5:.2f} %"
+    images = f"{split} ({len(scores.labels):,} images)"
+    return f"{run.student}   {images}   top-1 {scores.top1:.2f} %{top5}   loss {scores.loss:.4f}"
+
+
+def export(run: RunFolder, file: Path, *, allow_code: bool) -> str:
+    """Write the run's student as ONNX; sizes and latencies in words."""
+    student = load_student(run.student, allow_code=allow_code)
+    results = run.results()
+    return export_onnx(student, file, image_size=results["rows"][0]["student"]["image_size"]).describe()
+
+
+def describe_methods() -> str:
+    """One line for each method: name, what it does, venue and year."""
+    lines = [f"{'none':<12} trains the student alone"]
+    for name, method in sorted(METHODS.items()):
+        source = f"{method.paper.venue} {method.paper.year}" if method.paper else "own"
+        lines.append(f"{name:<12} {_first_line(method)}   {source}")
+    return "\n".join(lines)
+
+
+def describe_method(name: str) -> str:
+    """The page of a method: its documentation, needs, weights and settings."""
+    if name in ("none", "alone"):
+        return "none: trains the student alone, with the task's own loss"
+    method = method_named(name)
+    default = method.default_loss
+    settings = [f"  {key} = {field.default!r}" for key, field in method.Config.model_fields.items()]
+    facts = [
+        f"weights   task {default.task:g}, method {default.distill:g}, warm-up {default.warmup_epochs} epochs "
+        f"({default.source})",
+        f"needs     {', '.join(sorted(method.needs)) or 'nothing but features'}",
+        f"rows      {method.rows}",
+        "settings",
+        *settings,
+    ]
+    return "\n".join([f"{name}: {inspect.getdoc(method) or ''}", "", *facts])
+
+
+def next_commands() -> str:
+    """Two commands to try after the demo, in a form that can be pasted."""
+    program = Path(sys.argv[0])
+    name = program if program.name == "understudy" and program.is_file() else Path("understudy")
+    return (
+        f"Next: {name} train --teacher timm:resnet34 --train-teacher 10 --student timm:mobilenetv3_small_050 "
+        f"--method dist --update dot --data YOUR/IMAGES\n"
+        f"      {name} methods            ({len(METHODS)} ways to distil, each with its paper)"
+    )
+
+
+def _estimate(parts: Parts, num_seeds: int) -> str:
+    """Time and memory of the whole run, from a few steps of a trainer that is thrown away."""
+    recipe = parts.recipe
+    loader = parts.train_loader(recipe.seeds[0])
+    trainer = build_trainer(parts, rows_of(recipe), recipe.seeds[0])
+    trainer.epochs, trainer.steps_per_epoch = recipe.epochs, loader.steps_per_epoch
+    seconds = []
+    batches = loader.epoch(1)
+    for _ in range(min(MEASURED_STEPS, loader.steps_per_epoch)):
+        began = time.perf_counter()
+        trainer.take_step(next(batches))
+        if parts.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    epoch = sorted(seconds)[len(seconds) // 2] * loader.steps_per_epoch
+    return (
+        f"about {epoch:,.0f} s an epoch, {duration(epoch * recipe.epochs * num_seeds)} in all without evaluation, "
+        f"{peak_memory_gib(parts.device):.1f} GiB"
+    )
+
+
+def _first_line(method: object) -> str:
+    return (inspect.getdoc(method) or "").strip().split("\n", 1)[0].rstrip(".")
+
+
+def _data_name(recipe: Recipe) -> str:
+    return Path(recipe.data.root).resolve().name or "run"

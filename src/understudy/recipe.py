@@ -1,0 +1,308 @@
+"""Recipe: everything about a run, as one frozen tree of settings that is validated once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, SerializeAsAny, field_serializer, field_validator, model_validator
+
+from understudy.config import Config, UserError, nearest, unknown_name
+from understudy.data import DataConfig
+from understudy.methods import METHODS, MethodConfig
+from understudy.students import default_task_weight, row_name_of
+from understudy.updates import UPDATES, Joint, Schedule, UpdateConfig
+
+__all__ = [
+    "Published",
+    "Recipe",
+    "Row",
+    "StudentConfig",
+    "TeacherConfig",
+    "load_recipe",
+    "merged",
+    "read_recipe",
+    "recipe_from",
+    "recipe_names",
+    "row_named",
+    "rows_of",
+]
+
+MAX_RECIPE_BYTES = 1_000_000
+ALONE = ("alone", "none")
+
+
+class StudentConfig(Config):
+    """The network that learns."""
+
+    model: str  # timm:NAME | torchvision:NAME | cifar:NAME | module.path:factory
+    weights: str | None = None  # pretrained | none | FILE; None: pretrained where it can be had
+    kwargs: dict[str, Any] = Field(default_factory=dict)  # further arguments of the network, such as width: 0.25
+
+
+class TeacherConfig(Config):
+    """The network that is learnt from."""
+
+    model: str
+    weights: str | None = None
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    train_epochs: int = Field(default=0, ge=0)  # fine-tune it on the same data first, for so many epochs
+    lr: float | None = Field(default=None, gt=0)  # of that fine-tuning; None: the recipe's
+    expected_top1: float | None = None  # percent; a teacher further off than 0.5 points is warned of
+    allow_weak: bool = False  # go on with a teacher at chance level
+
+
+class Published(Config):
+    """What a paper reports for this recipe."""
+
+    top1: float
+    source: str
+
+
+class Recipe(Config):
+    """Everything about a run."""
+
+    task: Literal["classification"] = "classification"
+    data: DataConfig
+    teacher: TeacherConfig | None = None
+    student: StudentConfig
+    method: tuple[SerializeAsAny[MethodConfig], ...] = ()  # one mapping, a name, or a list of these; none: alone
+    task_weight: float | None = Field(default=None, ge=0)  # None: the method's own default
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    update: SerializeAsAny[UpdateConfig] = Joint.Config()
+    schedule: Schedule = Schedule()
+    epochs: int = Field(default=30, ge=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    rows: tuple[str, ...] = ()  # of a compare, such as alone, kd, kd+dot, crd+kd
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    channels_last: bool = True  # memory format of convolutions: on CPUs and tensor cores the faster one
+    log_every: int = Field(default=50, ge=1)  # steps
+    checkpoint_minutes: float = Field(default=10.0, gt=0)  # beside the one at the end of every epoch
+    published: Published | None = None
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _methods(cls, value: Any) -> tuple[MethodConfig, ...]:
+        items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        return tuple(_method_config(item) for item in items if not _is_none(item))
+
+    @field_validator("update", mode="before")
+    @classmethod
+    def _update(cls, value: Any) -> UpdateConfig:
+        if isinstance(value, UpdateConfig):
+            return value
+        settings = {"name": value} if isinstance(value, str) else dict(value)
+        name = settings.setdefault("name", "joint")
+        if name not in UPDATES:
+            raise ValueError(f"{name!r} is {unknown_name(str(name), UPDATES)}")
+        return UPDATES[name].Config.nested(settings)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"{list(value)} names a seed twice")
+        return value
+
+    @model_validator(mode="after")
+    def _teacher_is_there(self) -> Recipe:
+        if self.teacher is None and (self.method or any(row not in ALONE for row in self.rows)):
+            raise ValueError("a teacher is needed to distil; set teacher.model, or method: none to train alone")
+        return self
+
+    @field_serializer("method")
+    def _named_methods(self, methods: tuple[MethodConfig, ...]) -> list[dict[str, Any]]:
+        return [{"name": config.method.name, **config.model_dump(mode="json")} for config in methods]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The resolved recipe as plain values; `recipe_from` reads it back to an equal one."""
+        return self.model_dump(mode="json")
+
+
+class Row(Config):
+    """One line of a comparison: what is distilled, with which weights, by which update."""
+
+    name: str
+    method: tuple[SerializeAsAny[MethodConfig], ...]
+    task_weight: float
+    update: SerializeAsAny[UpdateConfig]
+
+
+def load_recipe(name_or_file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by file or shipped name, with `key=value` overrides merged before the one validation.
+
+    Raises:
+        UserError: no such recipe, no YAML, or settings that do not validate (all problems in one message).
+    """
+    data = read_recipe(str(name_or_file))
+    return recipe_from(data, overrides, what=f"recipe {name_or_file}")
+
+
+def recipe_from(data: Mapping[str, Any], overrides: Sequence[str] = (), *, what: str = "recipe") -> Recipe:
+    """A recipe from plain values and overrides."""
+    settings = dict(data)
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key:
+            raise UserError(f"{override!r} is no override; write key=value, such as update.lr=0.01")
+        nested: Any = _parsed_yaml(value, what=f"the value of {key}")
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        settings = merged(settings, nested)
+    return Recipe.read(settings, what=what)
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    root = Path(str(resources.files("understudy") / "recipes"))
+    return sorted(str(file.relative_to(root).with_suffix("")) for file in root.rglob("*.yaml"))
+
+
+def rows_of(recipe: Recipe) -> list[Row]:
+    """The rows to run: those that `rows` names, else the recipe's own method and update."""
+    if recipe.rows:
+        doubled = {row for row in recipe.rows if recipe.rows.count(row) > 1}
+        if doubled:
+            raise UserError(f"rows names {sorted(doubled)[0]!r} twice")
+        return [row_named(recipe, name) for name in recipe.rows]
+    is_dot = recipe.update.name == "dot" and bool(recipe.method)
+    name = row_name_of(recipe.method, recipe.update)
+    return [_row(recipe, name, recipe.method, is_dot=is_dot, task_weight=recipe.task_weight)]
+
+
+def row_named(recipe: Recipe, name: str) -> Row:
+    """The row that `name` stands for: method names joined by "+", and "dot" for that update.
+
+    A method that the recipe sets up keeps the recipe's settings; any other brings its own defaults.
+    """
+    parts = [part.strip() for part in name.split("+")]
+    is_dot = "dot" in parts
+    methods = [part for part in parts if part != "dot" and part not in ALONE]
+    if is_dot and not methods:
+        raise UserError(f"row {name!r}: dot needs something to distil, such as kd+dot")
+    own = {config.method.name: config for config in recipe.method}
+    configs = tuple(own[part] if part in own else _method_config_or_error(part, name) for part in methods)
+    is_own = [config.method.name for config in recipe.method] == methods
+    return _row(recipe, name, configs, is_dot=is_dot, task_weight=recipe.task_weight if is_own else None)
+
+
+def _row(
+    recipe: Recipe, name: str, methods: tuple[MethodConfig, ...], *, is_dot: bool, task_weight: float | None
+) -> Row:
+    if not methods:
+        task_weight = 1.0
+    elif task_weight is None:
+        task_weight = default_task_weight(methods)
+    wanted = "dot" if is_dot else "joint"
+    update = recipe.update if recipe.update.name == wanted else _translated(recipe.update, wanted)
+    return Row(name=name, method=methods, task_weight=task_weight, update=update)
+
+
+def _translated(update: UpdateConfig, name: str) -> UpdateConfig:
+    """Another update with the settings that both have in common."""
+    other = UPDATES[name].Config
+    shared = {key: value for key, value in update.model_dump().items() if key in UpdateConfig.model_fields}
+    return other.read({**shared, "name": name}, what=f"update {name}")
+
+
+def _is_none(item: Any) -> bool:
+    name = item.get("name") if isinstance(item, Mapping) else item
+    return name is None or name in ALONE
+
+
+def _method_config(item: Any) -> MethodConfig:
+    if isinstance(item, MethodConfig):
+        return item
+    settings = {"name": item} if isinstance(item, str) else dict(item)
+    name = str(settings.pop("name", ""))
+    if name not in METHODS:
+        raise ValueError(f"{name!r} is {unknown_name(name, ['none', *METHODS])}")
+    return METHODS[name].Config.nested(settings)
+
+
+def _method_config_or_error(name: str, row: str) -> MethodConfig:
+    try:
+        return _method_config(name)
+    except ValueError as error:
+        raise UserError(f"row {row!r}: method {error}") from None
+
+
+def read_recipe(name_or_file: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The plain values of a recipe file or shipped recipe, laid on those of the recipes that it extends."""
+    if name_or_file in seen:
+        raise UserError(f"recipe {name_or_file} extends itself: {' -> '.join((*seen, name_or_file))}")
+    file = _found(name_or_file)
+    data = _read_yaml(file)
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    beside = file.parent / str(parent)
+    named = str(beside) if beside.suffix in (".yaml", ".yml") and beside.is_file() else str(parent)
+    return merged(read_recipe(named, (*seen, name_or_file)), data)
+
+
+def _found(name_or_file: str) -> Path:
+    file = Path(name_or_file)
+    if file.suffix in (".yaml", ".yml"):
+        if not file.is_file():
+            raise UserError(f"there is no recipe file {name_or_file}")
+        return file
+    names = recipe_names()
+    matching = [name for name in names if name in (name_or_file, f"classification/{name_or_file}")]
+    if not matching:
+        close = nearest(name_or_file, [short for name in names for short in (name, name.split("/", 1)[-1])])
+        hint = f"did you mean {close}? " if close else ""
+        raise UserError(
+            f"there is no recipe {name_or_file!r}; {hint}`understudy recipes` lists them, a file ends in .yaml"
+        )
+    return Path(str(resources.files("understudy") / "recipes" / f"{matching[0]}.yaml"))
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    if file.stat().st_size > MAX_RECIPE_BYTES:
+        raise UserError(f"recipe {file} has {file.stat().st_size:,} bytes; a recipe has at most {MAX_RECIPE_BYTES:,}")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"recipe {file} is no UTF-8 text") from None
+    data = _parsed_yaml(text, what=f"recipe {file}")
+    if not isinstance(data, dict):
+        raise UserError(f"recipe {file} must be a mapping of settings, got {type(data).__name__}")
+    return data
+
+
+def _parsed_yaml(text: str, *, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"{what} is no YAML: {' '.join(str(error).split())}") from None
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, mapping by mapping.
+
+    A mapping with a new `name` replaces the old one, since another method's settings mean nothing to it; another
+    update keeps what all updates have (learning rate, momentum, decay).
+    """
+    result = dict(base)
+    for key, value in over.items():
+        value = {"name": value} if key == "update" and isinstance(value, str) else value
+        before = result.get(key)
+        if not (isinstance(before, Mapping) and isinstance(value, Mapping)):
+            result[key] = value
+        elif value.get("name", before.get("name")) == before.get("name"):
+            result[key] = merged(before, value)
+        elif key == "update":
+            shared = {name: setting for name, setting in before.items() if name in UpdateConfig.model_fields}
+            result[key] = {**shared, **value}
+        else:
+            result[key] = dict(value)
+    return result

@@ -1,0 +1,175 @@
+"""results.json: what came out, the same on every repetition. docs/results.md documents every key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from understudy.analysis.intervals import paired_bootstrap, summary
+from understudy.building import Parts
+from understudy.methods import MethodConfig
+from understudy.models import Network
+from understudy.models.cost import count_macs, count_parameters
+from understudy.recipe import Row
+from understudy.students import weighted
+from understudy.tasks import Evaluation
+from understudy.training import Trainer
+
+__all__ = ["SCHEMA", "assemble", "seed_record"]
+
+SCHEMA = 1
+
+
+def seed_record(
+    trainer: Trainer, name: str, *, seed: int, teacher: Mapping[str, Evaluation], test: Mapping[str, Evaluation]
+) -> dict[str, Any]:
+    """What one row reached with one seed: last and best epoch apart, test read once at the end."""
+    history = trainer.history[name]
+    last, best = history[-1], max(history, key=lambda record: record["val"]["top1"])
+    evaluation = trainer.evaluations[name]
+    record: dict[str, Any] = {
+        "seed": seed,
+        "last": {"epoch": last["epoch"], **_scores(evaluation, teacher.get("val"))},
+        "best": {"epoch": best["epoch"], "top1": best["val"]["top1"]},
+        "test": _scores(test[name], teacher.get("test")) if name in test else None,
+        "train": {"kl_to_teacher": None, **last["train"]},
+    }
+    return record
+
+
+def assemble(
+    parts: Parts,
+    rows: Sequence[Row],
+    *,
+    name: str,
+    seed_records: Mapping[str, Sequence[Mapping[str, Any]]],
+    teacher: Mapping[str, Evaluation],
+    predictions: Mapping[str, Tensor],
+) -> dict[str, Any]:
+    """The results of a run whose seeds are all done, but for the headline.
+
+    Args:
+        parts: of the run.
+        rows: in the order of the table.
+        name: of the run.
+        seed_records: per row, `seed_record` of each seed.
+        teacher: its evaluations by split; empty where there is no teacher.
+        predictions: by "split/row/seed" and "split/labels", (N,) predicted classes.
+    """
+    recipe, data = parts.recipe, parts.data
+    student = _model_facts(parts.student_network, parts.image_size)
+    return {
+        "schema": SCHEMA,
+        "name": name,
+        "task": recipe.task,
+        "data": {
+            "name": data.name,
+            "num_classes": len(data.classes),
+            "classes": list(data.classes),
+            "num_train": len(data.train),
+            "num_val": len(data.val),
+            "num_test": 0 if data.test is None else len(data.test),
+            "val_origin": data.val_origin,
+            "augmentation": parts.augmentation,
+            "batch_size": recipe.data.batch_size,
+            "notes": list(data.notes),
+        },
+        "epochs": recipe.epochs,
+        "seeds": list(recipe.seeds),
+        "teacher": _teacher_facts(parts, teacher),
+        "rows": [_row_facts(row, student, seed_records[row.name]) for row in rows],
+        "comparisons": _comparisons(rows, recipe.seeds, predictions),
+        "published": None if recipe.published is None else recipe.published.model_dump(),
+    }
+
+
+def _scores(evaluation: Evaluation, teacher: Evaluation | None) -> dict[str, Any]:
+    agreement = None if teacher is None else evaluation.agreement_with(teacher)
+    return {**evaluation.scores(), "agreement": agreement}
+
+
+def _model_facts(network: Network, image_size: int) -> dict[str, Any]:
+    return {
+        "model": network.name,
+        "starts_from": network.starts_from,
+        "parameters": count_parameters(network.module),
+        "macs": count_macs(network.prepared, image_size=image_size),
+        "image_size": image_size,
+    }
+
+
+def _teacher_facts(parts: Parts, evaluations: Mapping[str, Evaluation]) -> dict[str, Any] | None:
+    if parts.teacher_network is None:
+        return None
+    facts = _model_facts(parts.teacher_network, parts.teacher_size or parts.image_size)
+    scores = {split: evaluations[split].scores() if split in evaluations else None for split in ("val", "test")}
+    return {**facts, **scores}
+
+
+def _row_facts(row: Row, student: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    settings = row.model_dump(mode="json")
+    return {
+        "name": row.name,
+        "methods": [
+            {"name": config.method.name, **config.model_dump(mode="json"), **_weights(config)} for config in row.method
+        ],
+        "task_weight": row.task_weight,
+        "update": settings["update"],
+        "student": dict(student),
+        "seeds": list(seeds),
+        "summary": {
+            "top1": _summary([seed["last"]["top1"] for seed in seeds]),
+            "best_top1": _summary([seed["best"]["top1"] for seed in seeds]),
+            "agreement": _summary([seed["last"]["agreement"] for seed in seeds]),
+            "test_top1": _summary([seed["test"] and seed["test"]["top1"] for seed in seeds]),
+            "task_loss": _summary([seed["train"]["task_loss"] for seed in seeds]),
+            "kl_to_teacher": _summary([seed["train"]["kl_to_teacher"] for seed in seeds]),
+        },
+    }
+
+
+def _weights(config: MethodConfig) -> dict[str, Any]:
+    weight, warmup_epochs = weighted(config)
+    return {"weight": weight, "warmup_epochs": warmup_epochs}
+
+
+def _summary(values: Sequence[float | None]) -> dict[str, Any] | None:
+    there = [value for value in values if value is not None]
+    if not there:
+        return None
+    found = summary(there)
+    return {"mean": found.mean, "std": found.std, "n": found.n}
+
+
+def _comparisons(rows: Sequence[Row], seeds: Sequence[int], predictions: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """Every row against the student alone, with a 95 % interval, on test where there is one."""
+    baseline = next((row.name for row in rows if not row.method), None)
+    if baseline is None:
+        return []
+    split = "test" if "test/labels" in predictions else "val"
+
+    def correct(row: str) -> npt.NDArray[np.bool_]:
+        labels = predictions[f"{split}/labels"]
+        return np.stack([(predictions[f"{split}/{row}/{seed}"] == labels).numpy() for seed in seeds])
+
+    found = []
+    for row in rows:
+        if row.name != baseline:
+            interval = paired_bootstrap(correct(row.name), correct(baseline))
+            found.append(
+                {
+                    "row": row.name,
+                    "against": baseline,
+                    "split": split,
+                    "difference": interval.difference,
+                    "low": interval.low,
+                    "high": interval.high,
+                    "num_images": interval.num_images,
+                    "num_seeds": interval.num_seeds,
+                }
+            )
+    return found

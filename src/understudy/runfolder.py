@@ -1,0 +1,160 @@
+"""The folder of one run: which one to take, what lies in it, and how it is written."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from understudy import checkpoint
+from understudy.config import UserError
+
+__all__ = ["RunFolder", "choose_run_folder", "open_run_folder"]
+
+
+class RunFolder:
+    """Paths and plain files of a run. A run is finished once it has its results."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.yaml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.results_file = path / "results.json"
+        self.environment_file = path / "environment.json"
+        self.timing_file = path / "timing.jsonl"
+        self.predictions_file = path / "predictions.safetensors"
+        self.report_file = path / "report.html"
+        self.checkpoints = path / "checkpoints"
+        self.teacher = path / "teacher"  # where the run trained it
+        self.student = path / "student"  # the one to deploy
+        self.students = path / "students"  # every row and seed
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.results_file.is_file()
+
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe of this run, as plain values."""
+        return dict(yaml.safe_load(self.recipe_file.read_text(encoding="utf-8")))
+
+    def results(self) -> dict[str, Any]:
+        """The results of a finished run."""
+        if not self.is_finished:
+            raise UserError(f"{self.path} holds no finished run (no results.json)")
+        return dict(json.loads(self.results_file.read_text(encoding="utf-8")))
+
+    def begin(self, recipe: Mapping[str, Any]) -> None:
+        """Make the folder and write the resolved recipe."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_atomically(
+                self.recipe_file, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).encode()
+            )
+        except OSError as error:
+            raise UserError(f"cannot write to the run folder {self.path}: {error.strerror}") from None
+
+    def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
+        """Write a JSON file of the run whole or not at all."""
+        text = json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False)
+        checkpoint.write_atomically(file, text.encode())
+
+    def append_timing(self, line: Mapping[str, Any]) -> None:
+        """Add a line to timing.jsonl: what differs from one repetition to the next."""
+        with self.timing_file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def open_run_folder(path: str | Path) -> RunFolder:
+    """The folder of a run that is there already."""
+    run = RunFolder(Path(path))
+    if not run.recipe_file.is_file():
+        raise UserError(f"{path} is no run folder (no recipe.yaml in it)")
+    return run
+
+
+def choose_run_folder(
+    recipe: Mapping[str, Any], *, out: Path | None, name: str, overwrite: bool, runs: Path = Path("runs")
+) -> RunFolder:
+    """The folder to run in.
+
+    With `out`: that one, if it is empty, holds an unfinished run of the same recipe, or may be overwritten.
+    Without: the unfinished run of the same recipe where there is one, else the next free number.
+
+    Raises:
+        UserError: `out` holds a finished run, or another recipe's (the difference is shown).
+    """
+    if out is None:
+        run = _unfinished(recipe, name=name, runs=runs) or RunFolder(runs / f"{name}-{_next_number(name, runs)}")
+    else:
+        run = RunFolder(out)
+        if overwrite:
+            _clear(run)
+        _refuse_another_run(run, recipe)
+    run.begin(recipe)
+    return run
+
+
+def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
+    """'key: ours, theirs' for every setting in which two recipes differ."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in sorted(set(one) | set(other)):
+            yield from differences(one.get(key), other.get(key), f"{path}.{key}" if path else str(key))
+    elif one != other:
+        yield f"  {path}   here {one!r}, there {other!r}"
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that JSON does not have: those of a run that diverged."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _refuse_another_run(run: RunFolder, recipe: Mapping[str, Any]) -> None:
+    if not run.recipe_file.is_file():
+        if run.path.is_dir() and any(run.path.iterdir()):
+            raise UserError(f"{run.path} is not empty and holds no run; take another --out")
+        return
+    if run.is_finished:
+        raise UserError(f"{run.path} holds a finished run; take another --out, or --overwrite to replace it")
+    found = list(differences(dict(recipe), run.recipe()))
+    if found:
+        raise UserError(
+            "\n".join(
+                [f"{run.path} holds an unfinished run of another recipe; take another --out, or --overwrite", *found]
+            )
+        )
+
+
+def _unfinished(recipe: Mapping[str, Any], *, name: str, runs: Path) -> RunFolder | None:
+    for _, folder in reversed(_numbered(name, runs)):
+        run = RunFolder(folder)
+        if run.recipe_file.is_file() and not run.is_finished and run.recipe() == dict(recipe):
+            return run
+    return None
+
+
+def _numbered(name: str, runs: Path) -> list[tuple[int, Path]]:
+    pattern = re.compile(re.escape(name) + r"-(\d+)")
+    matches = [(pattern.fullmatch(folder.name), folder) for folder in (runs.iterdir() if runs.is_dir() else ())]
+    return sorted((int(match[1]), folder) for match, folder in matches if match)
+
+
+def _next_number(name: str, runs: Path) -> int:
+    taken = _numbered(name, runs)
+    return taken[-1][0] + 1 if taken else 1
+
+
+def _clear(run: RunFolder) -> None:
+    """Empty a folder that holds a run; any other folder is left alone."""
+    if run.recipe_file.is_file():
+        shutil.rmtree(run.path)

@@ -1,0 +1,233 @@
+"""Recipe -> parts -> run folder: the only place that wires."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from understudy import checkpoint
+from understudy.building import Parts, build_trainer, check_rows, open_parts
+from understudy.environment import describe_environment, peak_memory_gib
+from understudy.logs import Display
+from understudy.models import save_student
+from understudy.models.cost import images_per_second
+from understudy.recipe import Recipe, Row, rows_of
+from understudy.report import Results, headline, write_report
+from understudy.report.results import Row as ResultsRow
+from understudy.results import assemble, seed_record
+from understudy.runfolder import RunFolder, choose_run_folder
+from understudy.students import weighted
+from understudy.tasks import Evaluation
+from understudy.teaching import check_teacher, evaluate_teacher, teacher_ready
+from understudy.training import Trainer
+from understudy.updates import DOT, UpdateConfig
+from understudy.watching import RunWatcher, StopRequest
+
+__all__ = ["Execution", "execute"]
+
+
+@dataclass
+class Execution:
+    """One run on its way."""
+
+    recipe: Recipe
+    rows: Sequence[Row]
+    parts: Parts
+    run: RunFolder
+    display: Display
+    stop: StopRequest
+    teacher: dict[str, Evaluation] = field(default_factory=dict)  # by split
+
+
+def execute(
+    recipe: Recipe,
+    *,
+    name: str,
+    out: Path | None = None,
+    overwrite: bool = False,
+    allow_code: bool = False,
+    display: Display,
+    parts: Parts | None = None,
+) -> RunFolder:
+    """Run a recipe from wherever its folder stands, and write everything that `results.json` and the page need.
+
+    Args:
+        recipe: everything about the run.
+        name: of a numbered folder under runs/, where `out` is None.
+        out: the run folder.
+        overwrite: replace what a run has left there.
+        allow_code: models may be named as module.path:factory.
+        display: tells people how far it is.
+        parts: opened data and models, where they do not come from the recipe but from Python.
+
+    Raises:
+        UserError: anything a person can mend.
+        Interrupted: stopped by a signal; the same call goes on from there.
+    """
+    rows = rows_of(recipe)
+    parts = parts or open_parts(recipe, allow_code=allow_code, say=display.say)
+    check_rows(parts, rows)
+    run = choose_run_folder(recipe.as_dict(), out=out, name=name, overwrite=overwrite)
+    run.write_json(run.environment_file, describe_environment())
+    with StopRequest().listening() as stop:
+        execution = Execution(recipe, rows, parts, run, display, stop)
+        display.say(describe_data(parts))
+        _prepare_teacher(execution)
+        display.say(describe_rows(parts, rows))
+        for seed in recipe.seeds:
+            _run_seed(execution, seed)
+    _finish(execution)
+    return run
+
+
+def describe_data(parts: Parts) -> str:
+    """What was found, for people."""
+    data = parts.data
+    test = "" if data.test is None else f", test {len(data.test):,}"
+    return (
+        f"data     {data.name}: {len(data.classes)} classes, train {len(data.train):,}, "
+        f"val {len(data.val):,} ({data.val_origin}){test}, {parts.image_size} px"
+    )
+
+
+def describe_rows(parts: Parts, rows: Sequence[Row]) -> str:
+    """What is going to be trained, for people."""
+    seeds = parts.recipe.seeds
+    count = f"{len(rows)} row{'s' * (len(rows) > 1)} x {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    start = parts.student_network.starts_from
+    lines = [f"student  {parts.recipe.student.model}   {count}, {parts.recipe.epochs} epochs, {start}"]
+    for row in rows:
+        methods = ", ".join(_with_weight(config) for config in row.method) or "nothing distilled"
+        lines.append(f"  {row.name:<14} {methods}; task {row.task_weight:g}; {_moved_by(row.update)}")
+    return "\n".join(lines)
+
+
+def _with_weight(config: Any) -> str:
+    weight, _ = weighted(config)
+    paper = config.method.paper
+    source = f" ({paper.authors.split(',')[0]} {paper.year})" if paper else ""
+    return f"{config.method.name}{source}, weight {weight:g}"
+
+
+def _moved_by(update: UpdateConfig) -> str:
+    delta = f" -/+ {update.delta:g}" if isinstance(update, DOT.Config) else ""
+    return f"{update.name} ({update.optimizer}, lr {update.lr:g}, momentum {update.momentum:g}{delta})"
+
+
+def _prepare_teacher(execution: Execution) -> None:
+    """Train the teacher where that is asked for, score it, and stop where it knows nothing."""
+    if execution.parts.teacher is None:
+        return
+    execution.parts = teacher_ready(execution.parts, execution.run, execution.display, execution.stop)
+    execution.teacher = evaluate_teacher(execution.parts)
+    check_teacher(execution.parts, execution.teacher["val"], say=execution.display.say)
+
+
+def _run_seed(execution: Execution, seed: int) -> None:
+    """Train all rows of one seed, unless an earlier call has."""
+    recipe, parts, display = execution.recipe, execution.parts, execution.display
+    if _seed_file(execution.run, seed).is_file():
+        return
+    trainer = build_trainer(parts, execution.rows, seed)
+    label = f"seed {recipe.seeds.index(seed) + 1}/{len(recipe.seeds)}" if len(recipe.seeds) > 1 else "training"
+    watcher = RunWatcher(
+        execution.run, recipe, tag=f"seed{seed}", seed=seed, label=label, display=display, stop=execution.stop
+    )
+    loader = parts.train_loader(seed)
+    watcher.resume(trainer)
+    with display.stretch(recipe.epochs * loader.steps_per_epoch, images_per_step=recipe.data.batch_size):
+        trainer.fit(loader, epochs=recipe.epochs, val=parts.eval_loader("val"), watcher=watcher)
+    _keep_seed(execution, trainer, seed)
+    checkpoint.remove(execution.run.checkpoints, f"seed{seed}")
+
+
+def _keep_seed(execution: Execution, trainer: Trainer, seed: int) -> None:
+    """Write what a finished seed leaves: students, predictions, and last the record that marks it as done."""
+    parts, run = execution.parts, execution.run
+    test = {} if parts.data.test is None else trainer.evaluate(parts.eval_loader("test"))
+    predictions: dict[str, Tensor] = {}
+    records: dict[str, Any] = {}
+    for student in trainer.students:
+        network = replace(parts.student_network, module=student.deployed())
+        folder = run.students / student.name / f"seed{seed}"
+        save_student(folder, network, label_names=parts.data.classes, image_size=parts.image_size)
+        predictions[f"val/{student.name}/{seed}"] = trainer.evaluations[student.name].predictions
+        if student.name in test:
+            predictions[f"test/{student.name}/{seed}"] = test[student.name].predictions
+        records[student.name] = seed_record(trainer, student.name, seed=seed, teacher=execution.teacher, test=test)
+    for split, evaluations in (("val", trainer.evaluations), ("test", test)):
+        if evaluations:
+            predictions[f"{split}/labels"] = next(iter(evaluations.values())).labels
+    save_file(_contiguous(predictions), _seed_file(run, seed).with_suffix(".safetensors"))
+    run.write_json(_seed_file(run, seed), records)
+
+
+def _finish(execution: Execution) -> None:
+    """Put the seeds together: predictions, results, the student to deploy, speeds, the page."""
+    recipe, parts, run = execution.recipe, execution.parts, execution.run
+    records: dict[str, list[Any]] = {row.name: [] for row in execution.rows}
+    predictions: dict[str, Tensor] = {}
+    for seed in recipe.seeds:
+        for name, record in json.loads(_seed_file(run, seed).read_text(encoding="utf-8")).items():
+            records[name].append(record)
+        predictions |= load_file(_seed_file(run, seed).with_suffix(".safetensors"))
+    for split, evaluation in execution.teacher.items():
+        predictions[f"{split}/teacher"] = evaluation.predictions
+    save_file(_contiguous(predictions), run.predictions_file)
+    results = assemble(
+        parts,
+        execution.rows,
+        name=run.path.name,
+        seed_records=records,
+        teacher=execution.teacher,
+        predictions=predictions,
+    )
+    found = Results.read(results, what="results of this run")
+    best = found.best_row or found.rows[0]
+    results["headline"] = {"row": best.name, "sentence": headline(found)}
+    results["deployed"] = _deploy(run, best)
+    _time_models(execution)
+    run.write_json(run.results_file, results)
+    write_report(run.path)
+
+
+def _deploy(run: RunFolder, row: ResultsRow) -> dict[str, Any]:
+    """Copy the row's best seed, by the last epoch on the validation images, to where it is deployed from."""
+    best = max(row.seeds, key=lambda seed: seed.last.top1)
+    partial = run.path / ".student.partial"
+    for leftover in (partial, run.student):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(run.students / row.name / f"seed{best.seed}", partial)
+    partial.rename(run.student)
+    return {"row": row.name, "seed": best.seed, "folder": run.student.name}
+
+
+def _time_models(execution: Execution) -> None:
+    """Measure inference speed of student and teacher into timing.jsonl."""
+    parts, batch_size = execution.parts, execution.recipe.data.eval_batch_size
+    models = [("student", parts.student_network, parts.image_size)]
+    if parts.teacher_network is not None:
+        models.append(("teacher", parts.teacher_network, parts.teacher_size or parts.image_size))
+    for role, network, size in models:
+        model = network.prepared.to(parts.device)
+        rate = images_per_second(model, image_size=size, batch_size=batch_size)
+        speed = {"kind": "speed", "role": role, "model": network.name, "batch": batch_size}
+        measured = {"images_per_second": rate, "threads": torch.get_num_threads()}
+        execution.run.append_timing({**speed, **measured, "device": str(parts.device)})
+    execution.run.append_timing({"kind": "memory", "peak_gib": peak_memory_gib(parts.device)})
+
+
+def _seed_file(run: RunFolder, seed: int) -> Path:
+    return run.checkpoints / f"seed{seed}.json"
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,175 @@
+"""StudentSpec -> Student: settings in, parts built after one dry forward.
+
+The order is fixed: tap -> dry forward (shapes) -> connectors -> update.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from understudy.config import UserError
+from understudy.hashing import hashed
+from understudy.methods.base import Context, MethodConfig, TapShapes
+from understudy.taps import TappedModel, Taps, classifier_name
+from understudy.tasks import Task
+from understudy.teachers import LiveTeacher
+from understudy.training import Student, WeightedMethod, parameters_of
+from understudy.updates import Joint, Schedule, UpdateConfig
+
+__all__ = ["StudentSpec", "Surroundings", "build_student", "default_task_weight", "seeded", "tap_teacher"]
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """One student to be: a network, what is distilled into it, and how it is moved.
+
+    Args:
+        model: any network; it is trained itself, not a copy.
+        method: settings of one method or of several; none trains it alone.
+        update: how losses become new weights.
+        schedule: learning rate over the epochs.
+        task_weight: None: the first method's default, 1 without a method.
+        name: None: the methods' names, with "+dot" for that update.
+        prepare: the network's own first operation on images in [0,1]; None: it takes them as they are.
+    """
+
+    model: nn.Module
+    method: MethodConfig | Sequence[MethodConfig] = ()
+    update: UpdateConfig = field(default_factory=Joint.Config)
+    schedule: Schedule = field(default_factory=Schedule)
+    task_weight: float | None = None
+    name: str | None = None
+    prepare: nn.Module | None = None
+
+    @property
+    def methods(self) -> tuple[MethodConfig, ...]:
+        """The settings of all methods."""
+        return (self.method,) if isinstance(self.method, MethodConfig) else tuple(self.method)
+
+    @property
+    def row_name(self) -> str:
+        """Its name in logs and tables."""
+        return self.name or row_name_of(self.methods, self.update)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a student is built into: the same for all rows of a seed."""
+
+    task: Task
+    num_classes: int
+    sample: Tensor  # (B,3,H,W) images as the student sees them; only their shape and device matter
+    teacher: LiveTeacher | None = None
+    teacher_sample: Tensor | None = None  # None: the teacher sees the same size
+    train_labels: Tensor | None = None  # (N,)
+    seed: int = 0
+
+
+def build_student(spec: StudentSpec, around: Surroundings) -> Student:
+    """The student of a spec, its connectors sized from a dry forward.
+
+    Raises:
+        UserError: a tap that is not there, class counts that differ where the method reads teacher logits.
+    """
+    taps = [tap for config in spec.methods for tap in taps_of(config).student]
+    model = TappedModel(spec.model, taps, prepare=spec.prepare, name=f"student {spec.row_name}")
+    model = model.to(around.sample.device)
+    methods = _build_methods(spec, model, around)
+    named = parameters_of(model.module, [weighted.method for weighted in methods])
+    return Student(
+        spec.row_name,
+        model,
+        task=around.task,
+        methods=methods,
+        task_weight=default_task_weight(spec.methods) if spec.task_weight is None else spec.task_weight,
+        update=spec.update.build(named),
+        schedule=spec.schedule,
+        seed=hashed(around.seed, "student"),
+    )
+
+
+def tap_teacher(teacher: LiveTeacher, methods: Sequence[MethodConfig]) -> None:
+    """Let the teacher return what these methods look at."""
+    teacher.tap(tap for config in methods for tap in taps_of(config).teacher)
+
+
+def taps_of(config: MethodConfig) -> Taps:
+    """Where a method under these settings looks."""
+    return config.method.taps_for(config)
+
+
+def default_task_weight(methods: Sequence[MethodConfig]) -> float:
+    """The first method's, or 1 for a student alone."""
+    return methods[0].method.default_loss.task if methods else 1.0
+
+
+def row_name_of(methods: Sequence[MethodConfig], update: UpdateConfig) -> str:
+    """'alone', 'kd', 'crd+kd', 'kd+dot'."""
+    names = [config.method.name for config in methods] or ["alone"]
+    return "+".join([*names, "dot"] if methods and update.name == "dot" else names)
+
+
+def weighted(config: MethodConfig) -> tuple[float, int]:
+    """Weight and warm-up epochs of a method: the settings' own, else the method's default."""
+    default = config.method.default_loss
+    weight = default.distill if config.weight is None else config.weight
+    return weight, default.warmup_epochs if config.warmup_epochs is None else config.warmup_epochs
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from the global random state as if it had just been seeded; leave it as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) -> list[WeightedMethod]:
+    if not spec.methods:
+        return []
+    if around.teacher is None:
+        raise UserError(f"method {spec.methods[0].method.name!r} needs a teacher")
+    sample = around.sample
+    context = Context(
+        student=_shapes(model, sample),
+        teacher=_shapes(around.teacher.model, sample if around.teacher_sample is None else around.teacher_sample),
+        num_classes=around.num_classes,
+        num_train=0 if around.train_labels is None else len(around.train_labels),
+        train_labels=around.train_labels,
+        generator=torch.Generator().manual_seed(hashed(around.seed, "method")),
+    )
+    built = []
+    for number, config in enumerate(spec.methods):
+        _refuse_other_classes(config, context)
+        with seeded(hashed(around.seed, "connectors", number)):
+            method = config.method(config, context).to(sample.device)
+        built.append(WeightedMethod(method, *weighted(config)))
+    return built
+
+
+def _shapes(model: TappedModel, sample: Tensor) -> TapShapes:
+    path = classifier_name(model.module)
+    classifier = copy.deepcopy(model.module.get_submodule(path)).requires_grad_(False) if path else None
+    output, shapes = model.dry_forward(sample[:2])
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        raise UserError(f"{model.model_name} must return (B,C) logits, got {_described(output)}")
+    return TapShapes(shapes, num_classes=output.shape[1], classifier=classifier)
+
+
+def _refuse_other_classes(config: MethodConfig, context: Context) -> None:
+    ours, theirs = context.student.num_classes, context.teacher.num_classes
+    if "teacher_logits" in config.method.needs_for(config) and ours != theirs:
+        raise UserError(
+            f"method {config.method.name!r} reads the teacher's logits, but the teacher has {theirs} classes and the "
+            f"student {ours}; take a feature method, or fine-tune the teacher on this data (--train-teacher)"
+        )
+
+
+def _described(output: object) -> str:
+    return f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__

@@ -1,0 +1,51 @@
+"""What every task is: how a student's output is paired with an Observation, and how a model is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from understudy.step import Batch, Observation, Pairing
+from understudy.taps import TappedModel
+
+__all__ = ["Evaluation", "Predictor", "Task"]
+
+Predictor = Callable[[Batch], Any]  # a batch in, a model's output on it out
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores of one model on one split."""
+
+    top1: float  # percent
+    top5: float | None  # percent; None up to five classes
+    loss: float  # mean task loss in nats
+    predictions: Tensor  # (N,) int64 predicted classes on the CPU
+    labels: Tensor  # (N,) int64
+
+    def agreement_with(self, other: Evaluation) -> float:
+        """Percentage of images on which both models predict the same class."""
+        return 100.0 * (self.predictions == other.predictions).double().mean().item()
+
+    def scores(self) -> dict[str, float]:
+        """The numbers alone, for logs and results."""
+        found = {"top1": self.top1, "loss": self.loss}
+        return found if self.top5 is None else {**found, "top5": self.top5}
+
+
+class Task(Protocol):
+    """Runs a student on a batch and lays its predictions beside the teacher's."""
+
+    num_classes: int
+
+    def pair(self, student: TappedModel, seen: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
+        """The task's own loss (a scalar with gradient), and the Pairings by name."""
+
+    def evaluate(
+        self, predictors: Mapping[str, Predictor], batches: Iterable[Batch], device: torch.device
+    ) -> dict[str, Evaluation]:
+        """Scores of several predictors in one pass over the batches."""

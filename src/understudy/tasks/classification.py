@@ -1,0 +1,108 @@
+"""Image classification: one prediction per image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from understudy.config import UserError
+from understudy.step import Batch, Observation, Pairing
+from understudy.taps import TappedModel
+from understudy.tasks.base import Evaluation, Predictor
+
+__all__ = ["Classification"]
+
+UNLABELLED = -1
+
+
+class Classification:
+    """Cross-entropy on hard or mixed labels, and one Pairing, "main", with a row per image.
+
+    Args:
+        num_classes: C.
+        label_smoothing: share of every label that is spread over all classes (Szegedy et al., CVPR 2016).
+    """
+
+    def __init__(self, num_classes: int, *, label_smoothing: float = 0.0) -> None:
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+
+    def pair(self, student: TappedModel, seen: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
+        """Mean cross-entropy over the labelled images, and the Pairing of (B,C) logits."""
+        output, features = student(batch.images)
+        logits = _as_logits(output)
+        task_loss = F.cross_entropy(
+            logits, batch.targets, ignore_index=UNLABELLED, label_smoothing=self.label_smoothing
+        )
+        teacher_logits = None if seen.output is None else _as_logits(seen.output)
+        pairing = Pairing(
+            student_logits=logits,
+            teacher_logits=teacher_logits,
+            labels=batch.targets,
+            student_features=features,
+            teacher_features=seen.features,
+            indices=batch.indices,
+            copies=batch.copies,
+        )
+        return task_loss, {"main": pairing}
+
+    def evaluate(
+        self, predictors: Mapping[str, Predictor], batches: Iterable[Batch], device: torch.device
+    ) -> dict[str, Evaluation]:
+        """Top-1, top-5 and loss of each predictor, all on the same pass over the batches."""
+        scores = {name: _Scores(self.num_classes, device) for name in predictors}
+        with torch.no_grad():
+            for batch in batches:
+                here = batch.to(device)
+                for name, predict in predictors.items():
+                    scores[name].add(_as_logits(predict(here)), here.targets)
+        return {name: score.read() for name, score in scores.items()}
+
+
+class _Scores:
+    """Running scores of one model."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        top = {1: "top1", 5: "top5"} if num_classes > 5 else {1: "top1"}
+        self.accuracy = MetricCollection(
+            {
+                name: MulticlassAccuracy(num_classes, top_k=k, average="micro", validate_args=False)
+                for k, name in top.items()
+            }
+        ).to(device)
+        self.loss = MeanMetric().to(device)
+        self.predictions: list[Tensor] = []
+        self.labels: list[Tensor] = []
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        self.accuracy.update(logits, labels)
+        self.loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+        self.predictions.append(logits.argmax(dim=1))
+        self.labels.append(labels)
+
+    def read(self) -> Evaluation:
+        if not self.labels:
+            raise UserError("there are no images to evaluate on")
+        accuracy = self.accuracy.compute()
+        return Evaluation(
+            top1=100.0 * accuracy["top1"].item(),
+            top5=100.0 * accuracy["top5"].item() if "top5" in accuracy else None,
+            loss=self.loss.compute().item(),
+            predictions=torch.cat(self.predictions).cpu(),
+            labels=torch.cat(self.labels).cpu(),
+        )
+
+
+def _as_logits(output: object) -> Tensor:
+    """The (B,C) logits in float32 or wider."""
+    if not isinstance(output, Tensor):
+        raise UserError(
+            f"a classifier must return a (B,C) tensor of logits, but this one returns {type(output).__name__}; "
+            "wrap it in a module whose forward returns the logits alone"
+        )
+    return output if output.dtype in (torch.float32, torch.float64) else output.float()

@@ -1,0 +1,111 @@
+"""The teacher of a run: fine-tuned where that is asked for, scored, and refused where it knows nothing."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+
+from understudy import checkpoint
+from understudy.building import Parts, live_teacher
+from understudy.config import UserError
+from understudy.data import train_loader
+from understudy.hashing import hashed
+from understudy.logs import Display
+from understudy.models import load_weights, save_student
+from understudy.recipe import row_named
+from understudy.runfolder import RunFolder
+from understudy.taps import TappedModel
+from understudy.tasks import Evaluation
+from understudy.training import Student, Trainer, parameters_of
+from understudy.watching import RunWatcher, StopRequest
+
+__all__ = ["check_teacher", "evaluate_teacher", "teacher_ready"]
+
+EXPECTED_WITHIN = 0.5  # points of top-1 by which a published teacher may differ before it is warned of
+
+
+def teacher_ready(parts: Parts, run: RunFolder, display: Display, stop: StopRequest) -> Parts:
+    """The parts with a teacher that has had its training: before this run, in an earlier part of it, or now."""
+    settings, network = parts.recipe.teacher, parts.teacher_network
+    if settings is None or network is None or settings.train_epochs == 0:
+        return parts
+    if run.teacher.is_dir():
+        load_weights(network.module, run.teacher, name=network.name)
+    else:
+        _train(parts, run, display, stop)
+        partial = run.path / ".teacher.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        save_student(
+            partial, network, label_names=parts.data.classes, image_size=parts.teacher_size or parts.image_size
+        )
+        partial.rename(run.teacher)
+        checkpoint.remove(run.checkpoints, "teacher")
+    epochs = f"{settings.train_epochs} epoch{'s' * (settings.train_epochs > 1)}"
+    network = replace(network, starts_from=f"{network.starts_from}, then trained here for {epochs}")
+    return replace(parts, teacher_network=network, teacher=live_teacher(network, parts.device))
+
+
+def evaluate_teacher(parts: Parts) -> dict[str, Evaluation]:
+    """Its scores on every split that is evaluated."""
+    teacher = parts.teacher
+    assert teacher is not None, "asked for the scores of no teacher"
+    splits = ["val"] if parts.data.test is None else ["val", "test"]
+    return {
+        split: parts.task.evaluate(
+            {"teacher": lambda batch: teacher.observe(batch).output}, parts.eval_loader(split), parts.device
+        )["teacher"]
+        for split in splits
+    }
+
+
+def check_teacher(parts: Parts, found: Evaluation, *, say: Callable[[str], None]) -> None:
+    """Say what the teacher is worth; stop where it is no better than chance.
+
+    Raises:
+        UserError: top-1 within two standard errors of 1/C, unless the recipe allows a weak teacher.
+    """
+    settings, network = parts.recipe.teacher, parts.teacher_network
+    assert settings is not None
+    assert network is not None
+    say(f"teacher  {settings.model}   val top-1 {found.top1:.1f} %   {network.starts_from}")
+    num_classes, num_images = parts.task.num_classes, len(found.labels)
+    chance = 1 / num_classes
+    limit = 100 * (chance + 2 * math.sqrt(chance * (1 - chance) / num_images))
+    if found.top1 <= limit and not settings.allow_weak:
+        raise UserError(
+            f"teacher {settings.model} scores {found.top1:.1f} % on {num_classes} classes: no better than chance. Are "
+            "these the right weights, and are its classes in the same order as the data's? Give --train-teacher N to "
+            "fine-tune it first, or go on all the same with --allow-weak-teacher."
+        )
+    expected = settings.expected_top1
+    if expected is not None and abs(found.top1 - expected) > EXPECTED_WITHIN:
+        say(f"warning  the teacher was expected at {expected:.2f} %, {found.top1 - expected:+.2f} points off")
+
+
+def _train(parts: Parts, run: RunFolder, display: Display, stop: StopRequest) -> None:
+    """Fine-tune the teacher's own network, in place, on the run's training data."""
+    recipe, network = parts.recipe, parts.teacher_network
+    assert recipe.teacher is not None
+    assert network is not None
+    seed = recipe.seeds[0]
+    size = parts.teacher_size or parts.image_size
+    model = TappedModel(network.module, prepare=network.prepare, name=f"teacher {network.name}").to(parts.device)
+    row = row_named(recipe, "alone")
+    update = row.update if recipe.teacher.lr is None else row.update.model_copy(update={"lr": recipe.teacher.lr})
+    student = Student(
+        "teacher",
+        model,
+        task=parts.task,
+        update=update.build(parameters_of(model.module, [])),
+        schedule=recipe.schedule,
+        seed=hashed(seed, "teacher"),
+    )
+    trainer = Trainer([student], teacher=None, device=parts.device)
+    watcher = RunWatcher(run, recipe, tag="teacher", seed=seed, label="teacher", display=display, stop=stop)
+    loader = train_loader(parts.data, recipe.data, seed=hashed(seed, "teacher"), image_size=size, device=parts.device)
+    watcher.resume(trainer)
+    epochs = recipe.teacher.train_epochs
+    with display.stretch(epochs * loader.steps_per_epoch, images_per_step=recipe.data.batch_size):
+        trainer.fit(loader, epochs=epochs, watcher=watcher)

@@ -1,0 +1,81 @@
+"""What a person typed as options, laid on a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from understudy.config import UserError
+from understudy.recipe import Recipe, merged
+
+__all__ = ["Typed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Typed:
+    """Options of the command line; None where nothing was typed."""
+
+    teacher: str | None = None
+    teacher_weights: str | None = None
+    train_teacher: int | None = None
+    student: str | None = None
+    student_weights: str | None = None
+    data: str | None = None
+    method: str | None = None
+    update: str | None = None
+    rows: str | None = None
+    epochs: int | None = None
+    seeds: str | None = None
+    allow_weak_teacher: bool = False
+
+    def laid_on(self, base: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of `base` with what was typed in their place."""
+        teacher = {
+            "model": self.teacher,
+            "weights": self.teacher_weights,
+            "train_epochs": self.train_teacher,
+            "allow_weak": self.allow_weak_teacher or None,
+        }
+        typed = {
+            "data": _there({"root": self.data}),
+            "teacher": _there(teacher),
+            "student": _there({"model": self.student, "weights": self.student_weights}),
+            "method": None if self.method is None else self.method.split("+"),
+            "update": None if self.update is None else {"name": self.update},
+            "rows": None if self.rows is None else [row.strip() for row in self.rows.split(",")],
+            "epochs": self.epochs,
+            "seeds": None if self.seeds is None else _seeds(self.seeds),
+        }
+        settings = merged(base, _there(typed))
+        _ask_for_what_is_missing(settings)
+        return settings
+
+    def names_all_code_of(self, recipe: Recipe, overrides: Sequence[str]) -> bool:
+        """Whether every module.path:factory of the recipe was typed by the person who runs it."""
+        typed = {self.teacher, self.student, *(override.partition("=")[2] for override in overrides)}
+        models = [recipe.student.model, *([recipe.teacher.model] if recipe.teacher else [])]
+        return all(model in typed for model in models)
+
+
+def _seeds(text: str) -> list[int]:
+    """'3' means 0, 1, 2; '3,' or '3,5' name them."""
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"--seeds {text!r}: write how many, such as 3, or which, such as 0,1,2") from None
+    if not numbers or (len(numbers) == 1 and "," not in text and numbers[0] < 1):
+        raise UserError(f"--seeds {text!r}: at least one is needed")
+    return list(range(numbers[0])) if "," not in text else numbers
+
+
+def _there(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if value is not None and value != {}}
+
+
+def _ask_for_what_is_missing(settings: Mapping[str, Any]) -> None:
+    missing = [f"--{key} {what}" for key, what in (("data", "FOLDER"), ("student", "timm:NAME")) if key not in settings]
+    if missing:
+        raise UserError(
+            f"still needed: {', '.join(missing)} (or a recipe; `understudy recipes` lists the shipped ones)"
+        )
