@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from understudy import runs
-from understudy.building import Parts, live_teacher
+from understudy.building import Parts, device_named, live_teacher
 from understudy.config import UserError
 from understudy.data import Augment, dataset_splits
 from understudy.logs import Display
@@ -155,13 +154,17 @@ def trainer(
         seed: of connectors, dropout and negatives.
 
     Raises:
-        UserError: two rows of one name, a tap that is not there, class counts that differ.
+        UserError: two rows of one name or one network, a tap that is not there, class counts that differ.
     """
     images = sample.images if isinstance(sample, Batch) else sample[0]
     names = [spec.row_name for spec in students]
     doubled = [name for name in names if names.count(name) > 1]
     if doubled:
         raise UserError(f"two students are called {doubled[0]!r}; give StudentSpec(name=...)")
+    if len({id(spec.model) for spec in students}) < len(students):
+        raise UserError(
+            "two students share one network, so that each would undo the other; give each a copy of its own"
+        )
     if teacher is not None:
         teacher.model.to(images.device)
         tap_teacher(teacher, [config for spec in students for config in spec.methods])
@@ -186,7 +189,7 @@ def _parts_in_memory(
 ) -> Parts:
     train, val, test = sets
     data = dataset_splits(train, val, test, classes=classes, name=type(train).__name__, config=recipe.data)
-    device = torch.device("cuda" if recipe.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = device_named(recipe.device)
     num_classes = len(data.classes)
     network = network_of(copy.deepcopy(teacher), num_classes=num_classes)
     return Parts(

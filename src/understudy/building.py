@@ -12,8 +12,10 @@ from understudy.config import UserError
 from understudy.data import DataSplits, EvalLoader, TrainLoader, augment_for, eval_loader, open_data, train_loader
 from understudy.hashing import hashed
 from understudy.models import Network, create_model
-from understudy.recipe import Recipe, Row, StudentConfig, TeacherConfig
-from understudy.students import StudentSpec, Surroundings, seeded, tap_teacher
+from understudy.random_state import seeded
+from understudy.recipe import Recipe, StudentConfig, TeacherConfig
+from understudy.rows import Row
+from understudy.students import StudentSpec, Surroundings, tap_teacher
 from understudy.tasks import Classification
 from understudy.teachers import LiveTeacher
 from understudy.training import Student, Trainer
@@ -41,7 +43,9 @@ class Parts:
     @property
     def augmentation(self) -> str:
         """In words."""
-        return str(augment_for(self.recipe.data, self.data.train))
+        augment = augment_for(self.recipe.data, self.data.train)
+        settings = ", ".join(f"{key} {value}" for key, value in augment.model_dump(exclude={"name"}).items())
+        return f"{augment.name} ({settings})" if settings else augment.name
 
     def surroundings(self, seed: int) -> Surroundings:
         """What the students of one seed are built into."""
@@ -86,7 +90,7 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None]) 
     data = open_data(recipe.data)
     for note in data.notes:
         say(note)
-    device = _device(recipe.device)
+    device = device_named(recipe.device)
     num_classes = len(data.classes)
 
     def create(settings: StudentConfig | TeacherConfig) -> Network:
@@ -181,7 +185,8 @@ def check_rows(parts: Parts, rows: Sequence[Row]) -> None:
             )
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device of a recipe; "auto" is CUDA where torch finds it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():

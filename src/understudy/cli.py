@@ -14,6 +14,7 @@ from rich.console import Console
 from understudy import commands
 from understudy.config import UserError
 from understudy.logs import Display
+from understudy.methods import load_installed_methods
 from understudy.recipe import Recipe, read_recipe, recipe_from, recipe_names
 from understudy.report import comparison_table, headline, read_results, read_timing, render, rich_table, row_sentence
 from understudy.runfolder import open_run_folder
@@ -215,6 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
+        load_installed_methods()
         app([word for word in words if word != "--debug"])
     except UserError as error:
         if debug:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from understudy import runs
 from understudy.building import Parts, build_trainer, check_rows, open_parts
@@ -16,11 +17,13 @@ from understudy.environment import peak_memory_gib
 from understudy.export import export_onnx
 from understudy.logs import Display, duration
 from understudy.methods import METHODS, method_named
-from understudy.models import load_student
-from understudy.recipe import Recipe, load_recipe, recipe_from, rows_of
+from understudy.models import create_model, load_student
+from understudy.recipe import Recipe, load_recipe, recipe_from
 from understudy.report import write_report
+from understudy.rows import rows_of
 from understudy.runfolder import RunFolder
 from understudy.teaching import check_teacher, evaluate_teacher
+from understudy.training import Student
 from understudy.typed import Typed
 
 __all__ = [
@@ -59,6 +62,10 @@ def compare(recipe: Recipe, *, out: Path | None, overwrite: bool, allow_code: bo
 def demo(out: Path, *, display: Display) -> RunFolder:
     """Run the shipped demo recipe; it replaces its own finished run."""
     recipe = load_recipe("digits/demo")
+    display.say(
+        "understudy demo · real handwritten digits (scikit-learn, 1,797 images of 8x8 pixels) · "
+        f"{torch.get_num_threads()} CPU threads"
+    )
     run = RunFolder(out)
     is_own = run.recipe_file.is_file()
     if is_own and not run.is_finished and run.recipe() != recipe.as_dict():
@@ -77,8 +84,7 @@ def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     display.say(runs.describe_rows(parts, rows))
     trainer = build_trainer(parts, rows, recipe.seeds[0])
     for student in trainer.students:
-        for name, shape in {} if not student.methods else student.methods[0].method.context.student.items():
-            display.say(f"  {student.name} taps {name}: {shape}")
+        display.say(_taps_in_words(student))
     display.say(_estimate(parts, len(recipe.seeds)))
 
 
@@ -103,7 +109,14 @@ def export(run: RunFolder, file: Path, *, allow_code: bool) -> str:
     """Write the run's student as ONNX; sizes and latencies in words."""
     student = load_student(run.student, allow_code=allow_code)
     results = run.results()
-    return export_onnx(student, file, image_size=results["rows"][0]["student"]["image_size"]).describe()
+    teacher = _teacher_of(run, allow_code=allow_code)
+    return export_onnx(
+        student,
+        file,
+        image_size=results["rows"][0]["student"]["image_size"],
+        teacher=teacher,
+        teacher_image_size=None if teacher is None else results["teacher"]["image_size"],
+    ).describe()
 
 
 def describe_methods() -> str:
@@ -142,6 +155,30 @@ def next_commands() -> str:
         f"--method dist --update dot --data YOUR/IMAGES\n"
         f"      {name} methods            ({len(METHODS)} ways to distil, each with its paper)"
     )
+
+
+def _taps_in_words(student: Student) -> str:
+    """'  projector      student embedding 64, teacher embedding 64'."""
+    sides = student.methods[0].method.context if student.methods else None
+    tapped = {"student": sides.student, "teacher": sides.teacher} if sides else {}
+    shapes = [f"{side} {name} {shape}" for side, taps in tapped.items() for name, shape in taps.items()]
+    return f"  {student.name:<14} taps {', '.join(shapes) or 'logits only'}"
+
+
+def _teacher_of(run: RunFolder, *, allow_code: bool) -> nn.Module | None:
+    """The teacher's network for timing, with whatever weights; None where there is none to be built by name."""
+    settings, results = run.recipe().get("teacher"), run.results()
+    if settings is None or ":" not in settings["model"]:
+        return None
+    network = create_model(
+        settings["model"],
+        num_classes=results["data"]["num_classes"],
+        weights="none",
+        image_size=run.recipe()["data"]["image_size"],
+        allow_code=allow_code,
+        kwargs=settings["kwargs"],
+    )
+    return network.prepared.eval()
 
 
 def _estimate(parts: Parts, num_seeds: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -13,9 +14,22 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-__all__ = ["Display", "MetricsFile", "duration"]
+__all__ = ["Display", "MetricsFile", "duration", "json_text"]
 
 PLAIN_LINE_SECONDS = 5.0  # between two progress lines where there is no terminal
+
+
+def json_text(content: Any, *, indent: int | None = None) -> str:
+    """JSON of plain values, with null for numbers that JSON does not have: those of a run that diverged."""
+    return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class MetricsFile:
@@ -38,7 +52,7 @@ class MetricsFile:
     def write(self, line: Mapping[str, Any]) -> None:
         """Add one line."""
         with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(json_text(line) + "\n")
 
 
 class Display:

@@ -13,22 +13,19 @@ from pydantic import Field, SerializeAsAny, field_serializer, field_validator, m
 from understudy.config import Config, UserError, nearest, unknown_name
 from understudy.data import DataConfig
 from understudy.methods import METHODS, MethodConfig
-from understudy.students import default_task_weight, row_name_of
 from understudy.updates import UPDATES, Joint, Schedule, UpdateConfig
 
 __all__ = [
     "Published",
     "Recipe",
-    "Row",
     "StudentConfig",
     "TeacherConfig",
     "load_recipe",
     "merged",
+    "method_config",
     "read_recipe",
     "recipe_from",
     "recipe_names",
-    "row_named",
-    "rows_of",
 ]
 
 MAX_RECIPE_BYTES = 1_000_000
@@ -87,7 +84,7 @@ class Recipe(Config):
     @classmethod
     def _methods(cls, value: Any) -> tuple[MethodConfig, ...]:
         items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        return tuple(_method_config(item) for item in items if not _is_none(item))
+        return tuple(method_config(item) for item in items if not _is_none(item))
 
     @field_validator("update", mode="before")
     @classmethod
@@ -127,15 +124,6 @@ class Recipe(Config):
         return self.model_dump(mode="json")
 
 
-class Row(Config):
-    """One line of a comparison: what is distilled, with which weights, by which update."""
-
-    name: str
-    method: tuple[SerializeAsAny[MethodConfig], ...]
-    task_weight: float
-    update: SerializeAsAny[UpdateConfig]
-
-
 def load_recipe(name_or_file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by file or shipped name, with `key=value` overrides merged before the one validation.
 
@@ -166,59 +154,13 @@ def recipe_names() -> list[str]:
     return sorted(str(file.relative_to(root).with_suffix("")) for file in root.rglob("*.yaml"))
 
 
-def rows_of(recipe: Recipe) -> list[Row]:
-    """The rows to run: those that `rows` names, else the recipe's own method and update."""
-    if recipe.rows:
-        doubled = {row for row in recipe.rows if recipe.rows.count(row) > 1}
-        if doubled:
-            raise UserError(f"rows names {sorted(doubled)[0]!r} twice")
-        return [row_named(recipe, name) for name in recipe.rows]
-    is_dot = recipe.update.name == "dot" and bool(recipe.method)
-    name = row_name_of(recipe.method, recipe.update)
-    return [_row(recipe, name, recipe.method, is_dot=is_dot, task_weight=recipe.task_weight)]
-
-
-def row_named(recipe: Recipe, name: str) -> Row:
-    """The row that `name` stands for: method names joined by "+", and "dot" for that update.
-
-    A method that the recipe sets up keeps the recipe's settings; any other brings its own defaults.
-    """
-    parts = [part.strip() for part in name.split("+")]
-    is_dot = "dot" in parts
-    methods = [part for part in parts if part != "dot" and part not in ALONE]
-    if is_dot and not methods:
-        raise UserError(f"row {name!r}: dot needs something to distil, such as kd+dot")
-    own = {config.method.name: config for config in recipe.method}
-    configs = tuple(own[part] if part in own else _method_config_or_error(part, name) for part in methods)
-    is_own = [config.method.name for config in recipe.method] == methods
-    return _row(recipe, name, configs, is_dot=is_dot, task_weight=recipe.task_weight if is_own else None)
-
-
-def _row(
-    recipe: Recipe, name: str, methods: tuple[MethodConfig, ...], *, is_dot: bool, task_weight: float | None
-) -> Row:
-    if not methods:
-        task_weight = 1.0
-    elif task_weight is None:
-        task_weight = default_task_weight(methods)
-    wanted = "dot" if is_dot else "joint"
-    update = recipe.update if recipe.update.name == wanted else _translated(recipe.update, wanted)
-    return Row(name=name, method=methods, task_weight=task_weight, update=update)
-
-
-def _translated(update: UpdateConfig, name: str) -> UpdateConfig:
-    """Another update with the settings that both have in common."""
-    other = UPDATES[name].Config
-    shared = {key: value for key, value in update.model_dump().items() if key in UpdateConfig.model_fields}
-    return other.read({**shared, "name": name}, what=f"update {name}")
-
-
 def _is_none(item: Any) -> bool:
     name = item.get("name") if isinstance(item, Mapping) else item
     return name is None or name in ALONE
 
 
-def _method_config(item: Any) -> MethodConfig:
+def method_config(item: Any) -> MethodConfig:
+    """Settings of a method from its name, a mapping with its name, or themselves."""
     if isinstance(item, MethodConfig):
         return item
     settings = {"name": item} if isinstance(item, str) else dict(item)
@@ -226,13 +168,6 @@ def _method_config(item: Any) -> MethodConfig:
     if name not in METHODS:
         raise ValueError(f"{name!r} is {unknown_name(name, ['none', *METHODS])}")
     return METHODS[name].Config.nested(settings)
-
-
-def _method_config_or_error(name: str, row: str) -> MethodConfig:
-    try:
-        return _method_config(name)
-    except ValueError as error:
-        raise UserError(f"row {row!r}: method {error}") from None
 
 
 def read_recipe(name_or_file: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from understudy.building import Parts
 from understudy.methods import MethodConfig
 from understudy.models import Network
 from understudy.models.cost import count_macs, count_parameters
-from understudy.recipe import Row
+from understudy.rows import Row
 from understudy.students import weighted
 from understudy.tasks import Evaluation
 from understudy.training import Trainer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ import yaml
 
 from understudy import checkpoint
 from understudy.config import UserError
+from understudy.logs import json_text
 
 __all__ = ["RunFolder", "choose_run_folder", "open_run_folder"]
 
@@ -62,13 +62,12 @@ class RunFolder:
 
     def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run whole or not at all."""
-        text = json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False)
-        checkpoint.write_atomically(file, text.encode())
+        checkpoint.write_atomically(file, json_text(content, indent=1).encode())
 
     def append_timing(self, line: Mapping[str, Any]) -> None:
         """Add a line to timing.jsonl: what differs from one repetition to the next."""
         with self.timing_file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, allow_nan=False) + "\n")
+            stream.write(json_text(line) + "\n")
 
 
 def open_run_folder(path: str | Path) -> RunFolder:
@@ -108,15 +107,6 @@ def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
             yield from differences(one.get(key), other.get(key), f"{path}.{key}" if path else str(key))
     elif one != other:
         yield f"  {path}   here {one!r}, there {other!r}"
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for numbers that JSON does not have: those of a run that diverged."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _refuse_another_run(run: RunFolder, recipe: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,11 +19,12 @@ from understudy.building import Parts, build_trainer, check_rows, open_parts
 from understudy.environment import describe_environment, peak_memory_gib
 from understudy.logs import Display
 from understudy.models import save_student
-from understudy.models.cost import images_per_second
-from understudy.recipe import Recipe, Row, rows_of
-from understudy.report import Results, headline, write_report
+from understudy.models.cost import count_parameters, images_per_second
+from understudy.recipe import Recipe
+from understudy.report import Results, compact, headline, write_report
 from understudy.report.results import Row as ResultsRow
 from understudy.results import assemble, seed_record
+from understudy.rows import Row, rows_of
 from understudy.runfolder import RunFolder, choose_run_folder
 from understudy.students import weighted
 from understudy.tasks import Evaluation
@@ -77,14 +79,19 @@ def execute(
     check_rows(parts, rows)
     run = choose_run_folder(recipe.as_dict(), out=out, name=name, overwrite=overwrite)
     run.write_json(run.environment_file, describe_environment())
-    with StopRequest().listening() as stop:
-        execution = Execution(recipe, rows, parts, run, display, stop)
-        display.say(describe_data(parts))
-        _prepare_teacher(execution)
-        display.say(describe_rows(parts, rows))
-        for seed in recipe.seeds:
-            _run_seed(execution, seed)
-    _finish(execution)
+    began = time.monotonic()
+    try:
+        with StopRequest().listening() as stop:
+            execution = Execution(recipe, rows, parts, run, display, stop)
+            display.say(describe_data(parts))
+            _prepare_teacher(execution)
+            display.say(describe_rows(parts, rows))
+            for seed in recipe.seeds:
+                _run_seed(execution, seed)
+        _finish(execution)
+    finally:
+        run.append_timing({"kind": "run", "seconds": time.monotonic() - began})
+    write_report(run.path)
     return run
 
 
@@ -102,8 +109,11 @@ def describe_rows(parts: Parts, rows: Sequence[Row]) -> str:
     """What is going to be trained, for people."""
     seeds = parts.recipe.seeds
     count = f"{len(rows)} row{'s' * (len(rows) > 1)} x {len(seeds)} seed{'s' * (len(seeds) > 1)}"
-    start = parts.student_network.starts_from
-    lines = [f"student  {parts.recipe.student.model}   {count}, {parts.recipe.epochs} epochs, {start}"]
+    network, size = parts.student_network, compact(count_parameters(parts.student_network.module))
+    lines = [
+        f"student  {parts.recipe.student.model}   {size} parameters   {network.starts_from}   "
+        f"{count}, {parts.recipe.epochs} epoch{'s' * (parts.recipe.epochs > 1)}"
+    ]
     for row in rows:
         methods = ", ".join(_with_weight(config) for config in row.method) or "nothing distilled"
         lines.append(f"  {row.name:<14} {methods}; task {row.task_weight:g}; {_moved_by(row.update)}")
@@ -139,7 +149,14 @@ def _run_seed(execution: Execution, seed: int) -> None:
     trainer = build_trainer(parts, execution.rows, seed)
     label = f"seed {recipe.seeds.index(seed) + 1}/{len(recipe.seeds)}" if len(recipe.seeds) > 1 else "training"
     watcher = RunWatcher(
-        execution.run, recipe, tag=f"seed{seed}", seed=seed, label=label, display=display, stop=execution.stop
+        execution.run,
+        recipe,
+        tag=f"seed{seed}",
+        seed=seed,
+        label=label,
+        display=display,
+        stop=execution.stop,
+        teacher=execution.teacher.get("val"),
     )
     loader = parts.train_loader(seed)
     watcher.resume(trainer)
@@ -196,7 +213,6 @@ def _finish(execution: Execution) -> None:
     results["deployed"] = _deploy(run, best)
     _time_models(execution)
     run.write_json(run.results_file, results)
-    write_report(run.path)
 
 
 def _deploy(run: RunFolder, row: ResultsRow) -> dict[str, Any]:

@@ -6,8 +6,7 @@ The order is fixed: tap -> dry forward (shapes) -> connectors -> update.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,13 +15,14 @@ from torch import Tensor, nn
 from understudy.config import UserError
 from understudy.hashing import hashed
 from understudy.methods.base import Context, MethodConfig, TapShapes
+from understudy.random_state import seeded
 from understudy.taps import TappedModel, Taps, classifier_name
 from understudy.tasks import Task
 from understudy.teachers import LiveTeacher
 from understudy.training import Student, WeightedMethod, parameters_of
 from understudy.updates import Joint, Schedule, UpdateConfig
 
-__all__ = ["StudentSpec", "Surroundings", "build_student", "default_task_weight", "seeded", "tap_teacher"]
+__all__ = ["StudentSpec", "Surroundings", "build_student", "default_task_weight", "tap_teacher"]
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,6 @@ def weighted(config: MethodConfig) -> tuple[float, int]:
     default = config.method.default_loss
     weight = default.distill if config.weight is None else config.weight
     return weight, default.warmup_epochs if config.warmup_epochs is None else config.warmup_epochs
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw from the global random state as if it had just been seeded; leave it as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) -> list[WeightedMethod]:

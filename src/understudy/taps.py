@@ -41,6 +41,9 @@ class TapShape:
     height: int | None = None
     width: int | None = None
 
+    def __str__(self) -> str:
+        return "x".join(str(side) for side in (self.channels, self.height, self.width) if side is not None)
+
 
 class TappedModel(nn.Module):
     """A model whose forward returns (output, features).

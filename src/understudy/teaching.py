@@ -13,8 +13,9 @@ from understudy.config import UserError
 from understudy.data import train_loader
 from understudy.hashing import hashed
 from understudy.logs import Display
-from understudy.models import load_weights, save_student
-from understudy.recipe import row_named
+from understudy.models import count_parameters, load_weights, save_student
+from understudy.report import compact
+from understudy.rows import row_named
 from understudy.runfolder import RunFolder
 from understudy.taps import TappedModel
 from understudy.tasks import Evaluation
@@ -69,7 +70,8 @@ def check_teacher(parts: Parts, found: Evaluation, *, say: Callable[[str], None]
     settings, network = parts.recipe.teacher, parts.teacher_network
     assert settings is not None
     assert network is not None
-    say(f"teacher  {settings.model}   val top-1 {found.top1:.1f} %   {network.starts_from}")
+    size = compact(count_parameters(network.module))
+    say(f"teacher  {settings.model}   {size} parameters   val top-1 {found.top1:.1f} %   {network.starts_from}")
     num_classes, num_images = parts.task.num_classes, len(found.labels)
     chance = 1 / num_classes
     limit = 100 * (chance + 2 * math.sqrt(chance * (1 - chance) / num_images))

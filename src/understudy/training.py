@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -15,6 +14,7 @@ from understudy.data import TrainLoader, from_plain_loader
 from understudy.meters import Meter
 from understudy.methods.base import Method
 from understudy.methods.kd import kd_loss
+from understudy.random_state import RandomState
 from understudy.step import Batch, Losses, Observation, Pairing
 from understudy.taps import TappedModel
 from understudy.tasks.base import Evaluation, Task
@@ -83,16 +83,15 @@ class Student:
         self.task_weight = task_weight
         self.update = update
         self.schedule = schedule
-        self._random_state = _seeded_random_state(seed)
+        self.random_state = RandomState(seed)
 
     def begin_step(self, *, progress: float, epochs: int) -> None:
         """Set the learning rate for `progress` epochs behind us (0-based, fractional) of `epochs`."""
-        factor = lr_factor(self.schedule, progress, epochs)
-        self.update.set_lr_factor(factor)
+        self.update.set_lr_factor(lr_factor(self.schedule, progress, epochs))
 
     def step(self, batch: Batch, seen: Observation, *, epoch: int) -> tuple[Losses, Pairing]:
         """A whole training step: forward, losses, new weights."""
-        with self._own_randomness():
+        with self.random_state.swapped_in():
             task_loss, pairings = self.task.pair(self.model, seen, batch)
             losses = self._weighed(task_loss, pairings["main"], epoch)
             self.update(losses)
@@ -100,10 +99,7 @@ class Student:
 
     def predict(self, batch: Batch) -> Any:
         """Output of the deployed model; the caller sets evaluation mode."""
-        deployed = self.deployed()
-        return (
-            self.model(batch.images)[0] if deployed is self.model.module else deployed(self.model.prepare(batch.images))
-        )
+        return self.deployed()(self.model.prepare(batch.images))
 
     def deployed(self) -> nn.Module:
         """What is evaluated, counted, timed and exported."""
@@ -123,7 +119,7 @@ class Student:
             "model": self.model.module.state_dict(),
             "connectors": self.connectors.state_dict(),
             "update": self.update.state_dict(),
-            "random_state": self._random_state,
+            "random_state": self.random_state.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -131,7 +127,7 @@ class Student:
         self.model.module.load_state_dict(state["model"])
         self.connectors.load_state_dict(state["connectors"])
         self.update.load_state_dict(state["update"])
-        self._random_state = {device: value.cpu() for device, value in state["random_state"].items()}
+        self.random_state.load_state_dict(state["random_state"])
 
     def _weighed(self, task_loss: Tensor, pairing: Pairing, epoch: int) -> Losses:
         distill: Tensor | None = None
@@ -146,16 +142,6 @@ class Student:
         return Losses(
             task=self.task_weight * task_loss, distill=distill, terms={"task_loss": task_loss.detach(), **logged}
         )
-
-    @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        outside = _random_state()
-        _set_random_state(self._random_state)
-        try:
-            yield
-        finally:
-            self._random_state = _random_state()
-            _set_random_state(outside)
 
 
 class Watcher(Protocol):
@@ -312,24 +298,3 @@ def common_measures(pairing: Pairing) -> dict[str, Tensor]:
             loss = kd_loss(said, seen, temperature=YARDSTICK_TEMPERATURE)
             measures["kl_to_teacher"] = loss / YARDSTICK_TEMPERATURE**2
     return measures
-
-
-def _random_state() -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
-def _seeded_random_state(seed: int) -> dict[str, Tensor]:
-    outside = _random_state()
-    torch.manual_seed(seed)
-    state = _random_state()
-    _set_random_state(outside)
-    return state

@@ -12,6 +12,7 @@ from understudy import checkpoint
 from understudy.logs import Display, MetricsFile
 from understudy.recipe import Recipe
 from understudy.runfolder import RunFolder
+from understudy.tasks import Evaluation
 from understudy.training import Interrupted, Trainer
 
 __all__ = ["RunWatcher", "StopRequest"]
@@ -55,37 +56,46 @@ class RunWatcher:
         label: for the progress display.
         display: for people.
         stop: whoever wants the run to stop.
+        teacher: its scores on the images that are evaluated after each epoch, for the agreement.
     """
 
     def __init__(
-        self, run: RunFolder, recipe: Recipe, *, tag: str, seed: int, label: str, display: Display, stop: StopRequest
+        self,
+        run: RunFolder,
+        recipe: Recipe,
+        *,
+        tag: str,
+        seed: int,
+        label: str,
+        display: Display,
+        stop: StopRequest,
+        teacher: Evaluation | None = None,
     ) -> None:
         self.run, self.recipe, self.tag, self.seed, self.label = run, recipe, tag, seed, label
-        self.display, self.stop = display, stop
+        self.display, self.stop, self.teacher = display, stop, teacher
         self.metrics = MetricsFile(run.metrics_file)
         self._last_save = time.monotonic()
 
     def resume(self, trainer: Trainer) -> None:
         """Put the trainer where the newest good checkpoint of this stretch left it, if there is one."""
         state = checkpoint.load_latest(self.run.checkpoints, self.tag, say=self.display.say)
-        if state is not None:
-            trainer.load_state_dict(state["trainer"])
-            self.metrics.cut_back(state["metrics_bytes"])
-            if trainer.step_in_epoch or trainer.epoch > 1:
-                self.display.say(
-                    f"{self.label} goes on in epoch {trainer.epoch}, after step {trainer.step_in_epoch} of it"
-                )
+        if state is None:
+            self.save(trainer)  # so that a run that dies in its first epoch knows where its metrics began
+            return
+        trainer.load_state_dict(state["trainer"])
+        self.metrics.cut_back(state["metrics_bytes"])
+        if trainer.step_in_epoch or trainer.epoch > 1:
+            self.display.say(f"{self.label} goes on in epoch {trainer.epoch}, after step {trainer.step_in_epoch} of it")
 
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint."""
         state = {"trainer": trainer.state_dict(), "metrics_bytes": self.metrics.size}
-        order = trainer.epoch * 10**6 + trainer.step_in_epoch
-        checkpoint.save(self.run.checkpoints, self.tag, order, state)
+        checkpoint.save(self.run.checkpoints, self.tag, trainer.step, state)
         self._last_save = time.monotonic()
 
     def stepped(self, trainer: Trainer, *, is_last: bool) -> None:
         """Write the metrics of an interval that is full; save and stop where that is wanted or due."""
-        step = (trainer.epoch - 1) * trainer.steps_per_epoch + trainer.step_in_epoch
+        step = trainer.step
         if step == 1 or is_last or step % self.recipe.log_every == 0:
             self._write_interval(trainer, step)
         self._show(trainer, step)
@@ -100,8 +110,9 @@ class RunWatcher:
         for student in trainer.students:
             record = trainer.history[student.name][-1]
             line = {"kind": "epoch", "seed": self.seed, "row": student.name, **record}
-            if student.name in trainer.evaluations and "val" in record:
-                line["val"] = dict(record["val"])
+            if self.teacher is not None and "val" in record:
+                agreement = trainer.evaluations[student.name].agreement_with(self.teacher)
+                line["val"] = {**record["val"], "agreement": agreement}
             self.metrics.write(line)
         self.save(trainer)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -212,8 +213,14 @@ def _loader(
         collate_fn=_collated,
         pin_memory=device.type == "cuda",
         persistent_workers=keeps_workers and num_workers > 0,
+        worker_init_fn=_leave_interrupts_to_the_main_process,
         generator=torch.Generator(),  # else every pass would draw its base seed from the global generator
     )
+
+
+def _leave_interrupts_to_the_main_process(worker: int) -> None:
+    # Ctrl-C reaches the whole process group; the run finishes its step and needs its workers for that.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _nothing(skipped: Sequence[str]) -> _Item:

@@ -90,12 +90,17 @@ class _Scores:
             raise UserError("there are no images to evaluate on")
         accuracy = self.accuracy.compute()
         return Evaluation(
-            top1=100.0 * accuracy["top1"].item(),
-            top5=100.0 * accuracy["top5"].item() if "top5" in accuracy else None,
+            top1=_percent(accuracy["top1"]),
+            top5=_percent(accuracy["top5"]) if "top5" in accuracy else None,
             loss=self.loss.compute().item(),
             predictions=torch.cat(self.predictions).cpu(),
             labels=torch.cat(self.labels).cpu(),
         )
+
+
+def _percent(share: Tensor) -> float:
+    # The share is float32: four decimals are exact up to a million images, further ones are noise.
+    return round(100.0 * share.item(), 4)
 
 
 def _as_logits(output: object) -> Tensor:
