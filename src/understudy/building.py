@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,7 +20,16 @@ from understudy.tasks import Classification
 from understudy.teachers import LiveTeacher
 from understudy.training import Student, Trainer
 
-__all__ = ["Parts", "build_student", "build_trainer", "check_rows", "open_parts"]
+__all__ = [
+    "Parts",
+    "build_student",
+    "build_trainer",
+    "check_rows",
+    "deployed_network",
+    "device_named",
+    "live_teacher",
+    "open_parts",
+]
 
 LARGE_IMAGE_SIZE = 224  # where neither recipe nor model names one
 
@@ -160,6 +169,15 @@ def build_student(parts: Parts, row: Row, seed: int) -> Student:
     return students.build_student(spec, parts.surroundings(seed))
 
 
+def deployed_network(parts: Parts, student: Student) -> Network:
+    """What is saved and counted of a trained student: its network, or what its method makes of it."""
+    deployed = student.deployed()
+    if deployed is student.model.module:
+        return replace(parts.student_network, module=deployed)
+    # No name can rebuild it: load_student wants a module that is built alike.
+    return replace(parts.student_network, module=deployed, name=type(deployed).__name__, kwargs={})
+
+
 def check_rows(parts: Parts, rows: Sequence[Row]) -> None:
     """Refuse before training what could not work: class counts, too few classes or rows, missing taps.
 
@@ -176,6 +194,8 @@ def check_rows(parts: Parts, rows: Sequence[Row]) -> None:
                 f"method {name!r} needs at least {method.method.min_classes} classes, but the data has "
                 f"{len(parts.data.classes)}; take kd or dist"
             )
+        if "copies" in method.method.needs_for(method) and config.copies == "none":
+            raise UserError(f"method {name!r} compares rotated copies of each image; set data.copies=rotations")
         needed = method.method.min_rows(method)
         if smallest < needed:
             raise UserError(

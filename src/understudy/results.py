@@ -19,7 +19,7 @@ from understudy.students import weighted
 from understudy.tasks import Evaluation
 from understudy.training import Trainer
 
-__all__ = ["SCHEMA", "assemble", "seed_record"]
+__all__ = ["SCHEMA", "assemble", "model_facts", "seed_record"]
 
 SCHEMA = 1
 
@@ -47,6 +47,7 @@ def assemble(
     *,
     name: str,
     seed_records: Mapping[str, Sequence[Mapping[str, Any]]],
+    students: Mapping[str, Mapping[str, Any]],
     teacher: Mapping[str, Evaluation],
     predictions: Mapping[str, Tensor],
 ) -> dict[str, Any]:
@@ -57,11 +58,11 @@ def assemble(
         rows: in the order of the table.
         name: of the run.
         seed_records: per row, `seed_record` of each seed.
+        students: per row, `model_facts` of what is deployed.
         teacher: its evaluations by split; empty where there is no teacher.
         predictions: by "split/row/seed" and "split/labels", (N,) predicted classes.
     """
     recipe, data = parts.recipe, parts.data
-    student = _model_facts(parts.student_network, parts.image_size)
     return {
         "schema": SCHEMA,
         "name": name,
@@ -81,7 +82,7 @@ def assemble(
         "epochs": recipe.epochs,
         "seeds": list(recipe.seeds),
         "teacher": _teacher_facts(parts, teacher),
-        "rows": [_row_facts(row, student, seed_records[row.name]) for row in rows],
+        "rows": [_row_facts(row, students[row.name], seed_records[row.name]) for row in rows],
         "comparisons": _comparisons(rows, recipe.seeds, predictions),
         "published": None if recipe.published is None else recipe.published.model_dump(),
     }
@@ -92,7 +93,8 @@ def _scores(evaluation: Evaluation, teacher: Evaluation | None) -> dict[str, Any
     return {**evaluation.scores(), "agreement": agreement}
 
 
-def _model_facts(network: Network, image_size: int) -> dict[str, Any]:
+def model_facts(network: Network, image_size: int) -> dict[str, Any]:
+    """Name, origin, parameters and MACs of a network at an image size."""
     return {
         "model": network.name,
         "starts_from": network.starts_from,
@@ -105,7 +107,7 @@ def _model_facts(network: Network, image_size: int) -> dict[str, Any]:
 def _teacher_facts(parts: Parts, evaluations: Mapping[str, Evaluation]) -> dict[str, Any] | None:
     if parts.teacher_network is None:
         return None
-    facts = _model_facts(parts.teacher_network, parts.teacher_size or parts.image_size)
+    facts = model_facts(parts.teacher_network, parts.teacher_size or parts.image_size)
     scores = {split: evaluations[split].scores() if split in evaluations else None for split in ("val", "test")}
     return {**facts, **scores}
 

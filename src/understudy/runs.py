@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from understudy import checkpoint
-from understudy.building import Parts, build_trainer, check_rows, open_parts
+from understudy.building import Parts, build_trainer, check_rows, deployed_network, open_parts
+from understudy.connections import save_connectors
 from understudy.environment import describe_environment, peak_memory_gib
 from understudy.logs import Display
 from understudy.models import save_student
@@ -23,7 +24,7 @@ from understudy.models.cost import count_parameters, images_per_second
 from understudy.recipe import Recipe
 from understudy.report import Results, compact, headline, write_report
 from understudy.report.results import Row as ResultsRow
-from understudy.results import assemble, seed_record
+from understudy.results import assemble, model_facts, seed_record
 from understudy.rows import Row, rows_of
 from understudy.runfolder import RunFolder, choose_run_folder
 from understudy.students import weighted
@@ -173,13 +174,15 @@ def _keep_seed(execution: Execution, trainer: Trainer, seed: int) -> None:
     predictions: dict[str, Tensor] = {}
     records: dict[str, Any] = {}
     for student in trainer.students:
-        network = replace(parts.student_network, module=student.deployed())
+        network = deployed_network(parts, student)
         folder = run.students / student.name / f"seed{seed}"
         save_student(folder, network, label_names=parts.data.classes, image_size=parts.image_size)
+        save_connectors(folder, [weighted.method for weighted in student.methods])
         predictions[f"val/{student.name}/{seed}"] = trainer.evaluations[student.name].predictions
         if student.name in test:
             predictions[f"test/{student.name}/{seed}"] = test[student.name].predictions
-        records[student.name] = seed_record(trainer, student.name, seed=seed, teacher=execution.teacher, test=test)
+        record = seed_record(trainer, student.name, seed=seed, teacher=execution.teacher, test=test)
+        records[student.name] = {"record": record, "student": model_facts(network, parts.image_size)}
     for split, evaluations in (("val", trainer.evaluations), ("test", test)):
         if evaluations:
             predictions[f"{split}/labels"] = next(iter(evaluations.values())).labels
@@ -191,10 +194,12 @@ def _finish(execution: Execution) -> None:
     """Put the seeds together: predictions, results, the student to deploy, speeds, the page."""
     recipe, parts, run = execution.recipe, execution.parts, execution.run
     records: dict[str, list[Any]] = {row.name: [] for row in execution.rows}
+    students: dict[str, Any] = {}
     predictions: dict[str, Tensor] = {}
     for seed in recipe.seeds:
-        for name, record in json.loads(_seed_file(run, seed).read_text(encoding="utf-8")).items():
-            records[name].append(record)
+        for name, found in json.loads(_seed_file(run, seed).read_text(encoding="utf-8")).items():
+            records[name].append(found["record"])
+            students[name] = found["student"]
         predictions |= load_file(_seed_file(run, seed).with_suffix(".safetensors"))
     for split, evaluation in execution.teacher.items():
         predictions[f"{split}/teacher"] = evaluation.predictions
@@ -204,6 +209,7 @@ def _finish(execution: Execution) -> None:
         execution.rows,
         name=run.path.name,
         seed_records=records,
+        students=students,
         teacher=execution.teacher,
         predictions=predictions,
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.config import UserError
+from understudy.connections import load_connectors
 from understudy.hashing import hashed
 from understudy.methods.base import Context, MethodConfig, TapShapes
 from understudy.random_state import seeded
@@ -140,7 +141,10 @@ def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) 
     for number, config in enumerate(spec.methods):
         _refuse_other_classes(config, context)
         with seeded(hashed(around.seed, "connectors", number)):
-            method = config.method(config, context).to(sample.device)
+            method = config.method(config, context)
+        if config.init_from is not None:
+            load_connectors(method, config.init_from)
+        method.to(sample.device)
         built.append(WeightedMethod(method, *weighted(config)))
     return built
 
@@ -151,7 +155,7 @@ def _shapes(model: TappedModel, sample: Tensor) -> TapShapes:
     output, shapes = model.dry_forward(sample[:2])
     if not isinstance(output, Tensor) or output.ndim != 2:
         raise UserError(f"{model.model_name} must return (B,C) logits, got {_described(output)}")
-    return TapShapes(shapes, num_classes=output.shape[1], classifier=classifier)
+    return TapShapes(shapes, num_classes=output.shape[1], classifier=classifier, norms=model.norms())
 
 
 def _refuse_other_classes(config: MethodConfig, context: Context) -> None:

@@ -6,6 +6,7 @@ compiled call is silently ignored.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -90,6 +91,17 @@ class TappedModel(nn.Module):
                 f"does not call it; it offers: {_listed(tap_names(self.module))}"
             )
         return output, {tap: _as_map(caught[tap], self.module) for tap in self.taps}
+
+    def norms(self) -> dict[str, nn.BatchNorm2d]:
+        """Frozen copies of the batch norms behind the tapped pre-activations, where feature_info names them."""
+        found = {}
+        for tap in self.taps:
+            group, _, number = tap.partition(".")
+            paths = _stage_paths(self.module, "norms") if group == "preact_stages" else []
+            norm = self.module.get_submodule(paths[int(number)]) if number.isdigit() and paths else None
+            if isinstance(norm, nn.BatchNorm2d):
+                found[tap] = copy.deepcopy(norm).eval().requires_grad_(False)
+        return found
 
     def untapped(self) -> nn.Module:
         """The plain network, its hooks taken away."""
@@ -177,7 +189,7 @@ def _stage_paths(module: nn.Module, group: str) -> list[str]:
     if info is None:
         return []
     rows = info if isinstance(info, list) else list(getattr(info, "info", []))
-    key = "module" if group == "stages" else "preact"
+    key = {"stages": "module", "preact_stages": "preact", "norms": "norm"}[group]
     return [row[key] for row in rows if row.get(key)]
 
 

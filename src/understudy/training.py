@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from understudy.border import check_pairing
 from understudy.config import UserError
 from understudy.data import TrainLoader, from_plain_loader
 from understudy.meters import Meter
@@ -84,6 +85,7 @@ class Student:
         self.update = update
         self.schedule = schedule
         self.random_state = RandomState(seed)
+        self._is_first_step = True
 
     def begin_step(self, *, progress: float, epochs: int) -> None:
         """Set the learning rate for `progress` epochs behind us (0-based, fractional) of `epochs`."""
@@ -93,6 +95,9 @@ class Student:
         """A whole training step: forward, losses, new weights."""
         with self.random_state.swapped_in():
             task_loss, pairings = self.task.pair(self.model, seen, batch)
+            if self._is_first_step:
+                check_pairing(pairings["main"], [weighted.method for weighted in self.methods])
+                self._is_first_step = False
             losses = self._weighed(task_loss, pairings["main"], epoch)
             self.update(losses)
         return losses, pairings["main"]
@@ -291,7 +296,9 @@ def common_measures(pairing: Pairing) -> dict[str, Tensor]:
     """
     measures: dict[str, Tensor] = {}
     with torch.no_grad():
-        said, seen, labels = pairing.student_logits.detach(), pairing.teacher_logits, pairing.labels
+        plain = slice(None) if pairing.copies is None else pairing.copies == 0
+        said, labels = pairing.student_logits.detach()[plain], pairing.labels[plain]
+        seen = None if pairing.teacher_logits is None else pairing.teacher_logits[plain]
         hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
         measures["top1"] = 100.0 * (said.argmax(dim=1) == hard).to(said.dtype).mean()
         if seen is not None and seen.shape == said.shape:

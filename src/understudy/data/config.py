@@ -76,6 +76,7 @@ class DataConfig(Config):
     eval_batch_size: int = Field(default=256, ge=1)
     drop_last: bool = False
     image_size: int | None = Field(default=None, ge=1)  # pixels; None: the model's own
+    copies: Literal["none", "rotations"] = "none"  # rotations: each image also turned by 90, 180 and 270 degrees
     augment: Annotated[Literal["auto"] | Augment, BeforeValidator(_augment_from)] = "auto"
 
     on_bad_image: Literal["skip", "stop"] = "skip"

@@ -3,59 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from understudy.config import UserError
 from understudy.data.augment import Rendering, augment_for
 from understudy.data.config import DataConfig, NoAugment, ResizedCrop
+from understudy.data.copies import RotatedCopies
 from understudy.data.memory_loader import MemoryEvalLoader, MemoryTrainLoader
+from understudy.data.protocols import EvalLoader, TrainLoader
 from understudy.data.sources import Source, TensorSource, small_size
 from understudy.data.splits import DataSplits
 from understudy.data.stream_loader import StreamEvalLoader, StreamTrainLoader
 from understudy.step import Batch
 
 __all__ = ["EvalLoader", "PlainLoader", "TrainLoader", "eval_loader", "from_plain_loader", "train_loader"]
-
-
-class TrainLoader(Protocol):
-    """Batches of one epoch after the other."""
-
-    @property
-    def batch_size(self) -> int:
-        """Images a batch; the last of an epoch may be smaller."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches an epoch."""
-
-    @property
-    def num_samples(self) -> int:
-        """N."""
-
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """Images that could not be read so far, each with the reason."""
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (1, 2, ...) from step `start_step` on, as if the ones before had been taken."""
-
-
-class EvalLoader(Protocol):
-    """All images once, in stored order, without augmentation. Its length is in batches."""
-
-    @property
-    def num_samples(self) -> int:
-        """N."""
-
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """Images that could not be read so far, each with the reason; they are left out."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Batch]: ...
 
 
 def train_loader(
@@ -82,10 +45,22 @@ def train_loader(
     Raises:
         UserError: drop_last leaves no batch.
     """
+    loader = _plain_copies(data, config, seed, image_size, teacher_size, num_views, torch.device(device))
+    return RotatedCopies(loader) if config.copies == "rotations" else loader
+
+
+def _plain_copies(
+    data: DataSplits | Source,
+    config: DataConfig,
+    seed: int,
+    image_size: int,
+    teacher_size: int | None,
+    num_views: int | None,
+    device: torch.device,
+) -> TrainLoader:
     source = data.train if isinstance(data, DataSplits) else data
     teacher_size = None if teacher_size == image_size else teacher_size
     augment = augment_for(config, source)
-    device = torch.device(device)
     if isinstance(source, TensorSource) and small_size(source) and not isinstance(augment, ResizedCrop):
         return MemoryTrainLoader(
             source,

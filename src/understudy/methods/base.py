@@ -28,6 +28,7 @@ __all__ = [
     "Paper",
     "TapShapes",
     "at_least_float32",
+    "comparable_logits",
     "method_named",
 ]
 
@@ -64,15 +65,28 @@ class MethodConfig(Config):
 
     weight: float | None = Field(default=None, ge=0)
     warmup_epochs: int | None = Field(default=None, ge=0)
+    init_from: str | None = None  # a run folder or method.safetensors: connectors start as another run left them
 
 
 class TapShapes(Mapping[str, TapShape]):
     """Shapes of one side's tapped features by name, and what else of that model a method may read."""
 
-    def __init__(self, shapes: Mapping[str, TapShape], *, num_classes: int, classifier: nn.Module | None) -> None:
+    def __init__(
+        self,
+        shapes: Mapping[str, TapShape],
+        *,
+        num_classes: int,
+        classifier: nn.Module | None = None,
+        norms: Mapping[str, nn.BatchNorm2d] | None = None,
+    ) -> None:
         self._shapes = dict(shapes)
+        self._norms = dict(norms or {})
         self.num_classes = num_classes
         self.classifier = classifier  # frozen copy of the last layer; None where the model has none
+
+    def norm_before(self, tap: str) -> nn.BatchNorm2d | None:
+        """A frozen copy of the batch norm whose output is (a summand of) what `tap` holds; None where there is none."""
+        return self._norms.get(tap)
 
     def __getitem__(self, name: str) -> TapShape:
         return self._shapes[name]
@@ -166,3 +180,18 @@ def method_named(name: str) -> type[Method]:
 def at_least_float32(logits: Tensor) -> Tensor:
     """Half types raised to float32; float32 and float64 stay as they are."""
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+
+
+def comparable_logits(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides in at least float32, the teacher's detached.
+
+    Raises:
+        UserError: the shapes differ. torch would broadcast some of them in silence.
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise UserError(
+            f"logits are compared class by class, but the student's are {tuple(student_logits.shape)} and the "
+            f"teacher's {tuple(teacher_logits.shape)}; take a teacher with the student's classes, or compare "
+            "features only (method 'projector' with kl_weight 0)"
+        )
+    return at_least_float32(student_logits), at_least_float32(teacher_logits.detach())

@@ -10,8 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from understudy.config import UserError, unknown_name
-from understudy.methods.base import LossWeights, Method, MethodConfig, Paper
-from understudy.methods.kd import comparable_logits
+from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits
 from understudy.step import Pairing
 
 __all__ = ["DIST", "EpsMode", "dist_loss", "inter_class_relation", "intra_class_relation"]

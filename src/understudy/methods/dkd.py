@@ -8,8 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from understudy.config import UserError
-from understudy.methods.base import LossWeights, Method, MethodConfig, Paper
-from understudy.methods.kd import comparable_logits
+from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits
 from understudy.step import Pairing
 
 __all__ = ["DKD", "dkd_loss"]

@@ -6,11 +6,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from understudy.config import UserError
-from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, at_least_float32
+from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits
 from understudy.step import Pairing
 
-__all__ = ["KD", "comparable_logits", "kd_loss"]
+__all__ = ["KD", "kd_loss"]
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4.0) -> Tensor:
@@ -35,21 +34,6 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: floa
     log_student = F.log_softmax(student_logits / temperature, dim=1)
     log_teacher = F.log_softmax(teacher_logits / temperature, dim=1)
     return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
-
-
-def comparable_logits(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides in at least float32, the teacher's detached.
-
-    Raises:
-        UserError: the shapes differ. torch would broadcast some of them in silence.
-    """
-    if student_logits.shape != teacher_logits.shape:
-        raise UserError(
-            f"logits are compared class by class, but the student's are {tuple(student_logits.shape)} and the "
-            f"teacher's {tuple(teacher_logits.shape)}; take a teacher with the student's classes, or compare "
-            "features only (method 'projector' with kl_weight 0)"
-        )
-    return at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
 
 
 class KD(Method, name="kd"):

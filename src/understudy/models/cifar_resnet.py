@@ -62,7 +62,7 @@ class CifarResNet(nn.Module):
         self.conv1 = _conv3x3(in_chans, stem)
         self.bn1 = nn.BatchNorm2d(stem)
         self.act1 = nn.ReLU(inplace=True)
-        self.feature_info = [{"num_chs": stem, "reduction": 1, "module": "act1", "preact": "bn1"}]
+        self.feature_info = [{"num_chs": stem, "reduction": 1, "module": "act1", "preact": "bn1", "norm": "bn1"}]
         before, reduction = stem, 1
         for number, (channels, stride) in enumerate(zip(stages, _STRIDES, strict=True), start=1):
             reduction *= stride
@@ -73,6 +73,7 @@ class CifarResNet(nn.Module):
                     "reduction": reduction,
                     "module": f"layer{number}",
                     "preact": f"layer{number}.{blocks_per_stage - 1}.add",
+                    "norm": f"layer{number}.{blocks_per_stage - 1}.bn2",
                 }
             )
             before = channels

@@ -33,11 +33,12 @@ class Classification:
         self.label_smoothing = label_smoothing
 
     def pair(self, student: TappedModel, seen: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
-        """Mean cross-entropy over the labelled images, and the Pairing of (B,C) logits."""
+        """Mean cross-entropy over the labelled images that are no copies, and the Pairing of all (B,C) logits."""
         output, features = student(batch.images)
         logits = _as_logits(output)
+        plain = slice(None) if batch.copies is None else batch.copies == 0
         task_loss = F.cross_entropy(
-            logits, batch.targets, ignore_index=UNLABELLED, label_smoothing=self.label_smoothing
+            logits[plain], batch.targets[plain], ignore_index=UNLABELLED, label_smoothing=self.label_smoothing
         )
         teacher_logits = None if seen.output is None else _as_logits(seen.output)
         pairing = Pairing(

@@ -1,0 +1,54 @@
+"""Simultaneous copies of a sample: each image beside its rotations, in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from understudy.data.protocols import TrainLoader
+from understudy.step import Batch
+
+__all__ = ["RotatedCopies", "with_rotations"]
+
+NUM_ROTATIONS = 4
+
+
+def with_rotations(batch: Batch) -> Batch:
+    """The batch in four blocks, block k turned by k times 90 degrees; `copies` says which row is which.
+
+    Xu et al., "Knowledge Distillation Meets Self-Supervision", ECCV 2020, section 3.2. Rows with equal `indices` show
+    the same sample in the same view.
+    """
+    return Batch(
+        images=_rotated(batch.images),
+        teacher_images=None if batch.teacher_images is None else _rotated(batch.teacher_images),
+        targets=torch.cat([batch.targets] * NUM_ROTATIONS),
+        indices=None if batch.indices is None else batch.indices.repeat(NUM_ROTATIONS),
+        copies=torch.arange(NUM_ROTATIONS, device=batch.images.device).repeat_interleave(len(batch.images)),
+        view=batch.view,
+    )
+
+
+class RotatedCopies:
+    """A TrainLoader whose every batch comes with its rotations."""
+
+    def __init__(self, loader: TrainLoader) -> None:
+        self._loader = loader
+        self.batch_size = loader.batch_size  # samples; each gives four images
+        self.steps_per_epoch = loader.steps_per_epoch
+        self.num_samples = loader.num_samples
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Images that could not be read so far, each with the reason."""
+        return self._loader.skipped
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The loader's batches, each with its rotations."""
+        return map(with_rotations, self._loader.epoch(epoch, start_step))
+
+
+def _rotated(images: Tensor) -> Tensor:
+    return torch.cat([images.rot90(turns, (2, 3)) for turns in range(NUM_ROTATIONS)])
