@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from answers import ANSWERS
 from cases import FOLDER, load, paths_of, problem, reference_is_finite_in_float32
 
 torch.set_num_threads(1)
+
+for module in sorted(Path(__file__).parent.glob("answers_*.py")):
+    import_module(module.stem)  # registers its answers
 
 
 def cases() -> list[object]:
