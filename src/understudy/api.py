@@ -14,6 +14,7 @@ from understudy import runs
 from understudy.building import Parts, device_named, live_teacher
 from understudy.config import UserError
 from understudy.data import Augment, dataset_splits
+from understudy.hashing import fingerprint
 from understudy.logs import Display
 from understudy.methods import MethodConfig
 from understudy.models import load_student, network_of
@@ -108,8 +109,12 @@ def distill(
     recipe = Recipe.read(
         {
             "data": {"root": "python", "batch_size": batch_size, "augment": augment, "split_seed": seed},
-            "teacher": {"model": type(teacher).__name__, "allow_weak": allow_weak_teacher},
-            "student": {"model": type(student).__name__},
+            "teacher": {
+                "model": type(teacher).__name__,
+                "weights": fingerprint(teacher.state_dict()),
+                "allow_weak": allow_weak_teacher,
+            },
+            "student": {"model": type(student).__name__, "weights": fingerprint(student.state_dict())},
             "method": method,
             "update": update,
             "schedule": schedule or Schedule(),
@@ -121,6 +126,9 @@ def distill(
         what="these settings",
     )
     parts = _parts_in_memory(recipe, teacher, student, (train, val, test), classes)
+    # Another call with other data must not be taken for this one's continuation.
+    root = f"python:{fingerprint({'labels': parts.data.train.labels, 'image': parts.data.train.image(0)})}"
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
     run = runs.execute(
         recipe,
         name="distill",
@@ -154,13 +162,9 @@ def trainer(
         seed: of connectors, dropout and negatives.
 
     Raises:
-        UserError: two rows of one name or one network, a tap that is not there, class counts that differ.
+        UserError: two students of one name or one network, a tap that is not there, class counts that differ.
     """
     images = sample.images if isinstance(sample, Batch) else sample[0]
-    names = [spec.row_name for spec in students]
-    doubled = [name for name in names if names.count(name) > 1]
-    if doubled:
-        raise UserError(f"two students are called {doubled[0]!r}; give StudentSpec(name=...)")
     if len({id(spec.model) for spec in students}) < len(students):
         raise UserError(
             "two students share one network, so that each would undo the other; give each a copy of its own"
@@ -191,12 +195,15 @@ def _parts_in_memory(
     data = dataset_splits(train, val, test, classes=classes, name=type(train).__name__, config=recipe.data)
     device = device_named(recipe.device)
     num_classes = len(data.classes)
+    height, width = data.train.image(0).shape[-2:]
+    if height != width:
+        raise UserError(f"images are {height}x{width} pixels; square ones are wanted: crop or resize in the data set")
     network = network_of(copy.deepcopy(teacher), num_classes=num_classes)
     return Parts(
         recipe=recipe,
         data=data,
         device=device,
-        image_size=data.train.image(0).shape[-1],
+        image_size=width,
         task=Classification(num_classes),
         student_network=network_of(copy.deepcopy(student), num_classes=num_classes),
         make_student=lambda: network_of(copy.deepcopy(student), num_classes=num_classes),

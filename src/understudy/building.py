@@ -50,6 +50,15 @@ class Parts:
     teacher_size: int | None  # None where teacher and student see the same size
 
     @property
+    def teacher_shares_classes(self) -> bool:
+        """Whether the teacher has an output for each class of the data, so that it can be scored on them."""
+        if self.teacher is None:
+            return False
+        size = self.teacher_size or self.image_size
+        output, _ = self.teacher.model.dry_forward(torch.zeros(2, 3, size, size, device=self.device))
+        return isinstance(output, torch.Tensor) and output.shape[1:] == (self.task.num_classes,)
+
+    @property
     def augmentation(self) -> str:
         """In words."""
         augment = augment_for(self.recipe.data, self.data.train)
@@ -100,6 +109,8 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None]) 
     for note in data.notes:
         say(note)
     device = device_named(recipe.device)
+    if len(data.classes) < 2:
+        raise UserError(f"{data.name} has one class, {data.classes[0]!r}; there is nothing to tell apart")
     num_classes = len(data.classes)
 
     def create(settings: StudentConfig | TeacherConfig) -> Network:
@@ -112,6 +123,8 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None]) 
             std=data.std,
             allow_code=allow_code,
             kwargs=settings.kwargs,
+            # Weights for other classes are a start for whoever is going to be trained on these.
+            new_head=isinstance(settings, StudentConfig) or settings.train_epochs > 0,
         )
         if recipe.channels_last:
             network.module.to(memory_format=torch.channels_last)

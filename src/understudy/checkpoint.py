@@ -16,6 +16,8 @@ from understudy.config import UserError
 
 __all__ = ["load_latest", "remove", "save", "write_atomically"]
 
+DIGEST_BYTES = hashlib.sha256().digest_size
+
 
 def save(folder: Path, tag: str, step: int, state: dict[str, Any], *, keep: int = 2) -> Path:
     """Write `state` as the newest checkpoint of `tag`; only the newest `keep` stay.
@@ -31,9 +33,8 @@ def save(folder: Path, tag: str, step: int, state: dict[str, Any], *, keep: int 
     torch.save(state, buffer)
     content = buffer.getvalue()
     file = folder / f"{tag}-{step:09d}.pt"
-    # The checksum goes first: a checkpoint without one cannot be, a checksum without one is harmless.
-    write_atomically(_checksum_file(file), hashlib.sha256(content).hexdigest().encode())
-    write_atomically(file, content)
+    # The digest is the file's own end, so that no moment has one without the other.
+    write_atomically(file, content + hashlib.sha256(content).digest())
     for old in _checkpoints(folder, tag)[:-keep]:
         _delete(old)
     return file
@@ -66,7 +67,7 @@ def load_latest(folder: Path, tag: str, *, say: Callable[[str], None]) -> dict[s
 
 def remove(folder: Path, tag: str) -> None:
     """Delete every checkpoint of `tag`."""
-    for file in _checkpoints(folder, tag):
+    for file in [*_checkpoints(folder, tag), *folder.glob(f".{tag}-*.partial")]:
         _delete(file)
 
 
@@ -81,9 +82,9 @@ def write_atomically(file: Path, content: bytes) -> None:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    checksum = _checksum_file(file)
-    content = file.read_bytes()
-    if not checksum.is_file() or hashlib.sha256(content).hexdigest() != checksum.read_text():
+    stored = file.read_bytes()
+    content, digest = stored[:-DIGEST_BYTES], stored[-DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
         return None
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -96,10 +97,5 @@ def _checkpoints(folder: Path, tag: str) -> list[Path]:
     return sorted(folder.glob(f"{tag}-{'[0-9]' * 9}.pt"))
 
 
-def _checksum_file(file: Path) -> Path:
-    return file.with_suffix(".sha256")
-
-
 def _delete(file: Path) -> None:
     file.unlink(missing_ok=True)
-    _checksum_file(file).unlink(missing_ok=True)

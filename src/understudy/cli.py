@@ -12,15 +12,27 @@ import yaml
 from rich.console import Console
 
 from understudy import commands
-from understudy.config import UserError
+from understudy.config import UserError, unknown_name
 from understudy.logs import Display
+from understudy.method_pages import method_list, method_page
 from understudy.methods import load_installed_methods
 from understudy.recipe import Recipe, read_recipe, recipe_from, recipe_names
-from understudy.report import comparison_table, headline, read_results, read_timing, render, rich_table, row_sentence
+from understudy.report import (
+    FORMATS,
+    comparison_table,
+    headline,
+    read_results,
+    read_timing,
+    render,
+    rich_table,
+    row_sentence,
+)
 from understudy.runfolder import open_run_folder
 from understudy.training import Interrupted
 
 __all__ = ["app", "main"]
+
+UNWRAPPED_COLUMNS = 240
 
 app = typer.Typer(
     name="understudy",
@@ -113,6 +125,7 @@ def compare(
     format: Format = "text",
 ) -> None:
     """Train several rows of one recipe under shared teacher passes, and print one table."""
+    _check_format(format)
     typed = commands.Typed(
         teacher=teacher, teacher_weights=teacher_weights, train_teacher=train_teacher, student=student,
         student_weights=student_weights, data=data, rows=rows, epochs=epochs, seeds=seeds,
@@ -175,6 +188,7 @@ def report(
     format: Format = "text",
 ) -> None:
     """Write the page of a run anew, and print its table."""
+    _check_format(format)
     folder = open_run_folder(run)
     folder.results()
     commands.write_report(folder.path)
@@ -184,7 +198,7 @@ def report(
 @app.command()
 def methods(name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None) -> None:
     """List the methods, or print the page of one."""
-    typer.echo(commands.describe_methods() if name is None else commands.describe_method(name))
+    typer.echo(method_list() if name is None else method_page(name).rstrip())
 
 
 @recipes_app.callback(invoke_without_command=True)
@@ -239,14 +253,22 @@ def _recipe(words: list[str] | None, typed: commands.Typed) -> tuple[Recipe, boo
     return recipe, typed.names_all_code_of(recipe, overrides)
 
 
+def _check_format(format: str) -> None:
+    known = ["text", *FORMATS]
+    if format not in known:
+        raise UserError(f"--format {format!r} is {unknown_name(format, known)}")
+
+
 def _print_outcome(run: commands.RunFolder, *, format: str = "text") -> None:
     results, timing = read_results(run.path), read_timing(run.timing_file)
     table = comparison_table(results, timing)
     if format != "text":
         typer.echo(render(table, format), nl=False)
         return
-    console = Console(highlight=False)
-    console.print(rich_table(table, width=console.width))
+    # Without a terminal nothing tells the width: nothing is cut, nothing is wrapped.
+    has_width = sys.stdout.isatty()
+    console = Console(highlight=False, soft_wrap=not has_width, width=None if has_width else UNWRAPPED_COLUMNS)
+    console.print(rich_table(table, width=console.width if has_width else None))
     for note in table.notes:
         console.print(note, style="dim")
     best = results.best_row

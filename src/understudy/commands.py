@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from understudy.config import UserError
 from understudy.environment import peak_memory_gib
 from understudy.export import export_onnx
 from understudy.logs import Display, duration
-from understudy.methods import METHODS, method_named
+from understudy.methods import METHODS
 from understudy.models import create_model, load_student
 from understudy.recipe import Recipe, load_recipe, recipe_from
 from understudy.report import write_report
@@ -32,8 +32,6 @@ __all__ = [
     "check",
     "compare",
     "demo",
-    "describe_method",
-    "describe_methods",
     "evaluate",
     "export",
     "next_commands",
@@ -54,7 +52,7 @@ def train(recipe: Recipe, *, out: Path | None, overwrite: bool, allow_code: bool
 
 def compare(recipe: Recipe, *, out: Path | None, overwrite: bool, allow_code: bool, display: Display) -> RunFolder:
     """Run several rows, by default the student alone and the most used ways to distil."""
-    recipe = recipe if recipe.rows else recipe.model_copy(update={"rows": DEFAULT_ROWS})
+    recipe = recipe if recipe.rows else Recipe.read({**recipe.as_dict(), "rows": DEFAULT_ROWS}, what="this comparison")
     name = f"{_data_name(recipe)}-compare"
     return runs.execute(recipe, name=name, out=out, overwrite=overwrite, allow_code=allow_code, display=display)
 
@@ -79,10 +77,10 @@ def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     parts = open_parts(recipe, allow_code=allow_code, say=display.say)
     check_rows(parts, rows)
     display.say(runs.describe_data(parts))
-    if parts.teacher is not None:
-        check_teacher(parts, evaluate_teacher(parts)["val"], say=display.say)
-    display.say(runs.describe_rows(parts, rows))
     trainer = build_trainer(parts, rows, recipe.seeds[0])
+    if parts.teacher is not None:
+        check_teacher(parts, evaluate_teacher(parts).get("val"), say=display.say)
+    display.say(runs.describe_rows(parts, rows))
     for student in trainer.students:
         display.say(_taps_in_words(student))
     display.say(_estimate(parts, len(recipe.seeds)))
@@ -90,11 +88,19 @@ def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
 
 def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) -> str:
     """Scores of the run's student in words."""
-    settings = run.recipe()
+    if split not in ("val", "test"):
+        raise UserError(f"--split {split!r}: there are val and test")
+    settings, results = run.recipe(), run.results()
+    settings["student"]["weights"] = "none"  # those it started from are not needed any more
     if data is not None:
         settings["data"] = {**settings["data"], "root": data, "train_rows": None, "val_rows": None}
     recipe = recipe_from({**settings, "teacher": None, "method": [], "rows": []}, what=f"recipe of {run.path}")
     parts = open_parts(recipe, allow_code=allow_code, say=lambda _: None)
+    if list(parts.data.classes) != results["data"]["classes"]:
+        raise UserError(
+            f"{parts.data.name} has other classes than the student learnt: {_some(parts.data.classes)} here, "
+            f"{_some(results['data']['classes'])} there"
+        )
     student = load_student(run.student, allow_code=allow_code).to(parts.device).eval()
     found = parts.task.evaluate(
         {"student": lambda batch: student(batch.images)}, parts.eval_loader(split), parts.device
@@ -117,33 +123,6 @@ def export(run: RunFolder, file: Path, *, allow_code: bool) -> str:
         teacher=teacher,
         teacher_image_size=None if teacher is None else results["teacher"]["image_size"],
     ).describe()
-
-
-def describe_methods() -> str:
-    """One line for each method: name, what it does, venue and year."""
-    lines = [f"{'none':<12} trains the student alone"]
-    for name, method in sorted(METHODS.items()):
-        source = f"{method.paper.venue} {method.paper.year}" if method.paper else "own"
-        lines.append(f"{name:<12} {_first_line(method)}   {source}")
-    return "\n".join(lines)
-
-
-def describe_method(name: str) -> str:
-    """The page of a method: its documentation, needs, weights and settings."""
-    if name in ("none", "alone"):
-        return "none: trains the student alone, with the task's own loss"
-    method = method_named(name)
-    default = method.default_loss
-    settings = [f"  {key} = {field.default!r}" for key, field in method.Config.model_fields.items()]
-    facts = [
-        f"weights   task {default.task:g}, method {default.distill:g}, warm-up {default.warmup_epochs} epochs "
-        f"({default.source})",
-        f"needs     {', '.join(sorted(method.needs)) or 'nothing but features'}",
-        f"rows      {method.rows}",
-        "settings",
-        *settings,
-    ]
-    return "\n".join([f"{name}: {inspect.getdoc(method) or ''}", "", *facts])
 
 
 def next_commands() -> str:
@@ -202,8 +181,8 @@ def _estimate(parts: Parts, num_seeds: int) -> str:
     )
 
 
-def _first_line(method: object) -> str:
-    return (inspect.getdoc(method) or "").strip().split("\n", 1)[0].rstrip(".")
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names)})" if len(names) > most else "")
 
 
 def _data_name(recipe: Recipe) -> str:

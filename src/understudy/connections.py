@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from understudy.config import UserError
 from understudy.methods import Method
+from understudy.training import labels_of
 
 __all__ = ["FILE_NAME", "load_connectors", "save_connectors"]
 
@@ -19,8 +20,8 @@ FILE_NAME = "method.safetensors"
 def save_connectors(folder: Path, methods: Sequence[Method]) -> None:
     """Write parameters and buffers of all methods, under "METHOD.KEY"; nothing where there are none."""
     state = {
-        f"{method.name}.{key}": tensor.detach().cpu().clone().contiguous()
-        for method in methods
+        f"{label}.{key}": tensor.detach().cpu().clone().contiguous()
+        for label, method in zip(labels_of(methods), methods, strict=True)
         for key, tensor in method.state_dict().items()
     }
     if state:

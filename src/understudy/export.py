@@ -89,6 +89,8 @@ def export_onnx(
     try:
         model.eval().cpu()
         return _export(model, file, image_size, threads, teacher, teacher_image_size or image_size)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror or error}") from None
     finally:
         model.to(device)
         for part, mode in modes.items():

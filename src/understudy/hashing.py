@@ -8,10 +8,12 @@ Generators", OOPSLA 2014, with the constants of Stafford's variant 13).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-__all__ = ["hashed", "hashed_tensor"]
+__all__ = ["fingerprint", "hashed", "hashed_tensor"]
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, splitmix64's increment
@@ -46,6 +48,15 @@ def hashed_tensor(*parts: int | str | Tensor) -> Tensor:
         state = _mixed_tensor(joined + _signed(_GOLDEN))
     assert isinstance(state, Tensor), "no part is a tensor: hashed() is meant"
     return _shifted(state, 1)
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Sixteen hexadecimal digits that depend on every name, shape, dtype and bit of the tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _mixed_int(state: int) -> int:

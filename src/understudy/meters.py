@@ -27,7 +27,7 @@ class Meter:
             self._names, self._sum = tuple(values), row
         else:
             assert self._names == tuple(values), f"{tuple(values)} after {self._names}"
-            self._sum += row
+            self._sum = self._sum.to(row.device) + row
         self._weight += weight
         self.num_adds += 1
 

@@ -30,6 +30,7 @@ __all__ = [
 
 MAX_RECIPE_BYTES = 1_000_000
 ALONE = ("alone", "none")
+ABOUT_A_MODEL = ("weights", "kwargs", "expected_top1")  # what another model does not inherit
 
 
 class StudentConfig(Config):
@@ -72,7 +73,7 @@ class Recipe(Config):
     update: SerializeAsAny[UpdateConfig] = Joint.Config()
     schedule: Schedule = Schedule()
     epochs: int = Field(default=30, ge=1)
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)  # a number n means 0 to n-1
     rows: tuple[str, ...] = ()  # of a compare, such as alone, kd, kd+dot, crd+kd
     device: Literal["auto", "cpu", "cuda"] = "auto"
     channels_last: bool = True  # memory format of convolutions: on CPUs and tensor cores the faster one
@@ -91,6 +92,8 @@ class Recipe(Config):
     def _update(cls, value: Any) -> UpdateConfig:
         if isinstance(value, UpdateConfig):
             return value
+        if not isinstance(value, str | Mapping):
+            raise ValueError(f"must be joint, dot, or a mapping with one of these as its name, got {value!r}")
         settings = {"name": value} if isinstance(value, str) else dict(value)
         name = settings.setdefault("name", "joint")
         if name not in UPDATES:
@@ -100,7 +103,7 @@ class Recipe(Config):
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int) else value
+        return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @field_validator("seeds")
     @classmethod
@@ -112,7 +115,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _teacher_is_there(self) -> Recipe:
         if self.teacher is None and (self.method or any(row not in ALONE for row in self.rows)):
-            raise ValueError("a teacher is needed to distil; set teacher.model, or method: none to train alone")
+            raise ValueError("distilling needs a teacher; set teacher.model, or method: none to train alone")
         return self
 
     @field_serializer("method")
@@ -156,15 +159,19 @@ def recipe_names() -> list[str]:
 
 def _is_none(item: Any) -> bool:
     name = item.get("name") if isinstance(item, Mapping) else item
-    return name is None or name in ALONE
+    return item is None or (isinstance(name, str) and name in ALONE)
 
 
 def method_config(item: Any) -> MethodConfig:
     """Settings of a method from its name, a mapping with its name, or themselves."""
     if isinstance(item, MethodConfig):
         return item
+    if not isinstance(item, str | Mapping):
+        raise ValueError(f"must be a method's name or a mapping with one, got {item!r}")
     settings = {"name": item} if isinstance(item, str) else dict(item)
-    name = str(settings.pop("name", ""))
+    if "name" not in settings:
+        raise ValueError(f"these settings have no name, so no method is meant: {', '.join(map(str, settings))}")
+    name = str(settings.pop("name"))
     if name not in METHODS:
         raise ValueError(f"{name!r} is {unknown_name(name, ['none', *METHODS])}")
     return METHODS[name].Config.nested(settings)
@@ -172,16 +179,17 @@ def method_config(item: Any) -> MethodConfig:
 
 def read_recipe(name_or_file: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """The plain values of a recipe file or shipped recipe, laid on those of the recipes that it extends."""
-    if name_or_file in seen:
-        raise UserError(f"recipe {name_or_file} extends itself: {' -> '.join((*seen, name_or_file))}")
     file = _found(name_or_file)
+    here = str(file.resolve())
+    if here in seen:
+        raise UserError(f"recipe {name_or_file} extends itself: {' -> '.join((*seen, here))}")
     data = _read_yaml(file)
     parent = data.pop("extends", None)
     if parent is None:
         return data
     beside = file.parent / str(parent)
     named = str(beside) if beside.suffix in (".yaml", ".yml") and beside.is_file() else str(parent)
-    return merged(read_recipe(named, (*seen, name_or_file)), data)
+    return merged(read_recipe(named, (*seen, here)), data)
 
 
 def _found(name_or_file: str) -> Path:
@@ -225,19 +233,27 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` laid on `base`, mapping by mapping.
 
     A mapping with a new `name` replaces the old one, since another method's settings mean nothing to it; another
-    update keeps what all updates have (learning rate, momentum, decay).
+    update keeps what all updates have (learning rate, momentum, decay), another model what is not about weights.
     """
     result = dict(base)
     for key, value in over.items():
-        value = {"name": value} if key == "update" and isinstance(value, str) else value
         before = result.get(key)
+        if key in ("method", "update"):
+            value, before = _as_mapping(value), _as_mapping(before)
         if not (isinstance(before, Mapping) and isinstance(value, Mapping)):
             result[key] = value
         elif value.get("name", before.get("name")) == before.get("name"):
-            result[key] = merged(before, value)
+            kept = {name: setting for name, setting in before.items() if name not in ABOUT_A_MODEL}
+            has_new_model = value.get("model", before.get("model")) != before.get("model")
+            result[key] = merged(kept if has_new_model else before, value)
         elif key == "update":
             shared = {name: setting for name, setting in before.items() if name in UpdateConfig.model_fields}
             result[key] = {**shared, **value}
         else:
             result[key] = dict(value)
     return result
+
+
+def _as_mapping(value: Any) -> Any:
+    """'kd' as {name: kd}; anything else as it is."""
+    return {"name": value} if isinstance(value, str) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -16,6 +17,23 @@ from understudy.config import UserError
 from understudy.logs import json_text
 
 __all__ = ["RunFolder", "choose_run_folder", "open_run_folder"]
+
+WRITTEN = (  # everything that a run leaves in its folder
+    "recipe.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "timing.jsonl",
+    "results.json",
+    "predictions.safetensors",
+    "report.html",
+    "checkpoints",
+    "teacher",
+    "student",
+    "students",
+    ".teacher.partial",
+    ".student.partial",
+)
+HARMLESS = (("teacher", "allow_weak"), ("log_every",), ("checkpoint_minutes",), ("device",))  # change no result
 
 
 class RunFolder:
@@ -36,27 +54,49 @@ class RunFolder:
         self.students = path / "students"  # every row and seed
 
     @property
+    def is_run(self) -> bool:
+        """Whether a run has begun here: a person's own recipe.yaml has no environment.json beside it."""
+        return self.environment_file.is_file() and self.recipe_file.is_file()
+
+    @property
+    def has_something_to_lose(self) -> bool:
+        """Whether training has begun."""
+        return (
+            self.is_finished or self.teacher.is_dir() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
+        )
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run came to its end."""
         return self.results_file.is_file()
 
     def recipe(self) -> dict[str, Any]:
-        """The resolved recipe of this run, as plain values."""
-        return dict(yaml.safe_load(self.recipe_file.read_text(encoding="utf-8")))
+        """The resolved recipe of this run, as plain values; empty where there is none that can be read."""
+        try:
+            found = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return {}
+        return dict(found) if isinstance(found, Mapping) else {}
 
     def results(self) -> dict[str, Any]:
         """The results of a finished run."""
         if not self.is_finished:
             raise UserError(f"{self.path} holds no finished run (no results.json)")
-        return dict(json.loads(self.results_file.read_text(encoding="utf-8")))
+        try:
+            return dict(json.loads(self.results_file.read_text(encoding="utf-8")))
+        except (UnicodeDecodeError, ValueError):
+            raise UserError(
+                f"{self.results_file} is damaged; delete it, and the command that began the run writes it again"
+            ) from None
 
-    def begin(self, recipe: Mapping[str, Any]) -> None:
-        """Make the folder and write the resolved recipe."""
+    def begin(self, recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Make the folder and write the resolved recipe and the environment."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             checkpoint.write_atomically(
                 self.recipe_file, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).encode()
             )
+            self.write_json(self.environment_file, environment)
         except OSError as error:
             raise UserError(f"cannot write to the run folder {self.path}: {error.strerror}") from None
 
@@ -73,13 +113,19 @@ class RunFolder:
 def open_run_folder(path: str | Path) -> RunFolder:
     """The folder of a run that is there already."""
     run = RunFolder(Path(path))
-    if not run.recipe_file.is_file():
+    if not run.is_run:
         raise UserError(f"{path} is no run folder (no recipe.yaml in it)")
     return run
 
 
 def choose_run_folder(
-    recipe: Mapping[str, Any], *, out: Path | None, name: str, overwrite: bool, runs: Path = Path("runs")
+    recipe: Mapping[str, Any],
+    *,
+    out: Path | None,
+    name: str,
+    overwrite: bool,
+    runs: Path = Path("runs"),
+    environment: Mapping[str, Any] | None = None,
 ) -> RunFolder:
     """The folder to run in.
 
@@ -96,7 +142,7 @@ def choose_run_folder(
         if overwrite:
             _clear(run)
         _refuse_another_run(run, recipe)
-    run.begin(recipe)
+    run.begin(recipe, environment or {})
     return run
 
 
@@ -110,14 +156,14 @@ def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
 
 
 def _refuse_another_run(run: RunFolder, recipe: Mapping[str, Any]) -> None:
-    if not run.recipe_file.is_file():
+    if not run.is_run:
         if run.path.is_dir() and any(run.path.iterdir()):
             raise UserError(f"{run.path} is not empty and holds no run; take another --out")
         return
     if run.is_finished:
         raise UserError(f"{run.path} holds a finished run; take another --out, or --overwrite to replace it")
-    found = list(differences(dict(recipe), run.recipe()))
-    if found:
+    found = list(differences(_what_matters(recipe), _what_matters(run.recipe())))
+    if found and run.has_something_to_lose:
         raise UserError(
             "\n".join(
                 [f"{run.path} holds an unfinished run of another recipe; take another --out, or --overwrite", *found]
@@ -125,10 +171,21 @@ def _refuse_another_run(run: RunFolder, recipe: Mapping[str, Any]) -> None:
         )
 
 
+def _what_matters(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide what comes out."""
+    kept = copy.deepcopy(dict(recipe))
+    for *parents, key in HARMLESS:
+        group: Any = kept
+        for parent in parents:
+            group = group.get(parent) or {}
+        group.pop(key, None)
+    return kept
+
+
 def _unfinished(recipe: Mapping[str, Any], *, name: str, runs: Path) -> RunFolder | None:
     for _, folder in reversed(_numbered(name, runs)):
         run = RunFolder(folder)
-        if run.recipe_file.is_file() and not run.is_finished and run.recipe() == dict(recipe):
+        if run.is_run and not run.is_finished and _what_matters(run.recipe()) == _what_matters(recipe):
             return run
     return None
 
@@ -145,6 +202,12 @@ def _next_number(name: str, runs: Path) -> int:
 
 
 def _clear(run: RunFolder) -> None:
-    """Empty a folder that holds a run; any other folder is left alone."""
-    if run.recipe_file.is_file():
-        shutil.rmtree(run.path)
+    """Delete what a run has written, and nothing else that may lie in the folder."""
+    if not run.is_run:
+        return
+    for name in WRITTEN:
+        path = run.path / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

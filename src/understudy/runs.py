@@ -78,8 +78,9 @@ def execute(
     rows = rows_of(recipe)
     parts = parts or open_parts(recipe, allow_code=allow_code, say=display.say)
     check_rows(parts, rows)
-    run = choose_run_folder(recipe.as_dict(), out=out, name=name, overwrite=overwrite)
-    run.write_json(run.environment_file, describe_environment())
+    run = choose_run_folder(
+        recipe.as_dict(), out=out, name=name, overwrite=overwrite, environment=describe_environment()
+    )
     began = time.monotonic()
     try:
         with StopRequest().listening() as stop:
@@ -137,9 +138,11 @@ def _prepare_teacher(execution: Execution) -> None:
     """Train the teacher where that is asked for, score it, and stop where it knows nothing."""
     if execution.parts.teacher is None:
         return
+    # Taps, sizes and class counts are settled before the teacher takes its hours.
+    build_trainer(execution.parts, execution.rows, execution.recipe.seeds[0])
     execution.parts = teacher_ready(execution.parts, execution.run, execution.display, execution.stop)
     execution.teacher = evaluate_teacher(execution.parts)
-    check_teacher(execution.parts, execution.teacher["val"], say=execution.display.say)
+    check_teacher(execution.parts, execution.teacher.get("val"), say=execution.display.say)
 
 
 def _run_seed(execution: Execution, seed: int) -> None:

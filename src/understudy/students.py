@@ -151,11 +151,20 @@ def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) 
 
 def _shapes(model: TappedModel, sample: Tensor) -> TapShapes:
     path = classifier_name(model.module)
-    classifier = copy.deepcopy(model.module.get_submodule(path)).requires_grad_(False) if path else None
+    classifier = _frozen_copy(model.module.get_submodule(path)) if path else None
     output, shapes = model.dry_forward(sample[:2])
     if not isinstance(output, Tensor) or output.ndim != 2:
         raise UserError(f"{model.model_name} must return (B,C) logits, got {_described(output)}")
     return TapShapes(shapes, num_classes=output.shape[1], classifier=classifier, norms=model.norms())
+
+
+def _frozen_copy(layer: nn.Module) -> nn.Module:
+    """A copy without gradient, and without the hooks of the taps, which would write into the live model."""
+    frozen = copy.deepcopy(layer).eval().requires_grad_(False)
+    for part in frozen.modules():
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
+    return frozen
 
 
 def _refuse_other_classes(config: MethodConfig, context: Context) -> None:

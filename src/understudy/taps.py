@@ -90,7 +90,7 @@ class TappedModel(nn.Module):
                 f"nothing was tapped at {missing[0]!r}: {self.model_name} has that module, but its forward pass "
                 f"does not call it; it offers: {_listed(tap_names(self.module))}"
             )
-        return output, {tap: _as_map(caught[tap], self.module) for tap in self.taps}
+        return output, {tap: self._as_feature(tap, caught[tap]) for tap in self.taps}
 
     def norms(self) -> dict[str, nn.BatchNorm2d]:
         """Frozen copies of the batch norms behind the tapped pre-activations, where feature_info names them."""
@@ -112,8 +112,24 @@ class TappedModel(nn.Module):
     def dry_forward(self, sample: Tensor) -> tuple[Any, dict[str, TapShape]]:
         """Output and tap shapes on `sample` (B,3,H,W), without gradient; nothing of the model changes."""
         with _left_as_it_was(self):
-            output, features = self(sample)
+            try:
+                output, features = self(sample)
+            except RuntimeError as error:
+                raise UserError(
+                    f"{self.model_name} cannot take images of shape {tuple(sample.shape)}: {str(error).splitlines()[0]}"
+                ) from error
         return output, {tap: TapShape(*feature.shape[1:]) for tap, feature in features.items()}
+
+    def _as_feature(self, tap: str, caught: Any) -> Tensor:
+        """(B,D,H,W) or (B,D) from whatever layout the model has."""
+        if not isinstance(caught, Tensor):
+            raise UserError(
+                f"what {self.model_name} holds at {tap!r} is a {type(caught).__name__}, not a tensor; "
+                "tap a module inside it"
+            )
+        path, _, side = _resolved(self.module, tap).partition(":")
+        is_convolution = not side and isinstance(self.module.get_submodule(path), nn.Conv2d)
+        return _as_map(caught, self.module, is_channels_first=is_convolution)
 
     def _place(self, tap: str) -> None:
         path, _, side = _resolved(self.module, tap).partition(":")
@@ -162,10 +178,12 @@ def _expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str
                 )
             yield from (f"{tap}.{i}" for i in range(len(paths)))
         else:
-            path = _resolved(module, tap).partition(":")[0]
+            path, _, side = _resolved(module, tap).partition(":")
+            if side not in ("", "input"):
+                raise UserError(f"{name}: a tap is a module's output, 'path', or its input, 'path:input'; got {tap!r}")
             if _submodule(module, path) is None:
                 known = tap_names(module)
-                close = nearest(tap, known)
+                close = nearest(path, known)
                 hint = f"did you mean {close}? " if close else ""
                 raise UserError(f"{name} has nothing to tap at {tap!r}; {hint}it offers: {_listed(known)}")
             yield tap
@@ -200,15 +218,16 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _as_map(feature: Tensor, module: nn.Module) -> Tensor:
-    """(B,D,H,W) or (B,D) from whatever layout the model has."""
+def _as_map(feature: Tensor, module: nn.Module, *, is_channels_first: bool) -> Tensor:
     if feature.ndim == 3:  # tokens (B,N,D): drop class and register tokens, unfold the square grid
-        side = math.isqrt(feature.shape[1])
-        num_prefix = feature.shape[1] - side * side
+        num_prefix = getattr(module, "num_prefix_tokens", None)
+        if not isinstance(num_prefix, int):
+            num_prefix = feature.shape[1] - math.isqrt(feature.shape[1]) ** 2
+        side = math.isqrt(feature.shape[1] - num_prefix)
         tokens = feature[:, num_prefix:].transpose(1, 2)  # (B,D,side*side)
         return tokens.reshape(*tokens.shape[:2], side, side)
     if feature.ndim == 4:
-        if getattr(module, "output_fmt", "NCHW") == "NHWC":
+        if getattr(module, "output_fmt", "NCHW") == "NHWC" and not is_channels_first:
             return feature.permute(0, 3, 1, 2)
         if feature.shape[2:] == (1, 1):
             return feature.flatten(1)

@@ -49,9 +49,10 @@ def teacher_ready(parts: Parts, run: RunFolder, display: Display, stop: StopRequ
 
 
 def evaluate_teacher(parts: Parts) -> dict[str, Evaluation]:
-    """Its scores on every split that is evaluated."""
+    """Its scores on every split that is evaluated; none where its classes are not the data's."""
     teacher = parts.teacher
-    assert teacher is not None, "asked for the scores of no teacher"
+    if teacher is None or not parts.teacher_shares_classes:
+        return {}
     splits = ["val"] if parts.data.test is None else ["val", "test"]
     return {
         split: parts.task.evaluate(
@@ -61,7 +62,7 @@ def evaluate_teacher(parts: Parts) -> dict[str, Evaluation]:
     }
 
 
-def check_teacher(parts: Parts, found: Evaluation, *, say: Callable[[str], None]) -> None:
+def check_teacher(parts: Parts, found: Evaluation | None, *, say: Callable[[str], None]) -> None:
     """Say what the teacher is worth; stop where it is no better than chance.
 
     Raises:
@@ -71,6 +72,9 @@ def check_teacher(parts: Parts, found: Evaluation, *, say: Callable[[str], None]
     assert settings is not None
     assert network is not None
     size = compact(count_parameters(network.module))
+    if found is None:
+        say(f"teacher  {settings.model}   {size} parameters   other classes than the data's, so it is not scored")
+        return
     say(f"teacher  {settings.model}   {size} parameters   val top-1 {found.top1:.1f} %   {network.starts_from}")
     num_classes, num_images = parts.task.num_classes, len(found.labels)
     chance = 1 / num_classes
@@ -79,7 +83,7 @@ def check_teacher(parts: Parts, found: Evaluation, *, say: Callable[[str], None]
         raise UserError(
             f"teacher {settings.model} scores {found.top1:.1f} % on {num_classes} classes: no better than chance. Are "
             "these the right weights, and are its classes in the same order as the data's? Give --train-teacher N to "
-            "fine-tune it first, or go on all the same with --allow-weak-teacher."
+            "fine-tune it first, or go on all the same with --allow-weak-teacher (allow_weak_teacher=True in Python)."
         )
     expected = settings.expected_top1
     if expected is not None and abs(found.top1 - expected) > EXPECTED_WITHIN:

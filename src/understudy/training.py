@@ -137,13 +137,13 @@ class Student:
     def _weighed(self, task_loss: Tensor, pairing: Pairing, epoch: int) -> Losses:
         distill: Tensor | None = None
         logged: dict[str, Tensor] = {}
-        for weighted in self.methods:
+        labels = labels_of([weighted.method for weighted in self.methods])
+        for label, weighted in zip(labels, self.methods, strict=True):
             terms = weighted.method(pairing)
             loss = weighted.weight_in(epoch) * torch.stack(list(terms.values())).sum()
             distill = loss if distill is None else distill + loss
             for term, value in terms.items():
-                name = term if term == weighted.method.name else f"{weighted.method.name}.{term}"
-                logged[name] = value.detach()
+                logged[label if term == weighted.method.name else f"{label}.{term}"] = value.detach()
         return Losses(
             task=self.task_weight * task_loss, distill=distill, terms={"task_loss": task_loss.detach(), **logged}
         )
@@ -171,6 +171,9 @@ class Trainer:
     def __init__(self, students: Sequence[Student], *, teacher: Teacher | None, device: torch.device) -> None:
         if not students:
             raise UserError("there is no student to train")
+        names = [student.name for student in students]
+        if len(set(names)) < len(names):
+            raise UserError(f"two students are called {_doubled(names)!r}; give StudentSpec(name=...)")
         self.students = list(students)
         self.teacher = teacher
         self.device = device
@@ -193,7 +196,7 @@ class Trainer:
         loader: TrainLoader | Iterable[tuple[Tensor, Tensor]],
         *,
         epochs: int,
-        val: Iterable[Batch] | None = None,
+        val: Iterable[Batch | tuple[Tensor, Tensor]] | None = None,
         watcher: Watcher | None = None,
     ) -> None:
         """Train until `epochs` epochs are done, from wherever this trainer stands.
@@ -244,7 +247,7 @@ class Trainer:
         self.interval_meters[student.name].add({**weighted, **losses.terms, **common}, rows)
         self.epoch_meters[student.name].add({"task_loss": losses.terms["task_loss"], **common}, rows)
 
-    def _finish_epoch(self, val: Iterable[Batch] | None) -> None:
+    def _finish_epoch(self, val: Iterable[Batch | tuple[Tensor, Tensor]] | None) -> None:
         if val is not None:
             self.evaluations = self.evaluate(val)
         for student in self.students:
@@ -253,12 +256,13 @@ class Trainer:
                 record["val"] = self.evaluations[student.name].scores()
             self.history[student.name].append(record)
 
-    def evaluate(self, batches: Iterable[Batch]) -> dict[str, Evaluation]:
-        """Scores of all students by name."""
+    def evaluate(self, batches: Iterable[Batch | tuple[Tensor, Tensor]]) -> dict[str, Evaluation]:
+        """Scores of all students by name, on Batches or (images, labels)."""
         for student in self.students:
             student.train(False)
         predictors = {student.name: student.predict for student in self.students}
-        return self.students[0].task.evaluate(predictors, batches, self.device)
+        own = (batch if isinstance(batch, Batch) else Batch(images=batch[0], targets=batch[1]) for batch in batches)
+        return self.students[0].task.evaluate(predictors, own, self.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs; tensors, numbers, strings, lists and dicts only."""
@@ -281,6 +285,19 @@ class Trainer:
             self.interval_meters[student.name].load_state_dict(state["interval_meters"][student.name])
 
 
+def labels_of(methods: Sequence[Method]) -> list[str]:
+    """The methods' names, the second of one name as "kd#2"."""
+    names = [method.name for method in methods]
+    return [
+        name if names[:place].count(name) == 0 else f"{name}#{names[:place].count(name) + 1}"
+        for place, name in enumerate(names)
+    ]
+
+
+def _doubled(names: Sequence[str]) -> str:
+    return next(name for name in names if names.count(name) > 1)
+
+
 def parameters_of(model: nn.Module, methods: Iterable[nn.Module]) -> list[tuple[str, nn.Parameter]]:
     """Named parameters that an update moves: the student's and every connector's."""
     named = list(model.named_parameters())
@@ -300,7 +317,8 @@ def common_measures(pairing: Pairing) -> dict[str, Tensor]:
         said, labels = pairing.student_logits.detach()[plain], pairing.labels[plain]
         seen = None if pairing.teacher_logits is None else pairing.teacher_logits[plain]
         hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        measures["top1"] = 100.0 * (said.argmax(dim=1) == hard).to(said.dtype).mean()
+        num_labelled = (hard >= 0).sum().clamp_min(1)
+        measures["top1"] = 100.0 * (said.argmax(dim=1) == hard).sum() / num_labelled
         if seen is not None and seen.shape == said.shape:
             loss = kd_loss(said, seen, temperature=YARDSTICK_TEMPERATURE)
             measures["kl_to_teacher"] = loss / YARDSTICK_TEMPERATURE**2

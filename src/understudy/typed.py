@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.config import UserError
+from understudy.models.sources import SOURCES
 from understudy.recipe import Recipe, merged
 
 __all__ = ["Typed"]
+
+DEFAULT_METHOD = "kd"  # where there is a teacher and nobody says what to do with it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +44,15 @@ class Typed:
             "data": _there({"root": self.data}),
             "teacher": _there(teacher),
             "student": _there({"model": self.student, "weights": self.student_weights}),
-            "method": None if self.method is None else self.method.split("+"),
+            "method": None if self.method is None else _methods(self.method),
             "update": None if self.update is None else {"name": self.update},
             "rows": None if self.rows is None else [row.strip() for row in self.rows.split(",")],
             "epochs": self.epochs,
             "seeds": None if self.seeds is None else _seeds(self.seeds),
         }
         settings = merged(base, _there(typed))
+        if "teacher" in settings and not ({"method", "rows"} & set(settings)):
+            settings["method"] = DEFAULT_METHOD
         _ask_for_what_is_missing(settings)
         return settings
 
@@ -55,7 +60,14 @@ class Typed:
         """Whether every module.path:factory of the recipe was typed by the person who runs it."""
         typed = {self.teacher, self.student, *(override.partition("=")[2] for override in overrides)}
         models = [recipe.student.model, *([recipe.teacher.model] if recipe.teacher else [])]
-        return all(model in typed for model in models)
+        return all(model in typed for model in models if model.partition(":")[0] not in SOURCES)
+
+
+def _methods(text: str) -> str | list[str]:
+    parts = [part.strip() for part in text.split("+")]
+    if "dot" in parts:
+        raise UserError(f"--method {text}: dot is no method but an update; write --update dot")
+    return parts[0] if len(parts) == 1 else parts
 
 
 def _seeds(text: str) -> list[int]:

@@ -67,8 +67,7 @@ def dataset_source(
     Raises:
         UserError: no length, or a label outside 0..C-1.
     """
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise UserError(f"{type(dataset).__name__} is no data set with a length and samples by number")
+    _check_is_a_data_set(dataset)
     labels = _labels(dataset)
     num_classes = len(classes) if classes is not None else int(labels.max()) + 1 if len(labels) else 0
     source: Source = DatasetSource(dataset, checked_labels(labels, num_classes, what=type(dataset).__name__))
@@ -98,6 +97,8 @@ def dataset_splits(
         UserError: as `dataset_source` and `open_data`.
     """
     config = config or DataConfig(root=name)
+    for dataset in (train, val, test):
+        _check_is_a_data_set(dataset)
     if classes is None:
         classes = getattr(train, "classes", None) or [str(number) for number in range(int(_labels(train).max()) + 1)]
     given: dict[SplitName, Any] = {"train": train, "val": val, "test": test}
@@ -108,6 +109,15 @@ def dataset_splits(
     }
     # The sources above are cached as far as they may be; a transform that draws must not be frozen now.
     return splits_of(Found(name, tuple(classes), splits), config.model_copy(update={"cache": False}))
+
+
+def _check_is_a_data_set(dataset: Any) -> None:
+    if dataset is None:
+        return
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise UserError(f"{type(dataset).__name__} is no data set with a length and samples by number")
+    if len(dataset) == 0:
+        raise UserError(f"{type(dataset).__name__} is empty")
 
 
 def _parts(sample: Any) -> tuple[Any, Any]:
@@ -121,13 +131,31 @@ def _labels(dataset: Any) -> Tensor:
     if isinstance(dataset, Subset):
         return _labels(dataset.dataset)[torch.as_tensor(dataset.indices)]
     if isinstance(dataset, TensorDataset):
-        return dataset.tensors[1].to(torch.int64)
+        return _as_class_numbers(dataset.tensors[1])
     known = getattr(dataset, "targets", None)
     if known is None and "label" in (getattr(dataset, "column_names", None) or ()):
         known = dataset["label"][:]
     if known is None:
-        known = [int(_parts(dataset[i])[1]) for i in range(len(dataset))]
-    return torch.as_tensor(known, dtype=torch.int64)
+        known = [_one_label(_parts(dataset[i])[1]) for i in range(len(dataset))]
+    return _as_class_numbers(torch.as_tensor(known))
+
+
+def _as_class_numbers(labels: Tensor) -> Tensor:
+    if labels.ndim != 1:
+        raise UserError(
+            f"the labels have shape {tuple(labels.shape)}; one class number for each image is wanted (for one-hot "
+            "labels: their argmax)"
+        )
+    return labels.to(torch.int64)
+
+
+def _one_label(label: Any) -> int:
+    if isinstance(label, Tensor) and label.numel() != 1:
+        raise UserError(
+            f"a label has shape {tuple(label.shape)}; one class number for each image is wanted (for one-hot labels: "
+            "their argmax)"
+        )
+    return int(label)
 
 
 def _is_fixed(dataset: Dataset[Any]) -> bool:

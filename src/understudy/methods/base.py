@@ -63,8 +63,8 @@ class MethodConfig(Config):
 
     method: ClassVar[type[Method]]  # set when the Method that owns this Config is defined
 
-    weight: float | None = Field(default=None, ge=0)
-    warmup_epochs: int | None = Field(default=None, ge=0)
+    weight: float | None = Field(default=None, ge=0)  # of this method's terms; None: its default
+    warmup_epochs: int | None = Field(default=None, ge=0)  # weight grows to its full size over so many epochs
     init_from: str | None = None  # a run folder or method.safetensors: connectors start as another run left them
 
 

@@ -126,7 +126,7 @@ def load_weights(module: nn.Module, path: str | Path, *, name: str, new_head: bo
         raise UserError(
             f"weights {str(path)!r} do not fit {name}: {'; '.join(filter(None, problems))}. "
             + (
-                "Only the classifier differs: a student may start from them with a new one (new_head)"
+                "Only the classifier differs: a teacher that is fine-tuned first (--train-teacher N) gets a new one"
                 if only_the_head
                 else "Are they of another architecture?"
             )

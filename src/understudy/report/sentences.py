@@ -142,9 +142,9 @@ def _kept_clause(results: Results, row: Row) -> str:
     stands_clear = len(results.rows) == 1 or (comparison is not None and not comparison.spans_zero)
     subject = "it" if stands_clear else "the student alone" if row.name == ALONE else row.name
     size = size_ratio(row.student.parameters, results.teacher.parameters)
-    at_size = f" at {size} of its parameters" if size else ""
+    at_size = f" at {_of(size)} its parameters" if size else ""
     if results.teacher_top1 is None or results.teacher_top1 <= 0:
-        return f"{subject} has {size} of the teacher's parameters" if size else ""
+        return f"{subject} has {_of(size)} the teacher's parameters" if size else ""
     kept = 100 * results.top1(row).mean / results.teacher_top1
     if kept > 100:
         return f"{subject} is above the teacher's {decimal(results.teacher_top1)} %{at_size}"
@@ -157,11 +157,16 @@ def _cost_clauses(results: Results, row: Row, timing: Timing | None) -> list[str
     clauses = []
     size = size_ratio(row.student.parameters, results.teacher.parameters)
     if size:
-        clauses.append(f"at {size} of the teacher's parameters")
+        clauses.append(f"at {_of(size)} the teacher's parameters")
     ratio = _speed_ratio(results.teacher.model, row.student.model, timing)
     if ratio is not None:
         clauses.append(f"{decimal(ratio)}x as fast on this machine")
     return clauses
+
+
+def _of(size: str) -> str:
+    """'1/23 of', '85 % of', but '2.5 times'."""
+    return size if size.endswith("times") else f"{size} of"
 
 
 def _speed_ratio(teacher: str, student: str, timing: Timing | None) -> float | None:

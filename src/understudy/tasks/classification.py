@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from understudy.config import UserError
+from understudy.meters import Meter
 from understudy.step import Batch, Observation, Pairing
 from understudy.taps import TappedModel
 from understudy.tasks.base import Evaluation, Predictor
@@ -37,9 +38,7 @@ class Classification:
         output, features = student(batch.images)
         logits = _as_logits(output)
         plain = slice(None) if batch.copies is None else batch.copies == 0
-        task_loss = F.cross_entropy(
-            logits[plain], batch.targets[plain], ignore_index=UNLABELLED, label_smoothing=self.label_smoothing
-        )
+        task_loss = self._loss(logits[plain], batch.targets[plain])
         teacher_logits = None if seen.output is None else _as_logits(seen.output)
         pairing = Pairing(
             student_logits=logits,
@@ -51,6 +50,15 @@ class Classification:
             copies=batch.copies,
         )
         return task_loss, {"main": pairing}
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy over the labelled rows; 0 where none is labelled."""
+        total = F.cross_entropy(
+            logits, targets, ignore_index=UNLABELLED, label_smoothing=self.label_smoothing, reduction="sum"
+        )
+        if targets.ndim == 2:
+            return total / len(targets)
+        return total / (targets != UNLABELLED).sum().clamp_min(1)
 
     def evaluate(
         self, predictors: Mapping[str, Predictor], batches: Iterable[Batch], device: torch.device
@@ -76,13 +84,17 @@ class _Scores:
                 for k, name in top.items()
             }
         ).to(device)
-        self.loss = MeanMetric().to(device)
+        self.loss = Meter()
         self.predictions: list[Tensor] = []
         self.labels: list[Tensor] = []
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
+        labelled = labels != UNLABELLED
+        logits, labels = logits[labelled], labels[labelled]
+        if len(labels) == 0:
+            return
         self.accuracy.update(logits, labels)
-        self.loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+        self.loss.add({"loss": F.cross_entropy(logits, labels)}, len(labels))
         self.predictions.append(logits.argmax(dim=1))
         self.labels.append(labels)
 
@@ -93,7 +105,7 @@ class _Scores:
         return Evaluation(
             top1=_percent(accuracy["top1"]),
             top5=_percent(accuracy["top5"]) if "top5" in accuracy else None,
-            loss=self.loss.compute().item(),
+            loss=self.loss.read()["loss"],
             predictions=torch.cat(self.predictions).cpu(),
             labels=torch.cat(self.labels).cpu(),
         )

@@ -1,0 +1,150 @@
+"""What each method adds to a training step, beside plain KD: milliseconds and memory held for the backward pass.
+
+A step is the student's forward, the losses, the backward pass and the update, on one fixed batch whose teacher pass is
+done beforehand. Every method's step is timed in turn with KD's, in one process, so that a machine that drifts does not
+favour either; the memory is that of the tensors which autograd keeps, each storage once.
+
+    python benchmarks/method_cost.py [--pairs 20] [--batch 64] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import understudy as us
+from understudy.data.copies import with_rotations
+from understudy.environment import describe_environment
+from understudy.methods import METHODS
+from understudy.methods.base import MethodConfig
+from understudy.students import Surroundings, build_student, tap_teacher
+from understudy.training import Student
+
+NUM_CLASSES, IMAGE_SIZE, NUM_TRAIN = 100, 32, 50_000
+
+
+def main() -> None:
+    arguments = parsed()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = [measured(name, arguments.pairs, arguments.batch, device) for name in sorted(METHODS) if name != "kd"]
+    environment = describe_environment()
+    print(table(rows))
+    print(f"\nn = {arguments.pairs} interleaved pairs, batch {arguments.batch}; {environment['hardware']}")
+    print(environment["versions"])
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"rows": rows, "pairs": arguments.pairs, **environment}, indent=1))
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def measured(name: str, pairs: int, batch_size: int, device: torch.device) -> dict[str, object]:
+    """Median step of the method and of KD, and what each keeps for backward."""
+    try:
+        method = stepping(METHODS[name].Config(), batch_size, device)
+        kd = stepping(METHODS["kd"].Config(), batch_size, device, like=METHODS[name].Config())
+    except us.UserError as error:
+        return {"name": name, "left_out": str(error)}
+    for _ in range(2):
+        method()
+        kd()
+    times = [(timed(method, device), timed(kd, device)) for _ in range(pairs)]
+    ratios = [ours / theirs for ours, theirs in times]
+    return {
+        "name": name,
+        "step_ms": statistics.median(ours for ours, _ in times),
+        "kd_step_ms": statistics.median(theirs for _, theirs in times),
+        "ratio": statistics.median(ratios),
+        "kept_mib": kept_mib(method),
+        "kd_kept_mib": kept_mib(kd),
+    }
+
+
+def stepping(
+    config: MethodConfig, batch_size: int, device: torch.device, *, like: MethodConfig | None = None
+) -> Callable[[], None]:
+    """A function that takes one step of a student under this method; with `like`, on the batch that method needs."""
+    torch.manual_seed(0)
+    teacher_net = us.create_model("cifar:resnet32x4", num_classes=NUM_CLASSES, weights="none").module
+    student_net = us.create_model("cifar:resnet8x4", num_classes=NUM_CLASSES, weights="none").module
+    teacher = us.LiveTeacher(teacher_net.to(device, memory_format=torch.channels_last))
+    tap_teacher(teacher, [config])
+    labels = torch.arange(NUM_TRAIN) % NUM_CLASSES
+    batch = us.Batch(
+        images=torch.rand(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, device=device),
+        targets=labels[:batch_size].to(device),
+        indices=torch.arange(batch_size, device=device),
+    )
+    if "copies" in (like or config).method.needs_for(like or config):
+        batch = with_rotations(batch)
+    student = build_student(
+        us.StudentSpec(
+            student_net.to(device, memory_format=torch.channels_last), method=config, schedule=us.Schedule()
+        ),
+        Surroundings(
+            task=us.Classification(NUM_CLASSES),
+            num_classes=NUM_CLASSES,
+            sample=batch.images[:2],
+            teacher=teacher,
+            train_labels=labels,
+        ),
+    )
+    student.train()
+    seen = teacher.observe(batch)
+    return lambda: one_step(student, batch, seen)
+
+
+def one_step(student: Student, batch: us.Batch, seen: us.Observation) -> None:
+    student.begin_step(progress=0.0, epochs=240)
+    student.step(batch, seen, epoch=1)
+
+
+def timed(step: Callable[[], None], device: torch.device) -> float:
+    """Milliseconds of one call."""
+    began = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - began)
+
+
+def kept_mib(step: Callable[[], None]) -> float:
+    """MiB of the storages that autograd keeps for one step's backward pass."""
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        step()
+    return sum(storages.values()) / 2**20
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    lines = ["| method | step, times KD's | added ms | kept for backward, added MiB |", "| --- | ---: | ---: | ---: |"]
+    for row in rows:
+        if "left_out" in row:
+            lines.append(f"| {row['name']} | – | – | left out: {row['left_out']} |")
+            continue
+        added_ms = float(str(row["step_ms"])) - float(str(row["kd_step_ms"]))
+        added_mib = float(str(row["kept_mib"])) - float(str(row["kd_kept_mib"]))
+        lines.append(f"| {row['name']} | {float(str(row['ratio'])):.2f} | {added_ms:+.1f} | {added_mib:+.1f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

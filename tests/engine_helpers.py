@@ -1,0 +1,199 @@
+"""Small networks, recipes and comparisons that the engine's tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy import (
+    DOT,
+    Batch,
+    Classification,
+    Joint,
+    LiveTeacher,
+    Recipe,
+    Student,
+    StudentSpec,
+    Trainer,
+    methods,
+)
+from understudy.logs import Display
+from understudy.recipe import merged
+from understudy.runfolder import RunFolder
+from understudy.runs import execute
+from understudy.students import Surroundings, build_student, seeded, tap_teacher
+
+torch.set_num_threads(1)
+
+CLASSES = 10
+CPU = torch.device("cpu")
+
+# Two rows, two seeds and three steps an epoch, the last of them with 16 images: all that a run has, in two seconds.
+TINY: dict[str, Any] = {
+    "data": {"root": "digits", "train_rows": "0:80", "val_rows": "1000:1100", "batch_size": 32, "image_size": 8},
+    "teacher": {"model": "cifar:resnet8", "kwargs": {"width": 0.5}, "weights": "none", "allow_weak": True},
+    "student": {"model": "cifar:resnet8", "kwargs": {"width": 0.25}, "weights": "none"},
+    "rows": ["alone", "kd+dot"],
+    "epochs": 2,
+    "seeds": [0, 1],
+    "log_every": 2,
+}
+# The same with a student that draws random numbers while it trains.
+DROPOUT_STUDENT = {
+    "model": "timm:vit_tiny_patch16_224",
+    "kwargs": {"patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 2, "drop_rate": 0.2, "drop_path_rate": 0.2},
+    "weights": "none",
+}
+
+
+def tiny_recipe(over: Mapping[str, Any] | None = None) -> Recipe:
+    """TINY with these settings laid on it; another student comes without the arguments of the first."""
+    over = over or {}
+    base = {key: value for key, value in TINY.items() if key != "student" or key not in over}
+    return Recipe.read(merged(base, over), what="the test's recipe")
+
+
+def run_recipe(recipe: Recipe, out: Path, *, display: Display | None = None, **options: Any) -> RunFolder:
+    """The run folder after `execute`."""
+    return execute(recipe, name="test", out=out, display=display or Display(quiet=True), **options)
+
+
+def reproducible_files(run: RunFolder) -> dict[str, bytes]:
+    """Content of every file that must be the same on every repetition, by path in the run folder."""
+    elsewhere = {"timing.jsonl", "environment.json", "report.html"}
+    return {
+        str(file.relative_to(run.path)): file.read_bytes()
+        for file in sorted(run.path.rglob("*"))
+        if file.is_file() and file.name not in elsewhere
+    }
+
+
+class SmallNet(nn.Module):
+    """Convolution, batch norm, in-place ReLU, dropout, classifier: whatever a training step can get wrong."""
+
+    def __init__(self, channels: int = 6, num_classes: int = CLASSES, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+        self.act = nn.ReLU(inplace=True)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.dropout(self.act(self.norm(self.conv(images))).mean((2, 3))))
+
+
+def small_net(seed: int, **arguments: Any) -> SmallNet:
+    """A SmallNet whose weights depend on nothing but the seed."""
+    with seeded(seed):
+        return SmallNet(**arguments)
+
+
+def small_teacher(**arguments: Any) -> LiveTeacher:
+    """A teacher of 12 channels with batch statistics that are not the initial ones."""
+    network = small_net(99, channels=12, **arguments)
+    with seeded(98):
+        network.norm.running_mean.normal_()
+        network.norm.running_var.uniform_(0.5, 1.5)
+        network.fc.weight.data.mul_(5)
+    return LiveTeacher(network)
+
+
+@cache
+def batches(count: int = 3, size: int = 8, last: int = 5) -> tuple[Batch, ...]:
+    """Batches of (size,3,8,8) images, the last one smaller."""
+    drawn = torch.Generator().manual_seed(7)
+    sizes = [size] * (count - 1) + [last]
+    return tuple(
+        Batch(torch.rand(n, 3, 8, 8, generator=drawn), torch.randint(CLASSES, (n,), generator=drawn)) for n in sizes
+    )
+
+
+def plain_batches() -> list[tuple[Tensor, Tensor]]:
+    """The same as a plain loader gives them."""
+    return [(batch.images, batch.targets) for batch in batches()]
+
+
+def student_of(spec: StudentSpec, teacher: LiveTeacher | None = None, *, seed: int = 0) -> Student:
+    """The student of a spec, built for the batches above."""
+    if teacher is not None:
+        tap_teacher(teacher, spec.methods)
+    around = Surroundings(
+        task=Classification(CLASSES), num_classes=CLASSES, sample=batches()[0].images, teacher=teacher, seed=seed
+    )
+    return build_student(spec, around)
+
+
+def tensors_of(student: Student) -> dict[str, Tensor]:
+    """Copies of all weights and buffers of a student and of its connectors."""
+    state = student.state_dict()
+    named = {f"{part}.{name}": value for part in ("model", "connectors") for name, value in state[part].items()}
+    return {name: value.clone() for name, value in named.items()}
+
+
+def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that are not equal bit for bit, or that only one side has."""
+    names = sorted(set(one) | set(other))
+    return [name for name in names if name not in one or name not in other or not torch.equal(one[name], other[name])]
+
+
+class Eventful(Display):
+    """A quiet display that lets something happen the moment that it is told of a certain step.
+
+    Args:
+        stretch: which training stretch it happens in, counted from 1 (the teacher's own, then the seeds').
+        step: after which step of it; 0: as the stretch begins.
+        event: what happens.
+    """
+
+    def __init__(self, stretch: int, step: int, event: Any) -> None:
+        super().__init__(quiet=True)
+        self.said: list[str] = []
+        self._when, self._event, self._stretch = (stretch, step), event, 0
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextmanager
+    def stretch(self, total_steps: int, *, images_per_step: int) -> Iterator[None]:
+        self._stretch += 1
+        self._reached(0)
+        with super().stretch(total_steps, images_per_step=images_per_step):
+            yield
+
+    def update(self, steps_done: int, text: str) -> None:
+        super().update(steps_done, text)
+        self._reached(steps_done)
+
+    def _reached(self, step: int) -> None:
+        if (self._stretch, step) == self._when:
+            self._event()
+
+
+ROWS: dict[str, tuple[Any, str]] = {
+    "alone": ((), "joint"),
+    "kd": (methods.KD.Config(), "joint"),
+    "kd+dot": (methods.KD.Config(), "dot"),
+    "dist": (methods.DIST.Config(), "joint"),
+    "projector": (methods.Projector.Config(), "joint"),
+}
+
+
+def spec_of(row: str, *, dropout: float = 0.5) -> StudentSpec:
+    """The spec of a row of ROWS, with a fresh network of the same first weights."""
+    method, update = ROWS[row]
+    settings = DOT.Config(lr=0.1) if update == "dot" else Joint.Config(lr=0.1)
+    return StudentSpec(small_net(1, dropout=dropout), method=method, update=settings, name=row)
+
+
+def trained(names: list[str], teacher: LiveTeacher | None, *, epochs: int = 2) -> Trainer:
+    """A trainer of these rows after so many epochs on the batches above."""
+    trainer = Trainer([student_of(spec_of(name), teacher) for name in names], teacher=teacher, device=CPU)
+    trainer.fit(plain_batches(), epochs=epochs)
+    return trainer

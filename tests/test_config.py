@@ -1,0 +1,98 @@
+"""Settings: what is refused, and how that is said."""
+
+import math
+from typing import Any
+
+import pytest
+from pydantic import field_validator
+
+from understudy.config import Config, UserError, nearest, unknown_name
+
+
+class Wheel(Config):
+    spokes: int = 32
+
+    @field_validator("spokes")
+    @classmethod
+    def _hold(cls, value: int) -> int:
+        if value < 3:
+            raise ValueError(f"{value} do not hold a rim; take 3 or more")
+        return value
+
+
+class Bicycle(Config):
+    name: str
+    front: Wheel = Wheel()
+    weight: float = 10.0
+    basket: Any = None
+
+    @field_validator("basket", mode="before")
+    @classmethod
+    def _basket(cls, value: Any) -> Any:
+        return Wheel.nested(value) if isinstance(value, dict) else value
+
+
+def problems(data: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        Bicycle.read(data, what="bicycle red")
+    return str(caught.value)
+
+
+def test_all_problems_come_in_one_aligned_message_with_their_key_paths() -> None:
+    assert problems({"nmae": "red", "front": {"spokes": 2}, "weight": "heavy"}) == (
+        "bicycle red, 4 problems\n"
+        "  name           is missing\n"
+        "  front.spokes   2 do not hold a rim; take 3 or more\n"
+        "  weight         input should be a valid number, unable to parse string as a number, got 'heavy'\n"
+        "  nmae           unknown; did you mean name?"
+    )
+
+
+def test_one_problem_is_counted_as_one() -> None:
+    assert problems({}) == "bicycle red, 1 problem\n  name   is missing"
+
+
+def test_unknown_key_of_a_group_is_compared_with_that_groups_keys() -> None:
+    assert "front.spoks   unknown; did you mean spokes?" in problems({"name": "red", "front": {"spoks": 3}})
+
+
+def test_unknown_key_that_resembles_nothing_gets_the_list() -> None:
+    assert "zzz   unknown; there are: basket, front, name, weight" in problems({"name": "red", "zzz": 1})
+
+
+def test_settings_that_a_validator_reads_keep_their_key_path() -> None:
+    assert "basket.spokes   2 do not hold a rim" in problems({"name": "red", "basket": {"spokes": 2}})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_are_none_are_refused(value: float) -> None:
+    assert "weight   input should be a finite number" in problems({"name": "red", "weight": value})
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    bicycle = Bicycle(name="red")
+    with pytest.raises(ValueError, match="frozen"):
+        bicycle.name = "blue"  # type: ignore[misc]
+
+
+def test_problems_of_code_that_is_no_setting_are_not_swallowed() -> None:
+    class Broken(Config):
+        size: int
+
+        @field_validator("size")
+        @classmethod
+        def _fails(cls, value: int) -> int:
+            return value // 0
+
+    with pytest.raises(ZeroDivisionError):
+        Broken.read({"size": 1}, what="broken")
+
+
+@pytest.mark.parametrize(("name", "found"), [("temprature", "temperature"), ("tau", None), ("", None)])
+def test_the_nearest_name_is_one_that_resembles(name: str, found: str | None) -> None:
+    assert nearest(name, ["temperature", "weight"]) == found
+
+
+def test_an_unknown_name_gets_a_guess_or_the_sorted_list() -> None:
+    assert unknown_name("kdd", ["kd", "dist"]) == "unknown; did you mean kd?"
+    assert unknown_name("xyz", ["kd", "dist"]) == "unknown; there are: dist, kd"

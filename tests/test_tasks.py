@@ -1,0 +1,172 @@
+"""Classification: its loss, its Pairing, its scores."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine_helpers import batches, small_net, small_teacher
+from understudy import Batch, Classification, Observation, TappedModel, UserError
+from understudy.tasks import Evaluation
+
+CPU = torch.device("cpu")
+
+
+def pair(task: Classification, targets: Tensor, seen: Observation | None = None):
+    images = batches()[0].images
+    student = TappedModel(small_net(1), ["embedding"])
+    loss, pairings = task.pair(student, seen or Observation(), Batch(images, targets))
+    return loss, pairings["main"]
+
+
+def evaluated(num_classes: int, logits: Tensor, labels: Tensor, *, batch_size: int = 3) -> Evaluation:
+    """Scores of a predictor whose logits are those of the batch's places."""
+    places = torch.arange(len(labels)).split(batch_size)
+    data = [Batch(torch.zeros(len(part), 3, 1, 1), labels[part], indices=part) for part in places]
+    return Classification(num_classes).evaluate({"it": lambda batch: logits[batch.indices]}, data, CPU)["it"]
+
+
+class TestLoss:
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    def test_it_is_torchs_cross_entropy_with_label_smoothing(self, smoothing: float) -> None:
+        loss, pairing = pair(Classification(10, label_smoothing=smoothing), batches()[0].targets)
+        expected = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)(pairing.student_logits, batches()[0].targets)
+        assert torch.equal(loss, expected)
+        assert loss.requires_grad
+
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    def test_images_without_a_label_do_not_count(self, smoothing: float) -> None:
+        targets = batches()[0].targets.clone()
+        targets[[1, 4]] = -1
+        loss, pairing = pair(Classification(10, label_smoothing=smoothing), targets)
+        labelled = targets >= 0
+        expected = F.cross_entropy(pairing.student_logits[labelled], targets[labelled], label_smoothing=smoothing)
+        torch.testing.assert_close(loss, expected)
+        assert torch.equal(pairing.labels, targets)
+
+    def test_a_batch_without_any_label_has_a_loss_of_zero(self) -> None:
+        loss, _ = pair(Classification(10), torch.full((8,), -1))
+        assert loss.item() == 0.0
+
+    def test_mixed_labels_are_weighed_by_their_shares(self) -> None:
+        one, other = batches()[0].targets, batches()[0].targets.roll(1)
+        mixed = 0.25 * F.one_hot(one, 10) + 0.75 * F.one_hot(other, 10)
+        loss, pairing = pair(Classification(10), mixed)
+        by_hand = 0.25 * F.cross_entropy(pairing.student_logits, one) + 0.75 * F.cross_entropy(
+            pairing.student_logits, other
+        )
+        torch.testing.assert_close(loss, by_hand)
+
+    def test_half_precision_logits_are_raised_to_float32(self) -> None:
+        class HalfOutput(torch.nn.Module):
+            def forward(self, images: Tensor) -> Tensor:
+                return images.flatten(1)[:, :10].half()
+
+        images = batches()[0].images
+        _, pairings = Classification(10).pair(TappedModel(HalfOutput()), Observation(), batches()[0])
+        assert pairings["main"].student_logits.dtype == torch.float32
+        assert torch.equal(pairings["main"].student_logits, images.flatten(1)[:, :10].half().float())
+
+    def test_an_output_that_is_no_tensor_is_refused(self) -> None:
+        class TupleOutput(torch.nn.Module):
+            def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+                return images, images
+
+        expected = r"must return a \(B,C\) tensor of logits, but this one returns tuple; wrap it"
+        with pytest.raises(UserError, match=expected):
+            Classification(10).pair(TappedModel(TupleOutput()), Observation(), batches()[0])
+
+
+class TestPairing:
+    def test_row_i_is_the_same_image_on_either_side(self) -> None:
+        teacher = small_teacher()
+        teacher.tap(["embedding"])
+        batch = Batch(
+            batches()[0].images, batches()[0].targets, indices=torch.arange(8), copies=torch.zeros(8, dtype=torch.long)
+        )
+        seen = teacher.observe(batch)
+        student = TappedModel(small_net(1).eval(), ["embedding"])
+        _, pairings = Classification(10).pair(student, seen, batch)
+        found = pairings["main"]
+        row = Batch(batch.images[3:4], batch.targets[3:4])
+        torch.testing.assert_close(found.student_logits[3:4], student(row.images)[0])
+        torch.testing.assert_close(found.teacher_logits[3:4], teacher.observe(row).output)
+        torch.testing.assert_close(found.teacher_features["embedding"][3:4], teacher.observe(row).features["embedding"])
+        torch.testing.assert_close(found.student_features["embedding"][3:4], student(row.images)[1]["embedding"])
+        assert found.indices is batch.indices
+        assert found.copies is batch.copies
+
+    def test_without_a_teacher_there_are_no_teacher_logits(self) -> None:
+        _, pairing = pair(Classification(10), batches()[0].targets)
+        assert pairing.teacher_logits is None
+        assert dict(pairing.teacher_features) == {}
+
+    def test_only_the_students_side_carries_gradient(self) -> None:
+        teacher = small_teacher()
+        teacher.tap(["embedding"])
+        _, pairing = pair(Classification(10), batches()[0].targets, teacher.observe(batches()[0]))
+        assert pairing.student_logits.requires_grad
+        assert pairing.student_features["embedding"].requires_grad
+        assert not pairing.teacher_logits.requires_grad
+        assert not pairing.teacher_features["embedding"].requires_grad
+
+
+class TestScores:
+    @pytest.mark.parametrize("batch_size", [3, 7, 100])
+    def test_top1_top5_and_loss_equal_a_count_by_hand(self, batch_size: int) -> None:
+        drawn = torch.Generator().manual_seed(1)
+        logits, labels = torch.randn(20, 8, generator=drawn), torch.randint(8, (20,), generator=drawn)
+        ranked = logits.argsort(dim=1, descending=True)
+        first = sum(int(ranked[i, 0] == labels[i]) for i in range(20))
+        among_five = sum(int(labels[i] in ranked[i, :5]) for i in range(20))
+        loss = -sum(logits[i].log_softmax(0)[labels[i]].item() for i in range(20)) / 20
+        found = evaluated(8, logits, labels, batch_size=batch_size)
+        assert found.scores() == pytest.approx(
+            {"top1": 100 * first / 20, "top5": 100 * among_five / 20, "loss": loss}, rel=1e-6
+        )
+        assert 0 < first < among_five < 20  # else this test could not tell them apart
+        assert torch.equal(found.predictions, ranked[:, 0])
+        assert torch.equal(found.labels, labels)
+
+    @pytest.mark.parametrize(("num_classes", "has_top5"), [(2, False), (5, False), (6, True)])
+    def test_top5_is_given_above_five_classes_only(self, num_classes: int, has_top5: bool) -> None:
+        found = evaluated(num_classes, torch.randn(6, num_classes), torch.arange(6) % num_classes)
+        assert ("top5" in found.scores()) == has_top5
+        assert (found.top5 is not None) == has_top5
+
+    def test_images_without_a_label_are_not_scored(self) -> None:
+        logits, labels = 9.0 * F.one_hot(torch.tensor([0, 1, 2, 3]), 6), torch.tensor([0, 1, 0, -1])
+        found = evaluated(6, logits, labels)
+        assert found.top1 == pytest.approx(200 / 3)
+
+    def test_one_logit_that_is_not_a_number_makes_the_loss_none_either(self) -> None:
+        logits, labels = torch.zeros(6, 6), torch.zeros(6, dtype=torch.long)
+        logits[4, 2] = torch.nan
+        assert not math.isfinite(evaluated(6, logits, labels).loss)
+
+    def test_several_predictors_are_scored_on_one_pass(self) -> None:
+        passes = []
+
+        def data():
+            passes.append(1)
+            yield from batches()
+
+        networks = {"one": small_net(1).eval(), "other": small_net(2).eval()}
+        predictors = {name: lambda batch, network=network: network(batch.images) for name, network in networks.items()}
+        found = Classification(10).evaluate(predictors, data(), CPU)
+        assert len(passes) == 1
+        for name, predict in predictors.items():
+            alone = Classification(10).evaluate({name: predict}, batches(), CPU)[name]
+            assert alone.scores() == found[name].scores()
+
+    def test_agreement_is_the_share_of_equal_predictions(self) -> None:
+        def evaluation(*predictions: int) -> Evaluation:
+            return Evaluation(0.0, None, 0.0, torch.tensor(predictions), torch.zeros(4, dtype=torch.long))
+
+        assert evaluation(0, 1, 2, 3).agreement_with(evaluation(0, 1, 2, 0)) == 75.0
+
+    def test_nothing_to_evaluate_on_is_said(self) -> None:
+        with pytest.raises(UserError, match="there are no images to evaluate on"):
+            Classification(10).evaluate({"it": lambda batch: batch.images}, [], CPU)
