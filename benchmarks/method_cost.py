@@ -24,8 +24,8 @@ from understudy.data.copies import with_rotations
 from understudy.environment import describe_environment
 from understudy.methods import METHODS
 from understudy.methods.base import MethodConfig
-from understudy.students import Surroundings, build_student, tap_teacher
-from understudy.training import Student
+from understudy.spec import Surroundings, build_student, tap_teacher
+from understudy.student import Student
 
 NUM_CLASSES, IMAGE_SIZE, NUM_TRAIN = 100, 32, 50_000
 

@@ -53,10 +53,11 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[us.Me
 
 
 def test_it_is_listed_and_described() -> None:
-    assert any(line.startswith("mine ") and line.endswith(" own") for line in done("methods").splitlines())
+    (line,) = (line for line in done("methods").splitlines() if line.startswith("mine "))
+    assert line.endswith("The student's embedding, mapped linearly, approaches the teacher's")
     page = done("methods", "mine")
-    assert page.startswith("mine: The student's embedding, mapped linearly, approaches the teacher's.")
-    assert "strength = 1.0" in page
+    assert page.startswith("# mine\n\nThe student's embedding, mapped linearly, approaches the teacher's.")
+    assert "`strength` = 1.0" in page
 
 
 def test_it_is_distilled_by_name_in_one_call() -> None:

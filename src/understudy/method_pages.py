@@ -52,7 +52,8 @@ def method_page(name: str) -> str:
 
 
 def _first_sentence(method: type[Method]) -> str:
-    return (inspect.getdoc(method) or "").split("\n", 1)[0].rstrip(".")
+    paragraph = " ".join((inspect.getdoc(method) or "").split("\n\n", 1)[0].split())
+    return paragraph.split(". ", 1)[0].rstrip(".")
 
 
 def _citation(method: type[Method]) -> str:

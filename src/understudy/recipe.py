@@ -114,7 +114,8 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _teacher_is_there(self) -> Recipe:
-        if self.teacher is None and (self.method or any(row not in ALONE for row in self.rows)):
+        methods = [config for config in self.method if config.method.needs_teacher(config)]
+        if self.teacher is None and (methods or any(_row_needs_teacher(row) for row in self.rows)):
             raise ValueError("distilling needs a teacher; set teacher.model, or method: none to train alone")
         return self
 
@@ -154,7 +155,13 @@ def recipe_from(data: Mapping[str, Any], overrides: Sequence[str] = (), *, what:
 def recipe_names() -> list[str]:
     """Names of the shipped recipes."""
     root = Path(str(resources.files("understudy") / "recipes"))
-    return sorted(str(file.relative_to(root).with_suffix("")) for file in root.rglob("*.yaml"))
+    files = (file for file in root.rglob("*.yaml") if file.stem != "base")  # a base is extended, not run
+    return sorted(str(file.relative_to(root).with_suffix("")) for file in files)
+
+
+def _row_needs_teacher(row: str) -> bool:
+    methods = [METHODS[part] for part in row.split("+") if part in METHODS]
+    return any(method.needs_teacher(method.Config()) for method in methods)
 
 
 def _is_none(item: Any) -> bool:
@@ -198,15 +205,13 @@ def _found(name_or_file: str) -> Path:
         if not file.is_file():
             raise UserError(f"there is no recipe file {name_or_file}")
         return file
-    names = recipe_names()
-    matching = [name for name in names if name in (name_or_file, f"classification/{name_or_file}")]
-    if not matching:
-        close = nearest(name_or_file, [short for name in names for short in (name, name.split("/", 1)[-1])])
-        hint = f"did you mean {close}? " if close else ""
-        raise UserError(
-            f"there is no recipe {name_or_file!r}; {hint}`understudy recipes` lists them, a file ends in .yaml"
-        )
-    return Path(str(resources.files("understudy") / "recipes" / f"{matching[0]}.yaml"))
+    names, root = recipe_names(), Path(str(resources.files("understudy") / "recipes"))
+    for shipped in (root / f"{name_or_file}.yaml", root / "classification" / f"{name_or_file}.yaml"):
+        if shipped.is_file() and shipped.resolve().is_relative_to(root.resolve()):
+            return shipped
+    close = nearest(name_or_file, [short for name in names for short in (name, name.split("/", 1)[-1])])
+    hint = f"did you mean {close}? " if close else ""
+    raise UserError(f"there is no recipe {name_or_file!r}; {hint}`understudy recipes` lists them, a file ends in .yaml")
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

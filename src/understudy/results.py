@@ -15,7 +15,7 @@ from understudy.methods import MethodConfig
 from understudy.models import Network
 from understudy.models.cost import count_macs, count_parameters
 from understudy.rows import Row
-from understudy.students import weighted
+from understudy.spec import weighted
 from understudy.tasks import Evaluation
 from understudy.training import Trainer
 

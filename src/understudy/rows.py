@@ -7,7 +7,7 @@ from pydantic import SerializeAsAny
 from understudy.config import Config, UserError
 from understudy.methods import MethodConfig
 from understudy.recipe import ALONE, Recipe, method_config
-from understudy.students import default_task_weight, row_name_of
+from understudy.spec import default_task_weight, row_name_of
 from understudy.updates import UPDATES, UpdateConfig
 
 __all__ = ["Row", "row_named", "rows_of"]

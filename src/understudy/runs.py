@@ -27,7 +27,7 @@ from understudy.report.results import Row as ResultsRow
 from understudy.results import assemble, model_facts, seed_record
 from understudy.rows import Row, rows_of
 from understudy.runfolder import RunFolder, choose_run_folder
-from understudy.students import weighted
+from understudy.spec import weighted
 from understudy.tasks import Evaluation
 from understudy.teaching import check_teacher, evaluate_teacher, teacher_ready
 from understudy.training import Trainer

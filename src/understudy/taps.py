@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from understudy.config import UserError, nearest
 
-__all__ = ["TapShape", "TappedModel", "Taps", "classifier_name"]
+__all__ = ["TapShape", "TappedModel", "Taps", "check_taps", "classifier_name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,12 @@ class TappedModel(nn.Module):
             self._handles.append(target.register_forward_pre_hook(catch_input))
         else:
             self._handles.append(target.register_forward_hook(catch_output))
+
+
+def check_taps(module: nn.Module, taps: Iterable[str], *, name: str) -> None:
+    """Raise the UserError that tapping would, and change nothing."""
+    for _ in _expanded(module, taps, name):
+        pass
 
 
 def classifier_name(module: nn.Module) -> str | None:

@@ -17,9 +17,10 @@ from understudy.models import count_parameters, load_weights, save_student
 from understudy.report import compact
 from understudy.rows import row_named
 from understudy.runfolder import RunFolder
+from understudy.student import Student, parameters_of
 from understudy.taps import TappedModel
 from understudy.tasks import Evaluation
-from understudy.training import Student, Trainer, parameters_of
+from understudy.training import Trainer
 from understudy.watching import RunWatcher, StopRequest
 
 __all__ = ["check_teacher", "evaluate_teacher", "teacher_ready"]

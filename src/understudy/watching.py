@@ -115,6 +115,8 @@ class RunWatcher:
                 line["val"] = {**record["val"], "agreement": agreement}
             self.metrics.write(line)
         self.save(trainer)
+        if self.stop.signal is not None:  # it came during the evaluation
+            raise Interrupted(trainer.step, self.stop.signal)
 
     def _write_interval(self, trainer: Trainer, step: int) -> None:
         for student in trainer.students:

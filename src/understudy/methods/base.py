@@ -153,6 +153,16 @@ class Method(nn.Module):
         return cls.needs
 
     @classmethod
+    def default_loss_for(cls, config: MethodConfig) -> LossWeights:
+        """Default weights under these settings; the first run of two has its own."""
+        return cls.default_loss
+
+    @classmethod
+    def needs_teacher(cls, config: MethodConfig) -> bool:
+        """Whether a teacher is looked at; False for the teacher-free methods."""
+        return "teacher_logits" in cls.needs_for(config) or bool(cls.taps_for(config).teacher)
+
+    @classmethod
     def min_rows(cls, config: MethodConfig) -> int:
         """The smallest batch the method is defined on: 2 where rows are related or normalised over the batch."""
         return 2 if cls.rows == "related" else 1

@@ -17,10 +17,10 @@ from understudy.connections import load_connectors
 from understudy.hashing import hashed
 from understudy.methods.base import Context, MethodConfig, TapShapes
 from understudy.random_state import seeded
-from understudy.taps import TappedModel, Taps, classifier_name
+from understudy.student import Student, WeightedMethod, parameters_of
+from understudy.taps import TappedModel, Taps, check_taps, classifier_name
 from understudy.tasks import Task
 from understudy.teachers import LiveTeacher
-from understudy.training import Student, WeightedMethod, parameters_of
 from understudy.updates import Joint, Schedule, UpdateConfig
 
 __all__ = ["StudentSpec", "Surroundings", "build_student", "default_task_weight", "tap_teacher"]
@@ -78,6 +78,8 @@ def build_student(spec: StudentSpec, around: Surroundings) -> Student:
     Raises:
         UserError: a tap that is not there, class counts that differ where the method reads teacher logits.
     """
+    for config in spec.methods:
+        _check_taps(spec.model, taps_of(config).student, config, f"student {spec.row_name}")
     taps = [tap for config in spec.methods for tap in taps_of(config).student]
     model = TappedModel(spec.model, taps, prepare=spec.prepare, name=f"student {spec.row_name}")
     model = model.to(around.sample.device)
@@ -97,7 +99,17 @@ def build_student(spec: StudentSpec, around: Surroundings) -> Student:
 
 def tap_teacher(teacher: LiveTeacher, methods: Sequence[MethodConfig]) -> None:
     """Let the teacher return what these methods look at."""
+    for config in methods:
+        _check_taps(teacher.model.module, taps_of(config).teacher, config, teacher.name)
     teacher.tap(tap for config in methods for tap in taps_of(config).teacher)
+
+
+def _check_taps(model: nn.Module, taps: Sequence[str], config: MethodConfig, name: str) -> None:
+    """Refuse a tap that is not there in the name of the method that wants it."""
+    try:
+        check_taps(model, taps, name=name)
+    except UserError as error:
+        raise UserError(f"method {config.method.name!r}: {error}") from None
 
 
 def taps_of(config: MethodConfig) -> Taps:
@@ -107,7 +119,7 @@ def taps_of(config: MethodConfig) -> Taps:
 
 def default_task_weight(methods: Sequence[MethodConfig]) -> float:
     """The first method's, or 1 for a student alone."""
-    return methods[0].method.default_loss.task if methods else 1.0
+    return methods[0].method.default_loss_for(methods[0]).task if methods else 1.0
 
 
 def row_name_of(methods: Sequence[MethodConfig], update: UpdateConfig) -> str:
@@ -118,7 +130,7 @@ def row_name_of(methods: Sequence[MethodConfig], update: UpdateConfig) -> str:
 
 def weighted(config: MethodConfig) -> tuple[float, int]:
     """Weight and warm-up epochs of a method: the settings' own, else the method's default."""
-    default = config.method.default_loss
+    default = config.method.default_loss_for(config)
     weight = default.distill if config.weight is None else config.weight
     return weight, default.warmup_epochs if config.warmup_epochs is None else config.warmup_epochs
 
@@ -126,12 +138,16 @@ def weighted(config: MethodConfig) -> tuple[float, int]:
 def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) -> list[WeightedMethod]:
     if not spec.methods:
         return []
-    if around.teacher is None:
-        raise UserError(f"method {spec.methods[0].method.name!r} needs a teacher")
-    sample = around.sample
+    wanting = [config.method.name for config in spec.methods if config.method.needs_teacher(config)]
+    if around.teacher is None and wanting:
+        raise UserError(f"method {wanting[0]!r} needs a teacher")
+    sample, teacher = around.sample, around.teacher
+    teacher_sample = sample if around.teacher_sample is None else around.teacher_sample
     context = Context(
         student=_shapes(model, sample),
-        teacher=_shapes(around.teacher.model, sample if around.teacher_sample is None else around.teacher_sample),
+        teacher=TapShapes({}, num_classes=around.num_classes)
+        if teacher is None
+        else _shapes(teacher.model, teacher_sample),
         num_classes=around.num_classes,
         num_train=0 if around.train_labels is None else len(around.train_labels),
         train_labels=around.train_labels,
