@@ -16,12 +16,17 @@ from understudy.methods.projector import Distance, Normalisation, Projector, pro
 from understudy.taps import Taps, TapShape
 
 DISTANCES: tuple[Distance, ...] = ("logsum", "logsumexp", "correlation", "mse")
-NORMALISATIONS: tuple[Normalisation, ...] = ("none", "l2", "group", "batch")
+NORMALISATIONS: tuple[Normalisation, ...] = ("none", "l2", "group", "batch", "whiten")
 
 
 def normalised_by_the_formula(x: Array, normalisation: Normalisation) -> Array:
     if normalisation == "batch":
         return (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-4)
+    if normalisation == "whiten":
+        centred, eps, unit = x - x.mean(axis=0), 1e-4, np.eye(x.shape[1])
+        sigma = centred.T @ centred / len(x)
+        values, vectors = np.linalg.eigh((1 - eps) * sigma + eps * np.trace(sigma) / x.shape[1] * unit)
+        return centred @ (vectors / np.sqrt(values)) @ vectors.T
     if normalisation == "group":
         groups = x.reshape(len(x), 4, -1)
         scaled = (groups - groups.mean(axis=2, keepdims=True)) / np.sqrt(groups.var(axis=2, keepdims=True) + 1e-4)

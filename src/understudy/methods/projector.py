@@ -22,12 +22,13 @@ from understudy.methods.base import (
 )
 from understudy.methods.connectors import linear_connector, mlp_connector, pooled
 from understudy.methods.kd import kd_loss
+from understudy.methods.whitening import Whitening, whitened
 from understudy.step import Pairing
 from understudy.taps import Taps
 
 __all__ = ["Distance", "Normalisation", "Projector", "projector_loss"]
 
-Normalisation = Literal["none", "l2", "group", "batch"]
+Normalisation = Literal["none", "l2", "group", "batch", "whiten"]
 Distance = Literal["logsum", "logsumexp", "correlation", "mse"]
 
 _LOGSUM_FLOOR = 1e-30  # keeps log and gradient finite at equality; a training batch sums to 1e2 and more
@@ -43,6 +44,7 @@ def projector_loss(
     alpha: float = 4.0,
     logsumexp_temperature: float = 1.0,
     num_groups: int = 16,
+    whitening: Whitening = "zca",
     eps: float = 1e-4,
 ) -> Tensor:
     """Distance between projected student features and the teacher's, both normalised the same way.
@@ -56,12 +58,14 @@ def projector_loss(
         projected: (M, D) student features in the teacher's space; half types are raised to float32.
         teacher_features: (M, D), no gradient flows into it.
         normalisation: of each side. "batch": per column over the M rows, no affine part; "group": per row over
-            num_groups groups of columns; "l2": rows of length 1; "none".
+            num_groups groups of columns; "l2": rows of length 1; "whiten": decorrelated columns of variance 1 over
+            the M rows (the paper's "whitened features"); "none".
         distance: which of the four above.
         alpha: exponent >= 1 of logsum and correlation; 4 to 5 is the paper's best.
         logsumexp_temperature: t > 0, in units of the normalised features.
         num_groups: divides D.
-        eps: added to the variance in batch and group normalisation.
+        whitening: how columns are decorrelated, "zca" or "cholesky".
+        eps: added to the variance in batch and group normalisation and in whitening.
 
     Returns:
         Scalar. The logarithms sum over the batch, so they grow by log(M) with it and may be negative.
@@ -74,8 +78,12 @@ def projector_loss(
             f"projected features are {tuple(projected.shape)}, the teacher's {tuple(teacher_features.shape)}; "
             "project onto as many channels as the teacher has, and pool maps first"
         )
-    student = _normalised(at_least_float32(projected), normalisation, num_groups, eps)
-    teacher = _normalised(at_least_float32(teacher_features.detach()), normalisation, num_groups, eps)
+    student, teacher = (
+        whitened(rows, whitening=whitening, eps=eps)
+        if normalisation == "whiten"
+        else _normalised(rows, normalisation, num_groups, eps)
+        for rows in (at_least_float32(projected), at_least_float32(teacher_features.detach()))
+    )
     return _distance(student, teacher, distance, alpha, logsumexp_temperature)
 
 
@@ -133,6 +141,7 @@ class Projector(Method, name="projector"):
         hidden_channels: int = Field(default=1024, ge=1)  # of the mlp; paper, CIFAR-100
         bias: bool = True  # nn.Linear(512, 512) with bias in the ImageNet code
         normalisation: Normalisation = "batch"  # the best of the paper's table 1
+        whitening: Whitening = "zca"  # of normalisation: whiten
         num_groups: int = Field(default=16, ge=1)  # of normalisation: group; lines left commented in the ImageNet code
         eps: float = Field(default=1e-4, gt=0)  # paper, implementation details
         distance: Distance = "logsum"
@@ -190,7 +199,7 @@ class Projector(Method, name="projector"):
     def min_rows(cls, config: MethodConfig) -> int:
         """2 where something is taken over the batch: one row is its own mean, so it would be all zeros."""
         assert isinstance(config, cls.Config)
-        return 2 if config.normalisation == "batch" or config.distance == "correlation" else 1
+        return 2 if config.normalisation in ("batch", "whiten") or config.distance == "correlation" else 1
 
     def forward(self, pairing: Pairing) -> dict[str, Tensor]:
         """A term named as the distance and, where it has weight, "kl"; both weighted."""
@@ -204,6 +213,7 @@ class Projector(Method, name="projector"):
             alpha=settings.alpha,
             logsumexp_temperature=settings.logsumexp_temperature,
             num_groups=settings.num_groups,
+            whitening=settings.whitening,
             eps=settings.eps,
         )
         terms = {settings.distance: settings.distance_weight * distance}
