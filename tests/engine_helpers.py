@@ -27,7 +27,7 @@ from understudy.logs import Display
 from understudy.recipe import merged
 from understudy.runfolder import RunFolder
 from understudy.runs import execute
-from understudy.students import Surroundings, build_student, seeded, tap_teacher
+from understudy.spec import Surroundings, build_student, seeded, tap_teacher
 
 torch.set_num_threads(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -41,3 +42,16 @@ def test_loss_parts_and_gradients_agree_with_the_reference(path: Path, dtype: to
     assert stored <= found.keys(), f"not answered: {sorted(stored - found.keys())}"
     problems = [problem(name, found[name], case, dtype) for name in sorted(stored)]
     assert not any(problems), "\n".join(text for text in problems if text)
+
+
+def test_every_reference_case_is_answered_or_left_out_with_a_reason() -> None:
+    if not FOLDER.is_dir():
+        pytest.skip(f"no golden cases in {FOLDER}")
+    here = Path(__file__).parent
+    left_out = set(re.findall(r"^- (\w+): ", (here / "left_out.md").read_text(encoding="utf-8"), re.MULTILINE))
+    elsewhere = {"dot", "ema_warmup", "mixup_cutmix", "rmsprop_tf"}  # tests/updates, test_timm_golden.py
+    known = ANSWERS.keys() | left_out | elsewhere
+
+    unanswered = sorted(folder.name for folder in FOLDER.iterdir() if folder.is_dir() and folder.name not in known)
+
+    assert unanswered == []

@@ -1,0 +1,139 @@
+"""What every registered method must do under every update, from a CNN and from a ViT."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from smallest_settings import SMALLEST
+from torch import Tensor
+
+from understudy.building import Parts, build_trainer, check_rows, open_parts
+from understudy.config import UserError
+from understudy.methods import METHODS
+from understudy.recipe import Recipe
+from understudy.rows import Row, rows_of
+from understudy.training import Trainer
+
+torch.set_num_threads(1)
+
+TEACHERS = {
+    "cnn": {"model": "cifar:resnet8", "kwargs": {"width": 0.5}, "weights": "none", "allow_weak": True},
+    "vit": {
+        "model": "timm:vit_tiny_patch16_224",
+        "kwargs": {"patch_size": 2, "embed_dim": 24, "depth": 4, "num_heads": 2},
+        "weights": "none",
+        "allow_weak": True,
+    },
+}
+ENTERED = sorted(set(METHODS) & set(SMALLEST))  # that these are all, the first test says
+PAIRS = list(product(ENTERED, TEACHERS))
+REFUSED = [(method, teacher) for method, teacher in PAIRS if teacher in SMALLEST[method].refuses]
+CASES = [
+    pytest.param(method, update, teacher, id=f"{method}-{update}-{teacher}")
+    for (method, teacher), update in product(PAIRS, ["joint", "dot"])
+    if (method, teacher) not in REFUSED
+]
+
+
+def recipe_of(method: str, update: str, teacher: str) -> Recipe:
+    smallest = SMALLEST[method]
+    data = {"root": "digits", "train_rows": "0:48", "val_rows": "1000:1016", "batch_size": 16, "image_size": 8}
+    settings = {"name": method, **smallest.method, **smallest.by_teacher.get(teacher, {})}
+    return Recipe.read(
+        {
+            "data": {**data, **smallest.data},
+            "teacher": TEACHERS[teacher],
+            "student": {"model": "cifar:resnet8", "kwargs": {"width": 0.25}, "weights": "none"},
+            "method": settings,
+            "update": {"name": update, "lr": 0.01},
+            "epochs": 1,
+            "device": "cpu",
+        },
+        what=f"{method} at its smallest",
+    )
+
+
+def built(method: str, update: str, teacher: str) -> tuple[Parts, list[Row], Trainer]:
+    recipe = recipe_of(method, update, teacher)
+    parts, rows = open_parts(recipe, allow_code=False, say=lambda text: None), rows_of(recipe)
+    check_rows(parts, rows)
+    trainer = build_trainer(parts, rows, 0)
+    loader = parts.train_loader(0)
+    trainer.epochs, trainer.steps_per_epoch = 1, loader.steps_per_epoch
+    return parts, rows, trainer
+
+
+def flat(state: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a nested state by its path, tensors as copies."""
+    for key, value in state.items() if isinstance(state, Mapping) else enumerate(state):
+        here = f"{path}/{key}"
+        if isinstance(value, Mapping | list | tuple):
+            yield from flat(value, here)
+        else:
+            yield here, value.clone() if isinstance(value, Tensor) else value
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    def equal(a: Any, b: Any) -> bool:
+        return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b)
+
+    return [key for key in {**one, **other} if key not in one or key not in other or not equal(one[key], other[key])]
+
+
+def test_every_registered_method_has_its_smallest_settings() -> None:
+    assert sorted(SMALLEST) == sorted(METHODS), "add the method to smallest_settings.py"
+
+
+@pytest.mark.parametrize(("method", "update", "teacher"), CASES)
+def test_three_steps(method: str, update: str, teacher: str) -> None:
+    """Finite losses; student and connectors move, the teacher does not; the state comes back bit for bit."""
+    parts, rows, trainer = built(method, update, teacher)
+    student = trainer.students[0]
+    before = dict(flat(student.state_dict()))
+    teacher_before = dict(flat(parts.teacher.model.module.state_dict()))
+    losses = []
+    student.train()
+    for batch in parts.train_loader(0).epoch(1):
+        trainer.take_step(batch)
+        losses.append(trainer.interval_meters[student.name].read())
+        trainer.step_in_epoch += 1
+    after = dict(flat(student.state_dict()))
+    moved = differing(before, after)
+
+    assert len(losses) == 3
+    assert all(torch.tensor(list(step.values())).isfinite().all() for step in losses), losses
+    assert any(name.startswith("/model/") and name.endswith("weight") for name in moved)
+    weights = [f"/connectors/{name}" for name, p in student.connectors.named_parameters() if p.requires_grad]
+    assert set(weights) <= set(moved)
+    assert bool(weights) == SMALLEST[method].has_connectors
+    assert differing(teacher_before, dict(flat(parts.teacher.model.module.state_dict()))) == []
+
+    fresh = build_trainer(parts, rows, 1).students[0]
+    fresh.load_state_dict(student.state_dict())
+    assert differing(after, dict(flat(fresh.state_dict()))) == []
+
+
+@pytest.mark.parametrize(("method", "teacher"), REFUSED)
+def test_a_teacher_that_a_method_cannot_learn_from_is_refused_in_words(method: str, teacher: str) -> None:
+    with pytest.raises(UserError, match=SMALLEST[method].refuses[teacher]):
+        built(method, "joint", teacher)
+
+
+@pytest.mark.parametrize("method", ENTERED)
+def test_a_restored_student_takes_the_same_next_step(method: str) -> None:
+    parts, rows, trainer = built(method, "dot", "cnn")
+    first, *others = parts.train_loader(0).epoch(1)
+    student, restored = trainer.students[0], build_trainer(parts, rows, 1).students[0]
+    student.train()
+    restored.train()
+    student.step(first, parts.teacher.observe(first), epoch=1)
+    restored.load_state_dict(copy.deepcopy(student.state_dict()))  # as through a file: torch shares momenta
+    for batch in others:
+        for each in (student, restored):
+            each.step(batch, parts.teacher.observe(batch), epoch=1)
+    assert differing(dict(flat(student.state_dict())), dict(flat(restored.state_dict()))) == []
