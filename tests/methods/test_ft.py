@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from understudy.config import UserError
 from understudy.connections import load_connectors, save_connectors
-from understudy.methods.base import MethodConfig
 from understudy.methods.ft import FT, FactorForm, ft_loss, paraphraser_loss
 
 FORMS: tuple[FactorForm, ...] = ("attention", "factors")
@@ -95,15 +95,13 @@ def test_the_second_stage_alone_is_refused_with_the_way_to_it() -> None:
         method_of("ft")
 
 
-def test_the_first_stage_weighs_one_and_the_second_two_hundred_unless_told_otherwise() -> None:
-    def weight(**settings: object) -> float | None:
-        config: MethodConfig = FT.Config.model_validate(settings)
-        return config.weight
+def test_the_first_stage_has_weights_of_its_own() -> None:
+    def weights(stage: Literal["paraphraser", "distill"]) -> tuple[float, float]:
+        default = FT.default_loss_for(FT.Config(stage=stage))
+        return default.task, default.distill
 
-    assert weight(stage="paraphraser") == 1
-    assert weight(stage="paraphraser", weight=3) == 3
-    assert weight(stage="distill") is None
-    assert FT.default_loss.distill == 200
+    assert weights("paraphraser") == (0, 1)
+    assert weights("distill") == (1, 200)
 
 
 def test_rate_says_how_many_factors_there_are() -> None:

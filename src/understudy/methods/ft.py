@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from understudy.config import UserError, unknown_name
 from understudy.methods.at import attention
-from understudy.methods.base import Context, LossWeights, Paper, at_least_float32
+from understudy.methods.base import Context, LossWeights, MethodConfig, Paper, at_least_float32
 from understudy.methods.connectors_features import Paraphraser, as_map, comparable_maps, factor_encoder
 from understudy.methods.stage_pairs import StageConfig, StageMethod, StagePair, refuse_single_positions
 from understudy.step import Pairing
@@ -67,6 +66,9 @@ def paraphraser_loss(reconstructed: Tensor, teacher_features: Tensor) -> Tensor:
     return F.mse_loss(at_least_float32(reconstructed), at_least_float32(teacher_features.detach()))
 
 
+_PARAPHRASER_LOSS = LossWeights(task=0.0, distill=1.0, source="RepDistiller helper/pretrain.py: this loss alone")
+
+
 class FT(StageMethod, name="ft"):
     """The student's map, translated, tells the factors that a paraphraser finds in the teacher's.
 
@@ -75,8 +77,8 @@ class FT(StageMethod, name="ft"):
     of the student has batch norm, the paraphraser of the teacher has none. Weights 1 task and 200 distill.
 
     Two runs: the first, `stage: paraphraser`, trains the paraphraser to give back the teacher's map (mean squared
-    error; its own weight is 1 by default, its gradient reaches nothing of the student, which learns alone meanwhile;
-    RepDistiller: 30 epochs at learning rate 0.01). The second, the default `stage: distill`, starts from it:
+    error, by default with weight 1 and no task loss; its gradient reaches nothing of the student; RepDistiller:
+    30 epochs at learning rate 0.01). The second, the default `stage: distill`, starts from it:
     `init_from: FIRST_RUN`. There the paraphraser is frozen.
 
     Differs from: the paper compares the normalised factors themselves (`form: factors`); RepDistiller, the default
@@ -91,14 +93,6 @@ class FT(StageMethod, name="ft"):
         attention_exponent: int = Field(default=2, ge=1)  # p1; RepDistiller distiller_zoo/FT.py
         norm: int = Field(default=1, ge=1)  # p2; the same file
         form: FactorForm = "attention"
-
-        @model_validator(mode="before")
-        @classmethod
-        def _first_stage_weighs_one(cls, data: Any) -> Any:
-            # 200, the method's default, is the weight of the second stage; in the first it would be 200 times the lr.
-            if isinstance(data, Mapping) and data.get("stage") == "paraphraser" and data.get("weight") is None:
-                return {**data, "weight": 1.0}
-            return data
 
     paper = Paper(
         authors="Kim, Park, Kwak",
@@ -129,6 +123,12 @@ class FT(StageMethod, name="ft"):
             factor_encoder(p.student_shape.channels, k, has_batch_norm=True)
             for p, k in zip(self.pairs, factors, strict=True)
         )
+
+    @classmethod
+    def default_loss_for(cls, config: MethodConfig) -> LossWeights:
+        """The paraphraser is trained by its own loss alone: 200 would be 200 times the learning rate."""
+        assert isinstance(config, cls.Config)
+        return _PARAPHRASER_LOSS if config.stage == "paraphraser" else cls.default_loss
 
     @staticmethod
     def chosen(pairs: list[StagePair]) -> list[StagePair]:
