@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from engine_helpers import DROPOUT_STUDENT, Eventful, reproducible_files, run_recipe, tiny_recipe
 from understudy import Recipe, UserError
 from understudy.checkpoint import load_latest
+from understudy.logs import Display
 from understudy.runfolder import RunFolder
 from understudy.training import Interrupted
 from understudy.watching import StopRequest
@@ -249,3 +251,24 @@ class TestProcess:
 
 def metrics_of(run: Path) -> list[str]:
     return (run / "metrics.jsonl").read_text().splitlines()
+
+
+class Remembering(Display):
+    """A quiet display that keeps what it was told to say."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_how_long_a_run_is_going_to_take_is_said_after_a_few_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.watching.WORTH_SAYING_SECONDS", 0.0)
+    display = Remembering()
+    run_recipe(tiny_recipe({"rows": ["alone"], "seeds": [0], "epochs": 5}), tmp_path / "run", display=display)
+    (line,) = [text for text in display.said if "s an epoch" in text]
+    assert re.fullmatch(r"training: about \d+ s an epoch without evaluation, \d:\d\d:\d\d in all, \d+\.\d GiB", line)

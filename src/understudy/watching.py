@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from understudy import checkpoint
-from understudy.logs import Display, MetricsFile
+from understudy.environment import peak_memory_gib
+from understudy.logs import Display, MetricsFile, duration
 from understudy.recipe import Recipe
 from understudy.runfolder import RunFolder
 from understudy.tasks import Evaluation
@@ -18,6 +19,10 @@ from understudy.training import Interrupted, Trainer
 __all__ = ["RunWatcher", "StopRequest"]
 
 COMMON_MEASURES = ("task", "distill", "task_loss", "kl_to_teacher", "top1")  # of every row; the rest are its own terms
+
+
+STEPS_BEFORE_ESTIMATE = 10
+WORTH_SAYING_SECONDS = 60.0  # a shorter stretch is over before anyone has read how long it takes
 
 
 class StopRequest:
@@ -75,6 +80,7 @@ class RunWatcher:
         self.display, self.stop, self.teacher = display, stop, teacher
         self.metrics = MetricsFile(run.metrics_file)
         self._last_save = time.monotonic()
+        self._first_step: tuple[int, float] | None = None
 
     def resume(self, trainer: Trainer) -> None:
         """Put the trainer where the newest good checkpoint of this stretch left it, if there is one."""
@@ -129,3 +135,17 @@ class RunWatcher:
 
     def _show(self, trainer: Trainer, step: int) -> None:
         self.display.update(step, f"{self.label} · epoch {trainer.epoch}/{trainer.epochs}")
+        if self._first_step is None:
+            self._first_step = (step, time.monotonic())
+        elif step == self._first_step[0] + STEPS_BEFORE_ESTIMATE:
+            self._say_how_long(trainer, (time.monotonic() - self._first_step[1]) / STEPS_BEFORE_ESTIMATE)
+
+    def _say_how_long(self, trainer: Trainer, step_seconds: float) -> None:
+        epoch_seconds = step_seconds * trainer.steps_per_epoch
+        left = step_seconds * (trainer.epochs * trainer.steps_per_epoch - trainer.step)
+        if left > WORTH_SAYING_SECONDS:
+            memory = peak_memory_gib(trainer.device)
+            self.display.say(
+                f"{self.label}: about {epoch_seconds:.0f} s an epoch without evaluation, {duration(left)} in all, "
+                f"{memory:.1f} GiB"
+            )
