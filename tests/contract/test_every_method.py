@@ -137,3 +137,21 @@ def test_a_restored_student_takes_the_same_next_step(method: str) -> None:
         for each in (student, restored):
             each.step(batch, parts.teacher.observe(batch), epoch=1)
     assert differing(dict(flat(student.state_dict())), dict(flat(restored.state_dict()))) == []
+
+
+@pytest.mark.parametrize("method", ENTERED)
+def test_a_row_beside_others_ends_as_the_row_alone(method: str) -> None:
+    def after_three_steps(with_others: bool) -> dict[str, Any]:
+        parts, rows, trainer = built(method, "dot", "cnn")
+        if with_others:
+            recipe = parts.recipe.model_copy(update={"rows": ("alone", "dist")})
+            trainer = build_trainer(parts, [rows_of(recipe)[0], *rows], 0)
+        trainer.epochs, trainer.steps_per_epoch = 1, 3
+        for student in trainer.students:
+            student.train()
+        for batch in parts.train_loader(0).epoch(1):
+            trainer.take_step(batch)
+            trainer.step_in_epoch += 1
+        return dict(flat(trainer.students[-1].state_dict()))
+
+    assert differing(after_three_steps(with_others=False), after_three_steps(with_others=True)) == []
