@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from examples import class_counts, context, few, normal, pairing, random_labels, row_counts, seeds
 from hypothesis import given
+from logit_losses import CORE, EVERY, LogitLoss
 from torch import Tensor
 
 from understudy.methods.base import Method
-from understudy.methods.dist import DIST, dist_loss
-from understudy.methods.dkd import DKD, dkd_loss
-from understudy.methods.kd import KD, kd_loss
+from understudy.methods.dist import DIST
+from understudy.methods.dkd import DKD
+from understudy.methods.kd import KD
 from understudy.methods.projector import Projector
 
-LogitLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+EXACT = {name: loss for name, loss in CORE.items() if name not in ("dist", "dist_t4")}  # their eps leaves 1e-4
 
-LOSSES: dict[str, LogitLoss] = {
-    "kd": lambda student, teacher, labels: kd_loss(student, teacher),
-    "kd_t1": lambda student, teacher, labels: kd_loss(student, teacher, temperature=1),
-    "dkd": dkd_loss,
-    "dkd_t1": lambda student, teacher, labels: dkd_loss(student, teacher, labels, temperature=1),
-    "dist": lambda student, teacher, labels: dist_loss(student, teacher),
-    "dist_t4": lambda student, teacher, labels: dist_loss(student, teacher, tau=4),
-    "dist_cosine": lambda student, teacher, labels: dist_loss(student, teacher, eps_mode="cosine"),
-}
-
-EXACT = {name: loss for name, loss in LOSSES.items() if name not in ("dist", "dist_t4")}  # their eps leaves 1e-4
-
-every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+every_loss = pytest.mark.parametrize("loss", EVERY.values(), ids=EVERY.keys())
+core_loss = pytest.mark.parametrize("loss", CORE.values(), ids=CORE.keys())
 every_method = pytest.mark.parametrize("method", [KD, DKD, DIST, Projector])
 
 
@@ -45,7 +33,7 @@ def test_a_student_that_equals_its_teacher_has_no_loss(
     assert abs(found.item()) < 1e-12
 
 
-@every_loss
+@core_loss
 @few
 @given(seed=seeds, num_rows=row_counts, num_classes=class_counts)
 def test_a_student_that_differs_from_its_teacher_has_a_loss(

@@ -2,101 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from examples import class_counts, context, few, normal, pairing, random_labels, row_counts, seeds
-from hypothesis import given
-from test_every_loss import hard_batches
+from examples import context, normal, pairing, random_labels
+from logit_losses import RIVALS as LOSSES
 from torch import Tensor
 
 from understudy.config import UserError
 from understudy.methods.base import Method
-from understudy.methods.dist_kl import DISTKL, dist_kl_loss
-from understudy.methods.dist_rank import DISTRank, dist_rank_loss
-from understudy.methods.kd_variants import takd_objective
-from understudy.methods.logit_std import LogitStandardisation, logit_std_loss
-from understudy.methods.nkd import NKD, nkd_loss
+from understudy.methods.dist_kl import DISTKL
+from understudy.methods.dist_rank import DISTRank
+from understudy.methods.logit_std import LogitStandardisation
+from understudy.methods.nkd import NKD
 from understudy.methods.pad import PAD
-from understudy.methods.spherical import Spherical, spherical_loss
-from understudy.methods.tfkd import TeacherFreeKD, tfkd_loss
-from understudy.methods.token_losses import deit_hard_loss
-from understudy.methods.uskd import uskd_loss
+from understudy.methods.spherical import Spherical
+from understudy.methods.tfkd import TeacherFreeKD
 
-LogitLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-LOSSES: dict[str, LogitLoss] = {
-    "nkd": nkd_loss,
-    "nkd_t1": lambda student, teacher, labels: nkd_loss(student, teacher, labels, gamma=1.5, temperature=1),
-    "uskd": lambda student, teacher, labels: uskd_loss(student, teacher.detach(), labels),
-    "uskd_paper": lambda student, teacher, labels: uskd_loss(
-        student, teacher.detach(), labels, ranks_log_student=False
-    ),
-    "spherical": spherical_loss,
-    "spherical_layer_norm": lambda student, teacher, labels: spherical_loss(
-        student, teacher, labels, sphere="layer_norm"
-    ),
-    "logit_std": lambda student, teacher, labels: logit_std_loss(student, teacher),
-    "tfkd": lambda student, teacher, labels: tfkd_loss(student, labels),
-    "tfkd_smoothing": lambda student, teacher, labels: tfkd_loss(student, labels, regulariser="label_smoothing"),
-    "dist_kl": lambda student, teacher, labels: dist_kl_loss(student, teacher),
-    "dist_rank": lambda student, teacher, labels: dist_rank_loss(student, teacher),
-    "takd": takd_objective,
-    "deit_hard": lambda student, teacher, labels: deit_hard_loss(student, teacher),
-}
 TEACHER_FREE = ("uskd", "uskd_paper", "tfkd", "tfkd_smoothing")
 LABELLED = ("nkd", "nkd_t1", "uskd", "uskd_paper", "tfkd")
 
-every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 every_method = pytest.mark.parametrize(
     "method", [NKD, Spherical, LogitStandardisation, TeacherFreeKD, PAD, DISTKL, DISTRank]
 )
-
-
-@every_loss
-@few
-@given(seed=seeds, num_rows=row_counts, num_classes=class_counts)
-def test_order_of_the_batch_leaves_the_loss_unchanged(
-    loss: LogitLoss, seed: int, num_rows: int, num_classes: int
-) -> None:
-    student, teacher = normal(num_rows, num_classes, seed=seed), normal(num_rows, num_classes, seed=seed + 1)
-    labels = random_labels(num_rows, num_classes, seed)
-    order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(loss(student[order], teacher[order], labels[order]), loss(student, teacher, labels))
-
-
-@every_loss
-@pytest.mark.parametrize("batch", hard_batches().values(), ids=hard_batches().keys())
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_hard_batches_have_finite_loss_and_gradient(
-    loss: LogitLoss, batch: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype
-) -> None:
-    # As a Pairing brings them: rounded to the model's dtype, then raised.
-    student = batch[0].to(dtype).to(torch.promote_types(dtype, torch.float32)).clone().requires_grad_()
-
-    found = loss(student, batch[1].to(dtype), batch[2])
-    found.backward()
-
-    torch.testing.assert_close(loss(batch[0].to(dtype), batch[1].to(dtype), batch[2]), found)
-    assert found.isfinite()
-    assert student.grad is not None
-    assert student.grad.isfinite().all()
-
-
-@every_loss
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_logits_under_autocast_are_computed_in_float32(loss: LogitLoss, dtype: torch.dtype) -> None:
-    student, teacher, labels = normal(6, 5).to(dtype), normal(6, 5, seed=1).to(dtype), random_labels(6, 5)
-    with torch.autocast("cpu", dtype=dtype):
-        found = loss(student, teacher, labels)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, loss(student.float(), teacher.float(), labels))
-
-
-@every_loss
-def test_float64_logits_stay_float64(loss: LogitLoss) -> None:
-    assert loss(normal(4, 5), normal(4, 5, seed=1), random_labels(4, 5)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", LABELLED)

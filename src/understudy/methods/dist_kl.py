@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits
+from understudy.methods.base import LossWeights, Method, MethodConfig, comparable_logits
+from understudy.methods.dist import DIST
 from understudy.methods.kd import kd_loss
 from understudy.methods.logit_rows import as_rows
 from understudy.step import Pairing
@@ -69,13 +70,7 @@ class DISTKL(Method, name="dist_kl"):
         gamma: float = Field(default=1.0, ge=0)  # intra-class weight
         tau: float = Field(default=1.0, gt=0)  # DIST's on ImageNet
 
-    paper = Paper(
-        authors="Huang, You, Wang, Qian, Xu",
-        title="Knowledge Distillation from A Stronger Teacher",
-        venue="NeurIPS",
-        year=2022,
-        arxiv="2205.10536",
-    )
+    paper = DIST.paper
     needs = frozenset({"teacher_logits"})
     rows = "related"
     default_loss = LossWeights(

@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits
+from understudy.methods.base import LossWeights, Method, MethodConfig, comparable_logits
+from understudy.methods.dist import DIST
 from understudy.methods.logit_rows import as_rows
 from understudy.step import Pairing
 
@@ -132,13 +133,7 @@ class DISTRank(Method, name="dist_rank"):
         tau: float = Field(default=1.0, gt=0)
         rank_temperature: float = Field(default=0.1, gt=0)  # in standard deviations; ours
 
-    paper = Paper(
-        authors="Huang, You, Wang, Qian, Xu",
-        title="Knowledge Distillation from A Stronger Teacher",
-        venue="NeurIPS",
-        year=2022,
-        arxiv="2205.10536",
-    )
+    paper = DIST.paper
     needs = frozenset({"teacher_logits"})
     rows = "related"
     default_loss = LossWeights(
