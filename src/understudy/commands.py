@@ -65,7 +65,7 @@ def demo(out: Path, *, display: Display) -> RunFolder:
     recipe = load_recipe("digits/demo")
     display.say(
         "understudy demo · real handwritten digits (scikit-learn, 1,797 images of 8x8 pixels) · "
-        f"{torch.get_num_threads()} CPU threads"
+        f"{recipe.threads} CPU thread"
     )
     run = RunFolder(out)
     is_own = run.recipe_file.is_file()

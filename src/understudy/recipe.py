@@ -76,6 +76,7 @@ class Recipe(Config):
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)  # a number n means 0 to n-1
     rows: tuple[str, ...] = ()  # of a compare, such as alone, kd, kd+dot, crd+kd
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, ge=1)  # of torch on the CPU; None: its own choice
     channels_last: bool = True  # memory format of convolutions: on CPUs and tensor cores the faster one
     log_every: int = Field(default=50, ge=1)  # steps
     checkpoint_minutes: float = Field(default=10.0, gt=0)  # beside the one at the end of every epoch

@@ -20,7 +20,7 @@ from understudy.connections import save_connectors
 from understudy.environment import describe_environment, peak_memory_gib
 from understudy.logs import Display
 from understudy.models import save_student
-from understudy.models.cost import count_parameters, images_per_second
+from understudy.models.cost import count_parameters, cpu_threads, images_per_second
 from understudy.recipe import Recipe
 from understudy.report import Results, compact, headline, write_report
 from understudy.report.results import Row as ResultsRow
@@ -75,6 +75,19 @@ def execute(
         UserError: anything a person can mend.
         Interrupted: stopped by a signal; the same call goes on from there.
     """
+    with cpu_threads(recipe.threads):
+        return _execute(recipe, name, out, overwrite, allow_code, display, parts)
+
+
+def _execute(
+    recipe: Recipe,
+    name: str,
+    out: Path | None,
+    overwrite: bool,
+    allow_code: bool,
+    display: Display,
+    parts: Parts | None,
+) -> RunFolder:
     rows = rows_of(recipe)
     parts = parts or open_parts(recipe, allow_code=allow_code, say=display.say)
     check_rows(parts, rows)

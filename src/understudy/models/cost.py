@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["Cost", "cost_of", "count_macs", "count_parameters", "images_per_second", "latency_ms", "median_ms"]
+__all__ = [
+    "Cost",
+    "cost_of",
+    "count_macs",
+    "count_parameters",
+    "cpu_threads",
+    "images_per_second",
+    "latency_ms",
+    "median_ms",
+]
 
 _MEASURE_SECONDS = 0.5
 _WARMUP_CALLS = 3
@@ -87,7 +96,7 @@ def median_ms(call: Callable[[], object], *, threads: int | None = None, seconds
         threads: CPU threads of torch meanwhile; None: as many as it uses now.
         seconds: how long to measure; at least five calls are.
     """
-    with _threads(threads):
+    with cpu_threads(threads):
         for _ in range(_WARMUP_CALLS):
             call()
         taken: list[float] = []
@@ -120,7 +129,8 @@ def _at_rest(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
+def cpu_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use so many CPU threads until the block ends; None: as many as it does."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
