@@ -45,6 +45,9 @@ class Result:
     results: Results
     run: RunFolder
 
+    def __repr__(self) -> str:
+        return f"Result(top1={self.top1:.2f}, run={str(self.run.path)!r}, student={type(self.student).__name__})"
+
     @property
     def top1(self) -> float:
         """Percent of the test images (of the validation images without a test set) after the last epoch."""
@@ -138,7 +141,10 @@ def distill(
         parts=parts,
     )
     trained = load_student(run.student, module=copy.deepcopy(student))
-    return Result(trained.to(parts.device), read_results(run.path), run)
+    result = Result(trained.to(parts.device), read_results(run.path), run)
+    if not quiet:
+        print(f"top-1 {result.top1:.1f} %   {run.path}")
+    return result
 
 
 def trainer(

@@ -10,6 +10,7 @@ import torch
 from understudy import spec as specs
 from understudy.config import UserError
 from understudy.data import DataSplits, EvalLoader, TrainLoader, augment_for, eval_loader, open_data, train_loader
+from understudy.data.augment import EVAL_CROP
 from understudy.hashing import hashed
 from understudy.models import Network, create_model
 from understudy.random_state import seeded
@@ -49,6 +50,11 @@ class Parts:
     teacher: LiveTeacher | None
     teacher_network: Network | None
     teacher_size: int | None  # None where teacher and student see the same size
+
+    @property
+    def crop_share(self) -> float:
+        """Side of the centre crop that is evaluated, as a share of the resized image's shorter side."""
+        return 1.0 if self.data.native_size is not None else self.image_size / round(self.image_size * EVAL_CROP)
 
     @property
     def teacher_shares_classes(self) -> bool:
@@ -91,8 +97,8 @@ class Parts:
         )
 
     def eval_loader(self, split: str) -> EvalLoader:
-        """Batches of "val" or "test" in data order."""
-        source = {"val": self.data.val, "test": self.data.test}[split]
+        """Batches of "train", "val" or "test" in data order, not augmented."""
+        source = {"train": self.data.train, "val": self.data.val, "test": self.data.test}[split]
         if source is None:
             raise UserError(f"{self.data.name} has no {split} split")
         return eval_loader(

@@ -18,6 +18,7 @@ from understudy.method_pages import method_list, method_page
 from understudy.methods import load_installed_methods
 from understudy.recipe import Recipe, read_recipe, recipe_from, recipe_names
 from understudy.report import (
+    ALONE,
     FORMATS,
     comparison_table,
     headline,
@@ -66,7 +67,12 @@ MethodOption = Annotated[
 ]
 UpdateOption = Annotated[str | None, typer.Option(metavar="joint|dot", help="How losses become new weights.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training data.")]
-Seeds = Annotated[str | None, typer.Option(metavar="N|A,B,...", help="How many seeds (0 to N-1), or which.")]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|A,B,...", help="How many seeds (3 means 0, 1, 2), or which (4, or 1,5; a comma names them)."
+    ),
+]
 Rows = Annotated[str | None, typer.Option(metavar="A,B,...", help="Such as alone,kd,kd+dot,dist.")]
 Out = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="The run folder; without it, a numbered one under runs/.")
@@ -152,6 +158,7 @@ def check(
     words: Words = None,
     teacher: TeacherOption = None,
     teacher_weights: TeacherWeights = None,
+    train_teacher: TrainTeacher = None,
     student: StudentOption = None,
     student_weights: StudentWeights = None,
     data: DataOption = None,
@@ -164,8 +171,9 @@ def check(
 ) -> None:
     """Everything short of training: models, taps, shapes, the teacher's accuracy, time and memory."""
     typed = commands.Typed(
-        teacher=teacher, teacher_weights=teacher_weights, student=student, student_weights=student_weights, data=data,
-        method=method, update=update, epochs=epochs, seeds=seeds, allow_weak_teacher=allow_weak_teacher,
+        teacher=teacher, teacher_weights=teacher_weights, train_teacher=train_teacher, student=student,
+        student_weights=student_weights, data=data, method=method, update=update, epochs=epochs, seeds=seeds,
+        allow_weak_teacher=allow_weak_teacher,
     )  # fmt: skip
     recipe, may_run_code = _recipe(words, typed)
     commands.check(recipe, allow_code=allow_code or may_run_code, display=Display())
@@ -264,6 +272,7 @@ def _print_outcome(run: commands.RunFolder, *, format: str = "text") -> None:
     table = comparison_table(results, timing)
     if format != "text":
         typer.echo(render(table, format), nl=False)
+        typer.echo(f"{headline(results)}\nPage: {run.report_file}", err=True)  # a pipe gets the table alone
         return
     # Without a terminal nothing tells the width: nothing is cut, nothing is wrapped.
     has_width = sys.stdout.isatty()
@@ -273,6 +282,9 @@ def _print_outcome(run: commands.RunFolder, *, format: str = "text") -> None:
         console.print(note, style="dim")
     best = results.best_row
     typer.echo(headline(results) if best is None else row_sentence(results, best, timing))
+    for row in results.rows:
+        if best is not None and row.name not in (best.name, ALONE) and results.comparison(row.name, ALONE) is not None:
+            typer.echo(row_sentence(results, row))
     typer.echo(f"Page: {run.report_file}")
 
 

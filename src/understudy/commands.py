@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from understudy.report import write_report
 from understudy.rows import rows_of
 from understudy.runfolder import RunFolder
 from understudy.spec import StudentSpec, Surroundings, build_student, tap_teacher
+from understudy.step import Batch
 from understudy.student import Student
 from understudy.tasks import Classification
 from understudy.teachers import LiveTeacher
@@ -81,7 +83,12 @@ def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     check_rows(parts, rows)
     display.say(runs.describe_data(parts))
     trainer = build_trainer(parts, rows, recipe.seeds[0])
-    if parts.teacher is not None:
+    if recipe.teacher is not None and recipe.teacher.train_epochs > 0:
+        epochs = recipe.teacher.train_epochs
+        display.say(
+            f"teacher  {recipe.teacher.model}   is going to be trained here for {epochs} epochs; not scored yet"
+        )
+    elif parts.teacher is not None:
         check_teacher(parts, evaluate_teacher(parts).get("val"), say=display.say)
     display.say(runs.describe_rows(parts, rows))
     for student in trainer.students:
@@ -105,9 +112,10 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
             f"{_some(results['data']['classes'])} there"
         )
     student = _student_of(run, allow_code=allow_code).to(parts.device)
-    found = parts.task.evaluate(
-        {"student": lambda batch: student(batch.images)}, parts.eval_loader(split), parts.device
-    )
+    batches: Iterable[Batch] = parts.eval_loader(split)
+    if data is not None and parts.data.val_origin.startswith("held out"):  # nothing is trained: all of it counts
+        batches = chain(parts.eval_loader("train"), batches)
+    found = parts.task.evaluate({"student": lambda batch: student(batch.images)}, batches, parts.device)
     scores = found["student"]
     top5 = "" if scores.top5 is None else f"   top-5 {scores.top5:.2f} %"
     images = f"{split} ({len(scores.labels):,} images)"
@@ -140,10 +148,19 @@ def next_commands() -> str:
 
 def _taps_in_words(student: Student) -> str:
     """'  projector      student embedding 64, teacher embedding 64'."""
-    sides = student.methods[0].method.context if student.methods else None
-    tapped = {"student": sides.student, "teacher": sides.teacher} if sides else {}
-    shapes = [f"{side} {name} {shape}" for side, taps in tapped.items() for name, shape in taps.items()]
+    shapes = []
+    for weighted in student.methods:
+        taps, context = weighted.method.taps_for(weighted.method.config), weighted.method.context
+        # The teacher's taps are those of all rows together; a method is shown its own.
+        sides = {"student": (taps.student, context.student), "teacher": (taps.teacher, context.teacher)}
+        for side, (wanted, found) in sides.items():
+            shapes += [f"{side} {name} {shape}" for name, shape in found.items() if _is_one_of(name, wanted)]
     return f"  {student.name:<14} taps {', '.join(shapes) or 'logits only'}"
+
+
+def _is_one_of(name: str, taps: Sequence[str]) -> bool:
+    """Whether a tapped feature was asked for by its name or as one of a group, such as stages.1 by stages."""
+    return any(name == tap or name.startswith(f"{tap}.") for tap in taps)
 
 
 def _student_of(run: RunFolder, *, allow_code: bool) -> nn.Module:
@@ -211,7 +228,7 @@ def _estimate(parts: Parts, num_seeds: int) -> str:
         seconds.append(time.perf_counter() - began)
     epoch = sorted(seconds)[len(seconds) // 2] * loader.steps_per_epoch
     return (
-        f"about {epoch:,.0f} s an epoch, {duration(epoch * recipe.epochs * num_seeds)} in all without evaluation, "
+        f"about {epoch:,.{1 if epoch < 10 else 0}f} s an epoch, {duration(epoch * recipe.epochs * num_seeds)} in all without evaluation, "
         f"{peak_memory_gib(parts.device):.1f} GiB"
     )
 

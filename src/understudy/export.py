@@ -44,12 +44,13 @@ class ExportReport:
 
     def describe(self) -> str:
         """The report in plain lines."""
-        teacher = f" (teacher {self.teacher.latency_ms:.1f} ms in torch)" if self.teacher else ""
         thread = f"{self.threads} thread{'s' * (self.threads > 1)}"
         lines = [
             f"{self.file}   {self.num_bytes / 1e6:.1f} MB   "
-            f"largest difference to torch {self.largest_difference:.0e}   {self.latency_ms:.1f} ms an image{teacher}, "
-            f"{thread}, batch 1, {self.image_size}x{self.image_size}"
+            f"largest difference to torch {self.largest_difference:.0e}   "
+            f"{self.latency_ms:.1f} ms an image in onnxruntime, "
+            f"{thread}, batch 1",
+            f"input    images (B,3,{self.image_size},{self.image_size}), RGB in [0,1]; normalised inside; any B",
         ]
         lines.append(_describe("student", self.student))
         if self.teacher is not None:

@@ -192,7 +192,13 @@ def _keep_seed(execution: Execution, trainer: Trainer, seed: int) -> None:
     for student in trainer.students:
         network = deployed_network(parts, student)
         folder = run.students / student.name / f"seed{seed}"
-        save_student(folder, network, label_names=parts.data.classes, image_size=parts.image_size)
+        save_student(
+            folder,
+            network,
+            label_names=parts.data.classes,
+            image_size=parts.image_size,
+            crop_share=parts.crop_share,
+        )
         save_connectors(folder, [weighted.method for weighted in student.methods])
         predictions[f"val/{student.name}/{seed}"] = trainer.evaluations[student.name].predictions
         if student.name in test:

@@ -81,10 +81,16 @@ def check_teacher(parts: Parts, found: Evaluation | None, *, say: Callable[[str]
     chance = 1 / num_classes
     limit = 100 * (chance + 2 * math.sqrt(chance * (1 - chance) / num_images))
     if found.top1 <= limit and not settings.allow_weak:
+        way_out = (
+            f"It was trained here for {settings.train_epochs} epochs: give it more, or weights to start from"
+            if settings.train_epochs
+            else "Are these the right weights, and are its classes in the same order as the data's? Give "
+            "--train-teacher N to fine-tune it first"
+        )
         raise UserError(
-            f"teacher {settings.model} scores {found.top1:.1f} % on {num_classes} classes: no better than chance. Are "
-            "these the right weights, and are its classes in the same order as the data's? Give --train-teacher N to "
-            "fine-tune it first, or go on all the same with --allow-weak-teacher (allow_weak_teacher=True in Python)."
+            f"teacher {settings.model} scores {found.top1:.1f} % on {num_classes} classes: no better than chance "
+            f"(which may reach {limit:.1f} % on {num_images} images). {way_out}, or go on all the same with "
+            "--allow-weak-teacher (allow_weak_teacher=True in Python)."
         )
     expected = settings.expected_top1
     if expected is not None and abs(found.top1 - expected) > EXPECTED_WITHIN:

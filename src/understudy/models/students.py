@@ -19,7 +19,7 @@ from understudy.models.weights import load_weights, read_config
 
 __all__ = ["load_student", "load_student_network", "save_student"]
 
-_FROM_TIMM = ("interpolation", "crop_mode", "fixed_input_size", "pool_size", "first_conv", "classifier")
+_FROM_TIMM = ("fixed_input_size", "pool_size", "first_conv", "classifier")
 
 
 def save_student(
@@ -28,6 +28,7 @@ def save_student(
     label_names: Sequence[str] | None = None,
     *,
     image_size: int | None = None,
+    crop_share: float = 1.0,
 ) -> None:
     """Write config.json and model.safetensors, each whole or not at all.
 
@@ -40,6 +41,7 @@ def save_student(
             name does not build goes in as `network_of(module, ...)`).
         label_names: one for each class, in order.
         image_size: side in pixels of the images it was trained on; None: the size it prefers.
+        crop_share: side of the centre crop that it was evaluated on, as a share of the resized shorter side.
 
     Raises:
         UserError: label names that are not as many as classes.
@@ -50,7 +52,7 @@ def save_student(
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = _config(network, label_names, image_size or network.input_size)
+    config = _config(network, label_names, image_size or network.input_size, crop_share)
     # Cloned, since safetensors refuses tied weights; contiguous, since it refuses channels_last.
     state = {key: value.detach().cpu().clone().contiguous() for key, value in network.module.state_dict().items()}
     with TemporaryDirectory(dir=folder, prefix=".saving-") as half_way:
@@ -140,7 +142,9 @@ def _about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _config(network: Network, label_names: Sequence[str] | None, image_size: int | None) -> dict[str, Any]:
+def _config(
+    network: Network, label_names: Sequence[str] | None, image_size: int | None, crop_share: float
+) -> dict[str, Any]:
     """timm's config.json, with a group of our own that timm passes over."""
     source, _, rest = network.name.partition(":")
     architecture = {"timm": rest.partition(".")[0], "cifar": f"cifar_{rest}"}.get(source, network.name)
@@ -151,6 +155,10 @@ def _config(network: Network, label_names: Sequence[str] | None, image_size: int
         "mean": mean or [0.0, 0.0, 0.0],
         "std": std or [1.0, 1.0, 1.0],
         "num_classes": network.num_classes,
+        # As it was evaluated, so that timm's own transform gives the accuracy that was reported.
+        "interpolation": "bilinear",
+        "crop_pct": crop_share,
+        "crop_mode": "center",
     }
     return {
         "architecture": architecture,
