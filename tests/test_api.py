@@ -263,3 +263,20 @@ def test_any_scheduler_of_torch_drives_dot() -> None:
 @pytest.mark.parametrize("name", sorted(us.__all__))
 def test_every_public_name_is_there_and_documented(name: str) -> None:
     assert getattr(us, name).__doc__
+
+
+def test_a_student_with_the_teachers_classifier_comes_back_whole(distill: Distill) -> None:
+    result = distill(
+        method=us.methods.SimKD.Config(match="embedding", student_tap="embedding", teacher_tap="embedding")
+    )
+    images = tiny_data().tensors[0]
+    assert result.student(images).shape == (len(images), 3)
+    assert type(result.student[1]).__name__ == "SimKDStudent"
+
+
+def test_a_method_that_asks_no_teacher_needs_none(distill: Distill) -> None:
+    assert distill(teacher=None, method="tfkd").results.teacher is None
+
+
+def test_rotations_are_to_be_had_in_python_too(distill: Distill) -> None:
+    assert distill(method=us.methods.SSKD.Config(stage="together"), copies="rotations").top1 >= 0

@@ -225,7 +225,9 @@ class TestRefusals:
             for number in range(2):
                 Image.new("RGB", (8, 8), (40 * number, 0, 90)).save(tmp_path / folder / f"{number}.png")
         data = {"root": str(tmp_path), "train_rows": None, "val_rows": None}
-        expected = "method 'dkd' needs at least 3 classes, but the data has 2; take kd or dist"
+        expected = (
+            "method 'dkd' needs at least 3 classes, but the data has 2; take kd or dist, or tfkd without a teacher"
+        )
         assert refusal(tiny_recipe({"data": data, "rows": ["dkd"]})) == expected
 
     def test_a_split_that_is_not_there(self) -> None:

@@ -187,7 +187,7 @@ def test_evaluate_gives_the_runs_own_scores(digits_run: tuple[Path, str]) -> Non
     assert f"val (128 images)   top-1 {last['top1']:.2f} %   top-5 {last['top5']:.2f} %" in said
 
 
-def test_evaluate_reads_another_folder(digits_run: tuple[Path, str]) -> None:
+def test_evaluate_of_its_own_data_keeps_to_the_images_it_was_not_trained_on(digits_run: tuple[Path, str]) -> None:
     assert "val (359 images)   top-1 " in done("evaluate", digits_run[0], "--data", "digits")
 
 
@@ -212,7 +212,8 @@ def test_export_agrees_and_prints_sizes_and_speeds_of_both(digits_run: tuple[Pat
     difference = re.search(r"digits\.onnx +\d+\.\d MB +largest difference to torch (\S+) +\d+\.\d ms an image", said[0])
     assert difference
     assert float(difference[1]) <= 1e-4
-    for role, line in zip(("student", "teacher"), said[1:], strict=True):
+    assert said[1] == "input    images (B,3,8,8), RGB in [0,1]; normalised inside; any B"
+    for role, line in zip(("student", "teacher"), said[2:], strict=True):
         assert re.fullmatch(rf"{role} +\d\.\d\d M parameters +\d+\.\d M MACs +\d+\.\d ms an image in torch", line)
     assert (tmp_path / "digits.onnx").stat().st_size > 10_000
 

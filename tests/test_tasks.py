@@ -170,3 +170,17 @@ class TestScores:
     def test_nothing_to_evaluate_on_is_said(self) -> None:
         with pytest.raises(UserError, match="there are no images to evaluate on"):
             Classification(10).evaluate({"it": lambda batch: batch.images}, [], CPU)
+
+
+def test_a_row_that_is_no_number_is_no_prediction_and_never_right() -> None:
+    logits = torch.eye(8).repeat(1, 1)
+    logits[0] = torch.nan  # argmax would call it class 0, which it is
+    batch = Batch(images=logits, targets=torch.arange(8))
+    task = Classification(num_classes=8)
+
+    found = task.evaluate({"student": lambda batch: batch.images}, [batch], torch.device("cpu"))["student"]
+
+    assert found.top1 == 87.5
+    assert found.top5 is not None
+    assert found.top5 < 100
+    assert found.predictions.tolist() == [-1, *range(1, 8)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from understudy import runs
 from understudy.building import Parts, device_named, live_teacher
+from understudy.building import build_student as build_row
 from understudy.config import UserError
 from understudy.data import Augment, dataset_splits
 from understudy.hashing import fingerprint
@@ -20,6 +21,7 @@ from understudy.methods import MethodConfig
 from understudy.models import load_student, network_of
 from understudy.recipe import Recipe
 from understudy.report import Results, read_results, write_report
+from understudy.rows import rows_of
 from understudy.runfolder import RunFolder
 from understudy.spec import StudentSpec, Surroundings, build_student, tap_teacher
 from understudy.step import Batch
@@ -59,7 +61,7 @@ class Result:
 
 
 def distill(
-    teacher: nn.Module,
+    teacher: nn.Module | None,
     student: nn.Module,
     *,
     train: Any,
@@ -72,6 +74,8 @@ def distill(
     epochs: int = 30,
     batch_size: int = 64,
     augment: str | Augment = "none",
+    copies: str = "none",
+    drop_last: bool = False,
     classes: Sequence[str] | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -83,7 +87,8 @@ def distill(
     """Distil `teacher` into a copy of `student`.
 
     Args:
-        teacher: a trained classifier, (B,3,H,W) images as the data set gives them to (B,C) logits.
+        teacher: a trained classifier, (B,3,H,W) images as the data set gives them to (B,C) logits; None for the
+            methods that ask none, and for "none".
         student: the network that learns; its weights are where the copy starts.
         train: a torch Dataset (or a Hugging Face one) of (image, label); its own transforms stay in force.
         val: likewise; None: a fifth of `train` is held out by seed.
@@ -95,6 +100,8 @@ def distill(
         epochs: passes over `train`.
         batch_size: B.
         augment: "none" leaves that to the data set; "crop_flip" and "resized_crop" are understudy's own.
+        copies: "rotations" shows each image at four turns, which sskd and hsakd compare.
+        drop_last: leave out an epoch's last batch where it is smaller.
         classes: label names; None: `train.classes`, else the numbers.
         seed: of everything random.
         device: "auto", "cpu" or "cuda".
@@ -111,8 +118,17 @@ def distill(
     """
     recipe = Recipe.read(
         {
-            "data": {"root": "python", "batch_size": batch_size, "augment": augment, "split_seed": seed},
-            "teacher": {
+            "data": {
+                "root": "python",
+                "batch_size": batch_size,
+                "augment": augment,
+                "copies": copies,
+                "drop_last": drop_last,
+                "split_seed": seed,
+            },
+            "teacher": None
+            if teacher is None
+            else {
                 "model": type(teacher).__name__,
                 "weights": fingerprint(teacher.state_dict()),
                 "allow_weak": allow_weak_teacher,
@@ -140,7 +156,7 @@ def distill(
         display=Display(quiet=quiet),
         parts=parts,
     )
-    trained = load_student(run.student, module=copy.deepcopy(student))
+    trained = load_student(run.student, module=build_row(parts, rows_of(recipe)[0], seed).deployed())
     result = Result(trained.to(parts.device), read_results(run.path), run)
     if not quiet:
         print(f"top-1 {result.top1:.1f} %   {run.path}")
@@ -192,7 +208,7 @@ def trainer(
 
 def _parts_in_memory(
     recipe: Recipe,
-    teacher: nn.Module,
+    teacher: nn.Module | None,
     student: nn.Module,
     sets: tuple[Any, Any, Any],
     classes: Sequence[str] | None,
@@ -204,7 +220,7 @@ def _parts_in_memory(
     height, width = data.train.image(0).shape[-2:]
     if height != width:
         raise UserError(f"images are {height}x{width} pixels; square ones are wanted: crop or resize in the data set")
-    network = network_of(copy.deepcopy(teacher), num_classes=num_classes)
+    network = None if teacher is None else network_of(copy.deepcopy(teacher), num_classes=num_classes)
     return Parts(
         recipe=recipe,
         data=data,
@@ -213,7 +229,7 @@ def _parts_in_memory(
         task=Classification(num_classes),
         student_network=network_of(copy.deepcopy(student), num_classes=num_classes),
         make_student=lambda: network_of(copy.deepcopy(student), num_classes=num_classes),
-        teacher=live_teacher(network, device),
+        teacher=None if network is None else live_teacher(network, device),
         teacher_network=network,
         teacher_size=None,
     )

@@ -16,7 +16,7 @@ from understudy.models import Network, create_model
 from understudy.random_state import seeded
 from understudy.recipe import Recipe, StudentConfig, TeacherConfig
 from understudy.rows import Row
-from understudy.spec import StudentSpec, Surroundings, tap_teacher
+from understudy.spec import StudentSpec, Surroundings, check_num_classes, tap_teacher
 from understudy.student import Student
 from understudy.tasks import Classification
 from understudy.teachers import LiveTeacher
@@ -209,11 +209,7 @@ def check_rows(parts: Parts, rows: Sequence[Row]) -> None:
     smallest = min(config.batch_size, num_train) if remainder == 0 else remainder
     for method in (method for row in rows for method in row.method):
         name = method.method.name
-        if len(parts.data.classes) < method.method.min_classes:
-            raise UserError(
-                f"method {name!r} needs at least {method.method.min_classes} classes, but the data has "
-                f"{len(parts.data.classes)}; take kd or dist"
-            )
+        check_num_classes(method, len(parts.data.classes))
         if "copies" in method.method.needs_for(method) and config.copies == "none":
             raise UserError(f"method {name!r} compares rotated copies of each image; set data.copies=rotations")
         needed = method.method.min_rows(method)

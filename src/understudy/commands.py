@@ -102,6 +102,7 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
         raise UserError(f"--split {split!r}: there are val and test")
     settings, results = run.recipe(), run.results()
     settings["student"]["weights"] = "none"  # those it started from are not needed any more
+    data = None if data == settings["data"]["root"] else data  # its own, and so its own split
     if data is not None:
         settings["data"] = {**settings["data"], "root": data, "train_rows": None, "val_rows": None}
     recipe = recipe_from({**settings, "teacher": None, "method": [], "rows": []}, what=f"recipe of {run.path}")
@@ -168,8 +169,10 @@ def _student_of(run: RunFolder, *, allow_code: bool) -> nn.Module:
     recipe = recipe_from(run.recipe(), what=f"recipe of {run.path}")
     row = next(row for row in rows_of(recipe) if row.name == run.results()["deployed"]["row"])
     student = recipe.student.model_copy(update={"weights": "none"})
-    if not any(config.method.deployed is not Method.deployed for config in row.method):
+    wrapping = [config for config in row.method if config.method.deployed is not Method.deployed]
+    if not wrapping:
         return load_student(run.student, allow_code=allow_code)
+    methods = [config.model_copy(update={"init_from": None}) for config in wrapping]
     assert recipe.teacher is not None, "a row with a method has a teacher"
     results, size = run.results(), recipe.data.image_size
     networks = [
@@ -184,7 +187,7 @@ def _student_of(run: RunFolder, *, allow_code: bool) -> nn.Module:
         for model in (student, recipe.teacher)
     ]
     teacher = LiveTeacher(networks[1].module)
-    tap_teacher(teacher, row.method)
+    tap_teacher(teacher, methods)
     around = Surroundings(
         task=Classification(results["data"]["num_classes"]),
         num_classes=results["data"]["num_classes"],
@@ -192,7 +195,7 @@ def _student_of(run: RunFolder, *, allow_code: bool) -> nn.Module:
         teacher=teacher,
         teacher_sample=torch.zeros(2, 3, *[results["teacher"]["image_size"]] * 2),
     )
-    built = build_student(StudentSpec(networks[0].module, method=row.method), around)
+    built = build_student(StudentSpec(networks[0].module, method=methods), around)
     return load_student(run.student, module=built.deployed())
 
 
@@ -228,7 +231,8 @@ def _estimate(parts: Parts, num_seeds: int) -> str:
         seconds.append(time.perf_counter() - began)
     epoch = sorted(seconds)[len(seconds) // 2] * loader.steps_per_epoch
     return (
-        f"about {epoch:,.{1 if epoch < 10 else 0}f} s an epoch, {duration(epoch * recipe.epochs * num_seeds)} in all without evaluation, "
+        f"about {epoch:,.{1 if epoch < 10 else 0}f} s an epoch, {duration(epoch * recipe.epochs * num_seeds)} in all "
+        "without evaluation, "
         f"{peak_memory_gib(parts.device):.1f} GiB"
     )
 

@@ -143,6 +143,8 @@ def _summary(values: Sequence[float | None]) -> dict[str, Any] | None:
     there = [value for value in values if value is not None]
     if not there:
         return None
+    if len(there) < len(values):  # a seed that diverged has no mean with the others
+        return {"mean": None, "std": None, "n": len(values)}
     found = summary(there)
     return {"mean": found.mean, "std": found.std, "n": found.n}
 

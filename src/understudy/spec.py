@@ -112,6 +112,16 @@ def _check_taps(model: nn.Module, taps: Sequence[str], config: MethodConfig, nam
         raise UserError(f"method {config.method.name!r}: {error}") from None
 
 
+def check_num_classes(config: MethodConfig, num_classes: int) -> None:
+    """Refuse a method that is not defined on so few classes."""
+    needed = config.method.min_classes
+    if num_classes < needed:
+        raise UserError(
+            f"method {config.method.name!r} needs at least {needed} classes, but the data has {num_classes}; "
+            "take kd or dist, or tfkd without a teacher"
+        )
+
+
 def taps_of(config: MethodConfig) -> Taps:
     """Where a method under these settings looks."""
     return config.method.taps_for(config)
@@ -156,6 +166,7 @@ def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) 
     built = []
     for number, config in enumerate(spec.methods):
         _refuse_other_classes(config, context)
+        check_num_classes(config, around.num_classes)
         with seeded(hashed(around.seed, "connectors", number)):
             method = config.method(config, context)
         if config.init_from is not None:

@@ -93,9 +93,12 @@ class _Scores:
         logits, labels = logits[labelled], labels[labelled]
         if len(labels) == 0:
             return
-        self.accuracy.update(logits, labels)
+        # A row that is no number is no prediction: argmax would make it class 0, and right wherever that is.
+        is_finite = logits.isfinite().all(dim=1)
+        wrong = -F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        self.accuracy.update(torch.where(is_finite[:, None], logits, wrong), labels)
         self.loss.add({"loss": F.cross_entropy(logits, labels)}, len(labels))
-        self.predictions.append(logits.argmax(dim=1))
+        self.predictions.append(torch.where(is_finite, logits.argmax(dim=1), -1))
         self.labels.append(labels)
 
     def read(self) -> Evaluation:
