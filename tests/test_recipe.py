@@ -282,3 +282,7 @@ def test_a_dot_row_beside_a_momentum_that_leaves_no_room_is_refused() -> None:
 def test_without_rows_the_recipes_own_method_and_update_are_the_one_row() -> None:
     assert [row.name for row in rows_of(recipe(update="dot", method=["dist", "kd"]))] == ["dist+kd+dot"]
     assert [row.name for row in rows_of(recipe(update="dot", method="none"))] == ["alone"]
+
+
+def test_methods_may_be_joined_in_a_recipe_as_in_a_row() -> None:
+    assert [config.method.name for config in recipe("method=dkd+dist").method] == ["dkd", "dist"]

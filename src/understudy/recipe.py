@@ -85,7 +85,8 @@ class Recipe(Config):
     @field_validator("method", mode="before")
     @classmethod
     def _methods(cls, value: Any) -> tuple[MethodConfig, ...]:
-        items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        value = value.split("+") if isinstance(value, str) else value
+        items = value if isinstance(value, Sequence) else [value]
         return tuple(method_config(item) for item in items if not _is_none(item))
 
     @field_validator("update", mode="before")
@@ -261,5 +262,5 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_mapping(value: Any) -> Any:
-    """'kd' as {name: kd}; anything else as it is."""
-    return {"name": value} if isinstance(value, str) else value
+    """'kd' as {name: kd}; anything else, 'crd+kd' too, as it is."""
+    return {"name": value} if isinstance(value, str) and "+" not in value else value

@@ -59,6 +59,7 @@ def test_from_pil_gives_a_contiguous_uint8_tensor() -> None:
         (b"hello", "cannot identify image file"),
         (jpeg_bytes(0, (64, 64))[:-200], "truncated|broken"),
         (encoded(Image.fromarray(pixels(0, 64, 64)), "PNG")[:400], "truncated|broken"),
+        (encoded(Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)), "TIFF"), "floating-point numbers"),
     ],
 )
 def test_damaged_image_is_named_with_the_reason(data: bytes, reason: str) -> None:

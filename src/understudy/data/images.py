@@ -43,7 +43,13 @@ def decoded(data: bytes, name: str) -> Tensor:
 
 
 def from_pil(image: Image.Image) -> Tensor:
-    """(3,H,W) uint8 RGB of a PIL image of any mode; transparency is dropped, 16 bits become the upper 8."""
+    """(3,H,W) uint8 RGB of a PIL image; transparency is dropped, 16 bits become the upper 8.
+
+    Raises:
+        OSError: pixels that are floating-point numbers, of which nothing says what is white.
+    """
+    if image.mode == "F":
+        raise OSError("its pixels are floating-point numbers, whose range nobody knows; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit greys; PIL's own conversion would clip them at 255
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return torch.from_numpy(grey).expand(3, -1, -1).contiguous()
