@@ -35,7 +35,10 @@ def method_page(name: str) -> str:
     default = method.default_loss
     warmup = f", warm-up {default.warmup_epochs} epochs" if default.warmup_epochs else ""
     source = f" ({default.source})" if default.source else ""
-    rows = {"independent": "independent of each other", "related": "related: gathered over processes"}[method.rows]
+    rows = {
+        "independent": "independent of each other",
+        "related": "related: what one contributes depends on the others of its batch",
+    }[method.rows]
     parts = [
         f"# {name}",
         _citation(method),
