@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import understudy as us
-from front_helpers import tiny_data, tiny_network, tiny_teacher
+from front_helpers import refused, tiny_data, tiny_network, tiny_teacher
 
 Distill = Callable[..., us.Result]
 
@@ -280,3 +280,9 @@ def test_a_method_that_asks_no_teacher_needs_none(distill: Distill) -> None:
 
 def test_rotations_are_to_be_had_in_python_too(distill: Distill) -> None:
     assert distill(method=us.methods.SSKD.Config(stage="together"), copies="rotations").top1 >= 0
+
+
+def test_a_run_that_python_made_is_read_in_python(distill: Distill) -> None:
+    run = distill().run.path
+    for command in (("evaluate", run), ("export", run, "--onnx", "x.onnx")):
+        assert "was made by understudy.distill from objects in Python" in refused(*command)

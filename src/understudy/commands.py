@@ -101,6 +101,7 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
     if split not in ("val", "test"):
         raise UserError(f"--split {split!r}: there are val and test")
     settings, results = run.recipe(), run.results()
+    _refuse_what_python_made(run)
     settings["student"]["weights"] = "none"  # those it started from are not needed any more
     data = None if data == settings["data"]["root"] else data  # its own, and so its own split
     if data is not None:
@@ -125,6 +126,7 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
 
 def export(run: RunFolder, file: Path, *, allow_code: bool) -> str:
     """Write the run's student as ONNX; sizes and latencies in words."""
+    _refuse_what_python_made(run)
     student, results = _student_of(run, allow_code=allow_code), run.results()
     teacher = _teacher_of(run, allow_code=allow_code)
     return export_onnx(
@@ -162,6 +164,15 @@ def _taps_in_words(student: Student) -> str:
 def _is_one_of(name: str, taps: Sequence[str]) -> bool:
     """Whether a tapped feature was asked for by its name or as one of a group, such as stages.1 by stages."""
     return any(name == tap or name.startswith(f"{tap}.") for tap in taps)
+
+
+def _refuse_what_python_made(run: RunFolder) -> None:
+    """Networks and data that were handed over in Python cannot be named again from a command line."""
+    if run.recipe()["data"]["root"].startswith("python:"):
+        raise UserError(
+            f"{run.path} was made by understudy.distill from objects in Python; there, "
+            f"understudy.load_student({str(run.student)!r}, module=...) reads its student"
+        )
 
 
 def _student_of(run: RunFolder, *, allow_code: bool) -> nn.Module:
