@@ -79,3 +79,9 @@ def test_predictions_of_other_images_are_refused(other):
 def test_agreement_on_no_images_is_refused():
     with pytest.raises(UserError, match="same images"):
         agreement(np.array([], dtype=int), np.array([], dtype=int))
+
+
+def test_an_image_without_a_prediction_is_taken_for_no_class_and_counts_as_wrong() -> None:
+    predicted, labels = [-1, 0, 1, -1], [0, 0, 1, 1]
+    assert confusion(predicted, labels, num_classes=2).tolist() == [[1, 0], [0, 1]]
+    assert per_class_accuracy(predicted, labels, num_classes=2).tolist() == [50.0, 50.0]

@@ -59,16 +59,17 @@ def per_class_accuracy(predicted: ArrayLike, labels: ArrayLike, *, num_classes: 
     Raises:
         UserError: as for `confusion`.
     """
-    table = confusion(predicted, labels, num_classes=num_classes)
+    right = np.diag(confusion(predicted, labels, num_classes=num_classes))
+    counts = np.bincount(np.asarray(labels), minlength=num_classes)  # those without a prediction count too
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN here on purpose
-        return np.asarray(100 * np.diag(table) / table.sum(axis=1), dtype=np.float64)
+        return np.asarray(100 * right / counts, dtype=np.float64)
 
 
 def confusion(predicted: ArrayLike, labels: ArrayLike, *, num_classes: int) -> Indices:
     """How many images of class i are taken for class j.
 
     Args:
-        predicted: (N,) class numbers in 0..C-1.
+        predicted: (N,) class numbers in 0..C-1; -1, of a network whose output is no number, is taken for no class.
         labels: (N,) class numbers in 0..C-1.
         num_classes: C.
 
@@ -79,14 +80,15 @@ def confusion(predicted: ArrayLike, labels: ArrayLike, *, num_classes: int) -> I
         UserError: shapes differ, there are no images, or a number lies outside 0..C-1.
     """
     said, true = _same_images(predicted, labels)
-    for what, numbers in (("predictions", said), ("labels", true)):
-        if numbers.min() < 0 or numbers.max() >= num_classes:
+    for what, numbers, lowest in (("predictions", said, -1), ("labels", true, 0)):
+        if numbers.min() < lowest or numbers.max() >= num_classes:
             raise UserError(
                 f"{what} must be class numbers in 0..{num_classes - 1}, but reach from {numbers.min()} to "
                 f"{numbers.max()}; set num_classes to the data's, and leave out unlabelled images"
             )
     # int64 first: predictions are stored as int16, where 1000 * 1000 classes would overflow
-    pairs = true.astype(np.int64) * num_classes + said
+    is_said = said >= 0
+    pairs = true[is_said].astype(np.int64) * num_classes + said[is_said]
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
