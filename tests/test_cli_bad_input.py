@@ -25,6 +25,7 @@ from front_helpers import (
 from understudy.cli import main
 from understudy.config import UserError
 from understudy.models import create_model, save_student
+from understudy.report import read_results
 
 PETS = ("--student", "cifar:resnet8", "--epochs", 1)
 
@@ -124,6 +125,9 @@ def test_class_counts_may_differ_under_a_method_of_features_alone() -> None:
     Path("front_features.py").write_text(OWN_CODE)
     method = "method={name: projector, kl_weight: 0}"
     done("train", *DIGITS, "--teacher", "front_features:seven", "--allow-weak-teacher", method, "--out", "x")
+    found = read_results(Path("x"))
+    assert found.teacher is not None
+    assert found.teacher.val is None  # seven classes cannot be scored on ten
 
 
 def test_a_teacher_at_chance_level_stops_the_run_unless_allowed() -> None:
@@ -210,6 +214,7 @@ def test_a_teacher_of_other_classes_may_be_fine_tuned_as_the_messages_advise() -
 def test_a_student_may_start_from_weights_of_other_classes() -> None:
     save_student("five", create_model("cifar:resnet8", num_classes=5, weights="none", kwargs={"width": 0.25}))
     done("train", *DIGITS, "--student-weights", "five", "--out", "x")
+    assert read_results(Path("x")).rows[0].student.starts_from == "five"
 
 
 @pytest.mark.parametrize("batch_size", [1, 51])  # 256 images: five batches of 51 and one of 1
