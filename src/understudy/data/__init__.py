@@ -1,7 +1,8 @@
 """Data: images by number, divided, augmented as a function of (seed, view, copy, index), and batched."""
 
 from understudy.data.augment import augment_for
-from understudy.data.config import Augment, CropFlip, DataConfig, NoAugment, ResizedCrop
+from understudy.data.augment_config import Augment, CropFlip, NoAugment, ResizedCrop
+from understudy.data.config import DataConfig
 from understudy.data.images import BadImageError
 from understudy.data.loaders import (
     EvalLoader,

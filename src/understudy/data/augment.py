@@ -18,7 +18,8 @@ from torch import Tensor
 from torchvision.transforms import RandomCrop, RandomResizedCrop
 from torchvision.transforms.v2 import functional as transforms
 
-from understudy.data.config import Augment, CropFlip, DataConfig, NoAugment, ResizedCrop
+from understudy.data.augment_config import Augment, CropFlip, NoAugment, ResizedCrop
+from understudy.data.config import DataConfig
 from understudy.data.images import BadImageError
 from understudy.data.sources import SMALL, Source, TensorSource
 from understudy.hashing import hashed_tensor

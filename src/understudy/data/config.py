@@ -3,59 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from understudy.config import Config, unknown_name
+from understudy.config import Config
+from understudy.data.augment_config import AugmentSetting
 
-__all__ = ["Augment", "CropFlip", "DataConfig", "NoAugment", "ResizedCrop", "parsed_rows"]
-
-
-class NoAugment(Config):
-    """Images as they are evaluated."""
-
-    name: Literal["none"] = "none"
-
-
-class CropFlip(Config):
-    """A random window of the zero-padded image, mirrored half of the time."""
-
-    name: Literal["crop_flip"] = "crop_flip"
-    pad: int = Field(default=4, ge=0)  # pixels on each side; 4 for 32x32, He et al. 2016 section 4.2
-    flip: bool = True
-
-
-class ResizedCrop(Config):
-    """A random part of the image, scaled to the input size, mirrored half of the time."""
-
-    name: Literal["resized_crop"] = "resized_crop"
-    scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area, Szegedy et al. 2015 section 6
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
-    flip: bool = True
-
-    @field_validator("scale", "ratio")
-    @classmethod
-    def _is_a_range(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1]:
-            raise ValueError(f"must be [low, high] with 0 < low <= high, got {list(value)}")
-        return value
-
-
-Augment = NoAugment | CropFlip | ResizedCrop
-_AUGMENTS: dict[str, type[Augment]] = {"none": NoAugment, "crop_flip": CropFlip, "resized_crop": ResizedCrop}
-
-
-def _augment_from(value: Any) -> Any:
-    """`crop_flip` and `{name: crop_flip, pad: 2}` alike; problems keep the key path of the settings meant."""
-    if value == "auto" or isinstance(value, Config):
-        return value
-    settings = value if isinstance(value, Mapping) else {"name": value}
-    name = settings.get("name")
-    if name not in _AUGMENTS:
-        raise ValueError(f"{name!r} is {unknown_name(str(name), ['auto', *_AUGMENTS])}")
-    return _AUGMENTS[name].nested(settings)
+__all__ = ["DataConfig", "parsed_rows"]
 
 
 class DataConfig(Config):
@@ -77,7 +32,7 @@ class DataConfig(Config):
     drop_last: bool = False
     image_size: int | None = Field(default=None, ge=1)  # pixels; None: the model's own
     copies: Literal["none", "rotations"] = "none"  # rotations: each image also turned by 90, 180 and 270 degrees
-    augment: Annotated[Literal["auto"] | Augment, BeforeValidator(_augment_from)] = "auto"
+    augment: AugmentSetting = "auto"
 
     on_bad_image: Literal["skip", "stop"] = "skip"
     workers: int | None = Field(default=None, ge=0)  # None: one per core, at most 8; unused where images are cached

@@ -9,7 +9,8 @@ import torch
 
 from understudy.config import UserError
 from understudy.data.augment import Rendering, augment_for
-from understudy.data.config import DataConfig, NoAugment, ResizedCrop
+from understudy.data.augment_config import NoAugment, ResizedCrop
+from understudy.data.config import DataConfig
 from understudy.data.copies import RotatedCopies
 from understudy.data.memory_loader import MemoryEvalLoader, MemoryTrainLoader
 from understudy.data.protocols import EvalLoader, TrainLoader

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from understudy.data.augment import crop_flip, resized
-from understudy.data.config import CropFlip, DataConfig, NoAugment
+from understudy.data.augment_config import CropFlip, NoAugment
+from understudy.data.config import DataConfig
 from understudy.data.sampling import epoch_order, num_steps, view_of
 from understudy.data.sources import TensorSource, as_unit
 from understudy.step import Batch
