@@ -22,7 +22,7 @@ def logits_of(network: Network) -> torch.Tensor:
         return network.prepared.eval()(IMAGES)
 
 
-@pytest.mark.parametrize("name", ["timm:mobilenetv3_small_050", "cifar:resnet8"])
+@pytest.mark.parametrize("name", ["timm:mobilenetv3_small_050", "cifar:resnet8", "cifar:mobilenetv2_tiny"])
 def test_timm_reads_the_folder_with_its_label_names(tmp_path: Path, name: str) -> None:
     network = create_model(name, num_classes=3, weights="none", mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
     save_student(tmp_path / "student", network, LABELS, image_size=32)

@@ -1,5 +1,6 @@
 """Weights from files: what is read, and what is said where they do not fit."""
 
+import argparse
 import pickle
 from pathlib import Path
 
@@ -42,6 +43,25 @@ def test_nested_states_of_data_parallel_training_are_read(tmp_path: Path, state:
     module = module_of()
     load_weights(module, tmp_path / "a.pt", name=NAME)
     assert is_same(module, state)
+
+
+def test_a_file_without_an_ending_is_read_as_torch_wrote_it(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    torch.save({"model": state}, tmp_path / "student_best")
+    assert is_same(create_model(NAME, num_classes=10, weights=tmp_path / "student_best").module, state)
+
+
+def test_command_line_options_beside_the_weights_are_passed_over(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    options = argparse.Namespace(model="resnet8", lr_decay_epochs=[150, 180, 210])
+    torch.save({"opt": options, "model": state}, tmp_path / "resnet8_last.pth")
+    assert is_same(create_model(NAME, num_classes=10, weights=tmp_path / "resnet8_last.pth").module, state)
+
+
+def test_options_that_would_run_code_are_still_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    options = argparse.Namespace(harm=_Harmful(tmp_path / "it-ran"))
+    torch.save({"opt": options, "model": state}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="refused, since it holds more than tensors"):
+        read_state_dict(tmp_path / "a.pt")
+    assert not (tmp_path / "it-ran").exists()
 
 
 class _Harmful:
@@ -117,6 +137,7 @@ def test_both_heads_of_a_distilled_transformer_may_be_new(tmp_path: Path) -> Non
     [
         ("a.safetensors", b"nonsense", r"a.safetensors': damaged, or no safetensors file"),
         ("a.pt", b"", "damaged, or no torch file"),
+        ("README", b"hello", "damaged, or no torch file"),
         ("a.txt", b"hello", r"\.txt is no kind of weights file; give .safetensors, .pt or .pth"),
     ],
 )

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from understudy.config import UserError
+from understudy.models.blueprint import Blueprint
 from understudy.models.hub import NotToBeHadError
-from understudy.models.names import split_name
+from understudy.models.names import NAMED_FORMS, split_name
 from understudy.models.network import Network, Prepare
-from understudy.models.sources import SOURCES, Blueprint, own_blueprint
+from understudy.models.sources import SOURCES, own_blueprint
 from understudy.models.weights import folder_normalisation, load_weights
 
 __all__ = ["create_model"]
@@ -36,18 +37,21 @@ def create_model(
     Random weights are drawn from torch's global generator; an attempt at pretrained ones that fails draws nothing.
 
     Args:
-        name: timm:NAME, torchvision:NAME, cifar:NAME, or module.path:factory from the user's own code.
+        name: timm:NAME, torchvision:NAME, cifar:NAME, hf:NAME (of the Hugging Face hub) or hf:FOLDER, or
+            module.path:factory from the user's own code.
         num_classes: C.
         weights: "pretrained", "none", a file (.safetensors, .pt, .pth), a timm model folder or a run's folder.
             None: pretrained where they can be had, else random; `starts_from` says which, and why.
         image_size: side in pixels that the network works at: images are resized to it, and a network of fixed
             size is built for it. None: images as they come, or at a fixed network's own size.
         mean: the data's, per channel, in [0,1] units; for cifar networks and the user's own. Those of timm and
-            torchvision have theirs, and what a model folder says goes before both.
+            torchvision have theirs, those of hf what their image processor says, and what a model folder says goes
+            before all of them.
         std: the data's, likewise.
         new_head: a file for another number of classes gives everything but the classifier.
         allow_code: False refuses module.path:factory.
-        kwargs: further arguments of the network's constructor.
+        kwargs: further arguments of the network's constructor; for hf: settings of its configuration, and with a
+            model_type among them the whole of it, which then is not looked for on the hub.
 
     Raises:
         UserError: no such model, weights that cannot be had or do not fit, code that is not allowed or fails.
@@ -78,8 +82,8 @@ def _blueprint(
         return SOURCES[source](rest, num_classes, image_size, kwargs)
     if not allow_code:
         raise UserError(
-            f"model {name!r} would run code from {source}; allow that (allow_code, --allow-code), or name a model of "
-            "timm:, torchvision: or cifar:"
+            f"model {name!r} would run code from {source}; allow that (allow_code, --allow-code), or name a "
+            f"model: {NAMED_FORMS}"
         )
     return own_blueprint(source, rest, num_classes, image_size, kwargs)
 

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from understudy.config import UserError, unknown_name
+from understudy.models.names import NAMED_FORMS
 
 __all__ = ["call_factory"]
 
@@ -44,7 +45,7 @@ def _factory(source: str, factory_name: str) -> Callable[..., object]:
     except ImportError as error:
         raise UserError(
             f"model '{source}:{factory_name}': cannot import {source} ({error}); looked in the current directory "
-            f"and among the installed packages. Named models are timm:NAME, torchvision:NAME and cifar:NAME"
+            f"and among the installed packages. Named models are {NAMED_FORMS}"
         ) from error
     except Exception as error:  # importing runs a user's code, which may fail in any way
         raise UserError(

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 import torch
 from huggingface_hub import constants
 
-__all__ = ["NotToBeHadError", "first_line", "hub_within_reach", "url_within_reach"]
+__all__ = ["NotToBeHadError", "first_line", "hub_within_reach", "quiet_libraries", "url_within_reach"]
 
 _SECONDS_TO_ANSWER = 3.0
-_LIBRARY_LOGGERS = ("huggingface_hub", "timm")
+_LIBRARY_LOGGERS = ("huggingface_hub", "timm", "transformers")
 
 
 class NotToBeHadError(Exception):
@@ -33,12 +33,10 @@ def hub_within_reach() -> Iterator[None]:
     prints 22 lines.
     """
     was_offline = constants.HF_HUB_OFFLINE
-    levels = {name: logging.getLogger(name).level for name in _LIBRARY_LOGGERS}
     constants.HF_HUB_OFFLINE = was_offline or not _answers(constants.ENDPOINT)
-    for name in _LIBRARY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        yield
+        with quiet_libraries():
+            yield
     except Exception as error:
         if constants.HF_HUB_OFFLINE and not was_offline:
             raise NotToBeHadError(f"{_host(constants.ENDPOINT)} cannot be reached") from error
@@ -47,6 +45,17 @@ def hub_within_reach() -> Iterator[None]:
         raise NotToBeHadError(first_line(error)) from error
     finally:
         constants.HF_HUB_OFFLINE = was_offline
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Inside, the libraries that fetch or read networks log nothing; what is worth saying, we say."""
+    levels = {name: logging.getLogger(name).level for name in _LIBRARY_LOGGERS}
+    for name in _LIBRARY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
 

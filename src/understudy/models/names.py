@@ -10,15 +10,17 @@ import torchvision
 
 from understudy.config import UserError
 
-__all__ = ["FORMS", "known_names", "split_name"]
+__all__ = ["FORMS", "NAMED_FORMS", "NAMED_SOURCES", "known_names", "split_name"]
 
-FORMS = "timm:NAME, torchvision:NAME, cifar:NAME or module.path:factory"
+NAMED_SOURCES = ("timm", "torchvision", "cifar", "hf")  # none of which runs code that is not installed
+NAMED_FORMS = ", ".join(f"{source}:NAME" for source in NAMED_SOURCES)
+FORMS = f"{NAMED_FORMS} or module.path:factory"
 
 _CIFAR_PREFIX = "cifar_"
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """(source, rest) of a model's name; the source is timm, torchvision, cifar or a module path.
+    """(source, rest) of a model's name; the source is one of NAMED_SOURCES or a module path.
 
     A tag of timm's (resnet50.a1_in1k) stays in the rest.
 
@@ -59,6 +61,8 @@ def _nearest_or_count(name: str, known: list[str], source: str) -> str:
 
 def _meant(name: str) -> str:
     """What a name without its source may have meant: the same name where there is one, else near ones."""
+    if "/" in name:  # OWNER/NAME on the hub, or a folder
+        return f"; did you mean hf:{name}?"
     names = {source: known_names(source) for source in ("timm", "torchvision", "cifar")}
     equal = [f"{source}:{name}" for source, known in names.items() if name.partition(".")[0] in known]
     near = [f"{source}:{close}" for source, known in names.items() for close in _close(name, known, most=1)]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,25 +11,12 @@ import torchvision
 from timm.models import PretrainedCfg
 from torch import nn
 
-from understudy.config import UserError
+from understudy.models.blueprint import Blueprint, refusals_said
 from understudy.models.factories import call_factory
 from understudy.models.hub import NotToBeHadError, first_line, hub_within_reach, url_within_reach
+from understudy.models.hugging_face import hf_blueprint
 
-__all__ = ["SOURCES", "Blueprint", "own_blueprint"]
-
-_Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Blueprint:
-    """How to build one network, and what it expects of its images."""
-
-    build: Callable[[], nn.Module]  # with random weights
-    pretrained: Callable[[], nn.Module] | None  # raises NotToBeHadError; None where no weights were ever published
-    normalisation: _Normalisation | None  # (mean, std) of its own; None: the data's
-    prefers: int | None  # side in pixels; None: any
-    resize_to: int | None  # side in pixels; None: images are taken as they come
-    kwargs: Mapping[str, Any]  # everything but num_classes that the constructor gets
+__all__ = ["SOURCES", "own_blueprint"]
 
 
 def timm_blueprint(name: str, num_classes: int, image_size: int | None, kwargs: Mapping[str, Any]) -> Blueprint:
@@ -99,6 +84,7 @@ SOURCES: dict[str, Callable[[str, int, int | None, Mapping[str, Any]], Blueprint
     "timm": timm_blueprint,
     "torchvision": torchvision_blueprint,
     "cifar": cifar_blueprint,
+    "hf": hf_blueprint,
 }
 
 
@@ -107,7 +93,7 @@ def _timm_config(name: str) -> PretrainedCfg:
 
 
 def _timm_module(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.Module:
-    with _refusals_said(f"timm:{name}", kwargs):
+    with refusals_said(f"timm:{name}", kwargs):
         module: nn.Module = timm.create_model(name, num_classes=num_classes, **kwargs)
         return module
 
@@ -124,7 +110,7 @@ def _timm_pretrained(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> 
 def _torchvision_module(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.Module:
     # These two warn unless they are told to draw their first weights.
     told = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    with _refusals_said(f"torchvision:{name}", kwargs):
+    with refusals_said(f"torchvision:{name}", kwargs):
         module: nn.Module = torchvision.models.get_model(name, num_classes=num_classes, **{**told, **kwargs})
         return _without_auxiliary_classifiers(module)
 
@@ -146,20 +132,6 @@ def _torchvision_pretrained(name: str, num_classes: int, kwargs: Mapping[str, An
     kept = {key: value for key, value in published.state_dict().items() if key in own and value.shape == own[key].shape}
     module.load_state_dict(own | kept)
     return module
-
-
-@contextmanager
-def _refusals_said(name: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """A library's refusal of the arguments in `kwargs`, as a UserError."""
-    try:
-        yield
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        if not kwargs:
-            raise
-        given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
-        raise UserError(
-            f"{name} cannot be built with {given}: {first_line(error)}; change or leave that out"
-        ) from error
 
 
 def _without_auxiliary_classifiers(module: nn.Module) -> nn.Module:

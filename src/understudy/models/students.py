@@ -1,4 +1,4 @@
-"""Students on disk: timm's folder format, plus what it takes to rebuild those that are not timm's."""
+"""Students on disk: the folder format of timm or of transformers, plus what it takes to rebuild all others."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from torch import nn
 
 from understudy.config import UserError
 from understudy.models.create import create_model
+from understudy.models.hugging_face import folder_files
+from understudy.models.names import NAMED_SOURCES
 from understudy.models.network import Network, Prepare
 from understudy.models.weights import load_weights, read_config
 
@@ -33,7 +35,8 @@ def save_student(
     """Write config.json and model.safetensors, each whole or not at all.
 
     `timm.create_model("local-dir:FOLDER", pretrained=True)` reads timm's and the cifar networks (those after
-    `import understudy`), `load_student` all.
+    `import understudy`), transformers' `from_pretrained(FOLDER)` those of hf (with a preprocessor_config.json beside
+    them), `load_student` all.
 
     Args:
         folder: made where it is missing; other files in it are left alone.
@@ -52,13 +55,14 @@ def save_student(
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = _config(network, label_names, image_size or network.input_size, crop_share)
+    files = _files(network, label_names, image_size or network.input_size, crop_share)
     # Cloned, since safetensors refuses tied weights; contiguous, since it refuses channels_last.
     state = {key: value.detach().cpu().clone().contiguous() for key, value in network.module.state_dict().items()}
     with TemporaryDirectory(dir=folder, prefix=".saving-") as half_way:
         save_file(state, Path(half_way) / "model.safetensors", metadata={"format": "pt"})
-        text = json.dumps(config, indent=2, ensure_ascii=False)
-        (Path(half_way) / "config.json").write_text(text + "\n", encoding="utf-8")
+        for name, content in files.items():
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            (Path(half_way) / name).write_text(text + "\n", encoding="utf-8")
         for file in sorted(Path(half_way).iterdir()):
             # Replacing also replaces a link, instead of writing to where it points.
             os.replace(file, folder / file.name)
@@ -95,7 +99,7 @@ def load_student_network(folder: str | Path, *, module: nn.Module | None = None,
     if module is not None:
         load_weights(module, folder, name=about["name"])
         return _network(module, about, starts_from=str(folder))
-    if not allow_code and about["name"].partition(":")[0] not in ("timm", "torchvision", "cifar"):
+    if not allow_code and about["name"].partition(":")[0] not in NAMED_SOURCES:
         raise UserError(
             f"{folder} names {about['name']}, which is code outside understudy; where you trust it, "
             f"load_student({str(folder)!r}, allow_code=True)"
@@ -136,24 +140,51 @@ def _about(folder: Path) -> dict[str, Any]:
             f"{folder} is a model folder that understudy did not write; "
             f"timm.create_model('local-dir:{folder}', pretrained=True) reads it"
         )
+    if about is None and "model_type" in config:
+        raise UserError(f"{folder} is a model folder that understudy did not write; as a network it is hf:{folder}")
     wanted = {"name", "num_classes", "mean", "std", "resize_to", "kwargs"}
     if not isinstance(about, dict) or not wanted <= set(about):
         raise UserError(f"{folder} holds no student (config.json and model.safetensors); give a run's student/ folder")
     return about
 
 
-def _config(
+def _files(
+    network: Network, label_names: Sequence[str] | None, image_size: int | None, crop_share: float
+) -> dict[str, dict[str, Any]]:
+    """What describes the network, as JSON by file name, with a group of our own that other readers pass over."""
+    about = {
+        "name": network.name,
+        "num_classes": network.num_classes,
+        "mean": network.mean,
+        "std": network.std,
+        "resize_to": network.prepare.size,
+        "kwargs": dict(network.kwargs),
+    }
+    if network.name.startswith("hf:"):
+        files = folder_files(
+            network.module,
+            label_names,
+            mean=network.mean,
+            std=network.std,
+            image_size=network.prepare.size or image_size or 224,
+            crop_share=crop_share,
+        )
+    else:
+        files = {"config.json": _timm_config(network, label_names, image_size, crop_share)}
+    return files | {"config.json": files["config.json"] | {"understudy": about}}
+
+
+def _timm_config(
     network: Network, label_names: Sequence[str] | None, image_size: int | None, crop_share: float
 ) -> dict[str, Any]:
-    """timm's config.json, with a group of our own that timm passes over."""
+    """timm's config.json."""
     source, _, rest = network.name.partition(":")
     architecture = {"timm": rest.partition(".")[0], "cifar": f"cifar_{rest}"}.get(source, network.name)
     own = getattr(network.module, "pretrained_cfg", None) or {}
-    mean, std = network.mean, network.std
     pretrained_cfg = {key: own[key] for key in _FROM_TIMM if key in own} | {
         "input_size": [3, image_size or 224, image_size or 224],
-        "mean": mean or [0.0, 0.0, 0.0],
-        "std": std or [1.0, 1.0, 1.0],
+        "mean": network.mean or [0.0, 0.0, 0.0],
+        "std": network.std or [1.0, 1.0, 1.0],
         "num_classes": network.num_classes,
         # As it was evaluated, so that timm's own transform gives the accuracy that was reported.
         "interpolation": "bilinear",
@@ -167,12 +198,4 @@ def _config(
         **({"label_names": list(label_names)} if label_names is not None else {}),
         **({"model_args": dict(network.kwargs)} if network.kwargs else {}),
         "pretrained_cfg": pretrained_cfg,
-        "understudy": {
-            "name": network.name,
-            "num_classes": network.num_classes,
-            "mean": mean,
-            "std": std,
-            "resize_to": network.prepare.size,
-            "kwargs": dict(network.kwargs),
-        },
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 import warnings
@@ -15,13 +16,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from understudy.config import UserError, nearest
+from understudy.models.key_maps import with_own_keys
 from understudy.taps import classifier_name
 
 __all__ = ["folder_normalisation", "load_weights", "read_config", "read_state_dict", "weights_file"]
 
 _WORDS = ("pretrained", "none")
 
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar", "")  # mdistiller writes "student_best"
 _IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin", "student/model.safetensors")  # timm's two, and a run's
 _NESTED_UNDER = ("state_dict", "model")
 
@@ -43,8 +45,9 @@ def weights_file(path: str | Path) -> Path:
         hint = f"; did you mean {close}?" if close else ""
         raise UserError(f"weights {str(path)!r}: there is no such file; give pretrained, none or a file{hint}")
     if given.suffix not in (".safetensors", *_PICKLES):
-        raise UserError(f"weights {str(path)!r}: {given.suffix or 'no ending'} is no kind of weights file; "
-                        f"give .safetensors, .pt or .pth")  # fmt: skip
+        raise UserError(
+            f"weights {str(path)!r}: {given.suffix} is no kind of weights file; give .safetensors, .pt or .pth"
+        )
     return given
 
 
@@ -100,6 +103,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def load_weights(module: nn.Module, path: str | Path, *, name: str, new_head: bool = False) -> None:
     """Load a file's weights into `module`; every key must be there in the same shape.
 
+    A cifar network also takes the keys that the field's published checkpoints have for it (key_maps.py).
+
     Args:
         module: changed in place.
         path: as `read_state_dict` takes it.
@@ -109,7 +114,7 @@ def load_weights(module: nn.Module, path: str | Path, *, name: str, new_head: bo
     Raises:
         UserError: another architecture; names up to three keys of each kind, with their counts.
     """
-    state = read_state_dict(path)
+    state = with_own_keys(module, read_state_dict(path))
     wanted = module.state_dict()
     heads = _classifier_keys(module, wanted)
     misshapen = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
@@ -143,7 +148,8 @@ def _read_safetensors(file: Path) -> object:
 
 def _read_pickle(file: Path) -> object:
     try:
-        with warnings.catch_warnings():
+        # Beside the tensors, RepDistiller's files hold the command line's options; that class runs nothing.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # of a pickle protocol other than torch's own
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

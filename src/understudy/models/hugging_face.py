@@ -1,0 +1,287 @@
+"""Networks of Hugging Face's transformers: hf:NAME from the hub, hf:FOLDER from disk.
+
+They keep the names of transformers' own classes for their parts (taps) and weights (state dict); only forward is
+another: it takes images alone and returns logits alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants
+from PIL import Image
+from torch import Tensor, nn
+
+from understudy.config import UserError, unknown_name
+from understudy.models.blueprint import Blueprint, Normalisation
+from understudy.models.hub import NotToBeHadError, first_line, hub_within_reach, quiet_libraries
+
+__all__ = ["folder_files", "hf_blueprint"]
+
+# What a configuration says of the file that it came from, or of labels, which the data decides.
+_NOT_SETTINGS = {"transformers_version", "dtype", "id2label", "label2id"}
+
+
+def hf_blueprint(name: str, num_classes: int, image_size: int | None, kwargs: Mapping[str, Any]) -> Blueprint:
+    """An image classifier of transformers', by its name on the hub or by its folder.
+
+    Where its configuration names an image size, images are resized to that, and `image_size` builds it for another.
+    Settings in `kwargs` replace those of the published configuration; with a `model_type` among them they are the
+    whole of it, and nothing is looked for anywhere.
+
+    Raises:
+        UserError: transformers is not installed, no such model, one that is no image classifier, or one whose
+            images cannot be prepared by a mean and a std.
+    """
+    library = _transformers()
+    if name.startswith("timm/") and not _is_folder(name):  # known before anything is fetched
+        raise UserError(f"hf:{name} is one of timm's networks; write timm:{name.removeprefix('timm/')}")
+    published, processor = ({}, None) if "model_type" in kwargs else _published(library, name)
+    config = _config(library, name, published | dict(kwargs))
+    normalisation, crop_size = _as_it_does(processor, name) if processor is not None else (None, None)
+    config.num_labels = num_classes
+    own_size = _own_size(config)
+    if image_size and own_size:
+        _resize(config, image_size)
+    return Blueprint(
+        build=partial(_random, library, name, config),
+        pretrained=None if "model_type" in kwargs else partial(_pretrained, library, name, config),
+        normalisation=normalisation,
+        prefers=own_size or crop_size,
+        resize_to=(image_size or own_size) if own_size else image_size,
+        kwargs=_settings(config),
+    )
+
+
+def folder_files(
+    module: nn.Module,
+    label_names: Sequence[str] | None,
+    *,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    image_size: int,
+    crop_share: float,
+) -> dict[str, dict[str, Any]]:
+    """What a folder needs beside the weights, so that transformers reads the network too: JSON by file name.
+
+    Args:
+        module: as `hf_blueprint` builds it.
+        label_names: one for each class, in order; None: their numbers.
+        mean: per channel, in [0,1] units; None: nothing is normalised.
+        std: likewise.
+        image_size: side in pixels of what the network is given.
+        crop_share: side of the centre crop as a share of the resized shorter side.
+    """
+    config: Any = module.config
+    named = {} if label_names is None else {"id2label": dict(enumerate(label_names))}
+    processor = {
+        "image_processor_type": "CLIPImageProcessor",  # resize, centre crop, rescale, normalise: nothing else
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": round(image_size / crop_share)},
+        "resample": int(Image.Resampling.BILINEAR),
+        "do_center_crop": True,
+        "crop_size": {"height": image_size, "width": image_size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": mean is not None,
+        "image_mean": mean,
+        "image_std": std,
+    }
+    settings = _settings(config) | {"architectures": [type(module).__name__], "id2label": config.id2label}
+    return {"config.json": settings | named, "preprocessor_config.json": processor}
+
+
+class _LogitsAlone:
+    """Stands before a class of transformers': (B,3,H,W) images to (B,C) logits."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Any = super().forward(pixel_values=images, return_dict=True)  # type: ignore[misc]
+        return output.logits  # type: ignore[no-any-return]
+
+
+def _logits_alone(model: nn.Module) -> nn.Module:
+    """The same object with another forward: a wrapper around it would put a prefix before every name."""
+    kind = type(model)
+    # The same name and module: transformers finds by them what a class can record.
+    model.__class__ = type(kind.__name__, (_LogitsAlone, kind), {"__module__": kind.__module__})
+    return model.train()
+
+
+def _random(library: Any, name: str, config: Any) -> nn.Module:
+    try:
+        with quiet_libraries():
+            made = library.AutoModelForImageClassification.from_config(
+                copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
+            )
+    except Exception as error:  # settings that contradict each other fail in any way
+        raise UserError(
+            f"hf:{name} cannot be built as an image classifier: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    return _logits_alone(made)
+
+
+def _pretrained(library: Any, name: str, config: Any) -> nn.Module:
+    """The published weights, with a new classifier where the class count differs or none was published."""
+    with _within_reach(name), _no_progress_bars(library):
+        loaded, report = library.AutoModelForImageClassification.from_pretrained(
+            _place(name),
+            config=copy.deepcopy(config),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            dtype=torch.float32,  # as `build` has it, whatever the file was saved in
+            trust_remote_code=False,
+        )
+    own = f"{loaded.base_model_prefix}."  # what is not under it is the classifier
+    absent = sorted(key for key in report["missing_keys"] if key.startswith(own))
+    misshapen = sorted(key for key, *_ in report["mismatched_keys"] if key.startswith(own))
+    if absent or misshapen:
+        # transformers would draw these at random and go on.
+        what = "are of another shape for this image size and these settings" if misshapen else "are not among them"
+        raise NotToBeHadError(f"{', '.join((misshapen or absent)[:3])} {what}")
+    return _logits_alone(loaded)
+
+
+def _published(library: Any, name: str) -> tuple[dict[str, Any], Any]:
+    """Settings of its configuration, and its image processor, or None where it has none."""
+    try:
+        with _within_reach(name), _no_progress_bars(library):
+            config = library.AutoConfig.from_pretrained(_place(name), trust_remote_code=False)
+            return _settings(config), _processor(library, name)
+    except NotToBeHadError as reason:
+        raise UserError(
+            f"hf:{name} cannot be had: {reason}. Give the name of an image classifier on the hub (hf:OWNER/NAME) or a "
+            "folder with its config.json; one that brings code of its own goes in as module.path:factory"
+        ) from reason
+
+
+def _processor(library: Any, name: str) -> Any:
+    try:
+        return library.AutoImageProcessor.from_pretrained(_place(name), trust_remote_code=False)
+    except (OSError, ValueError):
+        if constants.HF_HUB_OFFLINE and not _is_folder(name):
+            raise  # it may have one: another normalisation than its own would go unnoticed
+        return None
+
+
+def _config(library: Any, name: str, settings: Mapping[str, Any]) -> Any:
+    """The configuration of these settings, in which whatever follows from others follows from these."""
+    kinds = library.models.auto.configuration_auto.CONFIG_MAPPING
+    kind = str(settings["model_type"])
+    if kind == "timm_wrapper":
+        raise UserError(
+            f"hf:{name} is one of timm's networks; write timm:{settings.get('architecture') or 'NAME'}, and give a "
+            "folder as its weights"
+        )
+    if kind not in kinds:
+        raise UserError(f"hf:{name}: model_type {kind!r} is {unknown_name(kind, kinds)}")
+    plain = library.AutoConfig.for_model(kind)
+    for key in settings:
+        if not hasattr(plain, key):
+            raise UserError(f"hf:{name} cannot be built with {key}: it is {unknown_name(key, plain.to_dict())}")
+    try:
+        # None, a default, is one that transformers cannot iterate over where a kind has two classifiers (levit).
+        return library.AutoConfig.for_model(**{"architectures": [], **settings})
+    except Exception as error:  # of many kinds, for a value of a wrong kind
+        raise UserError(f"hf:{name} cannot be built with these settings: {' '.join(str(error).split())}") from error
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """All that rebuilds the network, but for its number of classes."""
+    # What is no field follows from those that are, or is a leftover that its class never reads.
+    fields = {field.name for field in dataclasses.fields(config)} - _NOT_SETTINGS
+    given = config.to_diff_dict() | {"model_type": config.model_type}
+    return {key: value for key, value in given.items() if key in fields or key == "model_type"}
+
+
+def _as_it_does(processor: Any, name: str) -> tuple[Normalisation, int]:
+    """Mean and std in [0,1] units, and side in pixels, of what an image processor makes of an image."""
+    black, white, red = (_processed(processor, colour) for colour in ("black", "white", "red"))
+    pixels = [made[:, made.shape[1] // 2, made.shape[2] // 2].double() for made in (black, white, red)]
+    if not torch.allclose(pixels[2], torch.stack([pixels[1][0], *pixels[0][1:]])):
+        raise UserError(
+            f"hf:{name} wants other channels than red, green, blue; take the same network from timm:, "
+            "or wrap it in a factory of your own: module.path:factory"
+        )
+    # Read off the result, since settings alone do not tell: some rescale to [-1,1], some normalise twice.
+    std = 1 / (pixels[1] - pixels[0])
+    return (_rounded(-pixels[0] * std), _rounded(std)), int(black.shape[-1])
+
+
+def _processed(processor: Any, colour: str) -> Tensor:
+    """(3,S,S) of an image that is one colour all over."""
+    made: Tensor = processor(images=Image.new("RGB", (256, 256), colour), return_tensors="pt")["pixel_values"][0]
+    return made
+
+
+def _rounded(values: Tensor) -> tuple[float, ...]:
+    # Six digits are what float32 leaves of them, and more than most state.
+    return tuple(round(float(value), 6) for value in values)
+
+
+def _own_size(config: Any) -> int | None:
+    """The side that a configuration names, which may be a pair; None where it names none."""
+    size = getattr(_sized(config), "image_size", None)
+    return int(size[0]) if isinstance(size, list | tuple) else size
+
+
+def _resize(config: Any, size: int) -> None:
+    sized = _sized(config)
+    sized.image_size = [size, size] if isinstance(sized.image_size, list | tuple) else size
+
+
+def _sized(config: Any) -> Any:
+    """The part of a configuration that names the image size: of those for text and images, the one for images."""
+    return config if hasattr(config, "image_size") else getattr(config, "vision_config", config)
+
+
+@contextmanager
+def _within_reach(name: str) -> Iterator[None]:
+    """As `hub_within_reach`, but a folder is read without asking whether the hub answers."""
+    if not _is_folder(name):
+        with hub_within_reach():
+            yield
+        return
+    try:
+        with quiet_libraries():
+            yield
+    except Exception as error:
+        raise NotToBeHadError(first_line(error)) from error
+
+
+@contextmanager
+def _no_progress_bars(library: Any) -> Iterator[None]:
+    settings = library.utils.logging
+    was_on = settings.is_progress_bar_enabled()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            settings.enable_progress_bar()
+
+
+def _place(name: str) -> str:
+    return str(Path(name).expanduser()) if _is_folder(name) else name
+
+
+def _is_folder(name: str) -> bool:
+    return Path(name).expanduser().is_dir()
+
+
+def _transformers() -> Any:
+    # By name: an import statement would make the type checker read the whole library, where it is installed.
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise UserError(
+            f"networks of hf: need transformers ({first_line(error)}); install it with: pip install 'understudy[hf]'"
+        ) from None
