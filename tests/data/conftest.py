@@ -31,8 +31,18 @@ def write_tree(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def shared_cifar() -> Path:
     """The small CIFAR-10 parquet folder."""
+    return shared("cifar10-tiny")
+
+
+@pytest.fixture
+def shared_tiny_imagenet() -> Path:
+    """The first 100 classes of Tiny-ImageNet as parquet files."""
+    return shared("tiny-imagenet-100")
+
+
+def shared(name: str) -> Path:
     beside = Path(__file__).parents[2] / "../shared/data"
-    folder = Path(os.environ.get("UNDERSTUDY_DATA", beside)) / "cifar10-tiny"
+    folder = Path(os.environ.get("UNDERSTUDY_DATA", beside)) / name
     if not folder.is_dir():
-        pytest.skip("no cifar10-tiny: set UNDERSTUDY_DATA to the folder that holds it")
+        pytest.skip(f"no {name}: set UNDERSTUDY_DATA to the folder that holds it")
     return folder

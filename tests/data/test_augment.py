@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.data import CropFlip, DataConfig, NoAugment, ResizedCrop, TensorSource, augment_for
+from understudy.data import CropFlip, DataConfig, NoAugment, ResizedCrop, RotateFlip, TensorSource, augment_for
 from understudy.data.augment import Rendering, crop_flip, fitted, resized, seeded
 
 
@@ -132,3 +132,24 @@ def test_auto_chooses_by_the_images() -> None:
     assert (
         augment_for(DataConfig(root="digits", augment="none"), TensorSource(random_images(2, 8), labels)) == NoAugment()
     )
+
+
+def test_rotation_turns_about_the_centre_by_at_most_the_angle() -> None:
+    image = torch.zeros(3, 64, 64)
+    image[:, 28:36, 4:60] = 1  # a bar through the centre
+    angles = []
+    for seed in range(60):
+        with seeded(seed):
+            turned = Rendering(RotateFlip(degrees=20, flip=False), 64)(image)[0]
+        assert turned[:, 30:34, 30:34].min() == 1
+        rows, columns = turned[0].nonzero().double().T
+        angles.append(torch.rad2deg(torch.atan(torch.cov(torch.stack([rows, columns]))[0, 1] / columns.var())).item())
+    assert max(map(abs, angles)) < 21
+    assert min(angles) < -12
+    assert max(angles) > 12
+
+
+def test_rotation_by_nothing_without_flip_leaves_the_image() -> None:
+    image = random_images(1, 64)[0]
+    with seeded(3):
+        assert torch.equal(Rendering(RotateFlip(degrees=0, flip=False), 64)(image)[0], image)

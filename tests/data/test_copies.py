@@ -37,3 +37,34 @@ def test_the_plain_block_is_what_the_loader_gives_without_copies() -> None:
     assert len(rotated.images) == 4 * len(plain.images)
     torch.testing.assert_close(rotated.images[:16], plain.images)
     assert rotating.steps_per_epoch == -(-len(data.train) // 16)
+
+
+def test_pairs_show_two_crops_of_each_sample_side_by_side() -> None:
+    config = DataConfig(root="digits", batch_size=16, augment="crop_flip")
+    data = open_data(config)
+    plain = next(iter(train_loader(data, config, seed=3, image_size=8).epoch(1)))
+    loader = train_loader(data, config.model_copy(update={"copies": "pairs"}), seed=3, image_size=8)
+    pair = next(iter(loader.epoch(1)))
+
+    assert (loader.batch_size, len(pair.images)) == (16, 32)
+    assert pair.copies is not None
+    assert pair.copies.tolist() == [0] * 16 + [1] * 16
+    assert pair.indices is not None
+    assert plain.indices is not None
+    assert pair.indices.tolist() == plain.indices.tolist() * 2
+    assert torch.equal(pair.targets[:16], pair.targets[16:])
+    assert torch.equal(pair.images[:16], plain.images)
+    assert (pair.images[:16] != pair.images[16:]).flatten(1).any(dim=1).sum() >= 14
+
+
+def test_pairs_of_rand_augment_keep_the_first_view_of_the_plain_loader() -> None:
+    config = DataConfig(
+        root="digits", batch_size=8, workers=0, augment={"name": "crop_flip", "rand_augment": "rand-m9-mstd0.5"}
+    )
+    data = open_data(config)
+    plain = next(iter(train_loader(data, config, seed=3, image_size=8).epoch(1)))
+    pair = next(iter(train_loader(data, config.model_copy(update={"copies": "pairs"}), seed=3, image_size=8).epoch(1)))
+    assert torch.equal(pair.images[:8], plain.images)
+    assert not torch.equal(pair.images[8:], plain.images)
+    assert pair.copies is not None
+    assert pair.copies.tolist() == [0] * 8 + [1] * 8

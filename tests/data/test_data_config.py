@@ -15,6 +15,10 @@ def test_augment_may_be_a_name_or_a_mapping() -> None:
     assert read(augment={"name": "resized_crop", "scale": [0.5, 1]}).augment == ResizedCrop(scale=(0.5, 1.0))
 
 
+def test_roots_may_be_a_list() -> None:
+    assert read(root=["a", "b/c"]) == read(root="a,b/c")
+
+
 def test_settings_survive_being_written_and_read() -> None:
     config = read(augment={"name": "resized_crop", "flip": False}, train_rows="0:100", workers=2, cache=False)
     assert DataConfig.model_validate(config.model_dump()) == config
@@ -32,6 +36,9 @@ def test_settings_survive_being_written_and_read() -> None:
         ({"train_rows": "5-10"}, r"train_rows +rows are written START:STOP, as in 0:10000, got '5-10'"),
         ({"val_rows": "10:5"}, r"val_rows +rows 10:5 are none: START must be below STOP"),
         ({"val": "test", "val_rows": "0:5"}, "both say where the validation comes from"),
+        ({"per_class": 5, "fraction": 0.5}, "both say how much of train is used"),
+        ({"streaming": True, "unlabelled": "x"}, "images that are never stored cannot go with unlabelled"),
+        ({"root": ["a", 1]}, r"root +input should be a valid string"),
         ({"val_fraction": 1.0}, r"val_fraction +input should be less than 1"),
     ],
 )

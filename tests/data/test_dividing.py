@@ -48,6 +48,40 @@ def test_rows_choose_from_the_training_split() -> None:
     assert (len(rest.train), len(rest.val)) == (797, 1000)
 
 
+def test_first_images_of_each_class_are_taken_in_stored_order() -> None:
+    whole = open_data(DataConfig(root="digits", train_rows="0:1700", val_rows="1700:"))
+    some = open_data(DataConfig(root="digits", train_rows="0:1700", val_rows="1700:", per_class=3))
+    first = [i for label in range(10) for i in (whole.train.labels == label).nonzero().flatten()[:3].tolist()]
+    assert torch.equal(some.train.images, whole.train.images[sorted(first)])
+    assert torch.equal(some.val.images, whole.val.images)
+    assert some.notes[0] == "train is the first 3 of each class: 30 of 1,700 images"
+
+
+def test_class_with_fewer_images_gives_all_and_is_counted() -> None:
+    data = open_data(DataConfig(root="digits", train_rows="0:45", val_rows="45:60", per_class=5))
+    assert torch.bincount(data.train.labels).max() == 5
+    assert data.notes[0].startswith("train is the first 5 of each class, or all where there are fewer (5 classes): ")
+
+
+def test_fraction_is_the_same_share_of_each_class_and_leaves_val_alone() -> None:
+    whole = open_data(DataConfig(root="digits"))
+    some = open_data(DataConfig(root="digits", fraction=0.2))
+    assert torch.equal(some.val.images, whole.val.images)
+    shares = torch.bincount(some.train.labels) / torch.bincount(whole.train.labels)
+    assert (shares - 0.2).abs().max() < 0.01
+    assert some.notes[0] == "train is 20 % of each class, chosen by seed 0: 288 of 1,438 images"
+
+
+def test_larger_fraction_holds_the_smaller_and_another_seed_takes_others() -> None:
+    def chosen(**settings: object) -> set[tuple[int, ...]]:
+        data = open_data(DataConfig(root="digits", train_rows="0:1700", val_rows="1700:", **settings))
+        return {tuple(image.flatten().tolist()) for image in data.train.images}
+
+    small, large, other = chosen(fraction=0.2), chosen(fraction=0.5), chosen(fraction=0.2, split_seed=1)
+    assert small < large
+    assert len(small & other) < 0.4 * len(small)
+
+
 def test_rows_without_some_class_are_said() -> None:
     data = open_data(DataConfig(root="digits", train_rows="0:5", val_rows="5:9"))
     assert data.notes[0] == "train has no image of 5 of 10 classes: 5, 6, 7, 8, 9"

@@ -87,10 +87,12 @@ def test_images_that_do_not_fit_into_memory_are_streamed(
 ) -> None:
     config = DataConfig(root=str(write_tree({"train/cat": 3, "val/cat": 1})))
     assert isinstance(open_data(config).train, TensorSource)
-    monkeypatch.setattr("understudy.data.sources.free_memory_bytes", lambda: 2 * 3 * 3 * 16 * 16 - 1)
+    monkeypatch.setattr("understudy.data.caching.free_memory_bytes", lambda: 2 * 3 * 3 * 16 * 16 - 1)
     data = open_data(config)
     assert not isinstance(data.train, TensorSource)
     assert isinstance(data.val, TensorSource)
+    assert data.notes[0].startswith("the pets train images would take 0 MiB of memory decoded, more than half of the ")
+    assert data.train.image(1).shape == (3, 16, 16)
 
 
 def test_cache_false_streams_small_images_too(write_tree: WriteTree) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from image_files import jpeg_bytes
@@ -210,6 +211,23 @@ def test_unreadable_image_is_left_out_of_evaluation(write_tree: WriteTree) -> No
     (batch,) = eval_loader(data.val, config, image_size=16)
     assert batch.indices is not None
     assert batch.indices.tolist() == [0, 2]
+
+
+def test_stream_is_loaded_without_numbers_and_can_be_mixed(tmp_path: Path) -> None:
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"]))
+    for split, count in {"train": 8, "val": 5}.items():
+        cells = [{"bytes": jpeg_bytes(i, (70, 70)), "path": f"{i}.jpg"} for i in range(count)]
+        columns = {"image": cells, "label": [i % 2 for i in range(count)]}
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / f"{split}.parquet")
+    config = DataConfig(root=str(tmp_path), streaming=True, batch_size=3, eval_batch_size=4, workers=0, mix={})
+    data = open_data(config)
+    batches = list(train_loader(data, config, seed=0, image_size=16).epoch(1))
+    assert [(batch.images.shape, batch.targets.shape) for batch in batches] == [
+        ((count, 3, 16, 16), (count, 2)) for count in (3, 3, 2)
+    ]
+    assert batches[0].indices is None
+    shown = list(eval_loader(data.val, config, image_size=16))
+    assert torch.cat([batch.targets for batch in shown]).tolist() == [0, 1, 0, 1, 0]
 
 
 def test_plain_loader_gives_batches_without_indices() -> None:

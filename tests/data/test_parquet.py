@@ -63,11 +63,64 @@ def test_string_class_in_val_that_train_lacks_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"img": [b""], "fine_label": [0]}), tmp_path / "train.parquet")
-    with pytest.raises(UserError, match=r"no column 'image'; it has: img, fine_label; set data\.image_column"):
+    pq.write_table(pa.table({"img": [b""], "kind": [0], "mask": [b""]}), tmp_path / "train.parquet")
+    several = r"no column 'image'; it has: img, kind, mask \(img and mask could both be meant\); set data\.image_column"
+    with pytest.raises(UserError, match=several):
         open_data(DataConfig(root=str(tmp_path)))
-    with pytest.raises(UserError, match=r"no column 'label'; it has: img, fine_label; set data\.label_column"):
+    with pytest.raises(UserError, match=r"no column 'label'; it has: img, kind, mask; set data\.label_column"):
         open_data(DataConfig(root=str(tmp_path), image_column="img"))
+    with pytest.raises(UserError, match=r"no column 'imge'; it has: img, kind, mask; set data\.image_column"):
+        open_data(DataConfig(root=str(tmp_path), image_column="imge"))
+
+
+def test_cifar_100_of_the_hub_is_read_without_naming_its_columns(tmp_path: Path) -> None:
+    features = datasets.Features(
+        img=datasets.Image(),
+        fine_label=datasets.ClassLabel(names=["apple", "beaver", "bed"]),
+        coarse_label=datasets.ClassLabel(names=["fruit", "animals"]),
+    )
+    images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(3)]
+    rows = {"img": images, "fine_label": [2, 0, 1], "coarse_label": [0, 0, 1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    data = open_data(DataConfig(root=str(tmp_path), val_rows="2:3"))
+    assert (data.classes, data.train.labels.tolist()) == (("apple", "beaver", "bed"), [2, 0])
+
+
+def test_columns_without_metadata_are_known_by_what_they_hold(tmp_path: Path) -> None:
+    table = pa.table({"id": [7, 8], "picture": [jpeg_bytes(0), jpeg_bytes(1)], "class_name": ["dog", "cat"]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    data = open_data(DataConfig(root=str(tmp_path), val_rows="1:2"))
+    assert (data.classes, data.train.labels.tolist()) == (("cat", "dog"), [1])
+
+
+def test_class_numbers_of_val_follow_its_own_names(tmp_path: Path) -> None:
+    for split, names in (("train", ["cat", "dog", "cow"]), ("val", ["dog", "cat"])):
+        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
+        images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(2)]
+        rows = datasets.Dataset.from_dict({"image": images, "label": [0, 1]}, features=features)
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    assert open_data(DataConfig(root=str(tmp_path))).val.labels.tolist() == [1, 0]
+
+
+def test_test_split_without_labels_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [0, 1] * 5)
+    write(tmp_path / "test.parquet", [-1, -1])
+    data = open_data(DataConfig(root=str(tmp_path)))
+    assert data.test is None
+    assert f"the test split of {tmp_path.name} has no labels and is left out" in data.notes
+
+
+def test_folder_that_is_called_like_a_file_is_no_file(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [0, 1] * 5)
+    (tmp_path / "old.parquet").mkdir()
+    assert len(open_data(DataConfig(root=str(tmp_path))).train) == 8
+
+
+def test_split_without_rows_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [0, 1])
+    pq.write_table(pq.read_table(tmp_path / "train.parquet").slice(0, 0), tmp_path / "val.parquet")
+    with pytest.raises(UserError, match=r"the val split of .* is empty"):
+        open_data(DataConfig(root=str(tmp_path)))
 
 
 def test_columns_of_other_names_are_read_when_named(tmp_path: Path) -> None:

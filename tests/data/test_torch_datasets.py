@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -106,6 +107,16 @@ def test_label_outside_the_classes_is_named() -> None:
     dataset = TensorDataset(torch.rand(3, 3, 4, 4), torch.tensor([0, 5, 1]))
     with pytest.raises(UserError, match=r"TensorDataset: label 5 of row 1 is outside 0\.\.1 \(2 classes"):
         dataset_source(dataset, ["cat", "dog"])
+
+
+def test_labels_that_are_words_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"a label is 'cat'; class numbers 0\.\.C-1 are wanted, and the names as classes"
+    ):
+        dataset_source(Samples([(torch.zeros(3, 4, 4), "cat")]))  # type: ignore[list-item]
+    rows = datasets.Dataset.from_dict({"image": [[0]], "label": ["dog"]})
+    with pytest.raises(UserError, match="a label is 'dog'"):
+        dataset_source(rows)
 
 
 def test_images_of_another_shape_are_refused() -> None:

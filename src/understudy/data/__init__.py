@@ -1,7 +1,7 @@
 """Data: images by number, divided, augmented as a function of (seed, view, copy, index), and batched."""
 
 from understudy.data.augment import augment_for
-from understudy.data.augment_config import Augment, CropFlip, NoAugment, ResizedCrop
+from understudy.data.augment_config import Augment, CropFlip, NoAugment, ResizedCrop, RotateFlip
 from understudy.data.config import DataConfig
 from understudy.data.images import BadImageError
 from understudy.data.loaders import (
@@ -12,6 +12,8 @@ from understudy.data.loaders import (
     from_plain_loader,
     train_loader,
 )
+from understudy.data.mix_config import MixConfig
+from understudy.data.plan import Share
 from understudy.data.sources import Source, TensorSource
 from understudy.data.splits import DataSplits, open_data
 from understudy.data.torch_datasets import dataset_source, dataset_splits
@@ -24,9 +26,12 @@ __all__ = [
     "DataConfig",
     "DataSplits",
     "EvalLoader",
+    "MixConfig",
     "NoAugment",
     "PlainLoader",
     "ResizedCrop",
+    "RotateFlip",
+    "Share",
     "Source",
     "TensorSource",
     "TrainLoader",

@@ -7,24 +7,26 @@ torchvision's transforms, with `random`, numpy and torch seeded from the same ha
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
-from torchvision.transforms import RandomCrop, RandomResizedCrop
+from torchvision.transforms import InterpolationMode, RandomCrop, RandomResizedCrop, RandomRotation
 from torchvision.transforms.v2 import functional as transforms
 
-from understudy.data.augment_config import Augment, CropFlip, NoAugment, ResizedCrop
+from understudy.data.augment_config import Augment, AugmentParts, CropFlip, NoAugment, ResizedCrop, RotateFlip
+from understudy.data.augment_parts import with_parts
 from understudy.data.config import DataConfig
 from understudy.data.images import BadImageError
+from understudy.data.seeding import seeded
 from understudy.data.sources import SMALL, Source, TensorSource
 from understudy.hashing import hashed_tensor
 
-__all__ = ["Rendering", "augment_for", "crop_flip", "fitted", "resized", "seeded"]
+__all__ = ["Rendering", "augment_for", "crop_flip", "first_samples", "fitted", "resized", "seeded"]
 
 EVAL_CROP = 1.143  # shorter side / crop: 256 / 224
 
@@ -39,7 +41,7 @@ def augment_for(config: DataConfig, source: Source) -> Augment:
         return config.augment
     if config.format == "digits" or config.root == "digits":
         return CropFlip(pad=1, flip=False)
-    samples = _samples(source)
+    samples = first_samples(source)
     if any(sample.is_floating_point() for sample in samples):
         return NoAugment()
     is_small = len({sample.shape for sample in samples}) == 1 and all(map(_is_small, samples))
@@ -78,38 +80,59 @@ def crop_flip(
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """One decoded image at the student's and the teacher's input size, both from the same crop.
+    """One decoded image at the student's and the teacher's input size: one crop, and one draw of all that follows it.
 
-    Draws from torch's global generator; `seeded` decides what it finds there.
+    The student's pixels do not depend on the teacher's size. Draws from `random`, numpy's and torch's global
+    generators; `seeded` decides what it finds there.
     """
 
     augment: Augment
     image_size: int
     teacher_size: int | None = None  # None where equal
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN  # of the student's normalisation, see `with_parts`
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(3,H,W) to (3,S,S) and, where the teacher's size T differs, (3,T,T); the dtype stays."""
-        if isinstance(self.augment, ResizedCrop):
-            box = RandomResizedCrop.get_params(image, list(self.augment.scale), list(self.augment.ratio))
-            image = _mirrored(transforms.crop(image, *box), self.augment.flip)
-            return self._at_both_sizes(image, resized)
-        if isinstance(self.augment, CropFlip):
-            image = image if _is_small(image) else fitted(image, max(self.image_size, self.teacher_size or 0))
-            padded = F.pad(image, (self.augment.pad,) * 4)
-            height, width = image.shape[-2:]
-            box = RandomCrop.get_params(padded, (height, width))
-            return self._at_both_sizes(_mirrored(transforms.crop(padded, *box), self.augment.flip), resized)
-        return self._at_both_sizes(image, resized if _is_small(image) else fitted)
+        """(3,H,W) to (3,S,S) and, where the teacher's size T differs, (3,T,T).
 
-    def _at_both_sizes(self, image: Tensor, at_size: Callable[[Tensor, int], Tensor]) -> tuple[Tensor, Tensor | None]:
-        return at_size(image, self.image_size), at_size(image, self.teacher_size) if self.teacher_size else None
+        The dtype stays, except that erasing gives float32 in [0,1] with noise that leaves it.
+        """
+        sizes = [self.image_size] if self.teacher_size is None else [self.image_size, self.teacher_size]
+        if isinstance(self.augment, NoAugment):
+            at_size = resized if _is_small(image) else fitted
+            return _as_pair([at_size(image, size) for size in sizes])
+        parts: AugmentParts = self.augment
+        shown = self._cut(image)
+        scaling = random.choice(("bilinear", "bicubic")) if parts.interpolation == "random" else parts.interpolation
+        pictures = [resized(shown, size, interpolation=scaling) for size in sizes]
+        if parts.has_parts:
+            pictures = with_parts(pictures, parts, interpolation=parts.interpolation, mean=self.mean, std=self.std)
+        return _as_pair(pictures)
+
+    def _cut(self, image: Tensor) -> Tensor:
+        """What is seen of the image, at its own resolution, mirrored or not."""
+        augment = self.augment
+        assert not isinstance(augment, NoAugment)
+        if isinstance(augment, ResizedCrop):
+            box = RandomResizedCrop.get_params(image, list(augment.scale), list(augment.ratio))
+            return _mirrored(transforms.crop(image, *box), augment.flip)
+        image = image if _is_small(image) else fitted(image, max(self.image_size, self.teacher_size or 0))
+        if isinstance(augment, RotateFlip):
+            angle = RandomRotation.get_params([-augment.degrees, augment.degrees])
+            return _mirrored(transforms.rotate(image, angle), augment.flip)
+        padded = F.pad(image, (augment.pad,) * 4)
+        height, width = image.shape[-2:]
+        box = RandomCrop.get_params(padded, (height, width))
+        return _mirrored(transforms.crop(padded, *box), augment.flip)
 
 
-def resized(images: Tensor, size: int) -> Tensor:
-    """(...,3,H,W) as (...,3,size,size), bilinear with antialiasing; those of that size as they are."""
+def resized(images: Tensor, size: int, *, interpolation: str = "bilinear") -> Tensor:
+    """(...,3,H,W) as (...,3,size,size), antialiased; those of that size as they are."""
     if images.shape[-2:] == (size, size):
         return images
-    scaled: Tensor = transforms.resize(images, [size, size], antialias=True)
+    scaled: Tensor = transforms.resize(
+        images, [size, size], interpolation=InterpolationMode(interpolation), antialias=True
+    )
     return scaled
 
 
@@ -123,21 +146,6 @@ def fitted(images: Tensor, size: int) -> Tensor:
     return centre
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """`random`, numpy's and torch's CPU generators started from `seed`, and put back afterwards."""
-    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the accelerators too
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        torch.set_rng_state(torch_state)
-
-
 def _mirrored(image: Tensor, is_wanted: bool) -> Tensor:
     return image.flip(-1) if is_wanted and torch.rand(()) < 0.5 else image
 
@@ -146,7 +154,11 @@ def _is_small(image: Tensor) -> bool:
     return image.shape[-2] == image.shape[-1] <= SMALL
 
 
-def _samples(source: Source, most: int = 8) -> list[Tensor]:
+def _as_pair(pictures: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    return pictures[0], pictures[1] if len(pictures) > 1 else None
+
+
+def first_samples(source: Source, most: int = 8) -> list[Tensor]:
     """The first few readable images; of cached ones one is enough."""
     if isinstance(source, TensorSource):
         return [source.images[0]]

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from understudy.config import Config, unknown_name
+from understudy.data.policies import check_auto_augment, check_rand_augment
 
-__all__ = ["Augment", "AugmentSetting", "CropFlip", "NoAugment", "ResizedCrop"]
+__all__ = ["Augment", "AugmentParts", "AugmentSetting", "CropFlip", "NoAugment", "ResizedCrop", "RotateFlip"]
 
 
 class NoAugment(Config):
@@ -18,7 +26,54 @@ class NoAugment(Config):
     name: Literal["none"] = "none"
 
 
-class CropFlip(Config):
+class AugmentParts(Config):
+    """What may follow crop and flip, in the order in which it is applied (timm's); a part that is off is not written.
+
+    Each part that is named is applied: timm's create_transform, and with it DeiT, leaves colour jitter out wherever
+    RandAugment is on, whatever its `color_jitter` says.
+    """
+
+    interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"  # of scaling; random: one of the two
+    rand_augment: str | None = None  # "rand-m9-mstd0.5-inc1": timm's notation; DeiT's, and DIST's strategy B2
+    auto_augment: str | None = None  # "original", "v0", ...: timm's notation
+    color_jitter: float = Field(default=0.0, ge=0)  # brightness, contrast and saturation, up to so much; DeiT: 0.4
+    erasing: float = Field(default=0.0, ge=0, le=1)  # probability of one erased rectangle; DeiT: 0.25, DIST B2: 0.2
+    erase_mode: Literal["pixel", "rand", "const"] = "pixel"  # noise for each pixel, one random colour, the mean colour
+
+    @property
+    def policy(self) -> str | None:
+        """RandAugment or AutoAugment, of which there is one at most."""
+        return self.rand_augment or self.auto_augment
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether anything follows crop and flip."""
+        return self.policy is not None or self.color_jitter > 0 or self.erasing > 0
+
+    @property
+    def needs_each_image(self) -> bool:
+        """Whether any of it is done image by image only."""
+        return self.has_parts or self.interpolation != "bilinear"
+
+    @field_validator("rand_augment", "auto_augment")
+    @classmethod
+    def _is_known_to_timm(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return value
+        (check_rand_augment if info.field_name == "rand_augment" else check_auto_augment)(value)
+        if info.data.get("rand_augment"):
+            raise ValueError("auto_augment and rand_augment take each other's place; leave one out")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        parts = AugmentParts.model_fields
+        own = {key: value for key, value in fields.items() if key not in parts}
+        return own | {key: fields[key] for key in parts if key in fields and fields[key] != parts[key].default}
+
+
+class CropFlip(AugmentParts):
     """A random window of the zero-padded image, mirrored half of the time."""
 
     name: Literal["crop_flip"] = "crop_flip"
@@ -26,7 +81,7 @@ class CropFlip(Config):
     flip: bool = True
 
 
-class ResizedCrop(Config):
+class ResizedCrop(AugmentParts):
     """A random part of the image, scaled to the input size, mirrored half of the time."""
 
     name: Literal["resized_crop"] = "resized_crop"
@@ -42,8 +97,24 @@ class ResizedCrop(Config):
         return value
 
 
-Augment = NoAugment | CropFlip | ResizedCrop
-_AUGMENTS: dict[str, type[Augment]] = {"none": NoAugment, "crop_flip": CropFlip, "resized_crop": ResizedCrop}
+class RotateFlip(AugmentParts):
+    """The image turned about its centre, black where nothing is, mirrored half of the time; no crop.
+
+    As the field trains on Tiny-ImageNet (Zhao et al., "DOT: A Distillation-Oriented Trainer", ICCV 2023).
+    """
+
+    name: Literal["rotate_flip"] = "rotate_flip"
+    degrees: float = Field(default=20.0, ge=0, le=180)  # at most, to either side
+    flip: bool = True
+
+
+Augment = NoAugment | CropFlip | ResizedCrop | RotateFlip
+_AUGMENTS: dict[str, type[Augment]] = {
+    "none": NoAugment,
+    "crop_flip": CropFlip,
+    "resized_crop": ResizedCrop,
+    "rotate_flip": RotateFlip,
+}
 
 
 def _augment_from(value: Any) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from understudy.config import Config
 from understudy.data.augment_config import AugmentSetting
+from understudy.data.mix_config import MixConfig
 
 __all__ = ["DataConfig", "parsed_rows"]
 
@@ -16,12 +17,18 @@ __all__ = ["DataConfig", "parsed_rows"]
 class DataConfig(Config):
     """Which images, how they are divided into train, val and test, and how they reach the models."""
 
-    root: str  # a class-per-folder tree, parquet file or folder, CIFAR folder as torchvision stores it, or "digits"
-    format: Literal["auto", "folder", "parquet", "cifar10", "cifar100", "digits"] = "auto"
-    image_column: str = "image"  # parquet only
+    root: str  # a folder or file, several with commas between them, "hf:NAME" for the hub, or "digits"
+    format: Literal[
+        "auto", "folder", "parquet", "cifar10", "cifar100", "tiny-imagenet", "imagenet", "hub", "digits"
+    ] = "auto"  # auto: by what lies there
+    image_column: str = "image"  # parquet and hub; where it is missing, the only column of images is taken
     label_column: str = "label"
+    streaming: bool = False  # hub only: images are never stored, and so have no numbers (no bank, no CRD)
 
     train_rows: str | None = None  # "0:10000" of the training split, in its stored order
+    per_class: int | None = Field(default=None, ge=1)  # train on the first so many of each class, in stored order
+    fraction: float | None = Field(default=None, gt=0, lt=1)  # train on this share of each class, by hash of split_seed
+    unlabelled: str | None = None  # a folder of images, in any order: train learns from the teacher alone on them
     val_rows: str | None = None  # takes the validation from the training split
     val: Literal["auto", "test"] = "auto"  # auto: val_rows, else a val split, else held out; test: as the papers did
     val_fraction: float = Field(default=0.2, gt=0, lt=1)  # held out, class by class, where there is no val split
@@ -31,12 +38,19 @@ class DataConfig(Config):
     eval_batch_size: int = Field(default=256, ge=1)
     drop_last: bool = False
     image_size: int | None = Field(default=None, ge=1)  # pixels; None: the model's own
-    copies: Literal["none", "rotations"] = "none"  # rotations: each image also turned by 90, 180 and 270 degrees
+    copies: Literal["none", "rotations", "pairs"] = "none"  # rotations: by 90, 180, 270 degrees; pairs: a second view
     augment: AugmentSetting = "auto"
+    mix: MixConfig | None = None  # Mixup and CutMix
 
     on_bad_image: Literal["skip", "stop"] = "skip"
     workers: int | None = Field(default=None, ge=0)  # None: one per core, at most 8; unused where images are cached
     cache: Literal["auto"] | bool = "auto"  # auto: equal-sized images of at most 64 pixels that fit into memory
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _may_be_a_list(cls, value: Any) -> Any:
+        is_list = isinstance(value, list | tuple) and value and all(isinstance(part, str) for part in value)
+        return ",".join(value) if is_list else value
 
     @field_validator("train_rows", "val_rows")
     @classmethod
@@ -46,10 +60,28 @@ class DataConfig(Config):
         return value
 
     @model_validator(mode="after")
+    def _mixes_no_copies(self) -> DataConfig:
+        if self.mix is not None and self.copies != "none":
+            raise ValueError(f"mix and copies: {self.copies} do not go together: copies would show several samples")
+        return self
+
+    @model_validator(mode="after")
     def _names_one_val(self) -> DataConfig:
         if self.val == "test" and self.val_rows is not None:
             raise ValueError("val: test and val_rows both say where the validation comes from; leave one out")
         return self
+
+    @model_validator(mode="after")
+    def _takes_one_part(self) -> DataConfig:
+        if self.per_class is not None and self.fraction is not None:
+            raise ValueError("per_class and fraction both say how much of train is used; leave one out")
+        if self.streaming and (unusable := self._unusable_in_a_stream()):
+            raise ValueError(f"streaming: images that are never stored cannot go with {', '.join(unusable)}")
+        return self
+
+    def _unusable_in_a_stream(self) -> list[str]:
+        names = ("per_class", "fraction", "unlabelled")
+        return [name for name in names if getattr(self, name) is not None] + ["cache: true"] * (self.cache is True)
 
 
 def parsed_rows(text: str) -> tuple[int, int | None]:

@@ -1,4 +1,11 @@
-"""Simultaneous copies of a sample: each image beside its rotations, in one batch."""
+"""Simultaneous copies of a sample, in one batch: each image beside its rotations.
+
+`data.copies: pairs`, a second augmentation beside the first, is not made here: the loaders render each copy from its
+own hash (`EpochPlan.num_copies`). Miles and Mikolajczyk, "Understanding the Role of the Projector in Knowledge
+Distillation" (AAAI 2024, table 4), train all CIFAR-100 models "using pairs of augmented images" in two settings: pairs
+under RandAugment, and the rotations of SSKD. They publish no code for either. Here a pair is two independent draws of
+one and the same `data.augment`; methods see both rows, and the task's loss, as with rotations, those of copy 0.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from understudy.data.found import Found, SplitName
 from understudy.data.sources import Source, rows_of
 from understudy.hashing import hashed_tensor
 
-__all__ = ["divided", "held_out"]
+__all__ = ["divided", "held_out", "reduced"]
 
 
 def divided(found: Found, config: DataConfig) -> tuple[dict[SplitName, Source], str]:
@@ -50,6 +50,21 @@ def divided(found: Found, config: DataConfig) -> tuple[dict[SplitName, Source], 
     return parts, origin
 
 
+def reduced(train: Source, config: DataConfig) -> tuple[Source, str | None]:
+    """The part of train that `per_class` or `fraction` leaves, and a note on it."""
+    if config.per_class is not None:
+        rows, words = _first_of_each(train.labels, config.per_class), f"the first {config.per_class} of each class"
+        counts = torch.bincount(train.labels)
+        if few := int(((counts > 0) & (counts < config.per_class)).sum()):
+            words += f", or all where there are fewer ({few} class{'es' * (few > 1)})"
+    elif config.fraction is not None:
+        rows = _share(train.labels, config.fraction, config.split_seed, "fraction")
+        words = f"{100 * config.fraction:g} % of each class, chosen by seed {config.split_seed}"
+    else:
+        return train, None
+    return rows_of(train, rows), f"train is {words}: {len(rows):,} of {len(train):,} images"
+
+
 def held_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """(kept, held out) row numbers, each ascending: the same share of every class, chosen by a hash of seed and row.
 
@@ -58,7 +73,15 @@ def held_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor
         fraction: of the N rows to hold out, rounded to the nearest number.
         seed: another seed holds out others.
     """
-    keys = hashed_tensor(seed, "held out", torch.arange(len(labels)))
+    held = _share(labels, fraction, seed, "held out")
+    is_kept = torch.ones(len(labels), dtype=torch.bool)
+    is_kept[held] = False
+    return is_kept.nonzero().flatten(), held
+
+
+def _share(labels: Tensor, fraction: float, seed: int, purpose: str) -> Tensor:
+    """Ascending row numbers of the same share of every class; a larger share of the same purpose holds a smaller."""
+    keys = hashed_tensor(seed, purpose, torch.arange(len(labels)))
     position = torch.empty(len(labels), dtype=torch.float64)  # a row's place within its class, in (0,1)
     for label in torch.unique(labels):
         members = (labels == label).nonzero().flatten()
@@ -67,8 +90,16 @@ def held_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor
     # Places tie between classes of one size; the key decides, so that no class is favoured for its number.
     by_key = keys.argsort()
     order = by_key[position[by_key].argsort(stable=True)]
-    num_held = round(len(labels) * fraction)
-    return order[num_held:].sort().values, order[:num_held].sort().values
+    return order[: round(len(labels) * fraction)].sort().values
+
+
+def _first_of_each(labels: Tensor, count: int) -> Tensor:
+    """Ascending row numbers of the first `count` of every class."""
+    by_class = labels.argsort(stable=True)
+    sizes = torch.bincount(labels)
+    first = (sizes.cumsum(0) - sizes)[labels[by_class]]
+    place = torch.arange(len(labels)) - first  # within its class
+    return by_class[place < count].sort().values
 
 
 def _rows(key: str, text: str | None, num_rows: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from understudy.config import UserError
 
-__all__ = ["BadImageError", "decoded", "from_pil", "is_image_file"]
+__all__ = ["BadImageError", "decoded", "from_pil", "is_image_file", "printable"]
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
@@ -24,6 +25,9 @@ class BadImageError(UserError):
 
 def decoded(data: bytes, name: str) -> Tensor:
     """(3,H,W) uint8 RGB of an image file's bytes. EXIF orientation is ignored, as torchvision's ImageFolder does.
+
+    Of an animation the first frame is taken. A CMYK JPEG is read as Adobe writes them (inverted), with its marker or
+    without, as both torchvision and Pillow do.
 
     Raises:
         BadImageError: not an image, or a damaged one; the text starts with `name`.
@@ -65,3 +69,8 @@ def is_image_file(path: Path) -> bool:
             return True
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
+
+
+def printable(path: str | Path) -> str:
+    """A path as text that any terminal and JSON file takes: bytes of a name that is no UTF-8 are written \\xff."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from understudy.config import UserError
-from understudy.data.augment import Rendering, augment_for
-from understudy.data.augment_config import NoAugment, ResizedCrop
+from understudy.data.augment import Rendering, augment_for, first_samples
+from understudy.data.augment_config import Augment, AugmentParts, CropFlip, NoAugment
 from understudy.data.config import DataConfig
 from understudy.data.copies import RotatedCopies
+from understudy.data.hub_loader import HubEvalLoader, HubTrainLoader
+from understudy.data.hub_stream import HubStream
 from understudy.data.memory_loader import MemoryEvalLoader, MemoryTrainLoader
+from understudy.data.mix import MixedBatches
+from understudy.data.plan import EpochPlan, Share
 from understudy.data.protocols import EvalLoader, TrainLoader
 from understudy.data.sources import Source, TensorSource, small_size
 from understudy.data.splits import DataSplits
@@ -31,50 +36,86 @@ def train_loader(
     teacher_size: int | None = None,
     num_views: int | None = None,
     device: torch.device | str = "cpu",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> TrainLoader:
     """Shuffled, augmented batches: a function of seed, epoch and sample, whatever the device, workers or start.
 
+    The batches of several processes, one after the other, are the batch of a single one: same samples, same pixels
+    (mixing apart, see `MixedBatches`; copies are in order within each process).
+
     Args:
         data: splits, of which train is taken, or a source of N images.
-        config: batch size, augmentation, workers, and what an unreadable image does.
-        seed: decides order and augmentation.
+        config: batch size (over all processes), augmentation, mixing, workers, and what an unreadable image does.
+        seed: decides order, augmentation and mixing.
         image_size: S of the student's images (B,3,S,S), pixels.
         teacher_size: T of the teacher's (B,3,T,T), the same crop; None where equal.
         num_views: epochs after which the augmentation repeats; None: never.
         device: where batches arrive, and where small images are augmented.
+        mean: of the student's normalisation, per channel in [0,1], in which erasing draws its noise; None: the
+            training images', else ImageNet's.
+        std: likewise.
+        rank: of this process.
+        world_size: processes that share every batch.
 
     Raises:
-        UserError: drop_last leaves no batch.
+        UserError: no batch is left by drop_last or for so many processes, RandAugment of images that are no longer 8
+            bits, or mixing without labels or class names.
     """
-    loader = _plain_copies(data, config, seed, image_size, teacher_size, num_views, torch.device(device))
+    source = data.train if isinstance(data, DataSplits) else data
+    augment = augment_for(config, source)
+    _check_can_augment(source, augment)
+    plan = EpochPlan.of(len(source), config, seed=seed, num_views=num_views, share=Share(rank, world_size))
+    if isinstance(data, DataSplits):
+        mean, std = mean or data.mean, std or data.std
+    rendering = Rendering(
+        augment,
+        image_size,
+        None if teacher_size == image_size else teacher_size,
+        tuple(mean or IMAGENET_DEFAULT_MEAN),
+        tuple(std or IMAGENET_DEFAULT_STD),
+    )
+    loader = _augmented(source, config, rendering, plan, torch.device(device))
+    if config.mix is not None:
+        num_classes = _num_classes_to_mix(data)
+        return MixedBatches(loader, config.mix, num_classes=num_classes, seed=seed, rank=rank)
     return RotatedCopies(loader) if config.copies == "rotations" else loader
 
 
-def _plain_copies(
-    data: DataSplits | Source,
-    config: DataConfig,
-    seed: int,
-    image_size: int,
-    teacher_size: int | None,
-    num_views: int | None,
-    device: torch.device,
+def _augmented(
+    source: Source, config: DataConfig, rendering: Rendering, plan: EpochPlan, device: torch.device
 ) -> TrainLoader:
-    source = data.train if isinstance(data, DataSplits) else data
-    teacher_size = None if teacher_size == image_size else teacher_size
-    augment = augment_for(config, source)
-    if isinstance(source, TensorSource) and small_size(source) and not isinstance(augment, ResizedCrop):
-        return MemoryTrainLoader(
-            source,
-            config,
-            augment,
-            seed=seed,
-            image_size=image_size,
-            teacher_size=teacher_size,
-            num_views=num_views,
-            device=device,
+    """On the device in whole batches where there is a way to do that, else image by image in workers."""
+    if isinstance(source, HubStream):
+        return HubTrainLoader(source, config, rendering, plan, device=device)
+    augment = rendering.augment
+    is_simple = isinstance(augment, NoAugment) or (isinstance(augment, CropFlip) and not augment.needs_each_image)
+    if isinstance(source, TensorSource) and small_size(source) and is_simple:
+        assert isinstance(augment, NoAugment | CropFlip)
+        size, teacher_size = rendering.image_size, rendering.teacher_size
+        return MemoryTrainLoader(source, augment, plan, image_size=size, teacher_size=teacher_size, device=device)
+    return StreamTrainLoader(source, config, rendering, plan, device=device)
+
+
+def _check_can_augment(source: Source, augment: Augment) -> None:
+    if not isinstance(augment, AugmentParts) or augment.policy is None:
+        return
+    if any(image.is_floating_point() for image in first_samples(source)):
+        raise UserError(
+            f"data.augment: {augment.policy} works on 8-bit images, but a transform of these data has made them "
+            "floating-point numbers; leave that transform out, or the RandAugment or AutoAugment"
         )
-    rendering = Rendering(augment, image_size, teacher_size)
-    return StreamTrainLoader(source, config, rendering, seed=seed, num_views=num_views, device=device)
+
+
+def _num_classes_to_mix(data: DataSplits | Source) -> int:
+    if not isinstance(data, DataSplits):
+        raise UserError("data.mix needs the number of classes; give DataSplits, which name their classes, not a source")
+    # a stream's labels are not known beforehand, but each of its images has one
+    if (data.train.labels < 0).any() and not isinstance(data.train, HubStream):
+        raise UserError("data.mix mixes labels, and some training images have none; leave out mix, or these images")
+    return len(data.classes)
 
 
 def eval_loader(
@@ -84,21 +125,28 @@ def eval_loader(
     image_size: int,
     teacher_size: int | None = None,
     device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
 ) -> EvalLoader:
     """Batches in stored order: small images as they are, large ones resized (shorter side 1.143 S) and cropped.
 
     Args:
         source: N images, as `DataSplits.val`.
-        config: batch size, workers, and what an unreadable image does.
+        config: batch size (of each process), workers, and what an unreadable image does.
         image_size: S of the student's images (B,3,S,S), pixels.
         teacher_size: T of the teacher's (B,3,T,T); None where equal.
         device: where batches arrive.
+        rank: of this process.
+        world_size: processes that share the images, each a contiguous part: `Share(rank, world_size).of(range(N))`.
     """
     teacher_size = None if teacher_size == image_size else teacher_size
-    device = torch.device(device)
+    device, share = torch.device(device), Share(rank, world_size)
     if isinstance(source, TensorSource) and small_size(source):
-        return MemoryEvalLoader(source, config, image_size=image_size, teacher_size=teacher_size, device=device)
-    return StreamEvalLoader(source, config, Rendering(NoAugment(), image_size, teacher_size), device=device)
+        return MemoryEvalLoader(source, config, share, image_size=image_size, teacher_size=teacher_size, device=device)
+    rendering = Rendering(NoAugment(), image_size, teacher_size)
+    if isinstance(source, HubStream):
+        return HubEvalLoader(source, config, rendering, share, device=device)
+    return StreamEvalLoader(source, config, rendering, share, device=device)
 
 
 class PlainLoader:

@@ -10,7 +10,7 @@ from torch import Tensor
 from understudy.data.augment import crop_flip, resized
 from understudy.data.augment_config import CropFlip, NoAugment
 from understudy.data.config import DataConfig
-from understudy.data.sampling import epoch_order, num_steps, view_of
+from understudy.data.plan import EpochPlan, Share
 from understudy.data.sources import TensorSource, as_unit
 from understudy.step import Batch
 
@@ -26,13 +26,14 @@ class _Images:
         self.image_size = image_size
         self.teacher_size = teacher_size
 
-    def batch(self, images: Tensor, indices: Tensor, view: int = 0) -> Batch:
+    def batch(self, images: Tensor, indices: Tensor, view: int = 0, copies: Tensor | None = None) -> Batch:
         unit = as_unit(images)
         return Batch(
             images=resized(unit, self.image_size),
             teacher_images=None if self.teacher_size is None else resized(unit, self.teacher_size),
             targets=self.labels[indices],
             indices=indices,
+            copies=copies,
             view=view,
         )
 
@@ -43,34 +44,39 @@ class MemoryTrainLoader:
     def __init__(
         self,
         source: TensorSource,
-        config: DataConfig,
         augment: NoAugment | CropFlip,
+        plan: EpochPlan,
         *,
-        seed: int,
         image_size: int,
         teacher_size: int | None,
-        num_views: int | None,
         device: torch.device,
     ) -> None:
-        self.batch_size = config.batch_size
-        self.num_samples = len(source)
-        self.steps_per_epoch = num_steps(len(source), config)
+        self.batch_size = plan.batch_size
+        self.num_samples = plan.num_samples
+        self.steps_per_epoch = plan.num_steps
         self.skipped: tuple[str, ...] = ()  # unreadable images were left out when the source was cached
         self._stored = _Images(source, image_size, teacher_size, device)
         self._augment = augment
-        self._seed = seed
-        self._num_views = num_views
+        self._plan = plan
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (1, 2, ...) from step `start_step` on."""
-        order = epoch_order(self.num_samples, seed=self._seed, epoch=epoch).to(self._stored.images.device)
-        view = view_of(epoch, self._num_views)
+        plan, device = self._plan, self._stored.images.device
+        order = plan.order(epoch).to(device)
+        view = plan.view(epoch)
         for step in range(start_step, self.steps_per_epoch):
-            indices = order[step * self.batch_size : (step + 1) * self.batch_size]
+            rows = plan.rows(step)
+            indices = order[rows.start : rows.stop]
+            copies = None
+            if plan.num_copies > 1:
+                copies = torch.arange(plan.num_copies, device=device).repeat_interleave(len(rows))
+                indices = indices.repeat(plan.num_copies)
             images = self._stored.images[indices]
             if isinstance(self._augment, CropFlip):
-                images = crop_flip(images, indices, self._augment, seed=self._seed, view=view)
-            yield self._stored.batch(images, indices, view)
+                images = crop_flip(
+                    images, indices, self._augment, seed=plan.seed, view=view, copies=0 if copies is None else copies
+                )
+            yield self._stored.batch(images, indices, view, copies)
 
 
 class MemoryEvalLoader:
@@ -80,6 +86,7 @@ class MemoryEvalLoader:
         self,
         source: TensorSource,
         config: DataConfig,
+        share: Share,
         *,
         image_size: int,
         teacher_size: int | None,
@@ -87,12 +94,15 @@ class MemoryEvalLoader:
     ) -> None:
         self.num_samples = len(source)
         self.skipped: tuple[str, ...] = ()
+        self._rows = share.of(range(len(source)))
         self._batch_size = config.eval_batch_size
         self._stored = _Images(source, image_size, teacher_size, device)
 
     def __len__(self) -> int:
-        return -(-self.num_samples // self._batch_size)
+        return -(-len(self._rows) // self._batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for indices in torch.split(torch.arange(self.num_samples, device=self._stored.images.device), self._batch_size):
+        device = self._stored.images.device
+        for start in self._rows[:: self._batch_size]:
+            indices = torch.arange(start, min(start + self._batch_size, self._rows.stop), device=device)
             yield self._stored.batch(self._stored.images[indices], indices)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from understudy.config import UserError
-from understudy.data.found import Found, SplitName, checked_labels, split_name
-from understudy.data.images import BadImageError, decoded
-from understudy.data.sources import free_memory_bytes
+from understudy.data.caching import free_memory_bytes
+from understudy.data.columns import Columns, classes_of, columns_of, is_unlabelled, labels_of
+from understudy.data.found import Found, SplitName, split_name
+from understudy.data.images import BadImageError, printable
+from understudy.data.sources import EncodedSource, Source
 
-__all__ = ["ParquetSource", "parquet_files", "read_parquet"]
+__all__ = ["ParquetSource", "found_in_tables", "parquet_files", "read_parquet"]
 
 
-class ParquetSource:
+class ParquetSource(EncodedSource):
     """Encoded images of one table's column, decoded when asked for.
 
     Args:
@@ -35,11 +35,8 @@ class ParquetSource:
         self._folder = folder
         self._split = split
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def image(self, i: int) -> Tensor:
-        """Decoded now."""
+    def encoded(self, i: int) -> bytes:
+        """From the table, or from the file that it names."""
         cell = self._column[i].as_py()
         data = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
         if isinstance(data, str):
@@ -47,39 +44,52 @@ class ParquetSource:
                 data = (self._folder / data).read_bytes()
             except OSError as error:
                 raise BadImageError(f"{self.name(i)}: {data!s}: {error.strerror}") from None
-        return decoded(data or b"", self.name(i))
+        return data or b""
 
     def name(self, i: int) -> str:
         """Split, row and, where the file knows one, path."""
         cell = self._column[i].as_py()
         path = cell.get("path") if isinstance(cell, dict) else None
-        return f"row {i} of {self._split}" + (f" ({path})" if path else "")
+        return f"row {i} of {self._split}" + (f" ({printable(path)})" if path else "")
 
 
 def parquet_files(root: Path) -> list[Path]:
     """The parquet files at a path: itself, those in the folder, or those in its `data` folder (as on the hub)."""
     if root.is_file():
         return [root] if root.suffix == ".parquet" else []
-    return sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
+    found = sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
+    return [path for path in found if path.is_file()]
 
 
-def read_parquet(root: Path, *, image_column: str, label_column: str) -> Found:
+def read_parquet(root: Path, wanted: Columns) -> Found:
     """The splits of train.parquet, val.parquet, train-00000-of-00002.parquet and so on; others are all train.
 
-    Class names come from the `huggingface` schema metadata, from labels that are strings, or are the numbers.
+    Where a column of these names is missing and one other holds images or labels, that one is taken (CIFAR on the
+    hub: `img` and `fine_label`). Class names come from the `huggingface` schema metadata, from labels that are
+    strings, or are the numbers.
 
     Raises:
         UserError: no such files, a column that is missing (with those there are), or a label outside the range.
     """
-    files = _files_by_split(root)
-    tables = {split: _table(paths, image_column, label_column) for split, paths in files.items()}
-    classes = _classes(tables["train"], label_column)
-    folder = root if root.is_dir() else root.parent
-    splits = {
-        split: ParquetSource(table[image_column], _labels(table, label_column, classes, split), folder, split)
-        for split, table in tables.items()
-    }
-    return Found(root.stem, classes, splits)
+    tables = {split: _table(paths, wanted) for split, paths in _files_by_split(root).items()}
+    return found_in_tables(tables, name=root.stem, folder=root if root.is_dir() else root.parent)
+
+
+def found_in_tables(tables: Mapping[SplitName, tuple[Any, Columns]], *, name: str, folder: Path) -> Found:
+    """The splits of pyarrow tables, each with the names of its two columns.
+
+    Raises:
+        UserError: as `read_parquet`.
+    """
+    classes = classes_of(*tables["train"])
+    splits: dict[SplitName, Source] = {}
+    notes = []
+    for split, (table, columns) in tables.items():
+        if split == "test" and is_unlabelled(table, columns):
+            notes.append(f"the test split of {name} has no labels and is left out")
+            continue
+        splits[split] = ParquetSource(table[columns.image], labels_of(table, columns, classes, split), folder, split)
+    return Found(name, classes, splits, notes=tuple(notes))
 
 
 def _files_by_split(root: Path) -> dict[SplitName, list[Path]]:
@@ -96,50 +106,20 @@ def _files_by_split(root: Path) -> dict[SplitName, list[Path]]:
     return files
 
 
-def _table(paths: Sequence[Path], image_column: str, label_column: str) -> Any:
+def _table(paths: Sequence[Path], wanted: Columns) -> tuple[Any, Columns]:
     """A pyarrow table of the two columns, in memory, or mapped from disk where memory would not do."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     for path in paths:
         try:
-            names = pq.read_schema(path).names
+            schema = pq.read_schema(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{path} is no parquet file: {str(error).splitlines()[0]}") from None
-        for key, column in (("image_column", image_column), ("label_column", label_column)):
-            if column not in names:
-                raise UserError(f"{path} has no column {column!r}; it has: {', '.join(names)}; set data.{key}")
+        columns = columns_of(schema, wanted, str(path))
+    names = [columns.image, columns.label]
     if sum(path.stat().st_size for path in paths) > free_memory_bytes() // 2:
         import datasets
 
-        files = [str(path) for path in paths]
-        return datasets.Dataset.from_parquet(files, columns=[image_column, label_column]).data.table
-    return pa.concat_tables([pq.read_table(path, columns=[image_column, label_column]) for path in paths])
-
-
-def _classes(train: Any, label_column: str) -> tuple[str, ...]:
-    import pyarrow as pa
-
-    described = json.loads((train.schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = described.get("info", {}).get("features", {}).get(label_column, {}).get("names")
-    if names:
-        return tuple(names)
-    labels = train[label_column]
-    if pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type):
-        return tuple(sorted(set(labels.drop_null().to_pylist())))
-    if not pa.types.is_integer(labels.type):
-        raise UserError(f"column {label_column!r} holds {labels.type}; labels are whole numbers or strings")
-    return tuple(str(number) for number in range(1 + max(labels.drop_null().to_pylist(), default=-1)))
-
-
-def _labels(table: Any, label_column: str, classes: tuple[str, ...], split: str) -> Tensor:
-    column = table[label_column]
-    if column.null_count:
-        raise UserError(f"{column.null_count} rows of {split} have no label in column {label_column!r}; drop them")
-    values = column.to_pylist()
-    if values and isinstance(values[0], str):
-        number_of = {name: number for number, name in enumerate(classes)}
-        if unknown := sorted(set(values) - set(number_of)):
-            raise UserError(f"{split} has classes that train lacks: {', '.join(unknown[:10])}")
-        values = [number_of[value] for value in values]
-    return checked_labels(torch.tensor(values, dtype=torch.int64), len(classes), what=f"{split}, {label_column!r}")
+        return datasets.Dataset.from_parquet([str(path) for path in paths], columns=names).data.table, columns
+    return pa.concat_tables([pq.read_table(path, columns=names) for path in paths]), columns

@@ -15,7 +15,7 @@ class TrainLoader(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Images a batch; the last of an epoch may be smaller."""
+        """Samples a batch, over all processes; each may show several images, and the last of an epoch be smaller."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -23,7 +23,7 @@ class TrainLoader(Protocol):
 
     @property
     def num_samples(self) -> int:
-        """N."""
+        """N, over all processes."""
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -34,11 +34,14 @@ class TrainLoader(Protocol):
 
 
 class EvalLoader(Protocol):
-    """All images once, in stored order, without augmentation. Its length is in batches."""
+    """All images, or this process's contiguous share of them, once, in stored order, without augmentation.
+
+    Its length is in batches, of this process.
+    """
 
     @property
     def num_samples(self) -> int:
-        """N."""
+        """N, over all processes; `Share.of(range(N))` says which of them are this one's."""
 
     @property
     def skipped(self) -> tuple[str, ...]:

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
 
-from understudy.config import UserError
-from understudy.data.images import BadImageError, decoded
+from understudy.data.images import BadImageError, decoded, printable
 
-__all__ = ["SMALL", "FileSource", "Source", "TensorSource", "as_unit", "cached", "num_cpus", "rows_of", "small_size"]
+__all__ = [
+    "SMALL",
+    "EncodedSource",
+    "FileSource",
+    "FittedSource",
+    "PointingSource",
+    "Source",
+    "TensorSource",
+    "as_unit",
+    "joined",
+    "num_cpus",
+    "rows_of",
+    "small_size",
+    "stored_at",
+]
 
 SMALL = 64  # pixels: up to here images are "small": cached, cropped with padding, evaluated as they are
 
@@ -65,7 +80,39 @@ class TensorSource:
         return TensorSource(self.images[indices], self.labels[indices], names)
 
 
-class FileSource:
+class EncodedSource:
+    """Base of sources whose images lie somewhere as the bytes of image files."""
+
+    labels: Tensor  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def encoded(self, i: int) -> bytes:
+        """The file's bytes. Raises BadImageError where there are none to be had."""
+        raise NotImplementedError
+
+    def num_bytes(self, i: int) -> int:
+        """The file's size; 0 where it cannot be had."""
+        try:
+            return len(self.encoded(i))
+        except BadImageError:
+            return 0
+
+    def from_bytes(self, data: bytes, i: int) -> Tensor:
+        """(3,H,W) uint8 RGB of what `encoded(i)` gave. Raises BadImageError, which names the image."""
+        return decoded(data, self.name(i))
+
+    def image(self, i: int) -> Tensor:
+        """Read and decoded now."""
+        return self.from_bytes(self.encoded(i), i)
+
+    def name(self, i: int) -> str:
+        """What messages call image i."""
+        raise NotImplementedError
+
+
+class FileSource(EncodedSource):
     """Image files below one folder, read when asked for."""
 
     def __init__(self, root: Path, paths: Sequence[str], labels: Tensor) -> None:
@@ -73,43 +120,115 @@ class FileSource:
         self.paths = paths  # relative to root
         self.labels = labels
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def image(self, i: int) -> Tensor:
-        """Read and decoded now."""
+    def encoded(self, i: int) -> bytes:
+        """Read now."""
         try:
-            data = (self.root / self.paths[i]).read_bytes()
+            return (self.root / self.paths[i]).read_bytes()
         except OSError as error:
-            raise BadImageError(f"{self.paths[i]}: {error.strerror}") from None
-        return decoded(data, self.paths[i])
+            raise BadImageError(f"{self.name(i)}: {error.strerror}") from None
+
+    def num_bytes(self, i: int) -> int:
+        """As the file system says, without opening the file."""
+        try:
+            return (self.root / self.paths[i]).stat().st_size
+        except OSError:
+            return 0
 
     def name(self, i: int) -> str:
         """The path below the root."""
-        return self.paths[i]
+        return printable(self.paths[i])
 
 
-class _Rows:
+class FittedSource(EncodedSource):
+    """Another source's images at one size: the shorter side is resized, the centre is cut out."""
+
+    def __init__(self, source: EncodedSource, size: int) -> None:
+        self.labels = source.labels
+        self._source = source
+        self._size = size
+
+    def encoded(self, i: int) -> bytes:
+        """As the other source has them."""
+        return self._source.encoded(i)
+
+    def num_bytes(self, i: int) -> int:
+        """As the other source has them."""
+        return self._source.num_bytes(i)
+
+    def from_bytes(self, data: bytes, i: int) -> Tensor:
+        """(3,size,size) uint8 RGB."""
+        image = self._source.from_bytes(data, i)
+        fitted: Tensor = transforms.center_crop(transforms.resize(image, [self._size], antialias=True), [self._size])
+        return fitted
+
+    def name(self, i: int) -> str:
+        """As the other source calls it."""
+        return self._source.name(i)
+
+
+class PointingSource:
+    """Base of sources that hold no image but know who does."""
+
+    labels: Tensor  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def at(self, i: int) -> tuple[Source, int]:
+        """The source that image i comes from, and its number there."""
+        raise NotImplementedError
+
+    def image(self, i: int) -> Tensor:
+        """As the other source has it."""
+        source, place = self.at(i)
+        return source.image(place)
+
+    def name(self, i: int) -> str:
+        """As the other source calls it."""
+        source, place = self.at(i)
+        return source.name(place)
+
+
+class _Rows(PointingSource):
     """Some rows of another source."""
 
     def __init__(self, source: Source, indices: Tensor) -> None:
+        self.labels = source.labels[indices]
         self._source = source
         self._indices = indices
-        self.labels = source.labels[indices]
 
-    def __len__(self) -> int:
-        return len(self._indices)
+    def at(self, i: int) -> tuple[Source, int]:
+        return self._source, int(self._indices[i])
 
-    def image(self, i: int) -> Tensor:
-        return self._source.image(int(self._indices[i]))
 
-    def name(self, i: int) -> str:
-        return self._source.name(int(self._indices[i]))
+class _Joined(PointingSource):
+    """Several sources one after the other."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.labels = torch.cat([source.labels for source in sources])
+        self._sources = sources
+        self._ends = list(accumulate(map(len, sources)))
+
+    def at(self, i: int) -> tuple[Source, int]:
+        part = bisect_right(self._ends, i)
+        return self._sources[part], i - (self._ends[part - 1] if part else 0)
 
 
 def rows_of(source: Source, indices: Tensor) -> Source:
     """The rows `indices` (n,) of a source, in that order."""
     return source.rows(indices) if isinstance(source, TensorSource) else _Rows(source, indices)
+
+
+def joined(sources: Sequence[Source]) -> Source:
+    """One source of all images, in the order given."""
+    return sources[0] if len(sources) == 1 else _Joined(sources)
+
+
+def stored_at(source: Source, i: int) -> tuple[Source, int]:
+    """The source that holds image i itself, where this one only points to it, and its number there."""
+    while isinstance(source, PointingSource):
+        source, i = source.at(i)
+    return source, i
 
 
 def small_size(source: Source) -> int | None:
@@ -124,83 +243,6 @@ def as_unit(images: Tensor) -> Tensor:
     return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
 
 
-def cached(source: Source, mode: Literal["auto"] | bool) -> tuple[Source, list[str]]:
-    """The source decoded once into one tensor, where `mode` and its images allow it.
-
-    Args:
-        source: whose images are the same on every call.
-        mode: "auto" wants square images of at most 64 pixels, all of one size, that take at most half of the free
-            memory; True wants one size only.
-
-    Returns:
-        The cached source without the images that cannot be read, and what is wrong with those; or the source
-        itself and an empty list.
-
-    Raises:
-        UserError: mode is True and the images have several sizes.
-    """
-    if mode is False or isinstance(source, TensorSource):
-        return source, []
-    first = _first_readable(source)
-    if first is None:
-        return source, []
-    num_bytes = len(source) * first.numel() * first.element_size()
-    is_small = first.shape[1] == first.shape[2] <= SMALL
-    if mode == "auto" and not (is_small and num_bytes <= free_memory_bytes() // 2):
-        return source, []
-    images = first.new_empty((len(source), *first.shape))
-    bad: dict[int, str] = {}
-    if not _filled(images, source, bad):
-        if mode is True:
-            raise UserError("data.cache: true needs images of one size, and these have several; use data.cache: auto")
-        return source, []
-    names = [source.name(i) for i in range(len(source))]
-    whole = TensorSource(images, source.labels, names)
-    if bad:
-        whole = whole.rows(torch.tensor([i for i in range(len(source)) if i not in bad], dtype=torch.int64))
-    return whole, [bad[i] for i in sorted(bad)]
-
-
 def num_cpus() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_memory_bytes() -> int:
-    """Memory that can still be had, as Linux estimates it; 8 GiB where it cannot be asked."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 8 << 30
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")), 8 << 30)
-
-
-def _first_readable(source: Source) -> Tensor | None:
-    for i in range(len(source)):
-        try:
-            return source.image(i)
-        except BadImageError:
-            continue
-    return None
-
-
-def _filled(images: Tensor, source: Source, bad: dict[int, str]) -> bool:
-    """Decode every image into `images`, noting unreadable ones in `bad`; False at the first of another size."""
-
-    def fill(numbers: range) -> bool:
-        for i in numbers:
-            try:
-                image = source.image(i)
-            except BadImageError as error:
-                bad[i] = str(error)
-                continue
-            if image.shape != images.shape[1:]:
-                return False
-            images[i] = image
-        return True
-
-    chunks = [range(start, min(start + 512, len(source))) for start in range(0, len(source), 512)]
-    with ThreadPoolExecutor(min(8, num_cpus())) as pool:  # decoders let go of the interpreter lock
-        is_whole = all(pool.map(fill, chunks))
-        pool.shutdown(cancel_futures=True)
-    return is_whole

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import torch
 
-from understudy.config import UserError, nearest
-from understudy.data.builtin import CIFAR_FOLDERS, read_cifar, read_digits
+from understudy.config import UserError
+from understudy.data.caching import cached
 from understudy.data.config import DataConfig
-from understudy.data.dividing import divided
-from understudy.data.folders import read_folder
+from understudy.data.dividing import divided, reduced
+from understudy.data.duplicates import duplicate_notes
+from understudy.data.formats import find
 from understudy.data.found import BadImages, Found
-from understudy.data.parquet import parquet_files, read_parquet
-from understudy.data.sources import Source, TensorSource, as_unit, cached, small_size
+from understudy.data.hub_stream import stream_parts
+from understudy.data.sources import Source, TensorSource, as_unit, small_size
+from understudy.data.unlabelled import read_unlabelled
 
 __all__ = ["DataSplits", "open_data", "splits_of"]
 
@@ -31,7 +31,8 @@ class DataSplits:
         native_size: pixels a side where all training images are square, equal and in memory, else None.
         mean: per channel (R, G, B) of the training images in [0,1], where they are in memory.
         std: likewise.
-        notes: what a person should be told: files left out, memory taken.
+        num_unlabelled: training images whose label is -1: they join the distillation loss alone.
+        notes: what a person should be told: files left out, memory taken, equal images under two labels.
     """
 
     name: str
@@ -43,6 +44,7 @@ class DataSplits:
     native_size: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    num_unlabelled: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -52,7 +54,28 @@ def open_data(config: DataConfig) -> DataSplits:
     Raises:
         UserError: nothing there, or not in a form that can be used; the text says what was found and what to do.
     """
-    return splits_of(_found(config), config)
+    return streamed_splits(config) if config.streaming else splits_of(find(config), config)
+
+
+def streamed_splits(config: DataConfig) -> DataSplits:
+    """Splits that are streamed from the hub and never stored, whose images have no numbers.
+
+    Raises:
+        UserError: as `stream_parts`.
+    """
+    found = stream_parts(config)
+    return DataSplits(
+        name=found.name,
+        classes=found.classes,
+        train=found.parts["train"],
+        val=found.parts["val"],
+        test=found.parts.get("test"),
+        val_origin=found.val_origin,
+        notes=(
+            "data.streaming: images have no numbers, so there is no bank, no method that remembers samples (crd), "
+            "and a resumed run draws the images before its step again to get there",
+        ),
+    )
 
 
 def splits_of(found: Found, config: DataConfig) -> DataSplits:
@@ -62,67 +85,49 @@ def splits_of(found: Found, config: DataConfig) -> DataSplits:
         UserError: rows that are not there, an empty split, no test split where val: test wants it, or, under
             on_bad_image: stop, an image that cannot be read.
     """
-    if found.no_images and config.on_bad_image == "stop":
-        raise BadImages(found.no_images).error()
-    notes = [*found.notes, *([BadImages(found.no_images).note()] if found.no_images else [])]
     parts, origin = divided(found, config)
-    decoded = {source: cached(source, config.cache) for source in dict.fromkeys(parts.values())}
-    if unreadable := [text for _, bad in decoded.values() for text in bad]:
-        bad_images = BadImages(unreadable, ("image cannot be read", "images cannot be read"))
-        if config.on_bad_image == "stop":
-            raise bad_images.error()
-        notes.append(bad_images.note())
-    for name, source in parts.items():
-        if len(decoded[source][0]) == 0:
-            raise UserError(f"none of the {len(source)} images of {found.name}'s {name} split can be read")
-    train = decoded[parts["train"]][0]
+    parts["train"], note_on_part = reduced(parts["train"], config)
+    unlabelled = read_unlabelled(parts["train"], config)
+    no_images = [*found.no_images, *unlabelled.no_images]
+    notes = [*found.notes, *([note_on_part] if note_on_part else []), *unlabelled.notes]
+    notes += _notes_on_bad(BadImages(no_images), config)
+    parts["train"] = unlabelled.train
+    names = {source: name for name, source in reversed(parts.items())}  # val and test are one under data.val: test
+    once = {source: cached(source, config.cache, what=f"the {found.name} {names[source]} images") for source in names}
+    bad = [text for part in once.values() for text in part.bad]
+    notes += _notes_on_bad(BadImages(bad, ("image cannot be read", "images cannot be read")), config)
+    decoded = {name: once[source] for name, source in parts.items()}
+    for name, part in decoded.items():
+        if len(part.source) == 0:
+            raise UserError(f"none of the {len(parts[name])} images of {found.name}'s {name} split can be read")
+    train = decoded["train"].source
     mean, std = _statistics(train)
+    notes += _notes_on_classes(train, found.classes)
+    notes += duplicate_notes(decoded, found.classes)
+    notes += [part.note for part in once.values() if part.note]
     return DataSplits(
         name=found.name,
         classes=found.classes,
         train=train,
-        val=decoded[parts["val"]][0],
-        test=decoded[parts["test"]][0] if "test" in parts else None,
+        val=decoded["val"].source,
+        test=decoded["test"].source if "test" in parts else None,
         val_origin=origin,
         native_size=small_size(train),
         mean=mean,
         std=std,
-        notes=(*notes, *_notes_on_classes(train, found.classes), *_notes_on_memory(s for s, _ in decoded.values())),
+        num_unlabelled=int((train.labels < 0).sum()),
+        notes=(*notes, *_notes_on_memory(part.source for part in once.values())),
     )
 
 
-def _found(config: DataConfig) -> Found:
-    kind = _format(config)
-    if kind == "digits":
-        return read_digits()
-    root = Path(config.root).expanduser()
-    if kind == "parquet":
-        return read_parquet(root, image_column=config.image_column, label_column=config.label_column)
-    return read_folder(root) if kind == "folder" else read_cifar(root, kind)
-
-
-def _format(config: DataConfig) -> Literal["folder", "parquet", "cifar10", "cifar100", "digits"]:
-    if config.format == "digits" or (config.format == "auto" and config.root == "digits"):
-        return "digits"
-    root = Path(config.root).expanduser()
-    if not root.exists():
-        beside = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
-        close = nearest(root.name, [*beside, *(["digits"] if root.parent == Path() else [])])
-        raise UserError(f"data.root: there is nothing at {config.root}" + (f"; did you mean {close}?" if close else ""))
-    if config.format != "auto":
-        return config.format
-    if parquet_files(root):
-        return "parquet"
-    for folder, kind in CIFAR_FOLDERS.items():
-        if root.name == folder or (root / folder).is_dir():
-            return kind
-    if not root.is_dir():
-        raise UserError(f"data.root: {config.root} is neither a folder nor a .parquet file")
-    return "folder"
+def _notes_on_bad(bad: BadImages, config: DataConfig) -> list[str]:
+    if bad.names and config.on_bad_image == "stop":
+        raise bad.error()
+    return [bad.note()] if bad.names else []
 
 
 def _notes_on_classes(train: Source, classes: tuple[str, ...]) -> list[str]:
-    counts = torch.bincount(train.labels, minlength=len(classes))
+    counts = torch.bincount(train.labels[train.labels >= 0], minlength=len(classes))
     absent = [name for name, count in zip(classes, counts.tolist(), strict=True) if not count]
     shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
     return [f"train has no image of {len(absent)} of {len(classes)} classes: {shown}"] if absent else []
@@ -137,13 +142,14 @@ Channels = tuple[float, float, float]
 
 
 def _statistics(source: Source, chunk: int = 1000) -> tuple[Channels, Channels] | tuple[None, None]:
-    """Mean and standard deviation per channel over all pixels, in [0,1]; None for images that are not in memory."""
+    """Mean and standard deviation per channel over the labelled images, in [0,1]; None of images not in memory."""
     if not isinstance(source, TensorSource):
         return None, None
     total = torch.zeros(2, 3, dtype=torch.float64)
-    for images in torch.split(source.images, chunk):
-        pixels = as_unit(images)  # (n,3,H,W)
+    is_labelled = source.labels >= 0
+    for images, counts in zip(torch.split(source.images, chunk), torch.split(is_labelled, chunk), strict=True):
+        pixels = as_unit(images if counts.all() else images[counts])  # (n,3,H,W)
         total += torch.stack([pixels.sum((0, 2, 3)), pixels.square().sum((0, 2, 3))]).double()
-    mean, square = total / (source.images.numel() / 3)
+    mean, square = total / (int(is_labelled.sum()) * source.images[0].numel() / 3)
     std = (square - mean.square()).clamp_min(0).sqrt()
     return (mean[0].item(), mean[1].item(), mean[2].item()), (std[0].item(), std[1].item(), std[2].item())

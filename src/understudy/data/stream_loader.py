@@ -12,18 +12,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from understudy.config import UserError
-from understudy.data.augment import Rendering, seeded
+from understudy.data.augment import Rendering
 from understudy.data.config import DataConfig
 from understudy.data.found import BadImages
 from understudy.data.images import BadImageError
-from understudy.data.sampling import epoch_order, num_steps, view_of
+from understudy.data.plan import EpochPlan, Share
+from understudy.data.seeding import seeded
 from understudy.data.sources import Source, as_unit, num_cpus
 from understudy.hashing import hashed
 from understudy.step import Batch
 
 __all__ = ["StreamEvalLoader", "StreamTrainLoader"]
 
-Place = tuple[int, int]  # epoch and position in its order
+Place = tuple[int, int, int]  # epoch, position in its order, and copy
 
 
 class _Item(NamedTuple):
@@ -32,6 +33,7 @@ class _Item(NamedTuple):
     image: Tensor  # (3,S,S)
     teacher_image: Tensor | None  # (3,T,T)
     number: int
+    copy: int
     skipped: tuple[str, ...]  # unreadable images met on the way, as messages
 
 
@@ -39,42 +41,42 @@ class _Items(NamedTuple):
     images: Tensor  # (B,3,S,S)
     teacher_images: Tensor | None  # (B,3,T,T)
     indices: Tensor  # (B,)
+    copies: Tensor  # (B,)
     skipped: tuple[str, ...]
 
 
 class _TrainItems(Dataset[_Item]):
     """Sample at a place of an epoch; unreadable ones give way to the next of the epoch's order."""
 
-    def __init__(self, source: Source, rendering: Rendering, seed: int, num_views: int | None, must_stop: bool) -> None:
+    def __init__(self, source: Source, rendering: Rendering, plan: EpochPlan, must_stop: bool) -> None:
         self._source = source
         self._rendering = rendering
-        self._seed = seed
-        self._num_views = num_views
+        self._plan = plan
         self._must_stop = must_stop
         self._epoch = 0  # of the order at hand; a worker meets one epoch after the other
         self._order = torch.empty(0)
 
     def __getitem__(self, place: Place) -> _Item:
-        epoch, position = place
+        epoch, position, copy = place
         order = self._order_of(epoch)
         skipped: list[str] = []
         for further in range(len(order)):
             index = int(order[(position + further) % len(order)])
             try:
-                return _Item(*self._rendered(index, view_of(epoch, self._num_views)), index, tuple(skipped))
+                return _Item(*self._rendered(index, self._plan.view(epoch), copy), index, copy, tuple(skipped))
             except BadImageError as error:
                 skipped.append(str(error))
                 if self._must_stop:
                     break
         return _nothing(skipped)
 
-    def _rendered(self, index: int, view: int, copy: int = 0) -> tuple[Tensor, Tensor | None]:
-        with seeded(hashed(self._seed, view, copy, index)):
+    def _rendered(self, index: int, view: int, copy: int) -> tuple[Tensor, Tensor | None]:
+        with seeded(hashed(self._plan.seed, view, copy, index)):
             return self._rendering(self._source.image(index))
 
     def _order_of(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, epoch_order(len(self._source), seed=self._seed, epoch=epoch)
+            self._epoch, self._order = epoch, self._plan.order(epoch)
         return self._order
 
 
@@ -88,26 +90,23 @@ class _EvalItems(Dataset[_Item]):
     def __getitem__(self, index: int) -> _Item:
         try:
             with seeded(hashed("evaluation", index)):
-                return _Item(*self._rendering(self._source.image(index)), index, ())
+                return _Item(*self._rendering(self._source.image(index)), index, 0, ())
         except BadImageError as error:
             return _nothing([str(error)])
 
 
 class _Places(Sampler[list[Place]]):
-    """Batches of places from a step of an epoch on; both are set before each pass."""
+    """Batches of places from a step of an epoch on, copy after copy; both are set before each pass."""
 
-    def __init__(self, num_samples: int, batch_size: int, steps: int) -> None:
-        self._num_samples = num_samples
-        self._batch_size = batch_size
-        self._steps = steps
+    def __init__(self, plan: EpochPlan) -> None:
+        self._plan = plan
         self.epoch = 1
         self.start_step = 0
 
     def __iter__(self) -> Iterator[list[Place]]:
-        for step in range(self.start_step, self._steps):
-            first = step * self._batch_size
-            last = min(first + self._batch_size, self._num_samples)
-            yield [(self.epoch, position) for position in range(first, last)]
+        for step in range(self.start_step, self._plan.num_steps):
+            rows, copies = self._plan.rows(step), range(self._plan.num_copies)
+            yield [(self.epoch, position, copy) for copy in copies for position in rows]
 
 
 class _Gate:
@@ -119,38 +118,36 @@ class _Gate:
         self._must_stop = config.on_bad_image == "stop"
         self._device = device
 
-    def batch(self, items: _Items, view: int = 0) -> Batch | None:
+    def batch(self, items: _Items, view: int = 0, *, has_copies: bool = False) -> Batch | None:
         if items.skipped and self._must_stop:
             raise BadImages(items.skipped, ("image cannot be read", "images cannot be read")).error()
         self.skipped.update(dict.fromkeys(items.skipped))
         if len(items.indices) == 0:
             return None
-        there = Batch(items.images, self._labels[items.indices], items.teacher_images, items.indices, view=view)
-        there = there.to(self._device)
+        copies = items.copies if has_copies else None
+        labels = self._labels[items.indices]
+        there = Batch(items.images, labels, items.teacher_images, items.indices, copies, view).to(self._device)
         teacher_images = None if there.teacher_images is None else as_unit(there.teacher_images)
         return replace(there, images=as_unit(there.images), teacher_images=teacher_images)
 
 
 class StreamTrainLoader:
-    """A TrainLoader that decodes in workers; the same pixels for any number of them."""
+    """A TrainLoader that renders in workers; the same pixels for any number of them.
+
+    Cached images reach the workers without a copy for each: a forked process shares its parent's memory, and torch
+    hands tensors to a spawned one through shared memory.
+    """
 
     def __init__(
-        self,
-        source: Source,
-        config: DataConfig,
-        rendering: Rendering,
-        *,
-        seed: int,
-        num_views: int | None,
-        device: torch.device,
+        self, source: Source, config: DataConfig, rendering: Rendering, plan: EpochPlan, *, device: torch.device
     ) -> None:
-        self.batch_size = config.batch_size
-        self.num_samples = len(source)
-        self.steps_per_epoch = num_steps(len(source), config)
-        self._num_views = num_views
+        self.batch_size = plan.batch_size
+        self.num_samples = plan.num_samples
+        self.steps_per_epoch = plan.num_steps
+        self._plan = plan
         self._gate = _Gate(source, config, device)
-        self._places = _Places(len(source), config.batch_size, self.steps_per_epoch)
-        items = _TrainItems(source, rendering, seed, num_views, config.on_bad_image == "stop")
+        self._places = _Places(plan)
+        items = _TrainItems(source, rendering, plan, config.on_bad_image == "stop")
         self._loader = _loader(items, self._places, config, device, keeps_workers=True)
 
     @property
@@ -166,7 +163,7 @@ class StreamTrainLoader:
         """
         self._places.epoch, self._places.start_step = epoch, start_step
         for items in self._loader:
-            batch = self._gate.batch(items, view_of(epoch, self._num_views))
+            batch = self._gate.batch(items, self._plan.view(epoch), has_copies=self._plan.num_copies > 1)
             if batch is None:
                 raise UserError(f"none of the {self.num_samples} training images can be read: {items.skipped[0]}")
             yield batch
@@ -175,11 +172,13 @@ class StreamTrainLoader:
 class StreamEvalLoader:
     """An EvalLoader that decodes in workers. Images that cannot be read are left out."""
 
-    def __init__(self, source: Source, config: DataConfig, rendering: Rendering, *, device: torch.device) -> None:
+    def __init__(
+        self, source: Source, config: DataConfig, rendering: Rendering, share: Share, *, device: torch.device
+    ) -> None:
         self.num_samples = len(source)
         self._gate = _Gate(source, config, device)
-        size = config.eval_batch_size
-        batches = [list(range(start, min(start + size, len(source)))) for start in range(0, len(source), size)]
+        rows, size = share.of(range(len(source))), config.eval_batch_size
+        batches = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
         self._loader = _loader(_EvalItems(source, rendering), batches, config, device, keeps_workers=False)
 
     @property
@@ -224,7 +223,7 @@ def _leave_interrupts_to_the_main_process(worker: int) -> None:
 
 
 def _nothing(skipped: Sequence[str]) -> _Item:
-    return _Item(torch.empty(0), None, -1, tuple(skipped))
+    return _Item(torch.empty(0), None, -1, 0, tuple(skipped))
 
 
 def _collated(items: list[_Item]) -> _Items:
@@ -234,5 +233,6 @@ def _collated(items: list[_Item]) -> _Items:
         images=torch.stack([item.image for item in good]) if good else torch.empty(0),
         teacher_images=torch.stack(teacher_images) if teacher_images else None,
         indices=torch.tensor([item.number for item in good], dtype=torch.int64),
+        copies=torch.tensor([item.copy for item in good], dtype=torch.int64),
         skipped=tuple(message for item in items for message in item.skipped),
     )

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from understudy.config import UserError
+from understudy.data.caching import cached
 from understudy.data.config import DataConfig
 from understudy.data.found import Found, SplitName, checked_labels
 from understudy.data.images import BadImageError, from_pil
-from understudy.data.sources import Source, cached
+from understudy.data.sources import Source
 from understudy.data.splits import DataSplits, splits_of
 
 __all__ = ["dataset_source", "dataset_splits"]
@@ -71,7 +72,7 @@ def dataset_source(
     labels = _labels(dataset)
     num_classes = len(classes) if classes is not None else int(labels.max()) + 1 if len(labels) else 0
     source: Source = DatasetSource(dataset, checked_labels(labels, num_classes, what=type(dataset).__name__))
-    return cached(source, cache if cache is True or _is_fixed(dataset) else False)[0]
+    return cached(source, cache if cache is True or _is_fixed(dataset) else False).source
 
 
 def dataset_splits(
@@ -135,6 +136,8 @@ def _labels(dataset: Any) -> Tensor:
     known = getattr(dataset, "targets", None)
     if known is None and "label" in (getattr(dataset, "column_names", None) or ()):
         known = dataset["label"][:]
+    if known is not None and len(known) and isinstance(known[0], str):
+        raise _is_no_number(known[0])
     if known is None:
         known = [_one_label(_parts(dataset[i])[1]) for i in range(len(dataset))]
     return _as_class_numbers(torch.as_tensor(known))
@@ -155,7 +158,13 @@ def _one_label(label: Any) -> int:
             f"a label has shape {tuple(label.shape)}; one class number for each image is wanted (for one-hot labels: "
             "their argmax)"
         )
+    if isinstance(label, str):
+        raise _is_no_number(label)
     return int(label)
+
+
+def _is_no_number(label: str) -> UserError:
+    return UserError(f"a label is {label!r}; class numbers 0..C-1 are wanted, and the names as classes=[...]")
 
 
 def _is_fixed(dataset: Dataset[Any]) -> bool:

@@ -1,0 +1,140 @@
+"""cached: a source's images decoded once into one tensor, where they are small enough and memory is free."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from understudy.config import UserError
+from understudy.data.images import BadImageError
+from understudy.data.sources import SMALL, EncodedSource, Source, TensorSource, num_cpus, stored_at
+
+__all__ = ["Cached", "cached", "digest", "first_readable", "free_memory_bytes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """A source after the attempt to decode it once.
+
+    Attributes:
+        source: in memory without the images that cannot be read, or as it was.
+        bad: what is wrong with those, each with its name.
+        digests: of each image's file (see `digest`), where it was read; None where none was.
+        note: why small images were not decoded once, if so.
+    """
+
+    source: Source
+    bad: tuple[str, ...] = ()
+    digests: Sequence[bytes | None] | None = None
+    note: str | None = None
+
+
+def cached(source: Source, mode: Literal["auto"] | bool, *, what: str = "these images") -> Cached:
+    """The source decoded once into one tensor, where `mode` and its images allow it.
+
+    Args:
+        source: whose images are the same on every call.
+        mode: "auto" wants square images of at most 64 pixels, all of one size, that take at most half of the free
+            memory; True wants one size only.
+        what: names the source in messages.
+
+    Raises:
+        UserError: mode is True and the images have several sizes.
+    """
+    if mode is False or isinstance(source, TensorSource):
+        return Cached(source)
+    first = first_readable(source)
+    if first is None or (mode == "auto" and not first.shape[1] == first.shape[2] <= SMALL):
+        return Cached(source)
+    num_bytes, free = len(source) * first.numel() * first.element_size(), free_memory_bytes()
+    if mode == "auto" and num_bytes > free // 2:
+        note = (
+            f"{what} would take {_mib(num_bytes)} of memory decoded, more than half of the {_mib(free)} that are free: "
+            "they are read from disk and decoded again every epoch (data.cache: true decodes them once all the same)"
+        )
+        return Cached(source, note=note)
+    images = first.new_empty((len(source), *first.shape))
+    filling = _Filling(source, images)
+    if not filling.is_whole():
+        if mode is True:
+            raise UserError("data.cache: true needs images of one size, and these have several; use data.cache: auto")
+        return Cached(source)
+    whole = TensorSource(images, source.labels, [source.name(i) for i in range(len(source))])
+    good = [i for i in range(len(source)) if i not in filling.bad]
+    if filling.bad:
+        whole = whole.rows(torch.tensor(good, dtype=torch.int64))
+    bad = tuple(filling.bad[i] for i in sorted(filling.bad))
+    return Cached(whole, bad, [filling.digests[i] for i in good])
+
+
+def digest(data: bytes) -> bytes:
+    """Eight bytes of length and sixteen of hash: equal for equal files, and for no others."""
+    return len(data).to_bytes(8, "big") + hashlib.blake2b(data, digest_size=16).digest()
+
+
+def first_readable(source: Source) -> Tensor | None:
+    """The first image that can be read."""
+    for i in range(len(source)):
+        try:
+            return source.image(i)
+        except BadImageError:
+            continue
+    return None
+
+
+def free_memory_bytes() -> int:
+    """Memory that can still be had, as Linux estimates it; 8 GiB where it cannot be asked."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 8 << 30
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")), 8 << 30)
+
+
+class _Filling:
+    """Decodes every image of a source into a tensor (N,3,H,W), in threads."""
+
+    def __init__(self, source: Source, images: Tensor) -> None:
+        self.bad: dict[int, str] = {}
+        self.digests: list[bytes | None] = [None] * len(source)
+        self._source = source
+        self._images = images
+
+    def is_whole(self) -> bool:
+        """Decode them all; False at the first of another size."""
+        chunks = [range(start, min(start + 512, len(self._source))) for start in range(0, len(self._source), 512)]
+        with ThreadPoolExecutor(min(8, num_cpus())) as pool:  # decoders let go of the interpreter lock
+            is_whole = all(pool.map(self._fill, chunks))
+            pool.shutdown(cancel_futures=True)
+        return is_whole
+
+    def _fill(self, numbers: range) -> bool:
+        for i in numbers:
+            try:
+                image = self._read(i)
+            except BadImageError as error:
+                self.bad[i] = str(error)
+                continue
+            if image.shape != self._images.shape[1:]:
+                return False
+            self._images[i] = image
+        return True
+
+    def _read(self, i: int) -> Tensor:
+        source, place = stored_at(self._source, i)
+        if not isinstance(source, EncodedSource):
+            return source.image(place)
+        data = source.encoded(place)
+        self.digests[i] = digest(data)
+        return source.from_bytes(data, place)
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.0f} MiB"

@@ -1,0 +1,88 @@
+"""Which samples each step of an epoch shows, in which view and copies, and which of them are this process's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from understudy.config import UserError
+from understudy.data.config import DataConfig
+from understudy.data.sampling import epoch_order, num_steps, view_of
+
+__all__ = ["EpochPlan", "Share"]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The contiguous part that one of `world_size` processes takes of any rows; the parts in turn are all of them."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank must be in 0..{self.world_size - 1}, got {self.rank}")
+
+    def of(self, rows: range) -> range:
+        """Its part; sizes differ by one at most, and are known for every rank from the number of rows."""
+        start, stop = (len(rows) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return rows[start:stop]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochPlan:
+    """The course of an epoch: the same global batches for any number of processes.
+
+    Attributes:
+        num_samples: N.
+        batch_size: samples a step, over all processes; the last step of an epoch may have fewer.
+        num_steps: batches an epoch.
+        seed: decides the order, and with view, copy and sample the augmentation.
+        num_views: epochs after which the augmentation repeats; None: never.
+        num_copies: differently augmented images of each sample in a batch.
+        share: this process's part of every batch.
+    """
+
+    num_samples: int
+    batch_size: int
+    num_steps: int
+    seed: int
+    num_views: int | None
+    num_copies: int
+    share: Share
+
+    @classmethod
+    def of(
+        cls, num_samples: int, config: DataConfig, *, seed: int, num_views: int | None = None, share: Share
+    ) -> EpochPlan:
+        """The plan of these settings.
+
+        A last batch that has not one row for every process is left out, on all of them alike.
+
+        Raises:
+            UserError: no batch is left.
+        """
+        steps = num_steps(num_samples, config)
+        last = num_samples - (steps - 1) * config.batch_size
+        steps -= last < share.world_size
+        if steps == 0 or config.batch_size < share.world_size:
+            raise UserError(
+                f"{share.world_size} processes need a row each of every batch: {num_samples} images, data.batch_size "
+                f"{config.batch_size} (over all processes); raise data.batch_size or start fewer"
+            )
+        copies = 2 if config.copies == "pairs" else 1
+        return cls(num_samples, config.batch_size, steps, seed, num_views, copies, share)
+
+    def order(self, epoch: int) -> Tensor:
+        """(N,) the samples of an epoch (1, 2, ...) in turn."""
+        return epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
+
+    def view(self, epoch: int) -> int:
+        """The version of the augmentation that an epoch shows."""
+        return view_of(epoch, self.num_views)
+
+    def rows(self, step: int) -> range:
+        """This process's places in an epoch's order at a step (0, 1, ...)."""
+        first = step * self.batch_size
+        return self.share.of(range(first, min(first + self.batch_size, self.num_samples)))

@@ -1,0 +1,61 @@
+"""read_unlabelled: images without labels beside the training images, for the distillation loss alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from understudy.config import UserError
+from understudy.data.caching import first_readable
+from understudy.data.config import DataConfig
+from understudy.data.folders import image_files
+from understudy.data.formats import existing
+from understudy.data.images import printable
+from understudy.data.sources import SMALL, EncodedSource, FileSource, FittedSource, Source, joined
+
+__all__ = ["Unlabelled", "read_unlabelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unlabelled:
+    """Train with the unlabelled images after its own, and what a person should be told."""
+
+    train: Source
+    no_images: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def read_unlabelled(train: Source, config: DataConfig) -> Unlabelled:
+    """`train` with the images at any depth of `config.unlabelled` after its own, under the label -1.
+
+    Where train is small images of one size, which may be kept in memory, the unlabelled ones are brought to that size:
+    shorter side resized, centre cut out.
+
+    Raises:
+        UserError: no such folder, or no image in it.
+    """
+    if config.unlabelled is None:
+        return Unlabelled(train)
+    folder = existing(config.unlabelled, "unlabelled")
+    if not folder.is_dir():
+        raise UserError(f"data.unlabelled: {config.unlabelled} is no folder")
+    paths, no_images = image_files(folder)
+    if not paths:
+        raise UserError(f"data.unlabelled: {config.unlabelled} holds no image")
+    source: EncodedSource = FileSource(folder, paths, torch.full((len(paths),), -1, dtype=torch.int64))
+    notes = [f"{len(paths):,} unlabelled images of {printable(folder)} join train, for the distillation loss alone"]
+    size = None if config.cache is False else _size_in_memory(train)
+    if size is not None:
+        source = FittedSource(source, size)
+        notes = [f"{notes[0]}, resized and cropped to {size} pixels"]
+    return Unlabelled(joined([train, source]), [f"{folder.name}/{name}" for name in no_images], notes)
+
+
+def _size_in_memory(train: Source) -> int | None:
+    """Pixels a side of images that will be cached, as far as the first tells."""
+    first = first_readable(train)
+    if first is None or first.is_floating_point() or not first.shape[1] == first.shape[2] <= SMALL:
+        return None
+    return int(first.shape[1])
