@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -72,6 +73,11 @@ def reproducible_files(run: RunFolder) -> dict[str, bytes]:
         for file in sorted(run.path.rglob("*"))
         if file.is_file() and file.name not in elsewhere
     }
+
+
+def read_metrics(run: RunFolder) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in run.metrics_file.read_text(encoding="utf-8").splitlines()]
 
 
 class SmallNet(nn.Module):
@@ -197,3 +203,12 @@ def trained(names: list[str], teacher: LiveTeacher | None, *, epochs: int = 2) -
     trainer = Trainer([student_of(spec_of(name), teacher) for name in names], teacher=teacher, device=CPU)
     trainer.fit(plain_batches(), epochs=epochs)
     return trainer
+
+
+def measured(trainer: Trainer, row: str) -> dict[str, float]:
+    """What was measured of a row since the last call."""
+    if not trainer.measures.interval:  # else the trainer has just closed one
+        trainer.measures.close_interval()
+    found = trainer.measures.interval[row]
+    trainer.measures.interval = {}
+    return found

@@ -36,8 +36,9 @@ from understudy import (
     methods,
 )
 from understudy import trainer as trainer_by_hand
-from understudy.building import Parts, build_student, build_trainer, check_rows, open_parts
+from understudy.building import Parts, build_student, build_trainer, open_parts
 from understudy.rows import rows_of
+from understudy.suiting import check_rows
 
 UPDATES = [Joint.Config(lr=0.1, weight_decay=0), DOT.Config(lr=0.1, weight_decay=0)]
 

@@ -34,7 +34,8 @@ from front_helpers import (
 )
 from understudy.methods import METHODS
 from understudy.models import create_model, load_student, save_student
-from understudy.recipe import recipe_names
+from understudy.recipe import recipe_from
+from understudy.recipe_files import recipe_names, strategy_names
 
 
 @pytest.fixture(scope="module")
@@ -239,9 +240,20 @@ def test_methods_are_listed_with_their_papers_and_described() -> None:
 
 
 def test_recipes_are_listed_and_shown_resolved() -> None:
-    assert done("recipes").splitlines() == recipe_names()
+    listed, strategies = done("recipes").split("\n\n")
+    assert listed.splitlines() == recipe_names()
+    assert strategies.splitlines()[1:] == strategy_names()
     shown = yaml.safe_load(done("recipes", "show", "digits/demo", "epochs=3"))
     assert (shown["epochs"], shown["data"]["root"], shown["update"]["momentum"]) == (3, "digits", 0.9)
+
+
+def test_a_strategy_is_shown_as_it_is_and_laid_on_a_recipe_by_name() -> None:
+    alone = yaml.safe_load(done("recipes", "show", "strategies/dot-imagenet"))
+    assert (alone["update"]["delta"], alone["epochs"]) == (0.09, 100)
+    assert "student" not in alone
+    laid = yaml.safe_load(done("recipes", "show", "digits/demo", "strategies/dot-imagenet", "epochs=7"))
+    assert (laid["update"]["delta"], laid["epochs"], laid["data"]["root"]) == (0.09, 7, "digits")
+    assert recipe_from(laid).as_dict() == laid  # a file again
 
 
 @contextmanager

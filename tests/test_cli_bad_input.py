@@ -47,7 +47,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "text"),
     [
         (["train", "digits/demo", "method.temprature=2"], "method.temprature unknown; did you mean temperature?"),
-        (["train", "digits/demo", "nonsense=1"], "nonsense unknown; there are: channels_last, "),
+        (["train", "digits/demo", "nonsense=1"], "nonsense unknown; there are: accumulate, "),
         (["train", "digits/dmo"], "there is no recipe 'digits/dmo'; did you mean digits/demo?"),
         (["train", "my.yaml"], "there is no recipe file my.yaml"),
         (["train", "digits/demo", "digits/base"], "one recipe at a time, got digits/demo, digits/base"),
@@ -68,7 +68,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (["train", "--student", "cifar:resnet8", "--data", "gone"], "data.root: there is nothing at gone"),
         (["train", "--student", "cifar:resnet8", "--data", "digit"], "nothing at digit; did you mean digits?"),
-        (["train", "--student", "resnet18", "--data", "digits"], "did you mean timm:resnet18 or torchvision:resnet18?"),
+        (["train", "--student", "resnet18", "--data", "digits"], "mean timm:resnet18 or torchvision:resnet18 or cifar"),
         (["train", "--student", "timm:resnet180", "--data", "digits"], "timm has no model 'resnet180'; did you mean"),
         (["train", "--student", "cifar:zzz", "--data", "digits"], "of cifar are: "),
         (["train", "--student", "gone_module:net", "--data", "digits"], "cannot import gone_module"),
@@ -156,7 +156,7 @@ def test_a_parquet_without_the_columns_says_which_there_are() -> None:
     Path("pets").mkdir()
     pq.write_table(pa.table({"img": [jpeg_bytes(0, 0)], "fine": [0]}), "pets/train.parquet")
     message = refused("train", *PETS, "--data", "pets")
-    assert "has no column 'image'; it has: img, fine; set data.image_column" in message
+    assert "has no column 'label'; it has: img, fine; set data.label_column" in message
     message = refused("train", *PETS, "--data", "pets", "data.image_column=img")
     assert "has no column 'label'; it has: img, fine; set data.label_column" in message
 

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from front_helpers import ALL_METHODS, RECIPE
+from understudy.averaging import Averaging
 from understudy.config import UserError
-from understudy.recipe import Recipe, load_recipe, merged, recipe_from, recipe_names
+from understudy.recipe import Recipe, load_recipe, lr_note, merged, recipe_from
+from understudy.recipe_files import read_recipes
 from understudy.rows import row_named, rows_of
 
 BASE = yaml.safe_load(RECIPE)
@@ -46,6 +48,74 @@ def test_a_recipe_extends_a_shipped_one_by_name(tmp_path: Path) -> None:
     file = written(tmp_path, "mine.yaml", {"extends": "digits/demo", "epochs": 3})
     mine, shipped = load_recipe(file), load_recipe("digits/demo")
     assert mine == shipped.model_copy(update={"epochs": 3})
+
+
+def test_a_recipe_lays_itself_on_all_that_it_names_the_last_on_top(tmp_path: Path) -> None:
+    written(tmp_path, "one.yaml", {**BASE, "epochs": 5, "update": {"lr": 0.3, "momentum": 0.8}})
+    written(tmp_path, "two.yaml", {"epochs": 6, "update": {"lr": 0.2}})
+    file = written(tmp_path, "child.yaml", {"extends": ["one.yaml", "two.yaml"], "epochs": 7})
+    found = load_recipe(file)
+    assert (found.epochs, found.update.lr, found.update.momentum) == (7, 0.2, 0.8)
+
+
+def test_two_parents_may_share_a_parent(tmp_path: Path) -> None:
+    written(tmp_path, "top.yaml", RECIPE)
+    for name in ("left", "right"):
+        written(tmp_path, f"{name}.yaml", {"extends": "top.yaml", "update": {"lr": 0.2}} if name == "left" else {
+            "extends": "top.yaml", "label_smoothing": 0.2})  # fmt: skip
+    found = load_recipe(written(tmp_path, "child.yaml", {"extends": ["left.yaml", "right.yaml"]}))
+    assert (found.update.lr, found.label_smoothing) == (0.2, 0.2)
+
+
+def test_a_lattice_of_recipes_is_read_in_no_time(tmp_path: Path) -> None:
+    written(tmp_path, "0.yaml", RECIPE)
+    for level in range(1, 19):
+        written(tmp_path, f"{level}.yaml", {"extends": [f"{level - 1}.yaml", f"./{level - 1}.yaml"]})  # 2^18 paths
+    assert load_recipe(tmp_path / "18.yaml").epochs == 1
+
+
+def test_a_tower_of_recipes_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, "0.yaml", RECIPE)
+    for level in range(1, 30):
+        written(tmp_path, f"{level}.yaml", f"extends: {level - 1}.yaml")
+    with pytest.raises(UserError, match=r"29\.yaml stands on more than 20 others; name them in one list"):
+        load_recipe(tmp_path / "29.yaml")
+
+
+@pytest.mark.parametrize("parent", ["5", "[digits/demo, 5]", "{a: b}", "[[digits/demo]]"])
+def test_what_names_no_recipe_cannot_be_extended(tmp_path: Path, parent: str) -> None:
+    with pytest.raises(UserError, match=r"a\.yaml: extends names a recipe or file, or a list of these, got "):
+        load_recipe(written(tmp_path, "a.yaml", f"extends: {parent}"))
+
+
+def test_a_strategy_is_laid_on_a_recipe_of_any_update() -> None:
+    settings = read_recipes(["cifar100/kd-dot/resnet32x4-resnet8x4", "strategies/mdistiller-imagenet"])
+    found = recipe_from(settings)
+    assert (found.update.name, found.update.delta, found.update.lr, found.epochs) == ("dot", 0.075, 0.2, 100)
+    assert (found.student.model, found.method[0].method.name) == ("cifar:resnet8x4", "kd")
+    assert found.published is None  # it was published for another strategy
+
+
+def test_a_second_recipe_is_refused_and_a_strategy_is_not() -> None:
+    with pytest.raises(UserError, match="one recipe at a time, got digits/demo, digits/base"):
+        read_recipes(["digits/demo", "digits/base"])
+    with pytest.raises(UserError, match="there is no recipe 'strategies/dist-b4'; did you mean strategies/dist-b"):
+        read_recipes(["digits/demo", "strategies/dist-b4"])
+    assert read_recipes([]) == {}
+
+
+def test_another_optimizer_drops_what_it_does_not_read() -> None:
+    sgd = {"name": "joint", "lr": 0.1, "momentum": 0.8, "nesterov": True}
+    found = recipe("update.optimizer=rmsprop_tf", "update.eps=1e-3", update=sgd).update
+    assert (found.optimizer, found.lr, found.momentum, found.nesterov) == ("rmsprop_tf", 0.1, 0.8, False)
+    back = recipe("update={optimizer: sgd}", update={"optimizer": "rmsprop_tf", "eps": 1e-3, "alpha": 0.8}).update
+    assert (back.eps, back.alpha) == (1e-8, 0.9)
+
+
+def test_arguments_of_whatever_student_there_is_stay_until_there_is_another() -> None:
+    strategy = {"student": {"kwargs": {"drop_rate": 0.2}}}
+    with_model = merged(strategy, {"student": {"model": "timm:resnet18"}})
+    assert with_model["student"] == {"kwargs": {"drop_rate": 0.2}, "model": "timm:resnet18"}
 
 
 def test_overrides_are_parsed_as_yaml_and_merged() -> None:
@@ -114,17 +184,10 @@ def test_another_model_drops_the_arguments_of_the_one_before(role: str) -> None:
     assert getattr(found, role).kwargs == {}
 
 
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_shipped_recipe_resolves_into_rows(name: str) -> None:
-    found = load_recipe(name)
-    rows = rows_of(found)
-    assert len(rows) == (len(found.rows) or 1)
-    assert all(row.task_weight > 0 or row.method for row in rows)
-
-
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", ["digits/demo", "imagenet/dist-b3/swin_large-swin_tiny", "cifar100/kd-dot/vgg13-vgg8"])
 def test_a_resolved_recipe_is_read_back_to_an_equal_one(name: str) -> None:
-    found = load_recipe(name, ["update=dot", "method=[dist, {name: projector, alpha: 5}]", "data.augment=crop_flip"])
+    changes = ["method=[dist, {name: projector, alpha: 5}]", "update.lr=0.3", "epochs=70", "seeds=[0, 7]"]
+    found = load_recipe(name, changes)
     as_yaml = yaml.safe_dump(found.as_dict())
     assert recipe_from(yaml.safe_load(as_yaml)) == found
 
@@ -145,7 +208,7 @@ def test_round_trip_holds_for_any_numbers(epochs: int, lr: float, momentum: floa
         (b"", "must be a mapping of settings, got NoneType"),
         (b"\xff\xfe\x00", "is no UTF-8 text"),
         (b"#" * 1_000_001, r"has 1,000,001 bytes; a recipe has at most 1,000,000"),
-        (b"a: !!python/object/apply:os.getcwd []", "is no YAML: could not determine a constructor"),
+        (b"a: !!python/object/apply:os.getcwd []", r"is no YAML: tags \(!name\) are not read"),
         (b"[" * 20_000, "is no YAML"),
         (b"1: 2\n" + RECIPE.encode(), r"1 +keys should be strings"),
     ],
@@ -202,6 +265,12 @@ def test_a_recipe_that_is_not_there_gets_the_way_out(name: str, text: str) -> No
         ("teacher=null", "distilling needs a teacher; set teacher.model, or method: none to train alone"),
         ("update.momentum=1", "update.momentum   input should be less than 1, got 1"),
         ("update.name=dot", None),
+        ("ema=1.5", "ema.decay   input should be less than 1, got 1.5"),
+        ("ema={decy: 0.5}", "ema.decy   unknown; did you mean decay?"),
+        ("select_on=best", "select_on   input should be 'last', 'val' or 'test', got 'best'"),
+        ("select_on=test", "select_on: test needs the test images after every epoch; set data.val: test"),
+        ("schedule.warmup_epochs=5", "schedule.warmup_epochs: a warm-up of 5 epochs leaves nothing of a run of 1"),
+        ("update.optimizer=rmsprp", "update.optimizer   input should be 'sgd', 'adamw' or 'rmsprop_tf', got 'rmsprp'"),
         ("method=5", "method   "),
         ("update=5", "update   "),
         ("update=null", "update   "),
@@ -286,3 +355,29 @@ def test_without_rows_the_recipes_own_method_and_update_are_the_one_row() -> Non
 
 def test_methods_may_be_joined_in_a_recipe_as_in_a_row() -> None:
     assert [config.method.name for config in recipe("method=dkd+dist").method] == ["dkd", "dist"]
+
+
+def test_a_number_is_the_decay_of_the_average() -> None:
+    assert recipe("ema=0.99").ema == Averaging(decay=0.99)
+    assert recipe("ema={decay: 0.99, warmup: true}").ema == Averaging(decay=0.99, warmup=True)
+    assert recipe().ema is None
+
+
+def test_an_epoch_cannot_be_selected_on_test_images_that_are_called_val() -> None:
+    as_the_papers_do = {"root": "digits", "val": "test"}
+    assert recipe("select_on=test", data=as_the_papers_do).select_on == "test"
+    assert "data.val is test; write select_on: test" in problems("select_on=val", data=as_the_papers_do)
+
+
+def test_a_dot_row_beside_an_optimizer_that_it_has_no_rule_for_is_refused() -> None:
+    with pytest.raises(UserError, match="DOT has no rule for 'rmsprop_tf'; take sgd or adamw, or update joint"):
+        rows_of(recipe("update.optimizer=rmsprop_tf", rows=["kd", "kd+dot"]))
+
+
+def test_another_number_of_images_a_step_than_the_rate_was_chosen_for_is_told() -> None:
+    found = recipe("lr_is_for_images=256", "update.lr=0.1", "data.batch_size=64")
+    note = lr_note(found)
+    assert note is not None
+    assert "update.lr 0.1 was chosen for 256 images a step, this run takes 64; in proportion it would be 0.025" in note
+    assert lr_note(found, images_per_step=256) is None
+    assert lr_note(recipe("data.batch_size=64")) is None

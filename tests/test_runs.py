@@ -266,7 +266,7 @@ class TestOtherRuns:
         assert results.comparisons == ()
 
     def test_a_run_that_diverges_still_ends_with_results_that_can_be_read(self, tmp_path: Path) -> None:
-        recipe = tiny_recipe({"update": {"lr": 1e30}, "seeds": [0], "rows": ["alone", "kd"]})
+        recipe = tiny_recipe({"update": {"lr": 1e30}, "seeds": [0], "rows": ["alone", "kd"], "on_nan": "continue"})
         results = read_results(run_recipe(recipe, tmp_path / "run").path)
         assert [row.seeds[0].last.loss for row in results.rows] == [None, None]
 

@@ -13,6 +13,7 @@ from engine_helpers import (
     ROWS,
     batches,
     differing,
+    measured,
     plain_batches,
     small_net,
     small_teacher,
@@ -88,7 +89,7 @@ class RatioWatcher:
         self.seen = seen
 
     def stepped(self, trainer: Trainer, *, is_last: bool) -> None:
-        means = trainer.interval_meters[trainer.students[0].name].read()
+        means = measured(trainer, trainer.students[0].name)
         self.seen.append(means["distill"] / means["kd"])
 
     def finished_epoch(self, trainer: Trainer) -> None:
@@ -106,7 +107,7 @@ class TestYardstick:
         before = student.model(batch.images)[0].detach()
         trainer.take_step(batch)
         expected = kl_by_hand(before, teacher.observe(batch).output, 4.0)
-        assert trainer.epoch_meters[row].read()["kl_to_teacher"] == pytest.approx(expected.item(), rel=1e-5)
+        assert measured(trainer, row)["kl_to_teacher"] == pytest.approx(expected.item(), rel=1e-5)
 
     def test_it_is_left_out_without_a_teacher_and_with_one_of_other_classes(self) -> None:
         other = LiveTeacher(small_net(2, num_classes=7))
@@ -123,7 +124,7 @@ class TestYardstick:
         targets = right.clone()
         targets[:2] = (right[:2] + 1) % CLASSES
         trainer.take_step(Batch(images, targets))
-        assert trainer.epoch_meters["alone"].read()["top1"] == 75.0
+        assert measured(trainer, "alone")["top1"] == 75.0
 
     def test_top1_on_training_batches_passes_over_images_without_a_label(self) -> None:
         student = student_of(StudentSpec(small_net(1)))
@@ -133,7 +134,7 @@ class TestYardstick:
         targets = student.model(images)[0].argmax(1)
         targets[:2] = -1
         trainer.take_step(Batch(images, targets))
-        assert trainer.epoch_meters["alone"].read()["top1"] == 100.0
+        assert measured(trainer, "alone")["top1"] == 100.0
 
     def test_mixed_labels_are_counted_by_their_largest_share(self) -> None:
         student = student_of(StudentSpec(small_net(1)))
@@ -143,7 +144,7 @@ class TestYardstick:
         right = student.model(images)[0].argmax(1)
         mixed = 0.7 * F.one_hot(right, CLASSES) + 0.3 * F.one_hot((right + 1) % CLASSES, CLASSES)
         trainer.take_step(Batch(images, mixed))
-        assert trainer.epoch_meters["alone"].read()["top1"] == 100.0
+        assert measured(trainer, "alone")["top1"] == 100.0
 
 
 class TestTrainer:
@@ -275,7 +276,7 @@ class LossWatcher:
 
     def stepped(self, trainer: Trainer, *, is_last: bool) -> None:
         student = trainer.students[0]
-        self.found.append(trainer.interval_meters[student.name].read()["task_loss"])
+        self.found.append(measured(trainer, student.name)["task_loss"])
         self.lr.append(student.update.lr)
         self.steps.append((trainer.epoch, trainer.step, is_last))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from understudy.hashing import fingerprint
 from understudy.logs import Display
 from understudy.methods import MethodConfig
 from understudy.models import load_student, network_of
-from understudy.recipe import Recipe
+from understudy.recipe import Recipe, recipe_from
 from understudy.report import Results, read_results, write_report
 from understudy.rows import rows_of
 from understudy.runfolder import RunFolder
@@ -83,6 +83,7 @@ def distill(
     overwrite: bool = False,
     quiet: bool = False,
     allow_weak_teacher: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> Result:
     """Distil `teacher` into a copy of `student`.
 
@@ -100,7 +101,7 @@ def distill(
         epochs: passes over `train`.
         batch_size: B.
         augment: "none" leaves that to the data set; "crop_flip" and "resized_crop" are understudy's own.
-        copies: "rotations" shows each image at four turns, which sskd and hsakd compare.
+        copies: "rotations" shows each image at four turns, which sskd and hsakd compare; "pairs" in two augmentations.
         drop_last: leave out an epoch's last batch where it is smaller.
         classes: label names; None: `train.classes`, else the numbers.
         seed: of everything random.
@@ -109,6 +110,7 @@ def distill(
         overwrite: replace what a run has left in `out`.
         quiet: print nothing.
         allow_weak_teacher: go on with a teacher at chance level.
+        settings: anything else of a recipe, such as {"ema": 0.999, "precision": "bfloat16", "select_on": "val"}.
 
     Returns:
         The trained copy, its scores and its run folder.
@@ -116,7 +118,7 @@ def distill(
     Raises:
         UserError: anything a person can mend.
     """
-    recipe = Recipe.read(
+    recipe = recipe_from(
         {
             "data": {
                 "root": "python",
@@ -142,6 +144,7 @@ def distill(
             "seeds": [seed],
             "device": device,
         },
+        settings=settings,
         what="these settings",
     )
     parts = _parts_in_memory(recipe, teacher, student, (train, val, test), classes)
@@ -226,7 +229,7 @@ def _parts_in_memory(
         data=data,
         device=device,
         image_size=width,
-        task=Classification(num_classes),
+        task=Classification(num_classes, label_smoothing=recipe.label_smoothing),
         student_network=network_of(copy.deepcopy(student), num_classes=num_classes),
         make_student=lambda: network_of(copy.deepcopy(student), num_classes=num_classes),
         teacher=None if network is None else live_teacher(network, device),

@@ -6,17 +6,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from understudy import spec as specs
 from understudy.config import UserError
-from understudy.data import DataSplits, EvalLoader, TrainLoader, augment_for, eval_loader, open_data, train_loader
+from understudy.data import (
+    DataSplits,
+    EvalLoader,
+    TrainLoader,
+    augment_for,
+    eval_loader,
+    open_data,
+    train_loader,
+)
 from understudy.data.augment import EVAL_CROP
+from understudy.data.sources import rows_of
+from understudy.distributed import SINGLE, World
 from understudy.hashing import hashed
 from understudy.models import Network, create_model
 from understudy.random_state import seeded
 from understudy.recipe import Recipe, StudentConfig, TeacherConfig
 from understudy.rows import Row
-from understudy.spec import StudentSpec, Surroundings, check_num_classes, tap_teacher
+from understudy.spec import StudentSpec, Surroundings, tap_teacher
 from understudy.student import Student
 from understudy.tasks import Classification
 from understudy.teachers import LiveTeacher
@@ -26,9 +37,9 @@ __all__ = [
     "Parts",
     "build_student",
     "build_trainer",
-    "check_rows",
     "deployed_network",
     "device_named",
+    "in_world",
     "live_teacher",
     "open_parts",
 ]
@@ -50,6 +61,7 @@ class Parts:
     teacher: LiveTeacher | None
     teacher_network: Network | None
     teacher_size: int | None  # None where teacher and student see the same size
+    world: World = SINGLE
 
     @property
     def crop_share(self) -> float:
@@ -83,10 +95,11 @@ class Parts:
             teacher_sample=torch.zeros(2, 3, *[self.teacher_size or size] * 2, device=self.device),
             train_labels=self.data.train.labels,
             seed=seed,
+            world=self.world,
         )
 
     def train_loader(self, seed: int) -> TrainLoader:
-        """Batches of one seed: its own order and its own views."""
+        """Batches of one seed, this process's part of each: its own order and its own views."""
         return train_loader(
             self.data,
             self.recipe.data,
@@ -94,6 +107,10 @@ class Parts:
             image_size=self.image_size,
             teacher_size=self.teacher_size,
             device=self.device,
+            mean=self.student_network.mean,
+            std=self.student_network.std,
+            rank=self.world.rank,
+            world_size=self.world.size,
         )
 
     def eval_loader(self, split: str) -> EvalLoader:
@@ -101,21 +118,30 @@ class Parts:
         source = {"train": self.data.train, "val": self.data.val, "test": self.data.test}[split]
         if source is None:
             raise UserError(f"{self.data.name} has no {split} split")
+        if split == "train" and self.data.num_unlabelled:
+            source = rows_of(source, (source.labels >= 0).nonzero().flatten())
         return eval_loader(
             source,
             self.recipe.data,
             image_size=self.image_size,
             teacher_size=self.teacher_size,
             device=self.device,
+            rank=self.world.rank,
+            world_size=self.world.size,
         )
 
 
-def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None]) -> Parts:
+def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], world: World = SINGLE) -> Parts:
     """Open the data, build the teacher, and learn how to build students."""
     data = open_data(recipe.data)
     for note in data.notes:
         say(note)
-    device = device_named(recipe.device)
+    device = device_named(recipe.device, world)
+    if recipe.sync_batch_norm and world.size > 1 and device.type == "cpu":
+        raise UserError(
+            "sync_batch_norm: torch has it for GPUs only, and this run is on the CPU; set sync_batch_norm=false (each "
+            "process then normalises its own rows), or take a student without batch norm"
+        )
     if len(data.classes) < 2:
         raise UserError(f"{data.name} has one class, {data.classes[0]!r}; there is nothing to tell apart")
     num_classes = len(data.classes)
@@ -135,6 +161,8 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None]) 
         )
         if recipe.channels_last:
             network.module.to(memory_format=torch.channels_last)
+        if recipe.sync_batch_norm and world.size > 1 and isinstance(settings, StudentConfig):
+            network = replace(network, module=nn.SyncBatchNorm.convert_sync_batchnorm(network.module))  # type: ignore[no-untyped-call]
         return network
 
     student = create(recipe.student)
@@ -158,7 +186,15 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None]) 
         teacher=live_teacher(teacher, device) if teacher is not None else None,
         teacher_network=teacher,
         teacher_size=teacher_size,
+        world=world,
     )
+
+
+def in_world(parts: Parts, world: World) -> Parts:
+    """The same parts for one of several processes, on its own device."""
+    device = device_named(parts.recipe.device, world)
+    teacher = None if parts.teacher_network is None else live_teacher(parts.teacher_network, device)
+    return replace(parts, world=world, device=device, teacher=teacher)
 
 
 def live_teacher(network: Network, device: torch.device) -> LiveTeacher:
@@ -170,21 +206,35 @@ def build_trainer(parts: Parts, rows: Sequence[Row], seed: int) -> Trainer:
     """The trainer of one seed, with a student for every row."""
     if parts.teacher is not None:
         tap_teacher(parts.teacher, [config for row in rows for config in row.method])
-    return Trainer([build_student(parts, row, seed) for row in rows], teacher=parts.teacher, device=parts.device)
+    recipe = parts.recipe
+    return Trainer(
+        [build_student(parts, row, seed) for row in rows],
+        teacher=parts.teacher,
+        device=parts.device,
+        log_every=recipe.log_every,
+        stops_at_nan=recipe.on_nan != "continue",
+        selects_best=recipe.select_on != "last",
+        world=parts.world,
+    )
 
 
 def build_student(parts: Parts, row: Row, seed: int) -> Student:
     """A fresh student: same first weights for every row of a seed, whatever other rows there are."""
     with seeded(hashed(seed, "weights")):
         network = parts.make_student()
+    recipe = parts.recipe
     spec = StudentSpec(
         network.module,
         method=row.method,
         update=row.update,
-        schedule=parts.recipe.schedule,
+        schedule=recipe.schedule,
         task_weight=row.task_weight,
         name=row.name,
         prepare=network.prepare,
+        ema=recipe.ema,
+        precision=recipe.precision,
+        accumulate=recipe.accumulate,
+        compile=recipe.compile,
     )
     return specs.build_student(spec, parts.surroundings(seed))
 
@@ -192,39 +242,16 @@ def build_student(parts: Parts, row: Row, seed: int) -> Student:
 def deployed_network(parts: Parts, student: Student) -> Network:
     """What is saved and counted of a trained student: its network, or what its method makes of it."""
     deployed = student.deployed()
-    if deployed is student.model.module:
+    if student.raw_deployed() is student.model.module:
         return replace(parts.student_network, module=deployed)
     # No name can rebuild it: load_student wants a module that is built alike.
     return replace(parts.student_network, module=deployed, name=type(deployed).__name__, kwargs={})
 
 
-def check_rows(parts: Parts, rows: Sequence[Row]) -> None:
-    """Refuse before training what could not work: class counts, too few classes or rows, missing taps.
-
-    Raises:
-        UserError: naming the method and the way out.
-    """
-    config, num_train = parts.recipe.data, len(parts.data.train)
-    remainder = 0 if config.drop_last else num_train % config.batch_size
-    smallest = min(config.batch_size, num_train) if remainder == 0 else remainder
-    for method in (method for row in rows for method in row.method):
-        name = method.method.name
-        check_num_classes(method, len(parts.data.classes))
-        if "copies" in method.method.needs_for(method) and config.copies == "none":
-            raise UserError(f"method {name!r} compares rotated copies of each image; set data.copies=rotations")
-        needed = method.method.min_rows(method)
-        if smallest < needed:
-            raise UserError(
-                f"method {name!r} needs at least {needed} images in every batch, but the smallest one here has "
-                f"{smallest} ({num_train} images, data.batch_size {config.batch_size}); "
-                "set data.drop_last=true or another data.batch_size"
-            )
-
-
-def device_named(name: str) -> torch.device:
-    """The device of a recipe; "auto" is CUDA where torch finds it."""
+def device_named(name: str, world: World = SINGLE) -> torch.device:
+    """The device of a recipe; "auto" is CUDA where torch finds it, each process of a machine on a GPU of its own."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda, but torch finds no CUDA device here; set device=cpu")
-    return torch.device(name)
+    return torch.device(name, world.local_rank) if name == "cuda" and world.size > 1 else torch.device(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 
 from understudy.config import UserError
 
-__all__ = ["load_latest", "remove", "save", "write_atomically"]
+__all__ = ["load_latest", "remove", "save", "to_disk", "write_atomically"]
 
 DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -74,11 +74,28 @@ def remove(folder: Path, tag: str) -> None:
 def write_atomically(file: Path, content: bytes) -> None:
     """Write so that `file` holds either all of `content` or what it held before, even after a power cut."""
     beside = file.with_name(f".{file.name}.partial")
-    with beside.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    beside.unlink(missing_ok=True)  # a link there would be written through
+    try:
+        with beside.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        beside.unlink(missing_ok=True)  # a half takes room where none may be left
+        raise
     beside.replace(file)
+    to_disk(file.parent)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, would outlive a power cut."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -87,10 +104,12 @@ def _read(file: Path) -> dict[str, Any] | None:
     if hashlib.sha256(content).digest() != digest:
         return None
     try:
-        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle protocol other than torch's own
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # a damaged pickle may fail in any way; with weights_only nothing in it runs
         return None
-    return state
+    return state if isinstance(state, dict) else None
 
 
 def _checkpoints(folder: Path, tag: str) -> list[Path]:

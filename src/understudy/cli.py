@@ -13,10 +13,12 @@ from rich.console import Console
 
 from understudy import commands
 from understudy.config import UserError, unknown_name
+from understudy.distributed import said_once
 from understudy.logs import Display
 from understudy.method_pages import method_list, method_page
 from understudy.methods import load_installed_methods
-from understudy.recipe import Recipe, read_recipe, recipe_from, recipe_names
+from understudy.recipe import Recipe, recipe_from
+from understudy.recipe_files import STRATEGIES, read_recipes, recipe_names, strategy_names
 from understudy.report import (
     ALONE,
     FORMATS,
@@ -30,6 +32,7 @@ from understudy.report import (
 )
 from understudy.runfolder import open_run_folder
 from understudy.training import Interrupted
+from understudy.untrusted import visible
 
 __all__ = ["app", "main"]
 
@@ -45,10 +48,12 @@ app = typer.Typer(
 recipes_app = typer.Typer(help="List the shipped recipes; `recipes show NAME` prints one resolved.")
 app.add_typer(recipes_app, name="recipes")
 
-Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", show_default=False)]
+Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [STRATEGY]... [KEY=VALUE]...", show_default=False)]
 TeacherOption = Annotated[
     str | None,
-    typer.Option("--teacher", metavar="MODEL", help="timm:NAME, torchvision:NAME, cifar:NAME or module.path:factory."),
+    typer.Option(
+        "--teacher", metavar="MODEL", help="timm:NAME, torchvision:NAME, cifar:NAME, hf:NAME or module.path:factory."
+    ),
 ]
 StudentOption = Annotated[str | None, typer.Option("--student", metavar="MODEL", help="As --teacher.")]
 TeacherWeights = Annotated[str | None, typer.Option(metavar="FILE|pretrained|none", help="Weights of the teacher.")]
@@ -214,13 +219,16 @@ def recipes(context: typer.Context) -> None:
     """List the shipped recipes."""
     if context.invoked_subcommand is None:
         typer.echo("\n".join(recipe_names()))
+        typer.echo("\nStrategies, to be laid on a recipe as in `understudy train RECIPE STRATEGY`:")
+        typer.echo("\n".join(strategy_names()))
 
 
 @recipes_app.command("show")
 def recipes_show(words: Words = None) -> None:
-    """Print a recipe with everything that it extends and every default."""
-    recipe, _ = _recipe(words, commands.Typed())
-    typer.echo(yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True), nl=False)
+    """Print a recipe with everything that it extends and every default, or a strategy as it is."""
+    is_strategy = bool(words) and all(word.startswith(STRATEGIES) for word in words or [])
+    settings = read_recipes(words or []) if is_strategy else _recipe(words, commands.Typed())[0].as_dict()
+    typer.echo(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), nl=False)
 
 
 @app.command()
@@ -236,28 +244,29 @@ def export(
 def main(arguments: list[str] | None = None) -> None:
     """The console entry point: 0 done, 1 a bug, 2 something to mend, 130 or 143 stopped by a signal."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
-    try:
-        load_installed_methods()
-        app([word for word in words if word != "--debug"])
-    except UserError as error:
-        if debug:
-            raise
-        typer.echo(str(error), err=True)
-        sys.exit(2)
-    except Interrupted as stop:
-        typer.echo(f"stopped after step {stop.step:,}; the same command continues from here", err=True)
-        sys.exit(128 + (stop.signal or signal.SIGINT))
+    with said_once() as who:
+        try:
+            load_installed_methods()
+            app([word for word in words if word != "--debug"])
+        except UserError as error:
+            if "--debug" in words:
+                raise
+            typer.echo(visible(f"{who}{error}"), err=True)
+            sys.exit(2)
+        except Interrupted as stop:
+            if not who:
+                typer.echo(f"stopped after step {stop.step:,}; the same command continues from here", err=True)
+            sys.exit(128 + (stop.signal or signal.SIGINT))
 
 
 def _recipe(words: list[str] | None, typed: commands.Typed) -> tuple[Recipe, bool]:
     """The recipe that the command line means, and whether all code it names was typed there."""
     overrides = [word for word in words or [] if "=" in word]
     names = [word for word in words or [] if "=" not in word]
-    if len(names) > 1:
-        raise UserError(f"one recipe at a time, got {', '.join(names)}; settings are key=value")
-    base: dict[str, Any] = read_recipe(names[0]) if names else {}
-    recipe = recipe_from(typed.laid_on(base), overrides, what=f"recipe {names[0]}" if names else "these settings")
+    base: dict[str, Any] = read_recipes(names)
+    recipe = recipe_from(
+        typed.laid_on(base), overrides, what=f"recipe {' with '.join(names)}" if names else "these settings"
+    )
     return recipe, typed.names_all_code_of(recipe, overrides)
 
 
@@ -279,7 +288,7 @@ def _print_outcome(run: commands.RunFolder, *, format: str = "text") -> None:
     console = Console(highlight=False, soft_wrap=not has_width, width=None if has_width else UNWRAPPED_COLUMNS)
     console.print(rich_table(table, width=console.width if has_width else None))
     for note in table.notes:
-        console.print(note, style="dim")
+        console.print(note, style="dim", markup=False)
     best = results.best_row
     typer.echo(headline(results) if best is None else row_sentence(results, best, timing))
     for row in results.rows:

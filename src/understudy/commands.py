@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from understudy import runs
-from understudy.building import Parts, build_trainer, check_rows, open_parts
+from understudy.building import Parts, build_trainer, open_parts
 from understudy.config import UserError
 from understudy.environment import peak_memory_gib
 from understudy.export import export_onnx
@@ -20,16 +20,18 @@ from understudy.logs import Display, duration
 from understudy.methods import METHODS, Method
 from understudy.models import create_model, load_student
 from understudy.recipe import Recipe, load_recipe, recipe_from
-from understudy.report import write_report
+from understudy.report import Results, read_results, write_report
 from understudy.rows import rows_of
 from understudy.runfolder import RunFolder
 from understudy.spec import StudentSpec, Surroundings, build_student, tap_teacher
 from understudy.step import Batch
 from understudy.student import Student
+from understudy.suiting import check_rows
 from understudy.tasks import Classification
 from understudy.teachers import LiveTeacher
 from understudy.teaching import check_teacher, evaluate_teacher
 from understudy.typed import Typed
+from understudy.untrusted import given_path, visible
 
 __all__ = [
     "RunFolder",
@@ -100,18 +102,25 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
     """Scores of the run's student in words."""
     if split not in ("val", "test"):
         raise UserError(f"--split {split!r}: there are val and test")
-    settings, results = run.recipe(), run.results()
     _refuse_what_python_made(run)
-    settings["student"]["weights"] = "none"  # those it started from are not needed any more
-    data = None if data == settings["data"]["root"] else data  # its own, and so its own split
+    recipe, classes = _recipe_of(run), _results_of(run).data.classes
+    # What it started from is not needed any more.
+    bare: dict[str, object] = {
+        "student": recipe.student.model_copy(update={"weights": "none"}),
+        "teacher": None,
+        "method": (),
+        "rows": (),
+    }
+    data = None if data == recipe.data.root else data  # its own, and so its own split
     if data is not None:
-        settings["data"] = {**settings["data"], "root": data, "train_rows": None, "val_rows": None}
-    recipe = recipe_from({**settings, "teacher": None, "method": [], "rows": []}, what=f"recipe of {run.path}")
+        of_the_run = dict.fromkeys(("train_rows", "val_rows", "per_class", "fraction", "unlabelled"))
+        bare["data"] = recipe.data.model_copy(update={**of_the_run, "streaming": False, "root": data})
+    recipe = recipe.model_copy(update=bare)
     parts = open_parts(recipe, allow_code=allow_code, say=lambda _: None)
-    if list(parts.data.classes) != results["data"]["classes"]:
+    if tuple(map(visible, parts.data.classes)) != classes:
         raise UserError(
             f"{parts.data.name} has other classes than the student learnt: {_some(parts.data.classes)} here, "
-            f"{_some(results['data']['classes'])} there"
+            f"{_some(classes)} there"
         )
     student = _student_of(run, allow_code=allow_code).to(parts.device)
     batches: Iterable[Batch] = parts.eval_loader(split)
@@ -127,14 +136,15 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
 def export(run: RunFolder, file: Path, *, allow_code: bool) -> str:
     """Write the run's student as ONNX; sizes and latencies in words."""
     _refuse_what_python_made(run)
-    student, results = _student_of(run, allow_code=allow_code), run.results()
+    student = _student_of(run, allow_code=allow_code)
     teacher = _teacher_of(run, allow_code=allow_code)
+    size, teacher_size = _image_sizes(run)
     return export_onnx(
         student,
         file,
-        image_size=results["rows"][0]["student"]["image_size"],
+        image_size=size,
         teacher=teacher,
-        teacher_image_size=None if teacher is None else results["teacher"]["image_size"],
+        teacher_image_size=None if teacher is None else teacher_size,
     ).describe()
 
 
@@ -168,7 +178,7 @@ def _is_one_of(name: str, taps: Sequence[str]) -> bool:
 
 def _refuse_what_python_made(run: RunFolder) -> None:
     """Networks and data that were handed over in Python cannot be named again from a command line."""
-    if run.recipe()["data"]["root"].startswith("python:"):
+    if _recipe_of(run).data.root.startswith("python:"):
         raise UserError(
             f"{run.path} was made by understudy.distill from objects in Python; there, "
             f"understudy.load_student({str(run.student)!r}, module=...) reads its student"
@@ -177,19 +187,22 @@ def _refuse_what_python_made(run: RunFolder) -> None:
 
 def _student_of(run: RunFolder, *, allow_code: bool) -> nn.Module:
     """The deployed student, in evaluation mode, taking images in [0,1]; also one that its method has added to."""
-    recipe = recipe_from(run.recipe(), what=f"recipe of {run.path}")
-    row = next(row for row in rows_of(recipe) if row.name == run.results()["deployed"]["row"])
+    recipe, found = _recipe_of(run), _results_of(run)
+    row = next((row for row in rows_of(recipe) if found.deployed and row.name == found.deployed.row), None)
+    if row is None:
+        raise UserError(f"{run.results_file} deploys no row of {run.recipe_file}; were these written by one run?")
     student = recipe.student.model_copy(update={"weights": "none"})
     wrapping = [config for config in row.method if config.method.deployed is not Method.deployed]
     if not wrapping:
         return load_student(run.student, allow_code=allow_code)
     methods = [config.model_copy(update={"init_from": None}) for config in wrapping]
     assert recipe.teacher is not None, "a row with a method has a teacher"
-    results, size = run.results(), recipe.data.image_size
+    num_classes, size = found.data.num_classes, recipe.data.image_size
+    student_size, teacher_size = _image_sizes(run)
     networks = [
         create_model(
             model.model,
-            num_classes=results["data"]["num_classes"],
+            num_classes=num_classes,
             weights="none",
             image_size=size,
             allow_code=allow_code,
@@ -200,11 +213,11 @@ def _student_of(run: RunFolder, *, allow_code: bool) -> nn.Module:
     teacher = LiveTeacher(networks[1].module)
     tap_teacher(teacher, methods)
     around = Surroundings(
-        task=Classification(results["data"]["num_classes"]),
-        num_classes=results["data"]["num_classes"],
-        sample=torch.zeros(2, 3, *[results["rows"][0]["student"]["image_size"]] * 2),
+        task=Classification(num_classes),
+        num_classes=num_classes,
+        sample=torch.zeros(2, 3, student_size, student_size),
         teacher=teacher,
-        teacher_sample=torch.zeros(2, 3, *[results["teacher"]["image_size"]] * 2),
+        teacher_sample=torch.zeros(2, 3, teacher_size, teacher_size),
     )
     built = build_student(StudentSpec(networks[0].module, method=methods), around)
     return load_student(run.student, module=built.deployed())
@@ -212,18 +225,38 @@ def _student_of(run: RunFolder, *, allow_code: bool) -> nn.Module:
 
 def _teacher_of(run: RunFolder, *, allow_code: bool) -> nn.Module | None:
     """The teacher's network for timing, with whatever weights; None where there is none to be built by name."""
-    settings, results = run.recipe().get("teacher"), run.results()
-    if settings is None or ":" not in settings["model"]:
+    recipe = _recipe_of(run)
+    settings = recipe.teacher
+    if settings is None or ":" not in settings.model:
         return None
     network = create_model(
-        settings["model"],
-        num_classes=results["data"]["num_classes"],
+        settings.model,
+        num_classes=_results_of(run).data.num_classes,
         weights="none",
-        image_size=run.recipe()["data"]["image_size"],
+        image_size=recipe.data.image_size,
         allow_code=allow_code,
-        kwargs=settings["kwargs"],
+        kwargs=settings.kwargs,
     )
     return network.prepared.eval()
+
+
+def _recipe_of(run: RunFolder) -> Recipe:
+    """The recipe in a run folder, which may come from anywhere."""
+    return recipe_from(run.recipe(), what=f"recipe of {run.path}")
+
+
+def _results_of(run: RunFolder) -> Results:
+    run.results()  # says what to do where there are none, or damaged ones
+    return read_results(run.path)
+
+
+def _image_sizes(run: RunFolder) -> tuple[int, int]:
+    """Sides in pixels of the images that student and teacher take."""
+    results = _results_of(run)
+    size = results.rows[0].student.image_size if results.rows else None
+    if size is None:
+        raise UserError(f"{run.results_file} does not say the size of the student's images; was it written by a run?")
+    return size, (results.teacher and results.teacher.image_size) or size
 
 
 def _estimate(parts: Parts, num_seeds: int) -> str:
@@ -253,4 +286,4 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 
 def _data_name(recipe: Recipe) -> str:
-    return Path(recipe.data.root).resolve().name or "run"
+    return given_path(recipe.data.root, what="data.root").resolve().name or "run"

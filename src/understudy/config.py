@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Config", "UserError", "nearest", "unknown_name"]
+__all__ = ["Config", "UserError", "nearest", "shortened_repr", "unknown_name"]
+
+MOST_PROBLEMS = 30  # of one group of settings that are put into words
+MOST_CHARACTERS = 80  # of one key or value in a message
+MOST_TEXT = 2_000  # of one problem
 
 
 class UserError(ValueError):
@@ -28,10 +33,11 @@ class Config(BaseModel):
             return cls.model_validate(data)
         except ValidationError as error:
             found = problems_of(error, cls)
-            count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
+            more = max(error.error_count() - MOST_PROBLEMS, 0)
+            count = "1 problem" if len(found) + more == 1 else f"{len(found) + more} problems"
             width = max(len(path) for path, _ in found)
-            lines = "\n".join(f"  {path:<{width}}   {text}" for path, text in found)
-            raise UserError(f"{what}, {count}\n{lines}") from None
+            lines = [f"  {path:<{width}}   {text}" for path, text in found] + [f"  and {more} more"] * (more > 0)
+            raise UserError("\n".join([f"{what}, {count}", *lines])) from None
 
     @classmethod
     def nested(cls, data: Mapping[str, Any]) -> Self:
@@ -45,8 +51,8 @@ class Config(BaseModel):
 def problems_of(error: ValidationError, root: type[BaseModel]) -> list[tuple[str, str]]:
     """The (key path, problem) pairs of a pydantic error, in plain words, each once."""
     found: list[tuple[str, str]] = []
-    for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"] if not _is_validator_label(part))
+    for item in error.errors()[:MOST_PROBLEMS]:
+        path = ".".join(_shortened(str(part)) for part in item["loc"] if not _is_validator_label(part))
         if item["type"] == "nested":
             found += [(f"{path}.{sub}" if sub else path, text) for sub, text in item["ctx"]["problems"]]
         elif item["type"] == "extra_forbidden":
@@ -54,10 +60,18 @@ def problems_of(error: ValidationError, root: type[BaseModel]) -> list[tuple[str
         elif item["type"] == "missing":
             found.append((path, "is missing"))
         elif item["type"] in ("value_error", "assertion_error"):
-            found.append((path, str(item["ctx"]["error"])))
+            found.append((path, _shortened(str(item["ctx"]["error"]), MOST_TEXT)))
         else:
-            found.append((path, f"{item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"))
+            found.append((path, f"{item['msg'][0].lower()}{item['msg'][1:]}, got {shortened_repr(item['input'])}"))
     return [(path or "recipe", text) for path, text in dict.fromkeys(found)]
+
+
+def shortened_repr(value: object) -> str:
+    """`repr` for a message: at most a line, whatever a file holds."""
+    words = reprlib.Repr()
+    words.maxstring = words.maxother = words.maxlong = MOST_CHARACTERS
+    words.maxlevel = 2
+    return words.repr(value)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -71,6 +85,10 @@ def unknown_name(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = nearest(name, known)
     return f"unknown; did you mean {close}?" if close else f"unknown; there are: {', '.join(known)}"
+
+
+def _shortened(text: str, most: int = MOST_CHARACTERS) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _is_validator_label(part: int | str) -> bool:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from understudy.config import UserError
 from understudy.methods import Method
 from understudy.student import labels_of
+from understudy.untrusted import given_path
 
 __all__ = ["FILE_NAME", "load_connectors", "save_connectors"]
 
@@ -39,10 +40,10 @@ def load_connectors(method: Method, path: str | Path) -> None:
     Raises:
         UserError: no such file, nothing in it for this method, or tensors of other shapes.
     """
-    file = _found(Path(path).expanduser())
+    file = _found(given_path(path, what="method.init_from"))
     try:
         stored = load_file(file)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:  # or a kind torch does not know
         raise UserError(f"method.init_from: {file} cannot be read: {error}") from None
     prefix, own = f"{method.name}.", method.state_dict()
     state = {key.removeprefix(prefix): tensor for key, tensor in stored.items() if key.startswith(prefix)}

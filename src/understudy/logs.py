@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from understudy.untrusted import visible
+
 __all__ = ["Display", "MetricsFile", "duration", "json_text"]
 
 PLAIN_LINE_SECONDS = 5.0  # between two progress lines where there is no terminal
@@ -21,7 +23,9 @@ PLAIN_LINE_SECONDS = 5.0  # between two progress lines where there is no termina
 
 def json_text(content: Any, *, indent: int | None = None) -> str:
     """JSON of plain values, with null for numbers that JSON does not have: those of a run that diverged."""
-    return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+    # A class folder whose name is no UTF-8 has halves of surrogate pairs, which no file takes but as JSON's own escape.
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def _finite(value: Any) -> Any:
@@ -69,7 +73,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
-        self.console.print(text, markup=False)
+        self.console.print(visible(text), markup=False)
 
     @contextmanager
     def stretch(self, total_steps: int, *, images_per_step: int) -> Iterator[None]:
@@ -77,7 +81,8 @@ class Display:
         self._pace = _Pace(total_steps, images_per_step)
         self._last_line = time.monotonic()
         if self.console.is_terminal:
-            columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+            text = TextColumn("  {task.description}", markup=False)
+            columns = (text, BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
             last = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("left"))
             self._bar = Progress(*columns, *last, console=self.console, transient=True)
             self._task = self._bar.add_task("", total=total_steps, rate="")
@@ -96,7 +101,7 @@ class Display:
             return
         pace.reached(steps_done)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=steps_done, description=text, rate=pace.rate)
+            self._bar.update(self._task, completed=steps_done, description=visible(text), rate=pace.rate)
         elif time.monotonic() - self._last_line > PLAIN_LINE_SECONDS:
             self._last_line = time.monotonic()
             self.say(f"  {text}   {100 * steps_done // max(pace.total_steps, 1)} %   {pace.rate}   {pace.left} left")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, SerializeAsAny, field_serializer, field_validator, model_validator
 
-from understudy.config import Config, UserError, nearest, unknown_name
+from understudy.averaging import Averaging
+from understudy.config import Config, UserError, unknown_name
 from understudy.data import DataConfig
 from understudy.methods import METHODS, MethodConfig
+from understudy.precision import Precision
+from understudy.recipe_files import merged, parsed_yaml, read_recipe, recipe_names
 from understudy.updates import UPDATES, Joint, Schedule, UpdateConfig
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "StudentConfig",
     "TeacherConfig",
     "load_recipe",
+    "lr_note",
     "merged",
     "method_config",
     "read_recipe",
@@ -28,15 +30,14 @@ __all__ = [
     "recipe_names",
 ]
 
-MAX_RECIPE_BYTES = 1_000_000
 ALONE = ("alone", "none")
-ABOUT_A_MODEL = ("weights", "kwargs", "expected_top1")  # what another model does not inherit
+MOST_SEEDS = 1_000
 
 
 class StudentConfig(Config):
     """The network that learns."""
 
-    model: str  # timm:NAME | torchvision:NAME | cifar:NAME | module.path:factory
+    model: str  # timm:NAME | torchvision:NAME | cifar:NAME | hf:NAME | module.path:factory
     weights: str | None = None  # pretrained | none | FILE; None: pretrained where it can be had
     kwargs: dict[str, Any] = Field(default_factory=dict)  # further arguments of the network, such as width: 0.25
 
@@ -72,14 +73,23 @@ class Recipe(Config):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     update: SerializeAsAny[UpdateConfig] = Joint.Config()
     schedule: Schedule = Schedule()
+    lr_is_for_images: int | None = Field(default=None, ge=1)  # a step; a run with another number is told of it
+    ema: Averaging | None = None  # a number is its decay; averaged weights are evaluated and deployed
     epochs: int = Field(default=30, ge=1)
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)  # a number n means 0 to n-1
+    select_on: Literal["last", "val", "test"] = "last"  # which epoch is the headline: the last, or the best on a split
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, max_length=MOST_SEEDS)  # a number n means 0 to n-1
     rows: tuple[str, ...] = ()  # of a compare, such as alone, kd, kd+dot, crd+kd
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(default=None, ge=1)  # of torch on the CPU; None: its own choice
+    threads: int | None = Field(default=None, ge=1, le=1_024)  # of torch on the CPU; None: its own choice
+    precision: Precision = "float32"  # of the networks' passes; losses and weights stay float32
+    accumulate: int = Field(default=1, ge=1)  # passes a step: each takes a part of the batch, for less memory
+    compile: bool = False  # the networks, by torch.compile
+    sync_batch_norm: bool = False  # several GPUs: batch statistics over all of them
+    on_nan: Literal["stop", "rollback", "continue"] = "stop"  # a loss that is no number; see docs/reliability.md
     channels_last: bool = True  # memory format of convolutions: on CPUs and tensor cores the faster one
     log_every: int = Field(default=50, ge=1)  # steps
     checkpoint_minutes: float = Field(default=10.0, gt=0)  # beside the one at the end of every epoch
+    checkpoint_steps: int | None = Field(default=None, ge=1)  # likewise, by steps since the start
     published: Published | None = None
 
     @field_validator("method", mode="before")
@@ -98,14 +108,23 @@ class Recipe(Config):
             raise ValueError(f"must be joint, dot, or a mapping with one of these as its name, got {value!r}")
         settings = {"name": value} if isinstance(value, str) else dict(value)
         name = settings.setdefault("name", "joint")
-        if name not in UPDATES:
+        if not isinstance(name, str) or name not in UPDATES:
             raise ValueError(f"{name!r} is {unknown_name(str(name), UPDATES)}")
         return UPDATES[name].Config.nested(settings)
+
+    @field_validator("ema", mode="before")
+    @classmethod
+    def _ema(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return Averaging.nested({"decay": value}) if is_number else value
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds(cls, value: Any) -> Any:
-        return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+        is_count = isinstance(value, int) and not isinstance(value, bool)
+        if is_count and value > MOST_SEEDS:
+            raise ValueError(f"at most {MOST_SEEDS:,} seeds, got {value}")
+        return tuple(range(value)) if is_count else value
 
     @field_validator("seeds")
     @classmethod
@@ -113,6 +132,35 @@ class Recipe(Config):
         if len(set(value)) < len(value):
             raise ValueError(f"{list(value)} names a seed twice")
         return value
+
+    @model_validator(mode="after")
+    def _selects_on_what_it_says(self) -> Recipe:
+        if self.data.val == "test" and self.select_on == "val":
+            raise ValueError(
+                "select_on: val would select on the test images, since data.val is test; write select_on: test"
+            )
+        if self.data.val != "test" and self.select_on == "test":
+            raise ValueError(
+                "select_on: test needs the test images after every epoch; set data.val: test, or select_on: val"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warms_up_within_the_run(self) -> Recipe:
+        try:
+            self.schedule.check_run(self.epochs)
+        except UserError as error:
+            raise ValueError(f"schedule.warmup_epochs: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _can_split_its_batches(self) -> Recipe:
+        if self.accumulate > 1 and self.data.copies != "none":
+            raise ValueError(
+                f"accumulate: {self.accumulate} would tear the copies of an image apart; leave it out, or set "
+                "data.copies: none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _teacher_is_there(self) -> Recipe:
@@ -140,25 +188,41 @@ def load_recipe(name_or_file: str | Path, overrides: Sequence[str] = ()) -> Reci
     return recipe_from(data, overrides, what=f"recipe {name_or_file}")
 
 
-def recipe_from(data: Mapping[str, Any], overrides: Sequence[str] = (), *, what: str = "recipe") -> Recipe:
-    """A recipe from plain values and overrides."""
-    settings = dict(data)
+def recipe_from(
+    data: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    settings: Mapping[str, Any] | None = None,
+    what: str = "recipe",
+) -> Recipe:
+    """A recipe from plain values, others laid on them, and `key=value` overrides."""
+    settings = merged(data, settings or {})
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise UserError(f"{override!r} is no override; write key=value, such as update.lr=0.01")
-        nested: Any = _parsed_yaml(value, what=f"the value of {key}")
+        nested: Any = parsed_yaml(value, what=f"the value of {key}")
         for part in reversed(key.split(".")):
             nested = {part: nested}
         settings = merged(settings, nested)
     return Recipe.read(settings, what=what)
 
 
-def recipe_names() -> list[str]:
-    """Names of the shipped recipes."""
-    root = Path(str(resources.files("understudy") / "recipes"))
-    files = (file for file in root.rglob("*.yaml") if file.stem != "base")  # a base is extended, not run
-    return sorted(str(file.relative_to(root).with_suffix("")) for file in files)
+def lr_note(recipe: Recipe, images_per_step: int | None = None) -> str | None:
+    """What to say where a step takes another number of images than the learning rate was chosen for.
+
+    Args:
+        recipe: with `lr_is_for_images`, or there is nothing to say.
+        images_per_step: over all processes; None: the recipe's batch size.
+    """
+    images, meant = images_per_step or recipe.data.batch_size, recipe.lr_is_for_images
+    if meant is None or images == meant:
+        return None
+    lr = recipe.update.lr
+    return (
+        f"update.lr {lr:g} was chosen for {meant} images a step, this run takes {images}; in proportion it would be "
+        f"{lr * images / meant:.4g} (set lr_is_for_images={images} where the rate is meant as it is)"
+    )
 
 
 def _row_needs_teacher(row: str) -> bool:
@@ -184,83 +248,3 @@ def method_config(item: Any) -> MethodConfig:
     if name not in METHODS:
         raise ValueError(f"{name!r} is {unknown_name(name, ['none', *METHODS])}")
     return METHODS[name].Config.nested(settings)
-
-
-def read_recipe(name_or_file: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The plain values of a recipe file or shipped recipe, laid on those of the recipes that it extends."""
-    file = _found(name_or_file)
-    here = str(file.resolve())
-    if here in seen:
-        raise UserError(f"recipe {name_or_file} extends itself: {' -> '.join((*seen, here))}")
-    data = _read_yaml(file)
-    parent = data.pop("extends", None)
-    if parent is None:
-        return data
-    beside = file.parent / str(parent)
-    named = str(beside) if beside.suffix in (".yaml", ".yml") and beside.is_file() else str(parent)
-    return merged(read_recipe(named, (*seen, here)), data)
-
-
-def _found(name_or_file: str) -> Path:
-    file = Path(name_or_file)
-    if file.suffix in (".yaml", ".yml"):
-        if not file.is_file():
-            raise UserError(f"there is no recipe file {name_or_file}")
-        return file
-    names, root = recipe_names(), Path(str(resources.files("understudy") / "recipes"))
-    for shipped in (root / f"{name_or_file}.yaml", root / "classification" / f"{name_or_file}.yaml"):
-        if shipped.is_file() and shipped.resolve().is_relative_to(root.resolve()):
-            return shipped
-    close = nearest(name_or_file, [short for name in names for short in (name, name.split("/", 1)[-1])])
-    hint = f"did you mean {close}? " if close else ""
-    raise UserError(f"there is no recipe {name_or_file!r}; {hint}`understudy recipes` lists them, a file ends in .yaml")
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    if file.stat().st_size > MAX_RECIPE_BYTES:
-        raise UserError(f"recipe {file} has {file.stat().st_size:,} bytes; a recipe has at most {MAX_RECIPE_BYTES:,}")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"recipe {file} is no UTF-8 text") from None
-    data = _parsed_yaml(text, what=f"recipe {file}")
-    if not isinstance(data, dict):
-        raise UserError(f"recipe {file} must be a mapping of settings, got {type(data).__name__}")
-    return data
-
-
-def _parsed_yaml(text: str, *, what: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{what} is no YAML: {' '.join(str(error).split())}") from None
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping.
-
-    A mapping with a new `name` replaces the old one, since another method's settings mean nothing to it; another
-    update keeps what all updates have (learning rate, momentum, decay), another model what is not about weights.
-    """
-    result = dict(base)
-    for key, value in over.items():
-        before = result.get(key)
-        if key in ("method", "update"):
-            value, before = _as_mapping(value), _as_mapping(before)
-        if not (isinstance(before, Mapping) and isinstance(value, Mapping)):
-            result[key] = value
-        elif value.get("name", before.get("name")) == before.get("name"):
-            kept = {name: setting for name, setting in before.items() if name not in ABOUT_A_MODEL}
-            has_new_model = value.get("model", before.get("model")) != before.get("model")
-            result[key] = merged(kept if has_new_model else before, value)
-        elif key == "update":
-            shared = {name: setting for name, setting in before.items() if name in UpdateConfig.model_fields}
-            result[key] = {**shared, **value}
-        else:
-            result[key] = dict(value)
-    return result
-
-
-def _as_mapping(value: Any) -> Any:
-    """'kd' as {name: kd}; anything else, 'crd+kd' too, as it is."""
-    return {"name": value} if isinstance(value, str) and "+" not in value else value

@@ -27,14 +27,21 @@ SCHEMA = 1
 def seed_record(
     trainer: Trainer, name: str, *, seed: int, teacher: Mapping[str, Evaluation], test: Mapping[str, Evaluation]
 ) -> dict[str, Any]:
-    """What one row reached with one seed: last and best epoch apart, test read once at the end."""
+    """What one row reached with one seed: last and best epoch apart, test read once at the end.
+
+    The trainer's evaluations, and `test`, are of the weights that are deployed: the last epoch's, or those of the
+    epoch that was selected.
+    """
     history = trainer.history[name]
     last, best = history[-1], max(history, key=lambda record: record["val"]["top1"])
-    evaluation = trainer.evaluations[name]
+    epoch = best["epoch"] if trainer.selects_best else last["epoch"]
+    selected = {"epoch": epoch, **_scores(trainer.evaluations[name], teacher.get("val"))}
     record: dict[str, Any] = {
         "seed": seed,
-        "last": {"epoch": last["epoch"], **_scores(evaluation, teacher.get("val"))},
+        "selected": selected,
+        "last": {"epoch": last["epoch"], **last["val"], "agreement": None} if trainer.selects_best else selected,
         "best": {"epoch": best["epoch"], "top1": best["val"]["top1"]},
+        "raw": last.get("val_raw"),
         "test": _scores(test[name], teacher.get("test")) if name in test else None,
         "train": {"kl_to_teacher": None, **last["train"]},
     }
@@ -72,6 +79,7 @@ def assemble(
             "num_classes": len(data.classes),
             "classes": list(data.classes),
             "num_train": len(data.train),
+            "num_unlabelled": data.num_unlabelled,
             "num_val": len(data.val),
             "num_test": 0 if data.test is None else len(data.test),
             "val_origin": data.val_origin,
@@ -81,6 +89,8 @@ def assemble(
         },
         "epochs": recipe.epochs,
         "seeds": list(recipe.seeds),
+        "select_on": recipe.select_on,
+        "weights": "raw" if recipe.ema is None else "averaged",
         "teacher": _teacher_facts(parts, teacher),
         "rows": [_row_facts(row, students[row.name], seed_records[row.name]) for row in rows],
         "comparisons": _comparisons(rows, recipe.seeds, predictions),
@@ -124,9 +134,11 @@ def _row_facts(row: Row, student: Mapping[str, Any], seeds: Sequence[Mapping[str
         "student": dict(student),
         "seeds": list(seeds),
         "summary": {
-            "top1": _summary([seed["last"]["top1"] for seed in seeds]),
+            "top1": _summary([seed["selected"]["top1"] for seed in seeds]),
+            "last_top1": _summary([seed["last"]["top1"] for seed in seeds]),
             "best_top1": _summary([seed["best"]["top1"] for seed in seeds]),
-            "agreement": _summary([seed["last"]["agreement"] for seed in seeds]),
+            "raw_top1": _summary([seed["raw"] and seed["raw"]["top1"] for seed in seeds]),
+            "agreement": _summary([seed["selected"]["agreement"] for seed in seeds]),
             "test_top1": _summary([seed["test"] and seed["test"]["top1"] for seed in seeds]),
             "task_loss": _summary([seed["train"]["task_loss"] for seed in seeds]),
             "kl_to_teacher": _summary([seed["train"]["kl_to_teacher"] for seed in seeds]),

@@ -47,7 +47,8 @@ def row_named(recipe: Recipe, name: str) -> Row:
     own = {config.method.name: config for config in recipe.method}
     configs = tuple(own[part] if part in own else _method_config_or_error(part, name) for part in methods)
     is_own = [config.method.name for config in recipe.method] == methods
-    return _row(recipe, name, configs, is_dot=is_dot, task_weight=recipe.task_weight if is_own else None)
+    # The name is a folder's too: written as it is read, without the spaces that may stand around each part.
+    return _row(recipe, "+".join(parts), configs, is_dot=is_dot, task_weight=recipe.task_weight if is_own else None)
 
 
 def _row(

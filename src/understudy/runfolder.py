@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ import yaml
 from understudy import checkpoint
 from understudy.config import UserError
 from understudy.logs import json_text
+from understudy.untrusted import given_path, plain_json, plain_yaml, text_of
 
 __all__ = ["RunFolder", "choose_run_folder", "open_run_folder"]
 
@@ -33,7 +33,15 @@ WRITTEN = (  # everything that a run leaves in its folder
     ".teacher.partial",
     ".student.partial",
 )
-HARMLESS = (("teacher", "allow_weak"), ("log_every",), ("checkpoint_minutes",), ("device",))  # change no result
+MAX_RECIPE_BYTES = 1_000_000
+MAX_RESULTS_BYTES = 64_000_000
+HARMLESS = (
+    ("teacher", "allow_weak"),
+    ("log_every",),
+    ("checkpoint_minutes",),
+    ("checkpoint_steps",),
+    ("device",),
+)  # change no result
 
 
 class RunFolder:
@@ -73,8 +81,9 @@ class RunFolder:
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe of this run, as plain values; empty where there is none that can be read."""
         try:
-            found = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            text = text_of(self.recipe_file, most_bytes=MAX_RECIPE_BYTES)
+            found = plain_yaml(text, what=str(self.recipe_file))
+        except UserError:
             return {}
         return dict(found) if isinstance(found, Mapping) else {}
 
@@ -82,15 +91,20 @@ class RunFolder:
         """The results of a finished run."""
         if not self.is_finished:
             raise UserError(f"{self.path} holds no finished run (no results.json)")
+        damaged = f"{self.results_file} is damaged; delete it, and the command that began the run writes it again"
         try:
-            return dict(json.loads(self.results_file.read_text(encoding="utf-8")))
-        except (UnicodeDecodeError, ValueError):
-            raise UserError(
-                f"{self.results_file} is damaged; delete it, and the command that began the run writes it again"
-            ) from None
+            found = plain_json(text_of(self.results_file, most_bytes=MAX_RESULTS_BYTES))
+        except ValueError:
+            raise UserError(damaged) from None
+        if not isinstance(found, dict):
+            raise UserError(damaged)
+        return found
 
     def begin(self, recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Make the folder and write the resolved recipe and the environment."""
+        for file in (self.metrics_file, self.timing_file):  # which are added to; the others are replaced
+            if file.is_symlink():
+                raise UserError(f"{file} is a link, and what it points to would be written to; take it away")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             checkpoint.write_atomically(
@@ -112,7 +126,7 @@ class RunFolder:
 
 def open_run_folder(path: str | Path) -> RunFolder:
     """The folder of a run that is there already."""
-    run = RunFolder(Path(path))
+    run = RunFolder(given_path(path, what="run folder"))
     if not run.is_run:
         raise UserError(f"{path} is no run folder (no recipe.yaml in it)")
     return run
@@ -138,7 +152,7 @@ def choose_run_folder(
     if out is None:
         run = _unfinished(recipe, name=name, runs=runs) or RunFolder(runs / f"{name}-{_next_number(name, runs)}")
     else:
-        run = RunFolder(out)
+        run = RunFolder(given_path(out, what="run folder"))
         if overwrite:
             _clear(run)
         _refuse_another_run(run, recipe)
@@ -149,7 +163,7 @@ def choose_run_folder(
 def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
     """'key: ours, theirs' for every setting in which two recipes differ."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in sorted(set(one) | set(other)):
+        for key in sorted(set(one) | set(other), key=str):
             yield from differences(one.get(key), other.get(key), f"{path}.{key}" if path else str(key))
     elif one != other:
         yield f"  {path}   here {one!r}, there {other!r}"
@@ -177,7 +191,8 @@ def _what_matters(recipe: Mapping[str, Any]) -> dict[str, Any]:
     for *parents, key in HARMLESS:
         group: Any = kept
         for parent in parents:
-            group = group.get(parent) or {}
+            group = group.get(parent)
+            group = group if isinstance(group, dict) else {}
         group.pop(key, None)
     return kept
 

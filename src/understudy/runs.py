@@ -5,32 +5,39 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from understudy import checkpoint
-from understudy.building import Parts, build_trainer, check_rows, deployed_network, open_parts
+from understudy.building import Parts, build_trainer, deployed_network, in_world, open_parts
 from understudy.connections import save_connectors
+from understudy.data import EvalLoader
+from understudy.data.found import BadImages
+from understudy.distributed import joined
 from understudy.environment import describe_environment, peak_memory_gib
+from understudy.faults import faults_in_words
 from understudy.logs import Display
 from understudy.models import save_student
 from understudy.models.cost import count_parameters, cpu_threads, images_per_second
-from understudy.recipe import Recipe
+from understudy.recipe import Recipe, lr_note
 from understudy.report import Results, compact, headline, write_report
 from understudy.report.results import Row as ResultsRow
 from understudy.results import assemble, model_facts, seed_record
 from understudy.rows import Row, rows_of
 from understudy.runfolder import RunFolder, choose_run_folder
 from understudy.spec import weighted
+from understudy.step import Batch
+from understudy.suiting import check_rows
 from understudy.tasks import Evaluation
 from understudy.teaching import check_teacher, evaluate_teacher, teacher_ready
 from understudy.training import Trainer
+from understudy.untrusted import given_path
 from understudy.updates import DOT, UpdateConfig
 from understudy.watching import RunWatcher, StopRequest
 
@@ -75,47 +82,72 @@ def execute(
         UserError: anything a person can mend.
         Interrupted: stopped by a signal; the same call goes on from there.
     """
-    with cpu_threads(recipe.threads):
-        return _execute(recipe, name, out, overwrite, allow_code, display, parts)
+    with joined() as world, cpu_threads(recipe.threads):
+        if not world.is_first:
+            display = Display(quiet=True)
+        rows = rows_of(recipe)
+        if parts is None:
+            parts = open_parts(recipe, allow_code=allow_code, say=display.say, world=world)
+        elif world.size > 1:
+            parts = in_world(parts, world)
+        check_rows(parts, rows)
+
+        if world.from_first(lambda: _lacks_only_its_page(recipe, out, overwrite)):
+            run = RunFolder(cast(Path, out))
+            if world.is_first:
+                write_report(run.path)
+            return run
+
+        def chosen() -> Path:
+            environment = describe_environment()
+            return choose_run_folder(
+                recipe.as_dict(), out=out, name=name, overwrite=overwrite, environment=environment
+            ).path
+
+        run = RunFolder(world.from_first(chosen))
+        with faults_in_words(run.path):
+            _carry_out(Execution(recipe, rows, parts, run, display, StopRequest()))
+        return run
 
 
-def _execute(
-    recipe: Recipe,
-    name: str,
-    out: Path | None,
-    overwrite: bool,
-    allow_code: bool,
-    display: Display,
-    parts: Parts | None,
-) -> RunFolder:
-    rows = rows_of(recipe)
-    parts = parts or open_parts(recipe, allow_code=allow_code, say=display.say)
-    check_rows(parts, rows)
-    run = choose_run_folder(
-        recipe.as_dict(), out=out, name=name, overwrite=overwrite, environment=describe_environment()
-    )
+def _lacks_only_its_page(recipe: Recipe, out: Path | None, overwrite: bool) -> bool:
+    """Whether `out` holds this very run with its results, and was cut off before its page."""
+    if out is None or overwrite:
+        return False
+    run = RunFolder(given_path(out, what="run folder"))
+    return run.is_finished and not run.report_file.exists() and run.recipe() == recipe.as_dict()
+
+
+def _carry_out(execution: Execution) -> None:
+    """Teacher, seeds, results and page, each unless an earlier call has done it."""
+    parts, run, display = execution.parts, execution.run, execution.display
     began = time.monotonic()
     try:
-        with StopRequest().listening() as stop:
-            execution = Execution(recipe, rows, parts, run, display, stop)
+        with execution.stop.listening():
             display.say(describe_data(parts))
+            if note := lr_note(execution.recipe):
+                display.say(f"warning  {note}")
             _prepare_teacher(execution)
-            display.say(describe_rows(parts, rows))
-            for seed in recipe.seeds:
+            display.say(describe_rows(execution.parts, execution.rows))
+            for seed in execution.recipe.seeds:
                 _run_seed(execution, seed)
-        _finish(execution)
+        if parts.world.is_first:
+            _finish(execution)
     finally:
-        run.append_timing({"kind": "run", "seconds": time.monotonic() - began})
-    write_report(run.path)
-    return run
+        if parts.world.is_first:
+            run.append_timing({"kind": "run", "seconds": time.monotonic() - began, "processes": parts.world.size})
+    if parts.world.is_first:
+        write_report(run.path)
+    parts.world.exchange(0)  # nobody leaves while the others still need it
 
 
 def describe_data(parts: Parts) -> str:
     """What was found, for people."""
     data = parts.data
     test = "" if data.test is None else f", test {len(data.test):,}"
+    unlabelled = f" ({data.num_unlabelled:,} without labels)" if data.num_unlabelled else ""
     return (
-        f"data     {data.name}: {len(data.classes)} classes, train {len(data.train):,}, "
+        f"data     {data.name}: {len(data.classes)} classes, train {len(data.train):,}{unlabelled}, "
         f"val {len(data.val):,} ({data.val_origin}){test}, {parts.image_size} px"
     )
 
@@ -154,14 +186,16 @@ def _prepare_teacher(execution: Execution) -> None:
     # Taps, sizes and class counts are settled before the teacher takes its hours.
     build_trainer(execution.parts, execution.rows, execution.recipe.seeds[0])
     execution.parts = teacher_ready(execution.parts, execution.run, execution.display, execution.stop)
-    execution.teacher = evaluate_teacher(execution.parts)
+    execution.teacher = evaluate_teacher(execution.parts, stop=execution.stop)
     check_teacher(execution.parts, execution.teacher.get("val"), say=execution.display.say)
 
 
 def _run_seed(execution: Execution, seed: int) -> None:
     """Train all rows of one seed, unless an earlier call has."""
     recipe, parts, display = execution.recipe, execution.parts, execution.display
-    if _seed_file(execution.run, seed).is_file():
+    if parts.world.from_first(_seed_file(execution.run, seed).is_file):
+        if parts.world.is_first:  # the call that kept it may have died before it cleared up
+            checkpoint.remove(execution.run.checkpoints, f"seed{seed}")
         return
     trainer = build_trainer(parts, execution.rows, seed)
     label = f"seed {recipe.seeds.index(seed) + 1}/{len(recipe.seeds)}" if len(recipe.seeds) > 1 else "training"
@@ -174,24 +208,43 @@ def _run_seed(execution: Execution, seed: int) -> None:
         display=display,
         stop=execution.stop,
         teacher=execution.teacher.get("val"),
+        world=parts.world,
     )
-    loader = parts.train_loader(seed)
-    watcher.resume(trainer)
+    loader, val_loader = parts.train_loader(seed), parts.eval_loader("val")
     with display.stretch(recipe.epochs * loader.steps_per_epoch, images_per_step=recipe.data.batch_size):
-        trainer.fit(loader, epochs=recipe.epochs, val=parts.eval_loader("val"), watcher=watcher)
-    _keep_seed(execution, trainer, seed)
-    checkpoint.remove(execution.run.checkpoints, f"seed{seed}")
+        watcher.fit(trainer, loader, epochs=recipe.epochs, val=val_loader)
+
+    def heeded(batches: EvalLoader) -> Iterable[Batch]:
+        return execution.stop.heeded(batches, parts.world, before=lambda: trainer.step)
+
+    if trainer.selects_best:
+        for student in trainer.students:
+            student.return_to_best()
+        trainer.evaluate(heeded(val_loader))
+    val, test, skipped = trainer.evaluations, {}, {*watcher.skipped, *val_loader.skipped}
+    if parts.data.test is not None:
+        test_loader = parts.eval_loader("test")
+        test = trainer.evaluate(heeded(test_loader))
+        trainer.evaluations = val
+        skipped |= set(test_loader.skipped)
+    met = set().union(*parts.world.gather_objects(skipped))
+    if parts.world.is_first:
+        _keep_seed(execution, trainer, seed, test, sorted(met))
+        checkpoint.remove(execution.run.checkpoints, f"seed{seed}")
+    parts.world.exchange(0)  # nobody goes on before the seed is kept
 
 
-def _keep_seed(execution: Execution, trainer: Trainer, seed: int) -> None:
+def _keep_seed(
+    execution: Execution, trainer: Trainer, seed: int, test: Mapping[str, Evaluation], skipped: Sequence[str]
+) -> None:
     """Write what a finished seed leaves: students, predictions, and last the record that marks it as done."""
     parts, run = execution.parts, execution.run
-    test = {} if parts.data.test is None else trainer.evaluate(parts.eval_loader("test"))
     predictions: dict[str, Tensor] = {}
     records: dict[str, Any] = {}
     for student in trainer.students:
         network = deployed_network(parts, student)
         folder = run.students / student.name / f"seed{seed}"
+        shutil.rmtree(folder, ignore_errors=True)  # what a call that died in here left half-way
         save_student(
             folder,
             network,
@@ -208,8 +261,11 @@ def _keep_seed(execution: Execution, trainer: Trainer, seed: int) -> None:
     for split, evaluations in (("val", trainer.evaluations), ("test", test)):
         if evaluations:
             predictions[f"{split}/labels"] = next(iter(evaluations.values())).labels
-    save_file(_contiguous(predictions), _seed_file(run, seed).with_suffix(".safetensors"))
-    run.write_json(_seed_file(run, seed), records)
+    predictions_file = _seed_file(run, seed).with_suffix(".safetensors")
+    save_file(_contiguous(predictions), predictions_file)
+    for file in (predictions_file, *run.students.glob(f"*/seed{seed}/*")):
+        checkpoint.to_disk(file)  # before the record that counts on them
+    run.write_json(_seed_file(run, seed), {"rows": records, "skipped": list(skipped)})
 
 
 def _finish(execution: Execution) -> None:
@@ -218,8 +274,11 @@ def _finish(execution: Execution) -> None:
     records: dict[str, list[Any]] = {row.name: [] for row in execution.rows}
     students: dict[str, Any] = {}
     predictions: dict[str, Tensor] = {}
+    skipped: set[str] = set()
     for seed in recipe.seeds:
-        for name, found in json.loads(_seed_file(run, seed).read_text(encoding="utf-8")).items():
+        kept = json.loads(_seed_file(run, seed).read_text(encoding="utf-8"))
+        skipped |= set(kept["skipped"])
+        for name, found in kept["rows"].items():
             records[name].append(found["record"])
             students[name] = found["student"]
         predictions |= load_file(_seed_file(run, seed).with_suffix(".safetensors"))
@@ -235,6 +294,10 @@ def _finish(execution: Execution) -> None:
         teacher=execution.teacher,
         predictions=predictions,
     )
+    if skipped:
+        note = BadImages(sorted(skipped), ("image cannot be read", "images cannot be read")).note()
+        execution.display.say(note)
+        results["data"]["notes"].append(note)
     found = Results.read(results, what="results of this run")
     best = found.best_row or found.rows[0]
     results["headline"] = {"row": best.name, "sentence": headline(found)}
@@ -244,8 +307,8 @@ def _finish(execution: Execution) -> None:
 
 
 def _deploy(run: RunFolder, row: ResultsRow) -> dict[str, Any]:
-    """Copy the row's best seed, by the last epoch on the validation images, to where it is deployed from."""
-    best = max(row.seeds, key=lambda seed: seed.last.top1)
+    """Copy the row's best seed, on the validation images, to where it is deployed from."""
+    best = max(row.seeds, key=lambda seed: seed.selected.top1)
     partial = run.path / ".student.partial"
     for leftover in (partial, run.student):
         shutil.rmtree(leftover, ignore_errors=True)

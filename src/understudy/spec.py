@@ -12,16 +12,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from understudy.averaging import Averaging, WeightAverage
 from understudy.config import UserError
 from understudy.connections import load_connectors
+from understudy.distributed import SINGLE, World
 from understudy.hashing import hashed
 from understudy.methods.base import Context, MethodConfig, TapShapes
+from understudy.precision import Precision
 from understudy.random_state import seeded
 from understudy.student import Student, WeightedMethod, parameters_of
 from understudy.taps import TappedModel, Taps, check_taps, classifier_name
 from understudy.tasks import Task
 from understudy.teachers import LiveTeacher
-from understudy.updates import Joint, Schedule, UpdateConfig
+from understudy.updates import Joint, Schedule, UpdateConfig, undecayed_names
 
 __all__ = ["StudentSpec", "Surroundings", "build_student", "default_task_weight", "tap_teacher"]
 
@@ -38,6 +41,10 @@ class StudentSpec:
         task_weight: None: the first method's default, 1 without a method.
         name: None: the methods' names, with "+dot" for that update.
         prepare: the network's own first operation on images in [0,1]; None: it takes them as they are.
+        ema: settings of a running average of the weights, which is then what is evaluated and deployed.
+        precision: of the networks' passes.
+        accumulate: passes a step; each takes a part of the batch.
+        compile: whether torch.compile is asked to make the network faster.
     """
 
     model: nn.Module
@@ -47,6 +54,10 @@ class StudentSpec:
     task_weight: float | None = None
     name: str | None = None
     prepare: nn.Module | None = None
+    ema: Averaging | None = None
+    precision: Precision = "float32"
+    accumulate: int = 1
+    compile: bool = False
 
     @property
     def methods(self) -> tuple[MethodConfig, ...]:
@@ -70,6 +81,7 @@ class Surroundings:
     teacher_sample: Tensor | None = None  # None: the teacher sees the same size
     train_labels: Tensor | None = None  # (N,)
     seed: int = 0
+    world: World = SINGLE
 
 
 def build_student(spec: StudentSpec, around: Surroundings) -> Student:
@@ -85,15 +97,27 @@ def build_student(spec: StudentSpec, around: Surroundings) -> Student:
     model = model.to(around.sample.device)
     methods = _build_methods(spec, model, around)
     named = parameters_of(model.module, [weighted.method for weighted in methods])
+    world = around.world
+    world.copy_from_first_(
+        [*model.state_dict().values(), *(t for m in methods for t in m.method.state_dict().values())]
+    )
+    deployed = model.module
+    for weighted_method in methods:
+        deployed = weighted_method.method.deployed(deployed)
     return Student(
         spec.row_name,
         model,
         task=around.task,
         methods=methods,
         task_weight=default_task_weight(spec.methods) if spec.task_weight is None else spec.task_weight,
-        update=spec.update.build(named),
+        update=spec.update.build(named, undecayed=undecayed_names(spec.model)),
         schedule=spec.schedule,
-        seed=hashed(around.seed, "student"),
+        seed=hashed(around.seed, "student") if world.is_first else hashed(around.seed, "student", world.rank),
+        average=None if spec.ema is None else WeightAverage(deployed, spec.ema),
+        precision=spec.precision,
+        accumulate=spec.accumulate,
+        compiles=spec.compile,
+        world=world,
     )
 
 

@@ -29,12 +29,19 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True)
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def taken(self, rows: slice) -> Batch:
+        """Some of its images."""
+        return self._changed(lambda tensor: tensor[rows])
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {
+            name: change(value)
             for name in ("images", "targets", "teacher_images", "indices", "copies")
             if isinstance(value := getattr(self, name), Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,11 @@ class Observation:
     output: Any = None  # (B,C) logits in classification; None where there is no teacher
     features: Mapping[str, Tensor] = field(default_factory=dict)
     ask: Callable[..., Any] | None = None  # a further question about this batch; None from a bank
+
+    def taken(self, rows: slice) -> Observation:
+        """What was seen of some of the images."""
+        features = {name: feature[rows] for name, feature in self.features.items()}
+        return replace(self, output=None if self.output is None else self.output[rows], features=features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,22 @@ class Pairing:
     teacher_features: Mapping[str, Tensor] = field(default_factory=dict)
     indices: Tensor | None = None  # (M,) places in the data set
     copies: Tensor | None = None  # (M,)
+
+    def taken(self, rows: slice | Tensor) -> Pairing:
+        """Some of the rows: a slice, or row numbers (n,) in the order wanted."""
+
+        def maybe(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[rows]
+
+        return Pairing(
+            student_logits=self.student_logits[rows],
+            teacher_logits=maybe(self.teacher_logits),
+            labels=self.labels[rows],
+            student_features={name: feature[rows] for name, feature in self.student_features.items()},
+            teacher_features={name: feature[rows] for name, feature in self.teacher_features.items()},
+            indices=maybe(self.indices),
+            copies=maybe(self.copies),
+        )
 
 
 @dataclass(frozen=True, slots=True)

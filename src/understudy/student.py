@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from understudy.averaging import WeightAverage
 from understudy.border import check_pairing
-from understudy.methods.base import Method
+from understudy.distributed import SINGLE, Rows, World
+from understudy.hashing import hashed
+from understudy.precision import Precision, autocast, grad_scaler, raised
 from understudy.random_state import RandomState
 from understudy.step import Batch, Losses, Observation, Pairing
 from understudy.taps import TappedModel
-from understudy.tasks.base import Task
+from understudy.tasks.base import Predictor, Task
 from understudy.updates.base import Update
 from understudy.updates.schedules import Schedule, lr_factor
+from understudy.weighing import Part, WeightedMethod, labels_of, weighed
 
 __all__ = ["Student", "WeightedMethod", "labels_of", "parameters_of"]
-
-
-@dataclass(frozen=True, slots=True)
-class WeightedMethod:
-    """A method, and how its terms enter the distillation loss."""
-
-    method: Method
-    weight: float
-    warmup_epochs: int = 0
-
-    def weight_in(self, epoch: int) -> float:
-        """Weight in an epoch counted from 1, constant within it, as the field does it."""
-        return self.weight * (min(epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0)
 
 
 class Student:
@@ -45,7 +35,13 @@ class Student:
         task_weight: weight of the task's own loss.
         update: turns losses into new weights; it was built on `parameters_of(model, methods)`.
         schedule: learning rate over the epochs.
-        seed: of this student's own random state (dropout, negatives), which is swapped in around its steps.
+        seed: of this student's own random state (dropout), which is swapped in around its steps; rank 0's also of what
+            related rows draw (negatives), alike on all processes.
+        average: running average of what is deployed, evaluated beside the raw weights; None: there is none.
+        precision: of the networks' passes; losses and weights stay float32.
+        accumulate: passes a step; each takes a part of the batch, and their gradients add up to the whole batch's.
+        compiles: whether the network is compiled, after a first step that shows DOT which loss reaches what.
+        world: the processes that train this student together.
     """
 
     def __init__(
@@ -59,6 +55,11 @@ class Student:
         update: Update,
         schedule: Schedule,
         seed: int = 0,
+        average: WeightAverage | None = None,
+        precision: Precision = "float32",
+        accumulate: int = 1,
+        compiles: bool = False,
+        world: World = SINGLE,
     ) -> None:
         self.name = name
         self.model = model
@@ -67,31 +68,125 @@ class Student:
         self.connectors = nn.ModuleList(weighted.method for weighted in self.methods)
         self.task_weight = task_weight
         self.update = update
+        self.update.add_up = world.add_up
         self.schedule = schedule
         self.random_state = RandomState(seed)
-        self._is_first_step = True
+        self.shared_random_state = RandomState(hashed(world.from_first(lambda: seed), "related rows"))
+        self.average = average
+        self.precision = precision
+        self.device = next(model.parameters()).device
+        self.scaler = grad_scaler(precision, self.device)
+        self.accumulate = accumulate
+        self.compiles = compiles
+        self.world = world
+        self.num_steps = 0
+        self.best: dict[str, Any] | None = None  # epoch, top1 and weights of the best evaluated epoch
+        # Their batch norms see this process's rows alone; all others' have seen the same rows as everywhere.
+        self._local_methods = [w.method for w in self.methods if w.method.config.rows == "local"]
+        self._has_been_checked = False
+        self._compiled: TappedModel | None = None
 
     def begin_step(self, *, progress: float, epochs: int) -> None:
         """Set the learning rate for `progress` epochs behind us (0-based, fractional) of `epochs`."""
-        self.update.set_lr_factor(lr_factor(self.schedule, progress, epochs))
+        self.update.set_lr_factor(lr_factor(self.schedule, progress, epochs, lr=self.update.initial_lr))
 
-    def step(self, batch: Batch, seen: Observation, *, epoch: int) -> tuple[Losses, Pairing]:
-        """A whole training step: forward, losses, new weights."""
+    def step(self, batch: Batch, seen: Observation, *, epoch: int, rows: Rows | None = None) -> tuple[Losses, Pairing]:
+        """A whole training step: forward, losses, new weights. `rows`: of the batch, over all processes."""
+        rows = rows or Rows((len(batch.images),))
         with self.random_state.swapped_in():
-            task_loss, pairings = self.task.pair(self.model, seen, batch)
-            if self._is_first_step:
-                check_pairing(pairings["main"], [weighted.method for weighted in self.methods])
-                self._is_first_step = False
-            losses = self._weighed(task_loss, pairings["main"], epoch)
-            self.update(losses)
-        return losses, pairings["main"]
+            passes = [
+                self._descend(part_batch, part_seen, epoch, part)
+                for part_batch, part_seen, part in self._parts(batch, seen, rows)
+            ]
+            self.update.step()
+            if self.scaler is not None:
+                self.scaler.update()
+        for module in (self.model.module, *self._local_methods):
+            self.world.average_buffers_(module)
+        self.num_steps += 1
+        if self.average is not None:
+            self.average.update(self.raw_deployed(), step=self.num_steps)
+        return passes[0] if len(passes) == 1 else _merged(passes)
+
+    def _descend(self, batch: Batch, seen: Observation, epoch: int, part: Part) -> tuple[Losses, Pairing]:
+        """One forward pass and its backward pass(es)."""
+        with autocast(self.precision, self.device):
+            task_loss, pairings = self.task.pair(self._network(), seen, batch)
+        pairing = raised(pairings["main"])
+        if not self._has_been_checked:
+            check_pairing(pairing, [weighted.method for weighted in self.methods])
+            self._has_been_checked = True
+        shared, whole = weighed(
+            task_loss,
+            pairing,
+            self.methods,
+            task_weight=self.task_weight,
+            epoch=epoch,
+            part=part,
+            random_state=self.shared_random_state,
+        )
+        self.update.accumulate(shared, scaler=self.scaler)
+        return whole, pairing
+
+    def _network(self) -> TappedModel:
+        # The first step of all is taken eagerly: compiled code gives zeros where a loss reaches nothing, and DOT
+        # learns from that step which loss reaches which parameter.
+        if not self.compiles or self.num_steps == 0:
+            return self.model
+        if self._compiled is None:
+            self._compiled = compiled(self.model)
+        return self._compiled
+
+    def _parts(self, batch: Batch, seen: Observation, rows: Rows) -> Iterator[tuple[Batch, Observation, Part]]:
+        """The passes of a step, with what each counts for."""
+        world = self.world
+        num_passes = min(self.accumulate, *rows.counts)
+        if num_passes == 1 and world.size == 1:
+            yield batch, seen, Part(rows)
+            return
+        labelled = world.add_up([self.task.num_labelled(batch).double()])[0].clamp_min(1)
+        total = sum(rows.counts)
+        for place in range(num_passes):
+            bounds = [(place * count // num_passes, (place + 1) * count // num_passes) for count in rows.counts]
+            here = slice(*bounds[rows.rank]) if num_passes > 1 else slice(None)
+            part_rows = Rows(tuple(end - start for start, end in bounds), rows.rank)
+            part_batch = batch.taken(here)
+            part = Part(
+                part_rows,
+                task=self.task.num_labelled(part_batch) / labelled,
+                independent=part_rows.mine / total,
+                related=sum(part_rows.counts) / total / world.size,
+                world=world,
+            )
+            yield part_batch, seen.taken(here), part
 
     def predict(self, batch: Batch) -> Any:
-        """Output of the deployed model; the caller sets evaluation mode."""
+        """Output of what is deployed; the caller sets evaluation mode."""
         return self.deployed()(self.model.prepare(batch.images))
 
+    def predictors(self) -> Iterator[tuple[str, Predictor]]:
+        """What is evaluated: "deployed", and "raw" beside it where weights are averaged."""
+        yield "deployed", self.predict
+        if self.average is not None:
+            yield "raw", lambda batch: self.raw_deployed()(self.model.prepare(batch.images))
+
+    def keep_if_best(self, epoch: int, top1: float) -> None:
+        """Keep a copy of what is deployed, where no earlier epoch was as good."""
+        if self.best is None or top1 > self.best["top1"]:
+            weights = {name: value.clone() for name, value in self.deployed().state_dict().items()}
+            self.best = {"epoch": epoch, "top1": top1, "weights": weights}
+
+    def return_to_best(self) -> None:
+        """Deploy the kept weights; training cannot go on from here."""
+        if self.best is not None:
+            self.deployed().load_state_dict(self.best["weights"])
+
     def deployed(self) -> nn.Module:
-        """What is evaluated, counted, timed and exported."""
+        """What is evaluated, counted, timed and exported: averaged weights where there are any."""
+        return self.raw_deployed() if self.average is None else self.average.module
+
+    def raw_deployed(self) -> nn.Module:
+        """The same network with the weights that are being trained."""
         model = self.model.module
         for weighted in self.methods:
             model = weighted.method.deployed(model)
@@ -102,44 +197,46 @@ class Student:
         self.model.train(mode)
         self.connectors.train(mode)
 
+    def is_finite(self) -> bool:
+        """Whether every parameter is; waits for the device."""
+        parameters: list[Tensor] = [*self.model.parameters(), *self.connectors.parameters()]
+        return bool(torch.stack(torch._foreach_norm(parameters)).isfinite().all())
+
     def state_dict(self) -> dict[str, Any]:
-        """Weights, connectors, update and random state."""
+        """Weights, connectors, update, averages, scaler and the random states of all processes."""
         return {
             "model": self.model.module.state_dict(),
             "connectors": self.connectors.state_dict(),
             "update": self.update.state_dict(),
-            "random_state": self.random_state.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "random_states": self.world.gather_objects(self.random_state.state_dict()),
+            "shared_random_state": self.shared_random_state.state_dict(),
+            "num_steps": self.num_steps,
+            "best": self.best,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+        """Put back what `state_dict` gave, also of another number of processes."""
         self.model.module.load_state_dict(state["model"])
         self.connectors.load_state_dict(state["connectors"])
         self.update.load_state_dict(state["update"])
-        self.random_state.load_state_dict(state["random_state"])
-
-    def _weighed(self, task_loss: Tensor, pairing: Pairing, epoch: int) -> Losses:
-        distill: Tensor | None = None
-        logged: dict[str, Tensor] = {}
-        labels = labels_of([weighted.method for weighted in self.methods])
-        for label, weighted in zip(labels, self.methods, strict=True):
-            terms = weighted.method(pairing)
-            loss = weighted.weight_in(epoch) * torch.stack(list(terms.values())).sum()
-            distill = loss if distill is None else distill + loss
-            for term, value in terms.items():
-                logged[label if term == weighted.method.name else f"{label}.{term}"] = value.detach()
-        return Losses(
-            task=self.task_weight * task_loss, distill=distill, terms={"task_loss": task_loss.detach(), **logged}
-        )
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.scaler is not None and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.world.rank < len(state["random_states"]):
+            self.random_state.load_state_dict(state["random_states"][self.world.rank])
+        self.shared_random_state.load_state_dict(state["shared_random_state"])
+        self.num_steps = state["num_steps"]
+        self.best = state["best"]
 
 
-def labels_of(methods: Sequence[Method]) -> list[str]:
-    """The methods' names, the second of one name as "kd#2"."""
-    names = [method.name for method in methods]
-    return [
-        name if names[:place].count(name) == 0 else f"{name}#{names[:place].count(name) + 1}"
-        for place, name in enumerate(names)
-    ]
+def compiled(model: TappedModel) -> TappedModel:
+    """The same network, compiled by torch at its next call; its hooks are in place by now and are compiled along."""
+    # DOT's first of two backward passes keeps the graph, whose buffers torch would otherwise give away.
+    torch._functorch.config.donated_buffer = False
+    return torch.compile(model)  # type: ignore[return-value]
 
 
 def parameters_of(model: nn.Module, methods: Iterable[nn.Module]) -> list[tuple[str, nn.Parameter]]:
@@ -148,3 +245,27 @@ def parameters_of(model: nn.Module, methods: Iterable[nn.Module]) -> list[tuple[
     for number, method in enumerate(methods):
         named += [(f"connectors.{number}.{name}", parameter) for name, parameter in method.named_parameters()]
     return [(name, parameter) for name, parameter in named if parameter.requires_grad]
+
+
+def _merged(passes: Sequence[tuple[Losses, Pairing]]) -> tuple[Losses, Pairing]:
+    """What the log wants of several passes: means over their rows, and all rows' logits and labels."""
+    counts = [len(pairing.labels) for _, pairing in passes]
+    losses = [loss for loss, _ in passes]
+
+    def mean(values: Sequence[Tensor]) -> Tensor:
+        return torch.stack([value.detach() * count for value, count in zip(values, counts, strict=True)]).sum() / sum(
+            counts
+        )
+
+    distilled = [loss.distill for loss in losses if loss.distill is not None]
+    pairings = [pairing for _, pairing in passes]
+    seen = [pairing.teacher_logits for pairing in pairings if pairing.teacher_logits is not None]
+    return Losses(
+        task=mean([loss.task for loss in losses]),
+        distill=mean(distilled) if distilled else None,
+        terms={name: mean([loss.terms[name] for loss in losses]) for name in losses[0].terms},
+    ), Pairing(
+        student_logits=torch.cat([pairing.student_logits.detach() for pairing in pairings]),
+        teacher_logits=torch.cat(seen) if seen else None,
+        labels=torch.cat([pairing.labels for pairing in pairings]),
+    )

@@ -13,7 +13,7 @@ from understudy.config import UserError
 from understudy.data import train_loader
 from understudy.hashing import hashed
 from understudy.logs import Display
-from understudy.models import count_parameters, load_weights, save_student
+from understudy.models import Network, count_parameters, load_weights, save_student
 from understudy.report import compact
 from understudy.rows import row_named
 from understudy.runfolder import RunFolder
@@ -21,6 +21,7 @@ from understudy.student import Student, parameters_of
 from understudy.taps import TappedModel
 from understudy.tasks import Evaluation
 from understudy.training import Trainer
+from understudy.updates import undecayed_names
 from understudy.watching import RunWatcher, StopRequest
 
 __all__ = ["check_teacher", "evaluate_teacher", "teacher_ready"]
@@ -35,29 +36,43 @@ def teacher_ready(parts: Parts, run: RunFolder, display: Display, stop: StopRequ
         return parts
     if run.teacher.is_dir():
         load_weights(network.module, run.teacher, name=network.name)
+        if parts.world.is_first:  # the call that kept it may have died before it cleared up
+            checkpoint.remove(run.checkpoints, "teacher")
     else:
         _train(parts, run, display, stop)
-        partial = run.path / ".teacher.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        save_student(
-            partial, network, label_names=parts.data.classes, image_size=parts.teacher_size or parts.image_size
-        )
-        partial.rename(run.teacher)
-        checkpoint.remove(run.checkpoints, "teacher")
+        if parts.world.is_first:
+            _keep(parts, network, run)
+        parts.world.exchange(0)  # nobody goes on before the folder is there
     epochs = f"{settings.train_epochs} epoch{'s' * (settings.train_epochs > 1)}"
     network = replace(network, starts_from=f"{network.starts_from}, then trained here for {epochs}")
     return replace(parts, teacher_network=network, teacher=live_teacher(network, parts.device))
 
 
-def evaluate_teacher(parts: Parts) -> dict[str, Evaluation]:
-    """Its scores on every split that is evaluated; none where its classes are not the data's."""
+def _keep(parts: Parts, network: Network, run: RunFolder) -> None:
+    """Write the trained teacher, whole or not at all."""
+    partial = run.path / ".teacher.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    save_student(partial, network, label_names=parts.data.classes, image_size=parts.teacher_size or parts.image_size)
+    partial.rename(run.teacher)
+    checkpoint.remove(run.checkpoints, "teacher")
+
+
+def evaluate_teacher(parts: Parts, *, stop: StopRequest | None = None) -> dict[str, Evaluation]:
+    """Its scores on every split that is evaluated; none where its classes are not the data's.
+
+    Raises:
+        Interrupted: `stop` wants it; there is nothing to save.
+    """
     teacher = parts.teacher
     if teacher is None or not parts.teacher_shares_classes:
         return {}
     splits = ["val"] if parts.data.test is None else ["val", "test"]
     return {
         split: parts.task.evaluate(
-            {"teacher": lambda batch: teacher.observe(batch).output}, parts.eval_loader(split), parts.device
+            {"teacher": lambda batch: teacher.observe(batch).output},
+            (stop or StopRequest()).heeded(parts.eval_loader(split), parts.world, before=lambda: 0),
+            parts.device,
+            parts.world,
         )["teacher"]
         for split in splits
     }
@@ -102,7 +117,7 @@ def _train(parts: Parts, run: RunFolder, display: Display, stop: StopRequest) ->
     recipe, network = parts.recipe, parts.teacher_network
     assert recipe.teacher is not None
     assert network is not None
-    seed = recipe.seeds[0]
+    seed, world = recipe.seeds[0], parts.world
     size = parts.teacher_size or parts.image_size
     model = TappedModel(network.module, prepare=network.prepare, name=f"teacher {network.name}").to(parts.device)
     row = row_named(recipe, "alone")
@@ -111,14 +126,28 @@ def _train(parts: Parts, run: RunFolder, display: Display, stop: StopRequest) ->
         "teacher",
         model,
         task=parts.task,
-        update=update.build(parameters_of(model.module, [])),
+        update=update.build(parameters_of(model.module, []), undecayed=undecayed_names(model.module)),
         schedule=recipe.schedule,
         seed=hashed(seed, "teacher"),
+        precision=recipe.precision,
+        world=world,
     )
-    trainer = Trainer([student], teacher=None, device=parts.device)
-    watcher = RunWatcher(run, recipe, tag="teacher", seed=seed, label="teacher", display=display, stop=stop)
-    loader = train_loader(parts.data, recipe.data, seed=hashed(seed, "teacher"), image_size=size, device=parts.device)
-    watcher.resume(trainer)
+    world.copy_from_first_(list(model.state_dict().values()))
+    trainer = Trainer([student], teacher=None, device=parts.device, log_every=recipe.log_every, world=world)
+    watcher = RunWatcher(
+        run, recipe, tag="teacher", seed=seed, label="teacher", display=display, stop=stop, world=world
+    )
+    loader = train_loader(
+        parts.data,
+        recipe.data,
+        seed=hashed(seed, "teacher"),
+        image_size=size,
+        device=parts.device,
+        mean=network.mean,
+        std=network.std,
+        rank=world.rank,
+        world_size=world.size,
+    )
     epochs = recipe.teacher.train_epochs
     with display.stretch(epochs * loader.steps_per_epoch, images_per_step=recipe.data.batch_size):
-        trainer.fit(loader, epochs=epochs, watcher=watcher)
+        watcher.fit(trainer, loader, epochs=epochs)

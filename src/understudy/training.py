@@ -10,12 +10,13 @@ from torch import Tensor
 
 from understudy.config import UserError
 from understudy.data import TrainLoader, from_plain_loader
-from understudy.meters import Meter
-from understudy.step import Batch, Losses, Observation, Pairing
+from understudy.distributed import SINGLE, World
+from understudy.measures import Measures, NotFinite
+from understudy.precision import autocast
+from understudy.step import Batch, Observation
 from understudy.student import Student
 from understudy.tasks.base import Evaluation
 from understudy.teachers.live import Teacher
-from understudy.yardstick import common_measures
 
 __all__ = ["Interrupted", "Trainer", "Watcher"]
 
@@ -46,9 +47,23 @@ class Trainer:
         students: the rows of one seed.
         teacher: looks at every batch once; None where nobody needs one.
         device: where the models are.
+        log_every: steps of an interval; only at its end are losses read from the device.
+        stops_at_nan: whether a loss that is no number ends the training.
+        selects_best: whether every student keeps the weights of its best evaluated epoch.
+        world: the processes that train together; each has its part of every batch.
     """
 
-    def __init__(self, students: Sequence[Student], *, teacher: Teacher | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        students: Sequence[Student],
+        *,
+        teacher: Teacher | None,
+        device: torch.device,
+        log_every: int = 50,
+        stops_at_nan: bool = True,
+        selects_best: bool = False,
+        world: World = SINGLE,
+    ) -> None:
         if not students:
             raise UserError("there is no student to train")
         names = [student.name for student in students]
@@ -57,19 +72,29 @@ class Trainer:
         self.students = list(students)
         self.teacher = teacher
         self.device = device
+        self.log_every = log_every
+        self.selects_best = selects_best
+        self.world = world
         self.epoch = 1  # the one that is running, counted from 1
         self.epochs = 0
         self.step_in_epoch = 0  # steps of it that are done
         self.steps_per_epoch = 0
+        self.left_out: set[int] = set()  # steps that are not taken, since they led to what is no number
         self.history: dict[str, list[dict[str, Any]]] = {student.name: [] for student in students}
         self.evaluations: dict[str, Evaluation] = {}  # of the last epoch that was evaluated
-        self.epoch_meters = {student.name: Meter() for student in students}
-        self.interval_meters = {student.name: Meter() for student in students}
+        self.raw_evaluations: dict[str, Evaluation] = {}  # the same without averaging, where weights are averaged
+        self.measures = Measures(names, stops_at_nan=stops_at_nan, world=world)
 
     @property
     def step(self) -> int:
         """Steps done since the first epoch began."""
         return (self.epoch - 1) * self.steps_per_epoch + self.step_in_epoch
+
+    @property
+    def is_at_interval_end(self) -> bool:
+        """Whether the step that was done last closed an interval."""
+        is_last = self.step_in_epoch == self.steps_per_epoch
+        return self.step == 1 or is_last or self.step % self.log_every == 0
 
     def fit(
         self,
@@ -87,6 +112,9 @@ class Trainer:
             epochs: to have done in all, counted from the first one.
             val: evaluated after each epoch.
             watcher: told after every step and every epoch.
+
+        Raises:
+            NotFinite: a loss was no number, and `stops_at_nan`.
         """
         is_own = hasattr(loader, "steps_per_epoch")
         batches = cast(TrainLoader, loader) if is_own else from_plain_loader(cast(Iterable[Any], loader))
@@ -98,71 +126,90 @@ class Trainer:
             if watcher is not None:
                 watcher.finished_epoch(self)
         if val is not None and not self.evaluations:  # resumed after the last epoch
-            self.evaluations = self.evaluate(val)
+            self.evaluate(val)
 
     def _run_epoch(self, loader: TrainLoader, watcher: Watcher | None) -> None:
         for student in self.students:
             student.train()
         for batch in loader.epoch(self.epoch, self.step_in_epoch):
-            self.take_step(batch.to(self.device))
+            if self.step + 1 not in self.left_out:
+                self.take_step(batch.to(self.device))
             self.step_in_epoch += 1
+            if self.is_at_interval_end:
+                self.measures.close_interval()
             if watcher is not None:
                 watcher.stepped(self, is_last=self.step_in_epoch == self.steps_per_epoch)
 
     def take_step(self, batch: Batch) -> None:
         """One step of every student on one batch, after one look of the teacher at it."""
-        seen = Observation() if self.teacher is None else self.teacher.observe(batch)
+        rows = self.world.rows(len(batch.images))
+        seen = Observation()
+        if self.teacher is not None:
+            with autocast(self.students[0].precision, self.device):
+                seen = self.teacher.observe(batch)
         progress = self.epoch - 1 + self.step_in_epoch / self.steps_per_epoch
         for student in self.students:
             student.begin_step(progress=progress, epochs=self.epochs)
-            losses, pairing = student.step(batch, seen, epoch=self.epoch)
-            self._record(student, losses, pairing)
+            losses, pairing = student.step(batch, seen, epoch=self.epoch, rows=rows)
+            self.measures.add(student.name, losses, pairing)
+        self.measures.end_step(self.step + 1)
 
-    def _record(self, student: Student, losses: Losses, pairing: Pairing) -> None:
-        rows = len(pairing.student_logits)
-        common = common_measures(pairing)
-        weighted = {"task": losses.task.detach()}
-        if losses.distill is not None:
-            weighted["distill"] = losses.distill.detach()
-        self.interval_meters[student.name].add({**weighted, **losses.terms, **common}, rows)
-        self.epoch_meters[student.name].add({"task_loss": losses.terms["task_loss"], **common}, rows)
+    def check_finite(self) -> None:
+        """Raise where a loss of the running interval, or a weight, is no number. All processes call it.
+
+        Raises:
+            NotFinite: naming student, step and term.
+        """
+        if not self.measures.stops_at_nan:
+            return
+        self.measures.check()
+        for student in self.students:
+            if not student.is_finite():
+                raise NotFinite(student.name, self.step, "a weight is no number")
 
     def _finish_epoch(self, val: Iterable[Batch | tuple[Tensor, Tensor]] | None) -> None:
         if val is not None:
-            self.evaluations = self.evaluate(val)
+            self.evaluate(val)
         for student in self.students:
-            record: dict[str, Any] = {"epoch": self.epoch, "train": self.epoch_meters[student.name].read()}
+            record: dict[str, Any] = {"epoch": self.epoch, "train": self.measures.read_epoch(student.name)}
             if student.name in self.evaluations:
                 record["val"] = self.evaluations[student.name].scores()
+            if student.name in self.raw_evaluations:
+                record["val_raw"] = self.raw_evaluations[student.name].scores()
             self.history[student.name].append(record)
+            if self.selects_best and student.name in self.evaluations:
+                student.keep_if_best(self.epoch, self.evaluations[student.name].top1)
 
     def evaluate(self, batches: Iterable[Batch | tuple[Tensor, Tensor]]) -> dict[str, Evaluation]:
-        """Scores of all students by name, on Batches or (images, labels)."""
+        """Scores of all students by name, on Batches or (images, labels); kept as `evaluations`, too."""
         for student in self.students:
             student.train(False)
-        predictors = {student.name: student.predict for student in self.students}
+        found = {(student.name, kind): predict for student in self.students for kind, predict in student.predictors()}
         own = (batch if isinstance(batch, Batch) else Batch(images=batch[0], targets=batch[1]) for batch in batches)
-        return self.students[0].task.evaluate(predictors, own, self.device)
+        scores = self.students[0].task.evaluate(found, own, self.device, self.world)
+        self.evaluations = {name: score for (name, kind), score in scores.items() if kind == "deployed"}
+        self.raw_evaluations = {name: score for (name, kind), score in scores.items() if kind == "raw"}
+        return self.evaluations
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs; tensors, numbers, strings, lists and dicts only."""
+        """Everything that a resumed run needs; tensors, numbers, strings, lists and dicts only. For every process."""
         return {
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
+            "left_out": sorted(self.left_out),
             "history": self.history,
             "students": {student.name: student.state_dict() for student in self.students},
-            "epoch_meters": {name: meter.state_dict() for name, meter in self.epoch_meters.items()},
-            "interval_meters": {name: meter.state_dict() for name, meter in self.interval_meters.items()},
+            "measures": self.measures.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
+        self.left_out |= set(state["left_out"])
         self.history = state["history"]
+        self.measures.load_state_dict(state["measures"])
         for student in self.students:
             student.load_state_dict(state["students"][student.name])
-            self.epoch_meters[student.name].load_state_dict(state["epoch_meters"][student.name])
-            self.interval_meters[student.name].load_state_dict(state["interval_meters"][student.name])
 
 
 def _doubled(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from understudy.config import UserError
 from understudy.models.sources import SOURCES
-from understudy.recipe import Recipe, merged
+from understudy.recipe import MOST_SEEDS, Recipe, merged
 
 __all__ = ["Typed"]
 
@@ -78,6 +78,8 @@ def _seeds(text: str) -> list[int]:
         raise UserError(f"--seeds {text!r}: write how many, such as 3, or which, such as 0,1,2") from None
     if not numbers or (len(numbers) == 1 and "," not in text and numbers[0] < 1):
         raise UserError(f"--seeds {text!r}: at least one is needed")
+    if "," not in text and numbers[0] > MOST_SEEDS:
+        raise UserError(f"--seeds {text!r}: at most {MOST_SEEDS:,}; a comma names one seed: {text},")
     return list(range(numbers[0])) if "," not in text else numbers
 
 

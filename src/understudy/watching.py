@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from understudy import checkpoint
+from understudy.config import UserError
+from understudy.data import EvalLoader, TrainLoader
+from understudy.distributed import SINGLE, World
 from understudy.environment import peak_memory_gib
 from understudy.logs import Display, MetricsFile, duration
+from understudy.measures import NotFinite
 from understudy.recipe import Recipe
 from understudy.runfolder import RunFolder
+from understudy.step import Batch
 from understudy.tasks import Evaluation
 from understudy.training import Interrupted, Trainer
 
 __all__ = ["RunWatcher", "StopRequest"]
 
 COMMON_MEASURES = ("task", "distill", "task_loss", "kl_to_teacher", "top1")  # of every row; the rest are its own terms
-
-
+MOST_LEFT_OUT = 3  # steps of a stretch, with on_nan: rollback; what is no number four times is no accident
 STEPS_BEFORE_ESTIMATE = 10
 WORTH_SAYING_SECONDS = 60.0  # a shorter stretch is over before anyone has read how long it takes
 
@@ -44,10 +49,33 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def heeded(self, batches: EvalLoader, world: World, *, before: Callable[[], int]) -> Iterable[Batch]:
+        """The same batches, which end with Interrupted where somebody wants the run to stop.
+
+        Args:
+            batches: of an evaluation, which may take long.
+            world: several processes would have to agree at every batch; they go on to the next step instead.
+            before: is called before the stop, to save what there is; gives the number of steps that are done.
+        """
+        return _Heeded(self, batches, before) if world.size == 1 else batches
+
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
+
+
+class _Heeded:
+    """Batches that stop coming when somebody wants the run to stop. Can be gone through again."""
+
+    def __init__(self, stop: StopRequest, batches: EvalLoader, before: Callable[[], int]) -> None:
+        self._stop, self._batches, self._before = stop, batches, before
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            if self._stop.signal is not None:
+                raise Interrupted(self._before(), self._stop.signal)
+            yield batch
 
 
 class RunWatcher:
@@ -62,6 +90,7 @@ class RunWatcher:
         display: for people.
         stop: whoever wants the run to stop.
         teacher: its scores on the images that are evaluated after each epoch, for the agreement.
+        world: the processes that train together; the first one writes.
     """
 
     def __init__(
@@ -75,41 +104,85 @@ class RunWatcher:
         display: Display,
         stop: StopRequest,
         teacher: Evaluation | None = None,
+        world: World = SINGLE,
     ) -> None:
         self.run, self.recipe, self.tag, self.seed, self.label = run, recipe, tag, seed, label
-        self.display, self.stop, self.teacher = display, stop, teacher
-        self.metrics = MetricsFile(run.metrics_file)
+        self.display, self.stop, self.teacher, self.world = display, stop, teacher, world
+        self.metrics = MetricsFile(run.metrics_file) if world.is_first else None
         self._last_save = time.monotonic()
         self._first_step: tuple[int, float] | None = None
+        self._looks_until = 0  # after a rollback, weights are looked at after every step up to this one
+        self._left_out: dict[int, dict[str, str]] = {}  # of whom and why, by step
+        self._loader: TrainLoader | None = None
+        self._skipped: set[str] = set()  # unreadable images met before the run was resumed
+
+    @property
+    def skipped(self) -> list[str]:
+        """Training images that this process could not read, each with the reason."""
+        return sorted(self._skipped.union(self._loader.skipped if self._loader else ()))
+
+    def fit(self, trainer: Trainer, loader: TrainLoader, *, epochs: int, val: EvalLoader | None = None) -> None:
+        """Train from the newest good checkpoint to the end, past losses that are no number where the recipe says so.
+
+        Raises:
+            UserError: a loss or a weight was no number, and stayed so.
+            Interrupted: somebody wants the run to stop; it was saved.
+        """
+        self._loader = loader
+        self.resume(trainer)
+        heeded = None if val is None else self.stop.heeded(val, self.world, before=lambda: self._saved(trainer))
+        while True:
+            try:
+                return trainer.fit(loader, epochs=epochs, val=heeded, watcher=self)
+            except NotFinite as bad:
+                # Counted by what the checkpoint holds, so that a run that was killed has no more chances than another.
+                if self.recipe.on_nan != "rollback" or len(trainer.left_out) == MOST_LEFT_OUT:
+                    raise UserError(_way_out(bad, len(trainer.left_out))) from None
+                self._roll_back(trainer, bad)
 
     def resume(self, trainer: Trainer) -> None:
         """Put the trainer where the newest good checkpoint of this stretch left it, if there is one."""
-        state = checkpoint.load_latest(self.run.checkpoints, self.tag, say=self.display.say)
+        state = self._latest()
         if state is None:
             self.save(trainer)  # so that a run that dies in its first epoch knows where its metrics began
             return
-        trainer.load_state_dict(state["trainer"])
-        self.metrics.cut_back(state["metrics_bytes"])
+        self._put_back(trainer, state)
         if trainer.step_in_epoch or trainer.epoch > 1:
             self.display.say(f"{self.label} goes on in epoch {trainer.epoch}, after step {trainer.step_in_epoch} of it")
 
     def save(self, trainer: Trainer) -> None:
-        """Write a checkpoint."""
-        state = {"trainer": trainer.state_dict(), "metrics_bytes": self.metrics.size}
-        checkpoint.save(self.run.checkpoints, self.tag, trainer.step, state)
+        """Write a checkpoint, after a look at what it would keep: there is always one from before a bad step.
+
+        Raises:
+            NotFinite: a loss of the running interval, or a weight, is no number.
+        """
+        trainer.check_finite()
+        state = {
+            "trainer": trainer.state_dict(),
+            "metrics_bytes": self.metrics.size if self.metrics else 0,
+            "skipped": sorted(set().union(*self.world.gather_objects(self.skipped))),
+            "left_out": self._left_out,
+        }
+        if self.metrics:
+            checkpoint.to_disk(self.metrics.file)  # before a checkpoint that counts on it
+        if self.world.is_first:
+            checkpoint.save(self.run.checkpoints, self.tag, trainer.step, state)
         self._last_save = time.monotonic()
 
     def stepped(self, trainer: Trainer, *, is_last: bool) -> None:
         """Write the metrics of an interval that is full; save and stop where that is wanted or due."""
-        step = trainer.step
-        if step == 1 or is_last or step % self.recipe.log_every == 0:
-            self._write_interval(trainer, step)
-        self._show(trainer, step)
-        if self.stop.signal is not None:
+        if trainer.step <= self._looks_until:
+            trainer.check_finite()
+        if trainer.step in self._left_out:
+            self._write({"kind": "rollback", "seed": self.seed, "step": trainer.step, **self._left_out[trainer.step]})
+        if trainer.is_at_interval_end:
+            self._write_interval(trainer)
+        self._show(trainer, trainer.step)
+        stop, is_due = self._agreed(trainer)
+        if stop or is_due:
             self.save(trainer)
-            raise Interrupted(step, self.stop.signal)
-        if time.monotonic() - self._last_save > 60 * self.recipe.checkpoint_minutes:
-            self.save(trainer)
+        if stop:
+            raise Interrupted(trainer.step, stop)
 
     def finished_epoch(self, trainer: Trainer) -> None:
         """Write the epoch's line of every row and a checkpoint."""
@@ -119,19 +192,72 @@ class RunWatcher:
             if self.teacher is not None and "val" in record:
                 agreement = trainer.evaluations[student.name].agreement_with(self.teacher)
                 line["val"] = {**record["val"], "agreement": agreement}
-            self.metrics.write(line)
+            self._write(line)
         self.save(trainer)
-        if self.stop.signal is not None:  # it came during the evaluation
-            raise Interrupted(trainer.step, self.stop.signal)
+        stop, _ = self._agreed(trainer)
+        if stop:  # it came during the evaluation
+            raise Interrupted(trainer.step, stop)
 
-    def _write_interval(self, trainer: Trainer, step: int) -> None:
+    def _saved(self, trainer: Trainer) -> int:
+        self.save(trainer)
+        return trainer.step
+
+    def _agreed(self, trainer: Trainer) -> tuple[int, bool]:
+        """Which signal any process has heard (0: none), and whether a checkpoint is due; all processes say the same."""
+        every = self.recipe.checkpoint_steps
+        is_due = time.monotonic() - self._last_save > 60 * self.recipe.checkpoint_minutes
+        is_due |= every is not None and trainer.step % every == 0
+        wishes = self.world.exchange(self.stop.signal or 0, int(is_due))
+        return max(signal for signal, _ in wishes), bool(wishes[0][1])  # the first one's clock counts
+
+    def _latest(self) -> dict[str, Any] | None:
+        return self.world.from_first(
+            lambda: checkpoint.load_latest(self.run.checkpoints, self.tag, say=self.display.say)
+        )
+
+    def _put_back(self, trainer: Trainer, state: Mapping[str, Any]) -> None:
+        if self.metrics:
+            missing = state["metrics_bytes"] - self.metrics.size
+            if missing > 0:
+                raise UserError(
+                    f"{self.metrics.file} lacks {missing:,} bytes that the newest checkpoint knows of; put the file "
+                    "back as it was, or start afresh with --overwrite"
+                )
+            self.metrics.cut_back(state["metrics_bytes"])
+        trainer.load_state_dict(state["trainer"])
+        self._skipped |= set(state["skipped"])
+        self._left_out |= state["left_out"]
+
+    def _roll_back(self, trainer: Trainer, bad: NotFinite) -> None:
+        """Back to the newest checkpoint: first to find the step that did it, then to go on without that one.
+
+        A loss that is no number may come of the weights that the step before has left. The way is gone a second time
+        with a look at the weights after each step, so that the step left out is the same whenever it was noticed.
+        """
+        state = self._latest()
+        assert state is not None, "resume() writes one before the first step"
+        self._put_back(trainer, state)
+        if bad.step > self._looks_until:
+            self._looks_until = bad.step
+            self.display.say(f"warning  {bad}; back to step {trainer.step}, to find the step that it comes from")
+            return
+        trainer.left_out.add(bad.step)
+        self._left_out[bad.step] = {"row": bad.student, "why": bad.what}
+        self.display.say(f"warning  {bad}; back to step {trainer.step}, and on without step {bad.step}")
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self.metrics:
+            self.metrics.write(line)
+
+    def _write_interval(self, trainer: Trainer) -> None:
+        if trainer.measures.interval_steps == 0:  # all of them were left out
+            return
         for student in trainer.students:
-            meter = trainer.interval_meters[student.name]
-            num_steps = meter.num_adds
-            means = meter.read()
+            means = dict(trainer.measures.interval.get(student.name, {}))
             common = {key: means.pop(key) for key in COMMON_MEASURES if key in means}
-            line = {"kind": "train", "seed": self.seed, "row": student.name, "epoch": trainer.epoch, "step": step}
-            self.metrics.write({**line, "steps": num_steps, **common, "terms": means, "lr": student.update.lr})
+            line = {"kind": "train", "seed": self.seed, "row": student.name, "epoch": trainer.epoch}
+            steps = {"step": trainer.step, "steps": trainer.measures.interval_steps}
+            self._write({**line, **steps, **common, "terms": means, "lr": student.update.lr})
 
     def _show(self, trainer: Trainer, step: int) -> None:
         self.display.update(step, f"{self.label} · epoch {trainer.epoch}/{trainer.epochs}")
@@ -149,3 +275,12 @@ class RunWatcher:
                 f"{self.label}: about {epoch_seconds:.0f} s an epoch without evaluation, {duration(left)} in all, "
                 f"{memory:.1f} GiB"
             )
+
+
+def _way_out(bad: NotFinite, num_left_out: int) -> str:
+    tried = f" after {num_left_out} steps were left out" if num_left_out else ""
+    return (
+        f"{bad.student}: {bad.what} in step {bad.step}{tried}; training stopped, and the checkpoint from before it is "
+        "kept. Lower update.lr or the method's weight, set update.clip_norm, or on_nan=rollback to go on without that "
+        "step (on_nan=continue keeps the row in the table as one that diverged)"
+    )

@@ -12,11 +12,12 @@ import torch
 from smallest_settings import SMALLEST
 from torch import Tensor
 
-from understudy.building import Parts, build_trainer, check_rows, open_parts
+from understudy.building import Parts, build_trainer, open_parts
 from understudy.config import UserError
 from understudy.methods import METHODS
 from understudy.recipe import Recipe
 from understudy.rows import Row, rows_of
+from understudy.suiting import check_rows
 from understudy.training import Trainer
 
 torch.set_num_threads(1)
@@ -100,7 +101,8 @@ def test_three_steps(method: str, update: str, teacher: str) -> None:
     student.train()
     for batch in parts.train_loader(0).epoch(1):
         trainer.take_step(batch)
-        losses.append(trainer.interval_meters[student.name].read())
+        trainer.measures.close_interval()
+        losses.append(trainer.measures.interval[student.name])
         trainer.step_in_epoch += 1
     after = dict(flat(student.state_dict()))
     moved = differing(before, after)

@@ -5,7 +5,7 @@ import math
 import pytest
 from run_writer import results_with
 
-from understudy.report import Speed, Timing, basis_sentence, headline, row_sentence
+from understudy.report import Speed, Timing, basis_sentence, comparison_table, headline, row_sentence
 
 AHEAD = {("kd+dot", "alone"): (2.8, 1.1, 4.4)}
 SPEEDS = Timing(
@@ -151,3 +151,19 @@ def test_basis_names_epoch_images_and_seeds():
         "Top-1 after the last of 20 epochs on 450 validation images (held out); mean ± standard deviation over 3 seeds."
     )
     assert "nothing is known of the spread" in basis_sentence(results_with({"kd": 93.0}, seeds=1))
+
+
+def test_a_result_whose_epoch_was_chosen_on_the_test_images_says_so_in_headline_basis_and_heading():
+    chosen = results_with({"alone": 91.8, "kd+dot": 94.6}, AHEAD).model_copy(update={"select_on": "test"})
+
+    assert headline(chosen).endswith(
+        "Its epoch was chosen on the test images that it is measured on, so the numbers flatter."
+    )
+    assert "at the best of 20 epochs, chosen on these very images," in basis_sentence(chosen)
+    assert "%, best TEST epoch" in [column.note for column in comparison_table(chosen).columns]
+
+
+def test_averaged_weights_are_named_as_such():
+    averaged = results_with({"alone": 91.8}).model_copy(update={"weights": "averaged"})
+
+    assert basis_sentence(averaged).endswith("Weights are averages over the steps.")

@@ -43,5 +43,5 @@ def test_momenta_that_cannot_be_are_refused_in_any_group(momenta: dict[str, floa
 
 
 def test_an_unknown_rule_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(UserError, match="optimizer 'adam' is unknown; did you mean adamw"):
+    with pytest.raises(UserError, match="DOT has no rule for 'adam'; take sgd or adamw, or update joint"):
         DOT([nn.Parameter(torch.zeros(1))], optimizer="adam")  # type: ignore[arg-type]

@@ -1,10 +1,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.optim import RMSpropTF
 from torch import nn
 
 from understudy.step import Losses
-from understudy.updates import Joint
+from understudy.updates import Joint, update_named
 
 torch.set_num_threads(1)
 
@@ -39,8 +40,12 @@ def trained(model: nn.Module, update: Joint, steps: range) -> dict[str, torch.Te
             Joint.Config(optimizer="adamw", lr=0.01, momentum=0.8, beta2=0.95, eps=1e-6, weight_decay=0.1),
             lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1),
         ),
+        (
+            Joint.Config(optimizer="rmsprop_tf", lr=0.01, momentum=0.8, alpha=0.95, eps=1e-3, weight_decay=0.1),
+            lambda p: RMSpropTF(p, lr=0.01, momentum=0.8, alpha=0.95, eps=1e-3, weight_decay=0.1, foreach=False),
+        ),
     ],
-    ids=["sgd", "adamw"],
+    ids=["sgd", "adamw", "rmsprop_tf"],
 )
 def test_joint_equals_a_plain_training_loop(config: Joint.Config, optimizer) -> None:
     ours, plain = network(), network()
@@ -73,7 +78,7 @@ def test_joint_clips_the_gradient_of_the_sum() -> None:
     assert parameter.tolist() == pytest.approx([-0.6, -0.8], rel=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop_tf"])
 def test_joint_resumes_bit_for_bit(optimizer: str) -> None:
     whole, resumed, config = network(), network(), Joint.Config(optimizer=optimizer, lr=0.1)
     expected = trained(whole, config.build(whole.named_parameters()), range(6))
@@ -93,3 +98,26 @@ def test_the_learning_rate_factor_is_of_the_initial_rate_even_after_a_resume() -
     continued.load_state_dict(begun.state_dict())
     continued.set_lr_factor(0.2)
     assert continued.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+def test_rmsprop_starts_from_squares_of_one_and_has_the_rate_in_its_momentum() -> None:
+    parameter = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    config = Joint.Config(optimizer="rmsprop_tf", lr=0.1, momentum=0.5, alpha=0.75, eps=0.25, weight_decay=0)
+    update = config.build([("weight", parameter)])
+    places = []
+    for _ in range(2):
+        update(Losses(task=2 * parameter.sum(), distill=None, terms={}))
+        places.append(parameter.item())
+    # Squares 1 + (4 - 1) / 4 = 1.75, then 1.75 + (4 - 1.75) / 4 = 2.3125; eps under the root.
+    first = 0.1 * 2 / 2.0**0.5
+    second = 0.5 * first + 0.1 * 2 / 2.5625**0.5
+    assert places == pytest.approx([-first, -first - second], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["joint", "dot"])
+def test_the_initial_rate_is_known_at_any_time(name: str) -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    update = update_named(name).Config(lr=0.5).build([("weight", parameter)])
+    before = update.initial_lr
+    update.set_lr_factor(0.1)
+    assert (before, update.initial_lr, update.lr) == (0.5, 0.5, pytest.approx(0.05))

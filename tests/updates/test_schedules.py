@@ -1,8 +1,10 @@
 import math
 
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from timm.scheduler import CosineLRScheduler
 
 from understudy.config import UserError
 from understudy.updates import Schedule, lr_factor
@@ -67,6 +69,52 @@ def test_a_factor_never_leaves_zero_to_one(name: str, warmup: float, lowest: flo
     assert 0 <= lr_factor(schedule, epoch, 10) <= 1
 
 
+def test_an_exponential_course_drops_in_steps_that_count_from_the_end_of_the_warmup() -> None:
+    schedule = Schedule(name="exponential", gamma=0.97, decay_epochs=2.4, warmup_epochs=3, warmup_lr=1e-6)
+    found = [lr_factor(schedule, epoch, 450, lr=0.048) * 0.048 for epoch in (0, 1.5, 3, 5.39, 5.41, 7.79, 7.81)]
+    assert found == pytest.approx([1e-6, 0.0240005, 0.048, 0.048, 0.04656, 0.04656, 0.0451632], rel=1e-12)
+
+
+def test_poly_falls_to_its_lowest_rate_along_a_power() -> None:
+    schedule = Schedule(name="poly", power=0.9, min_lr=1e-4)
+    found = [lr_factor(schedule, epoch, 40, lr=0.02) * 0.02 for epoch in (0, 20, 40)]
+    assert found == pytest.approx([0.02, 1e-4 + 0.0199 * 0.5358867312681466, 1e-4], rel=1e-12)
+
+
+def test_a_lowest_rate_is_the_same_rate_whatever_the_initial_one() -> None:
+    schedule = Schedule(name="cosine", min_lr=1e-3)
+    assert [lr_factor(schedule, 10, 10, lr=lr) * lr for lr in (0.1, 0.02)] == pytest.approx([1e-3, 1e-3])
+
+
+def test_a_warmup_from_a_rate_is_a_straight_line_that_reaches_the_initial_one() -> None:
+    schedule = Schedule(name="constant", warmup_epochs=4, warmup_lr=0.1)
+    assert [lr_factor(schedule, epoch, 9, lr=0.5) * 0.5 for epoch in (0, 1, 3, 4, 8)] == pytest.approx(
+        [0.1, 0.2, 0.4, 0.5, 0.5]
+    )
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_warmup_and_cosine_are_timms_own_step_by_step(within: bool) -> None:
+    steps = 7  # an epoch
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    theirs = CosineLRScheduler(
+        torch.optim.SGD([parameter], lr=2.5e-4), t_initial=(300 if within else 280) * steps, lr_min=5e-6,
+        warmup_t=20 * steps, warmup_lr_init=5e-7, warmup_prefix=not within, t_in_epochs=False,
+    )  # fmt: skip
+    ours = Schedule(name="cosine", min_lr=5e-6, warmup_epochs=20, warmup_lr=5e-7, warmup_within=within)
+    for step in range(0, 300 * steps, 3):
+        theirs.step_update(step)
+        found = 2.5e-4 * lr_factor(ours, step / steps, 300, lr=2.5e-4)
+        assert found == pytest.approx(theirs.optimizer.param_groups[0]["lr"], rel=1e-12)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_short_run_says_nothing_of_its_schedule(epochs: int, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("cosine", "poly"):
+        lr_factor(Schedule(name=name), 0.5, epochs)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
@@ -82,6 +130,24 @@ def test_a_factor_never_leaves_zero_to_one(name: str, warmup: float, lowest: flo
             r"milestones   must be all epochs \(1 or more\) or all fractions of the run \(below 1\), got 0.5, 180",
         ),
         ({"milestone": [1]}, r"milestone   unknown; did you mean milestones\?"),
+        (
+            {"name": "exponential"},
+            r"decay_epochs   are missing; an exponential schedule needs them, for instance 2\.4 with gamma 0\.97",
+        ),
+        (
+            {"decay_epochs": 2},
+            "decay_epochs   belong to the exponential schedule, not to cosine; leave them out, got 2",
+        ),
+        (
+            {"name": "constant", "min_lr": 0.1},
+            r"min_lr   belongs to the cosine and poly schedules, not to constant; leave it out, got 0\.1",
+        ),
+        ({"min_factor": 0.1, "min_lr": 0.1}, r"min_lr   and min_factor both say where the rate ends; leave one out"),
+        ({"warmup_lr": 0.1}, r"warmup_lr   is where a warm-up starts, but there is none; set warmup_epochs, got 0\.1"),
+        (
+            {"name": "linear"},
+            "name   input should be 'constant', 'step', 'exponential', 'cosine' or 'poly', got 'linear'",
+        ),
     ],
 )
 def test_a_course_that_cannot_be_is_refused(settings: dict[str, object], problem: str) -> None:

@@ -1,10 +1,12 @@
 import pytest
+import timm
 import torch
 from pydantic import Field
+from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from understudy.config import Config, UserError
-from understudy.updates import DOT, UPDATES, Joint, UpdateConfig, update_named
+from understudy.updates import DOT, UPDATES, Joint, UpdateConfig, undecayed_names, update_named
 
 
 class Recipe(Config):
@@ -32,6 +34,10 @@ class Recipe(Config):
         ({"momentun": 0.9}, "update.momentun   unknown; did you mean momentum?"),
         ({"gain": "ema"}, "update.gain   belongs to optimizer adamw, not to sgd; leave it out, got 'ema'"),
         (
+            {"optimizer": "rmsprop_tf"},
+            "update.optimizer   DOT has no rule for 'rmsprop_tf'; take sgd or adamw, or update joint",
+        ),
+        (
             {"optimizer": "adamw", "dampening": 0.1},
             "update.dampening   belongs to optimizer sgd, not to adamw; leave it out, got 0.1",
         ),
@@ -52,6 +58,8 @@ def test_a_setting_that_cannot_be_is_refused_at_its_key(update: dict[str, object
             "nesterov   belongs to optimizer sgd, not to adamw; leave it out, got True",
         ),
         ({"beta2": 0.9}, "beta2   belongs to optimizer adamw, not to sgd; leave it out, got 0.9"),
+        ({"eps": 1e-3}, r"eps   belongs to optimizer adamw or rmsprop_tf, not to sgd; leave it out, got 0\.001"),
+        ({"optimizer": "adamw", "alpha": 0.99}, "alpha   belongs to optimizer rmsprop_tf, not to adamw; leave it out"),
     ],
 )
 def test_joint_refuses_settings_that_its_optimizer_would_not_read(settings: dict[str, object], problem: str) -> None:
@@ -84,6 +92,36 @@ def test_norms_and_biases_are_decayed_unless_told_otherwise(config: type[UpdateC
     )
     assert [len(group["params"]) for group in everything] == [6]
     assert [(len(group["params"]), group.get("weight_decay")) for group in weights_only] == [(2, None), (4, 0.0)]
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_what_a_network_asks_not_to_decay_is_left_out_with_norms_and_biases(name: str) -> None:
+    network = timm.create_model("deit_tiny_patch16_224", embed_dim=12, depth=1, num_heads=2, img_size=32)
+    named = dict(network.named_parameters())
+    asked = undecayed_names(network)
+    update = update_named(name).Config(weight_decay=0.1, decay_norm_and_bias=False)
+    groups = update.groups(named.items(), asked)
+    decayed = {name for name, parameter in named.items() if any(parameter is p for p in groups[0]["params"])}
+    assert {"pos_embed", "cls_token"} <= asked
+    assert decayed == {name for name, p in named.items() if p.ndim > 1} - {"pos_embed", "cls_token"}
+    assert {id(p) for group in param_groups_weight_decay(network, 0.1, no_weight_decay_list=asked)
+            if group["weight_decay"] for p in group["params"]} == {id(p) for p in groups[0]["params"]}  # fmt: skip
+
+
+def test_what_a_network_asks_not_to_decay_is_decayed_where_everything_is() -> None:
+    weight = nn.Parameter(torch.ones(2, 2))
+    built = Joint.Config(weight_decay=0.1).build([("pos_embed", weight)], undecayed={"pos_embed"})
+    spared = Joint.Config(weight_decay=0.1, decay_norm_and_bias=False).build(
+        [("pos_embed", weight)], undecayed={"pos*"}
+    )
+    assert [built.optimizer.param_groups[0]["weight_decay"], spared.optimizer.param_groups[0]["weight_decay"]] == [
+        0.1,
+        0,
+    ]
+
+
+def test_a_network_that_asks_for_nothing_has_no_undecayed_names() -> None:
+    assert undecayed_names(nn.Linear(2, 2)) == frozenset()
 
 
 def test_undecayed_parameters_move_by_their_gradient_only() -> None:

@@ -59,8 +59,10 @@ def per_class_accuracy(predicted: ArrayLike, labels: ArrayLike, *, num_classes: 
     Raises:
         UserError: as for `confusion`.
     """
-    right = np.diag(confusion(predicted, labels, num_classes=num_classes))
-    counts = np.bincount(np.asarray(labels), minlength=num_classes)  # those without a prediction count too
+    said, true = _class_numbers(predicted, labels, num_classes)
+    # No (C, C) table: for 21,000 classes it would take 3.5 GB.
+    right = np.bincount(true[said == true], minlength=num_classes)
+    counts = np.bincount(true, minlength=num_classes)  # those without a prediction count too
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN here on purpose
         return np.asarray(100 * right / counts, dtype=np.float64)
 
@@ -79,6 +81,16 @@ def confusion(predicted: ArrayLike, labels: ArrayLike, *, num_classes: int) -> I
     Raises:
         UserError: shapes differ, there are no images, or a number lies outside 0..C-1.
     """
+    said, true = _class_numbers(predicted, labels, num_classes)
+    # int64 first: predictions are stored as int16, where 1000 * 1000 classes would overflow
+    is_said = said >= 0
+    pairs = true[is_said].astype(np.int64) * num_classes + said[is_said]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _class_numbers(
+    predicted: ArrayLike, labels: ArrayLike, num_classes: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     said, true = _same_images(predicted, labels)
     for what, numbers, lowest in (("predictions", said, -1), ("labels", true, 0)):
         if numbers.min() < lowest or numbers.max() >= num_classes:
@@ -86,10 +98,7 @@ def confusion(predicted: ArrayLike, labels: ArrayLike, *, num_classes: int) -> I
                 f"{what} must be class numbers in 0..{num_classes - 1}, but reach from {numbers.min()} to "
                 f"{numbers.max()}; set num_classes to the data's, and leave out unlabelled images"
             )
-    # int64 first: predictions are stored as int16, where 1000 * 1000 classes would overflow
-    is_said = said >= 0
-    pairs = true[is_said].astype(np.int64) * num_classes + said[is_said]
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return said, true
 
 
 def outcomes(student: ArrayLike, teacher: ArrayLike, labels: ArrayLike) -> Outcomes:

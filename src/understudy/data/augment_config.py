@@ -123,7 +123,7 @@ def _augment_from(value: Any) -> Any:
         return value
     settings = value if isinstance(value, Mapping) else {"name": value}
     name = settings.get("name")
-    if name not in _AUGMENTS:
+    if not isinstance(name, str) or name not in _AUGMENTS:
         raise ValueError(f"{name!r} is {unknown_name(str(name), ['auto', *_AUGMENTS])}")
     return _AUGMENTS[name].nested(settings)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from understudy.config import UserError
 from understudy.data.found import checked_labels
+from understudy.untrusted import plain_json
 
 __all__ = ["Columns", "classes_of", "columns_of", "is_unlabelled", "labels_of"]
 
@@ -78,8 +78,14 @@ def _label_columns(schema: Any) -> list[str]:
 
 
 def _features(schema: Any) -> dict[str, Any]:
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = described.get("info", {}).get("features", {})
+    """Of the `huggingface` metadata, by column; none where that is not what `datasets` writes."""
+    try:
+        found = plain_json((schema.metadata or {}).get(b"huggingface", b"{}").decode(errors="replace"))
+    except ValueError:
+        return {}
+    for key in ("info", "features"):
+        found = found.get(key) if isinstance(found, dict) else None
+    features = found if isinstance(found, dict) else {}
     return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
 
 
@@ -87,8 +93,9 @@ def classes_of(table: Any, columns: Columns) -> tuple[str, ...]:
     """Class names: from the metadata, from labels that are strings, or the numbers."""
     import pyarrow as pa
 
-    if names := _features(table.schema).get(columns.label, {}).get("names"):
-        return tuple(names)
+    names = _features(table.schema).get(columns.label, {}).get("names")
+    if names and isinstance(names, list):
+        return tuple(map(str, names))
     labels = table[columns.label]
     if pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type):
         return tuple(sorted(set(labels.drop_null().to_pylist())))

@@ -34,16 +34,16 @@ class DataConfig(Config):
     val_fraction: float = Field(default=0.2, gt=0, lt=1)  # held out, class by class, where there is no val split
     split_seed: int = 0
 
-    batch_size: int = Field(default=64, ge=1)
-    eval_batch_size: int = Field(default=256, ge=1)
+    batch_size: int = Field(default=64, ge=1, le=1_000_000)
+    eval_batch_size: int = Field(default=256, ge=1, le=1_000_000)
     drop_last: bool = False
-    image_size: int | None = Field(default=None, ge=1)  # pixels; None: the model's own
+    image_size: int | None = Field(default=None, ge=1, le=8_192)  # pixels; None: the model's own
     copies: Literal["none", "rotations", "pairs"] = "none"  # rotations: by 90, 180, 270 degrees; pairs: a second view
     augment: AugmentSetting = "auto"
     mix: MixConfig | None = None  # Mixup and CutMix
 
     on_bad_image: Literal["skip", "stop"] = "skip"
-    workers: int | None = Field(default=None, ge=0)  # None: one per core, at most 8; unused where images are cached
+    workers: int | None = Field(default=None, ge=0, le=512)  # None: one per core, at most 8; unused where cached
     cache: Literal["auto"] | bool = "auto"  # auto: equal-sized images of at most 64 pixels that fit into memory
 
     @field_validator("root", mode="before")

@@ -15,6 +15,7 @@ from understudy.data.hub import HUB, is_saved_by_datasets, read_hub
 from understudy.data.imagenet import is_imagenet, is_tiny_imagenet, read_imagenet, read_tiny_imagenet
 from understudy.data.merging import merged
 from understudy.data.parquet import parquet_files, read_parquet
+from understudy.untrusted import given_path
 
 __all__ = ["existing", "find", "roots_of"]
 
@@ -32,7 +33,7 @@ def find(config: DataConfig) -> Found:
 
 def roots_of(root: str) -> list[str]:
     """One root, or the several that are written with commas between them."""
-    if Path(root).expanduser().exists():
+    if given_path(root, what="data.root").exists():
         return [root]  # a comma may be part of a name
     return [part.strip() for part in root.split(",") if part.strip()] or [root]
 
@@ -43,7 +44,7 @@ def existing(text: str, key: str) -> Path:
     Raises:
         UserError: naming the key, the path and the nearest name beside it.
     """
-    path = Path(text).expanduser()
+    path = given_path(text, what="data.root")
     if path.exists():
         return path
     beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -58,7 +59,7 @@ def _found(root: str, config: DataConfig) -> Found:
         return read_digits()
     if kind == "hub":
         return read_hub(root, columns)
-    path = Path(root).expanduser()
+    path = given_path(root, what="data.root")
     if kind == "parquet":
         return read_parquet(path, columns)
     if kind == "cifar10" or kind == "cifar100":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from understudy.config import Config, UserError, unknown_name
@@ -65,6 +65,23 @@ class MethodConfig(Config):
 
     weight: float | None = Field(default=None, ge=0)  # of this method's terms; None: its default
     warmup_epochs: int | None = Field(default=None, ge=0)  # weight grows to its full size over so many epochs
+    rows: Literal["all", "local"] = "all"  # related rows: those of all processes together, or of each for itself
+    group_size: int | None = Field(default=None, ge=2)  # local: related in groups of so many, as on so many GPUs
+
+    @field_validator("rows")
+    @classmethod
+    def _are_related(cls, rows: str) -> str:
+        if rows == "local" and cls.method.rows == "independent":
+            raise ValueError(f"method {cls.method.name!r} takes every row for itself; leave it out, got 'local'")
+        return rows
+
+    @field_validator("group_size")
+    @classmethod
+    def _is_of_local_rows(cls, size: int | None, info: ValidationInfo) -> int | None:
+        if size is not None and info.data.get("rows") == "all":
+            raise ValueError(f"groups rows that are local; set rows: local, got {size}")
+        return size
+
     init_from: str | None = None  # a run folder or method.safetensors: connectors start as another run left them
 
 

@@ -19,6 +19,18 @@ from understudy.models.weights import folder_normalisation, load_weights
 
 __all__ = ["create_model"]
 
+_LOADING = frozenset(
+    [
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "checkpoint_path",
+        "cache_dir",
+        "weights",
+        "weights_backbone",
+    ]
+)
+
 
 def create_model(
     name: str,
@@ -79,6 +91,7 @@ def _blueprint(
         raise UserError(f"model {name!r}: num_classes must be at least 1, got {num_classes}")
     source, rest = split_name(name)
     if source in SOURCES:
+        _refuse_loading(name, kwargs)
         return SOURCES[source](rest, num_classes, image_size, kwargs)
     if not allow_code:
         raise UserError(
@@ -86,6 +99,13 @@ def _blueprint(
             f"model: {NAMED_FORMS}"
         )
     return own_blueprint(source, rest, num_classes, image_size, kwargs)
+
+
+def _refuse_loading(name: str, kwargs: Mapping[str, Any]) -> None:
+    """Arguments by which a library would read, fetch or write files: weights have a key of their own."""
+    found = sorted(set(kwargs) & _LOADING)
+    if found:
+        raise UserError(f"{name}: kwargs may not hold {', '.join(found)}; weights: pretrained, none or FILE says that")
 
 
 def _with_weights(

@@ -9,19 +9,34 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pydantic import ConfigDict, Field
 from safetensors.torch import save_file
 from torch import nn
 
-from understudy.config import UserError
+from understudy.config import Config, UserError
 from understudy.models.create import create_model
 from understudy.models.hugging_face import folder_files
 from understudy.models.names import NAMED_SOURCES
 from understudy.models.network import Network, Prepare
 from understudy.models.weights import load_weights, read_config
+from understudy.untrusted import given_path
 
 __all__ = ["load_student", "load_student_network", "save_student"]
 
 _FROM_TIMM = ("fixed_input_size", "pool_size", "first_conv", "classifier")
+
+
+class _About(Config):
+    """What config.json says for `load_student`; it may come from anywhere."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    num_classes: int = Field(ge=1)
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    resize_to: int | None = Field(gt=0)
+    kwargs: dict[str, Any]
 
 
 def save_student(
@@ -62,7 +77,7 @@ def save_student(
         save_file(state, Path(half_way) / "model.safetensors", metadata={"format": "pt"})
         for name, content in files.items():
             text = json.dumps(content, indent=2, ensure_ascii=False)
-            (Path(half_way) / name).write_text(text + "\n", encoding="utf-8")
+            (Path(half_way) / name).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
         for file in sorted(Path(half_way).iterdir()):
             # Replacing also replaces a link, instead of writing to where it points.
             os.replace(file, folder / file.name)
@@ -127,7 +142,7 @@ def _network(module: nn.Module, about: Mapping[str, Any], starts_from: str) -> N
 
 
 def _student_folder(folder: str | Path) -> Path:
-    given = Path(folder).expanduser()
+    given = given_path(folder, what="student")
     within = given / "student"
     return within if not (given / "config.json").is_file() and (within / "config.json").is_file() else given
 
@@ -145,7 +160,7 @@ def _about(folder: Path) -> dict[str, Any]:
     wanted = {"name", "num_classes", "mean", "std", "resize_to", "kwargs"}
     if not isinstance(about, dict) or not wanted <= set(about):
         raise UserError(f"{folder} holds no student (config.json and model.safetensors); give a run's student/ folder")
-    return about
+    return _About.read(about, what=f"{folder / 'config.json'}, understudy").model_dump()
 
 
 def _files(

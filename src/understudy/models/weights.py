@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,13 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from understudy.config import UserError, nearest
+from understudy.config import UserError, nearest, shortened_repr
 from understudy.models.key_maps import with_own_keys
 from understudy.taps import classifier_name
+from understudy.untrusted import given_path, plain_json, text_of
 
 __all__ = ["folder_normalisation", "load_weights", "read_config", "read_state_dict", "weights_file"]
 
 _WORDS = ("pretrained", "none")
+MAX_CONFIG_BYTES = 16_000_000  # label names of a million classes
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar", "")  # mdistiller writes "student_best"
 _IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin", "student/model.safetensors")  # timm's two, and a run's
@@ -34,7 +35,7 @@ def weights_file(path: str | Path) -> Path:
     Raises:
         UserError: there is none, or its kind is unknown.
     """
-    given = Path(path).expanduser()
+    given = given_path(path, what="weights")
     if given.is_dir():
         found = next((given / name for name in _IN_A_FOLDER if (given / name).is_file()), None)
         if found is None:
@@ -58,7 +59,15 @@ def folder_normalisation(
     file = weights_file(path)
     config = read_config(file.parent) if file.name in ("model.safetensors", "pytorch_model.bin") else {}
     stated = config.get("understudy") or config.get("pretrained_cfg") or {}
-    return (stated["mean"], stated["std"]) if {"mean", "std"} <= set(stated) else None
+    if not isinstance(stated, dict) or not {"mean", "std"} <= set(stated):
+        return None
+    for key in ("mean", "std"):
+        value = stated[key]
+        if value is not None and not (
+            isinstance(value, list) and len(value) == 3 and all(isinstance(part, int | float) for part in value)
+        ):
+            raise UserError(f"{file.parent / 'config.json'}: {key} must be three numbers, got {shortened_repr(value)}")
+    return stated["mean"], stated["std"]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -70,8 +79,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         return {}
+    text = text_of(file, most_bytes=MAX_CONFIG_BYTES)
     try:
-        read = json.loads(file.read_text(encoding="utf-8"))
+        read = plain_json(text)
     except ValueError as error:
         raise UserError(f"{file}: not readable as JSON ({error}); was the file cut short?") from None
     if not isinstance(read, dict):
@@ -142,7 +152,7 @@ def load_weights(module: nn.Module, path: str | Path, *, name: str, new_head: bo
 def _read_safetensors(file: Path) -> object:
     try:
         return load_file(file)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:  # or a kind torch does not know
         raise UserError(f"weights {str(file)!r}: damaged, or no safetensors file ({error}); copy it again") from None
 
 
@@ -158,7 +168,7 @@ def _read_pickle(file: Path) -> object:
             "that would run code. Where you trust it, read it yourself and save its tensors alone: "
             "torch.save(model.state_dict(), FILE)"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle may fail in any way; with weights_only nothing in it runs
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"weights {str(file)!r}: damaged, or no torch file ({reason}); copy it again") from None
 
@@ -166,7 +176,7 @@ def _read_pickle(file: Path) -> object:
 def _what_it_would_run(file: Path) -> str:
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    except (pickle.UnpicklingError, RuntimeError, ValueError):  # torch names them in its zip format only
+    except Exception:  # torch names them in its zip format only
         return ""
     return f" ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})" if found else ""
 

@@ -64,7 +64,7 @@ def accuracy_plot(run: RunFolder) -> Plot | None:
     has_interval = False
     for y, row in enumerate(rows):
         look, mean = style[row.name], results.top1(row).mean
-        seeds = [s.test.top1 if results.split == "test" and s.test else s.last.top1 for s in row.seeds]
+        seeds = [s.test.top1 if results.split == "test" and s.test else s.selected.top1 for s in row.seeds]
         axes.plot(seeds, [y] * len(seeds), look.marker, color=look.color, alpha=0.35, markersize=5, linestyle="none")
         interval = _accuracy_interval(run, row.name)
         if interval is not None:
@@ -76,7 +76,7 @@ def accuracy_plot(run: RunFolder) -> Plot | None:
     _finish_rows(axes, [row.name for row in rows], f"top-1 on {_images_of(results)}, %")
     _within_percent(axes)
     bars = "; bars are 95 % intervals over images and seeds" if has_interval else ""
-    text = f"Further right is better: large marks are means at the last epoch, pale ones single seeds{bars}."
+    text = f"Further right is better: large marks are means at the {results.epoch_words}, pale ones single seeds{bars}."
     return Plot("accuracy", "Accuracy of every row", text, figure)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from understudy.analysis import outcomes
+from understudy.checkpoint import write_atomically
 from understudy.report.figures import all_plots
 from understudy.report.numbers import compact, decimal, duration
 from understudy.report.results import ALONE, ModelFacts, Results
@@ -60,7 +61,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     content = _render(read_run(run))
     target = run / "report.html" if out is None else out / "report.html" if out.is_dir() else out
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(content, encoding="utf-8")
+    write_atomically(target, content.encode())  # and replaces a link, instead of writing to where it points
     return target
 
 

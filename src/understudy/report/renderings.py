@@ -120,7 +120,9 @@ FORMATS: dict[str, Callable[[Table], str]] = {"md": _markdown, "csv": _csv, "lat
 def _plain(value: float | str | None) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
-    return str(value)
+    text = str(value)
+    # A spreadsheet takes text that begins like this for a formula, and runs it.
+    return f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@")) else text
 
 
 def _one_line(text: str) -> str:

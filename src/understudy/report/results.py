@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from understudy.analysis import Summary
-from understudy.config import Config, UserError
+from understudy.config import Config, UserError, shortened_repr
+from understudy.untrusted import plain_json, shown, text_of
 
 __all__ = [
     "ALONE",
@@ -34,6 +35,11 @@ __all__ = [
 ]
 
 SCHEMA = 1
+MAX_BYTES = 64_000_000  # a run of 60 rows, 5 seeds and 1,000 classes writes 0.2 MB
+MOST_ROWS = 500  # beyond which no figure can be drawn
+MOST_SEEDS = 1_000
+MOST_CLASSES = 1_000_000
+LARGEST = 1e100  # numbers beyond it are those of a run that diverged; sums and squares of them are no numbers
 ALONE = "alone"  # the row in which the student learns without a teacher
 
 Split = Literal["val", "test"]
@@ -47,9 +53,20 @@ def _null_mean_is_nan(value: Any) -> Any:
     return {**value, "mean": _null_is_nan(value["mean"])} if isinstance(value, Mapping) and "mean" in value else value
 
 
+def _huge_is_nan(value: float) -> float:
+    return value if abs(value) <= LARGEST else math.nan
+
+
+def _huge_are_nan(value: Summary) -> Summary:
+    std = None if value.std is None else _huge_is_nan(value.std)
+    return replace(value, mean=_huge_is_nan(value.mean), std=std)
+
+
 # JSON has no NaN, so a diverged run's numbers may arrive as null.
-Number = Annotated[float, BeforeValidator(_null_is_nan)]
-SeedSummary = Annotated[Summary, BeforeValidator(_null_mean_is_nan)]
+Number = Annotated[float, BeforeValidator(_null_is_nan), AfterValidator(_huge_is_nan)]
+Points = Annotated[float, Field(ge=-100, le=100)]
+Count = Annotated[int, Field(ge=0)]
+SeedSummary = Annotated[Summary, BeforeValidator(_null_mean_is_nan), AfterValidator(_huge_are_nan)]
 
 
 class Record(Config):
@@ -62,26 +79,27 @@ class Scores(Record):
     """What a model reaches on one split: percent, and loss in nats."""
 
     top1: Number
-    top5: float | None = None  # above five classes only
+    top5: Number | None = None  # above five classes only
     loss: Number | None = None
-    agreement: float | None = None  # percent of images on which teacher and student name one class
-    epoch: int | None = None
+    agreement: Number | None = None  # percent of images on which teacher and student name one class
+    epoch: Count | None = None
 
 
 class TrainScores(Record):
     """The common yardstick on training batches, at the last epoch."""
 
     task_loss: Number
-    kl_to_teacher: float | None = None
-    top1: float | None = None
+    kl_to_teacher: Number | None = None
+    top1: Number | None = None
 
 
 class ModelFacts(Record):
     """Name and size of a model."""
 
     model: str
-    parameters: int | None = None
-    macs: int | None = None
+    parameters: Count | None = None
+    macs: Count | None = None
+    image_size: int | None = Field(default=None, ge=1, le=8_192)  # pixels
     starts_from: str = ""
 
 
@@ -96,17 +114,27 @@ class SeedResult(Record):
     """One row under one seed: last and best epoch apart."""
 
     seed: int
+    selected: Scores  # of the epoch that is the headline, and of averaged weights where there are any
     last: Scores
     best: Scores
+    raw: Scores | None = None  # of the weights without averaging, at the last epoch
     test: Scores | None = None
     train: TrainScores | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_ones_headline_the_last_epoch(cls, value: Any) -> Any:
+        has_last = isinstance(value, Mapping) and "last" in value
+        return {"selected": value["last"], **value} if has_last else value
 
 
 class RowSummary(Record):
     """Mean and spread over seeds; None for what was not measured."""
 
     top1: SeedSummary
+    last_top1: SeedSummary | None = None
     best_top1: SeedSummary | None = None
+    raw_top1: SeedSummary | None = None
     agreement: SeedSummary | None = None
     test_top1: SeedSummary | None = None
     task_loss: SeedSummary | None = None
@@ -121,7 +149,7 @@ class Row(Record):
     task_weight: float | None = None
     update: dict[str, Any] | None = None
     student: ModelFacts
-    seeds: tuple[SeedResult, ...] = ()
+    seeds: tuple[SeedResult, ...] = Field(default=(), max_length=MOST_SEEDS)
     summary: RowSummary
 
 
@@ -131,11 +159,11 @@ class Comparison(Record):
     row: str
     against: str
     split: Split
-    difference: float
-    low: float
-    high: float
-    num_images: int
-    num_seeds: int
+    difference: Points
+    low: Points
+    high: Points
+    num_images: Count
+    num_seeds: Count
 
     @property
     def spans_zero(self) -> bool:
@@ -147,14 +175,14 @@ class DataFacts(Record):
     """The data set as the run saw it."""
 
     name: str
-    num_classes: int
+    num_classes: int = Field(ge=1, le=MOST_CLASSES)
     classes: tuple[str, ...] = ()
-    num_train: int
-    num_val: int
-    num_test: int = 0
+    num_train: Count
+    num_val: Count
+    num_test: Count = 0
     val_origin: str = ""
     augmentation: str = ""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     notes: tuple[str, ...] = ()
 
     def class_name(self, number: int) -> str:
@@ -180,7 +208,7 @@ class Deployed(Record):
 class Published(Record):
     """What a paper reports for this recipe."""
 
-    top1: float
+    top1: Number
     source: str = ""
 
 
@@ -191,10 +219,12 @@ class Results(Record):
     name: str
     title: str = ""
     data: DataFacts
-    epochs: int
-    seeds: tuple[int, ...]
+    epochs: Count
+    seeds: tuple[int, ...] = Field(max_length=MOST_SEEDS)
+    select_on: Literal["last", "val", "test"] = "last"  # which epoch is the headline
+    weights: Literal["raw", "averaged"] = "raw"  # which weights are
     teacher: Teacher | None = None
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...] = Field(max_length=MOST_ROWS)
     comparisons: tuple[Comparison, ...] = ()
     headline: Headline | None = None
     deployed: Deployed | None = None
@@ -204,6 +234,11 @@ class Results(Record):
     def split(self) -> Split:
         """The split that headlines speak of: test where every row was measured there, else val."""
         return "test" if self.rows and all(row.summary.test_top1 for row in self.rows) else "val"
+
+    @property
+    def epoch_words(self) -> str:
+        """Which epoch the headlines speak of."""
+        return {"last": "last epoch", "val": "best val epoch", "test": "best TEST epoch"}[self.select_on]
 
     @property
     def num_images(self) -> int:
@@ -218,12 +253,12 @@ class Results(Record):
 
     @property
     def best_row(self) -> Row | None:
-        """The row with the highest mean top-1 at the last epoch; None where no row came to a number."""
+        """The row with the highest mean top-1 at the headline's epoch; None where no row came to a number."""
         finite = [row for row in self.rows if math.isfinite(self.top1(row).mean)]
         return max(finite, key=lambda row: self.top1(row).mean, default=None)
 
     def top1(self, row: Row) -> Summary:
-        """Top-1 of `row` at the last epoch on the headline's split, in percent."""
+        """Top-1 of `row` at the headline's epoch and split, in percent."""
         on_test = row.summary.test_top1
         return on_test if self.split == "test" and on_test else row.summary.top1
 
@@ -249,11 +284,15 @@ def read_results(path: Path) -> Results:
             f"{file}: there is no such file; a run writes it when it ends, so finish the run (the same command "
             "continues it) or name another folder"
         )
+    text = text_of(file, most_bytes=MAX_BYTES)
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
+        data = shown(plain_json(text))
+    except ValueError as error:
         raise UserError(f"{file}: is no JSON ({error}); restore it or run again with --overwrite") from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise UserError(f"{file}: has schema {found!r}, but this version reads {SCHEMA}; use the version that wrote it")
+        raise UserError(
+            f"{file}: has schema {shortened_repr(found)}, but this version reads {SCHEMA}; "
+            "use the version that wrote it"
+        )
     return Results.read(data, what=str(file))

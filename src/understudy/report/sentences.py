@@ -16,14 +16,15 @@ _CANNOT_TELL = "these images and seeds cannot tell the rows apart"
 def headline(results: Results) -> str:
     """One sentence for the first screen: the best row, what it gains, and what it keeps of the teacher.
 
-    The last epoch counts, on the test split where every row was measured there, else on the validation split. A
-    difference whose interval spans zero is said to be none; that the student alone is best is said first.
+    The epoch that the recipe selects counts (the last, unless told otherwise), on the test split where every row was
+    measured there, else on the validation split. A difference whose interval spans zero is said to be none; that the
+    student alone is best is said first.
     """
     best = results.best_row
     if best is None:
         return "No row came to a number: the loss is not finite in every one of them."
     kept = _kept_clause(results, best)
-    return f"{_standing(results, best)}{f'; {kept}' if kept else ''}."
+    return f"{_standing(results, best)}{f'; {kept}' if kept else ''}.{_selection_caveat(results)}"
 
 
 def row_sentence(results: Results, row: Row, timing: Timing | None = None) -> str:
@@ -49,16 +50,31 @@ def basis_sentence(results: Results) -> str:
     origin = f" ({results.data.val_origin})" if results.split == "val" and results.data.val_origin else ""
     n = len(results.seeds)
     seeds = "one seed, so nothing is known of the spread" if n == 1 else f"mean ± standard deviation over {n} seeds"
-    return f"Top-1 after the last of {results.epochs} epochs on {results.num_images:,} {where}{origin}; {seeds}."
+    epoch = "after the last of" if results.select_on == "last" else "at the best of"
+    chosen = {
+        "last": "",
+        "val": f", chosen on {results.data.num_val:,} validation images,",
+        "test": ", chosen on these very images,",
+    }[results.select_on]
+    weights = " Weights are averages over the steps." if results.weights == "averaged" else ""
+    return f"Top-1 {epoch} {results.epochs} epochs{chosen} on {results.num_images:,} {where}{origin}; {seeds}.{weights}"
 
 
 def best_epoch_sentence(results: Results) -> str:
     """Why the best epoch is not the number to compare."""
     origin = f" ({results.data.val_origin})" if results.data.val_origin else ""
+    way_out = "the headline" if results.select_on == "last" else "select_on: last"
     return (
         f"The best epoch was chosen on the same {results.data.num_val:,} validation images{origin} that it is "
-        "measured on, so it flatters; compare rows by the last epoch."
+        f"measured on, so it flatters; {way_out} compares rows by the last epoch."
     )
+
+
+def _selection_caveat(results: Results) -> str:
+    """A result whose epoch was chosen on the test set says so wherever it is shown."""
+    if results.select_on != "test":
+        return ""
+    return " Its epoch was chosen on the test images that it is measured on, so the numbers flatter."
 
 
 def _standing(results: Results, best: Row) -> str:

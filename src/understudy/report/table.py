@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from understudy.analysis import Summary
@@ -59,8 +59,10 @@ class Table:
 
 _COLUMNS = (
     Column("row", "row"),
-    Column("test_top1", "test top-1", "%, last epoch"),
-    Column("top1", "top-1", "%, last epoch"),
+    Column("test_top1", "test top-1", "%, {epoch}"),
+    Column("top1", "top-1", "%, {epoch}"),
+    Column("raw_top1", "not averaged", "%, last epoch"),
+    Column("last_top1", "last", "epoch"),
     Column("best_top1", "best", "epoch"),
     Column("agreement", "agrees with", "the teacher, %"),
     Column("task_loss", "task loss", "(train)"),
@@ -74,8 +76,8 @@ _COLUMNS = (
 def comparison_table(results: Results, timing: Timing | None = None) -> Table:
     """One line for the teacher, one for each row; columns in which nothing was measured are left out.
 
-    Accuracies and agreement are percent at the last epoch, losses nats on training batches, KL is from student to
-    teacher at T = 4, MACs are of one image.
+    Accuracies and agreement are percent at the epoch that the heading names, losses nats on training batches, KL is
+    from student to teacher at T = 4, MACs are of one image.
 
     Args:
         results: what results.json holds.
@@ -87,13 +89,14 @@ def comparison_table(results: Results, timing: Timing | None = None) -> Table:
     for row in results.rows:
         is_best = len(results.rows) > 1 and row is best
         lines.append(Line(_row_cells(row, timing), "best" if is_best else "row"))
-    table = Table(_COLUMNS, tuple(lines), tuple(_notes(results)))
+    columns = [replace(column, note=column.note.format(epoch=results.epoch_words)) for column in _COLUMNS]
     empty = [
         column.key
-        for i, column in enumerate(_COLUMNS)
+        for i, column in enumerate(columns)
         if column.key != "top1" and all(line.cells[i].value is None for line in lines if line.kind != "teacher")
     ]
-    return table.without(empty)
+    told_already = ["last_top1"] if results.select_on == "last" else []
+    return Table(tuple(columns), tuple(lines), tuple(_notes(results))).without([*empty, *told_already])
 
 
 def _row_cells(row: Row, timing: Timing) -> tuple[Cell, ...]:
@@ -102,9 +105,9 @@ def _row_cells(row: Row, timing: Timing) -> tuple[Cell, ...]:
         Cell(row.name, row.name),
         _percent(summary.test_top1),
         _percent(summary.top1),
-        Cell(decimal(summary.best_top1.mean), summary.best_top1.mean, summary.best_top1.std)
-        if summary.best_top1
-        else Cell(),
+        _mean(summary.raw_top1),
+        _mean(summary.last_top1),
+        _mean(summary.best_top1),
         _percent(summary.agreement),
         _loss(summary.task_loss),
         _loss(summary.kl_to_teacher),
@@ -122,7 +125,7 @@ def _teacher_cells(teacher: Teacher, timing: Timing) -> tuple[Cell, ...]:
         Cell("teacher", "teacher"),
         top1(teacher.test),
         top1(teacher.val),
-        *[Cell()] * 4,  # its best epoch is not known, and it agrees with itself
+        *[Cell()] * 6,  # its best epoch is not known, and it agrees with itself
         _count(teacher.parameters),
         _count(teacher.macs),
         _speed(timing.speed_of(teacher.model, "teacher")),
@@ -138,6 +141,10 @@ def _notes(results: Results) -> Iterator[str]:
             "Task loss and KL to the teacher are one yardstick for every row: measured on training batches in the "
             "last epoch, in nats; the KL at T = 4, for rows that never saw it too."
         )
+
+
+def _mean(summary: Summary | None) -> Cell:
+    return Cell(decimal(summary.mean), summary.mean, summary.std) if summary else Cell()
 
 
 def _percent(summary: Summary | None) -> Cell:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from understudy.distributed import SINGLE, World
 from understudy.step import Batch, Observation, Pairing
 from understudy.taps import TappedModel
 
@@ -37,6 +38,9 @@ class Evaluation:
         return found if self.top5 is None else {**found, "top5": self.top5}
 
 
+K = TypeVar("K", bound=Hashable)  # what a predictor is called
+
+
 class Task(Protocol):
     """Runs a student on a batch and lays its predictions beside the teacher's."""
 
@@ -45,7 +49,14 @@ class Task(Protocol):
     def pair(self, student: TappedModel, seen: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
         """The task's own loss (a scalar with gradient), and the Pairings by name."""
 
+    def num_labelled(self, batch: Batch) -> Tensor:
+        """() how many predictions the task's own loss is a mean of; stays on the device."""
+
     def evaluate(
-        self, predictors: Mapping[str, Predictor], batches: Iterable[Batch], device: torch.device
-    ) -> dict[str, Evaluation]:
-        """Scores of several predictors in one pass over the batches."""
+        self,
+        predictors: Mapping[K, Predictor],
+        batches: Iterable[Batch],
+        device: torch.device,
+        world: World = SINGLE,
+    ) -> dict[K, Evaluation]:
+        """Scores of several predictors in one pass over the batches, each process on its own ones."""

@@ -11,10 +11,11 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from understudy.config import UserError
+from understudy.distributed import SINGLE, World
 from understudy.meters import Meter
 from understudy.step import Batch, Observation, Pairing
 from understudy.taps import TappedModel
-from understudy.tasks.base import Evaluation, Predictor
+from understudy.tasks.base import Evaluation, K, Predictor
 
 __all__ = ["Classification"]
 
@@ -51,6 +52,13 @@ class Classification:
         )
         return task_loss, {"main": pairing}
 
+    def num_labelled(self, batch: Batch) -> Tensor:
+        """() how many images the cross-entropy is a mean of."""
+        targets = batch.targets if batch.copies is None else batch.targets[batch.copies == 0]
+        if targets.ndim == 2:
+            return torch.full((), float(len(targets)), device=targets.device)
+        return torch.count_nonzero(targets != UNLABELLED).float()
+
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy over the labelled rows; 0 where none is labelled."""
         total = F.cross_entropy(
@@ -61,10 +69,14 @@ class Classification:
         return total / (targets != UNLABELLED).sum().clamp_min(1)
 
     def evaluate(
-        self, predictors: Mapping[str, Predictor], batches: Iterable[Batch], device: torch.device
-    ) -> dict[str, Evaluation]:
+        self,
+        predictors: Mapping[K, Predictor],
+        batches: Iterable[Batch],
+        device: torch.device,
+        world: World = SINGLE,
+    ) -> dict[K, Evaluation]:
         """Top-1, top-5 and loss of each predictor, all on the same pass over the batches."""
-        scores = {name: _Scores(self.num_classes, device) for name in predictors}
+        scores = {name: _Scores(self.num_classes, device, world) for name in predictors}
         with torch.no_grad():
             for batch in batches:
                 here = batch.to(device)
@@ -76,7 +88,9 @@ class Classification:
 class _Scores:
     """Running scores of one model."""
 
-    def __init__(self, num_classes: int, device: torch.device) -> None:
+    def __init__(self, num_classes: int, device: torch.device, world: World) -> None:
+        self.world = world
+        self.device = device
         top = {1: "top1", 5: "top5"} if num_classes > 5 else {1: "top1"}
         self.accuracy = MetricCollection(
             {
@@ -102,15 +116,17 @@ class _Scores:
         self.labels.append(labels)
 
     def read(self) -> Evaluation:
-        if not self.labels:
+        empty = torch.empty(0, dtype=torch.int64, device=self.device)
+        labels = self.world.gather_rows(torch.cat([empty, *self.labels]))
+        if not len(labels):
             raise UserError("there are no images to evaluate on")
-        accuracy = self.accuracy.compute()
+        accuracy = self.accuracy.compute()  # torchmetrics adds up over the processes
         return Evaluation(
             top1=_percent(accuracy["top1"]),
             top5=_percent(accuracy["top5"]) if "top5" in accuracy else None,
-            loss=self.loss.read()["loss"],
-            predictions=torch.cat(self.predictions).cpu(),
-            labels=torch.cat(self.labels).cpu(),
+            loss=self.loss.read(self.world.add_up)["loss"],
+            predictions=self.world.gather_rows(torch.cat([empty, *self.predictions])).cpu(),
+            labels=labels.cpu(),
         )
 
 

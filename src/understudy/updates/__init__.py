@@ -1,12 +1,22 @@
 """Updates: how the losses of a step become new weights, jointly or by DOT's separate momenta."""
 
 from understudy.config import UserError, unknown_name
-from understudy.updates.base import Update, UpdateConfig
+from understudy.updates.base import Update, UpdateConfig, undecayed_names
 from understudy.updates.dot import DOT
 from understudy.updates.joint import Joint
 from understudy.updates.schedules import Schedule, lr_factor
 
-__all__ = ["DOT", "UPDATES", "Joint", "Schedule", "Update", "UpdateConfig", "lr_factor", "update_named"]
+__all__ = [
+    "DOT",
+    "UPDATES",
+    "Joint",
+    "Schedule",
+    "Update",
+    "UpdateConfig",
+    "lr_factor",
+    "undecayed_names",
+    "update_named",
+]
 
 UPDATES: dict[str, type[Joint] | type[DOT]] = {"joint": Joint, "dot": DOT}
 

@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from fnmatch import fnmatch
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.config import Config, UserError
 from understudy.step import Losses
 
-__all__ = ["Update", "UpdateConfig", "scale_lr_"]
+__all__ = ["Optimizer", "Update", "UpdateConfig", "initial_lr_of", "scale_lr_", "undecayed_names"]
+
+Optimizer = Literal["sgd", "adamw", "rmsprop_tf"]
 
 
 class Update(Protocol):
-    """Turns the losses of one step into new weights. It sees scalars and parameters, nothing else."""
+    """Turns the losses of one step into new weights. It sees scalars and parameters, nothing else.
+
+    Attributes:
+        add_up: sums gradients over the processes of a run, before they are clipped and used; a lone one's are theirs.
+    """
+
+    add_up: Callable[[Sequence[Tensor]], list[Tensor]]
+
+    def accumulate(self, losses: Losses, *, scaler: torch.amp.GradScaler | None = None) -> None:
+        """Backward pass(es); gradients of several calls before a step add up."""
+
+    def step(self) -> Any:
+        """Change the weights by what has been accumulated."""
 
     def __call__(self, losses: Losses) -> None:
-        """Backward pass(es) and one step."""
+        """Both: backward pass(es) and one step."""
 
     @property
     def lr(self) -> float:
         """Learning rate of the next step, of the first parameter group."""
+
+    @property
+    def initial_lr(self) -> float:
+        """Learning rate of the first parameter group where its factor is 1."""
 
     def set_lr_factor(self, factor: float) -> None:
         """Scale every parameter group's learning rate to `factor` times its own initial one."""
@@ -38,48 +57,78 @@ class Update(Protocol):
 class UpdateConfig(Config):
     """Settings that every update has. Under AdamW `momentum` is beta_1."""
 
-    only_with: ClassVar[dict[str, str]] = {"beta2": "adamw", "eps": "adamw"}  # settings that one optimizer reads
+    only_with: ClassVar[dict[str, tuple[str, ...]]] = {  # settings that not every optimizer reads
+        "beta2": ("adamw",),
+        "alpha": ("rmsprop_tf",),
+        "eps": ("adamw", "rmsprop_tf"),
+    }
 
     name: str
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     lr: float = Field(default=0.05, gt=0)  # with SGD and 64 images per step, Tian et al. 2020; AdamW wants about 1e-3
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)  # Tian et al. 2020
-    decay_norm_and_bias: bool = True  # False: parameters with one axis or none (norms, biases) are not decayed
+    decay_norm_and_bias: bool = True  # False: not norms and biases, nor what the network itself asks to leave out
     clip_norm: float | None = Field(default=None, gt=0)  # longest gradient of a step, over all parameters together
     beta2: float = Field(default=0.999, ge=0, lt=1)
-    eps: float = Field(default=1e-8, gt=0)
+    alpha: float = Field(default=0.9, ge=0, lt=1)  # RMSprop's memory of squared gradients; TensorFlow's default
+    eps: float = Field(default=1e-8, gt=0)  # RMSprop: under the root; 1e-3 in the EfficientNet recipes
 
     @field_validator("*")
     @classmethod
     def _is_read(cls, value: Any, info: ValidationInfo) -> Any:
         """A value that the chosen optimizer would silently ignore is a mistake."""
         field = str(info.field_name)
-        reader, chosen = cls.only_with.get(field), info.data.get("optimizer")
-        if reader and chosen not in (None, reader) and value != cls.model_fields[field].default:
-            raise ValueError(f"belongs to optimizer {reader}, not to {chosen}; leave it out, got {value!r}")
+        readers, chosen = cls.only_with.get(field), info.data.get("optimizer")
+        if readers and chosen not in (None, *readers) and value != cls.model_fields[field].default:
+            raise ValueError(
+                f"belongs to optimizer {' or '.join(readers)}, not to {chosen}; leave it out, got {value!r}"
+            )
         return value
 
-    def build(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> Update:
+    def build(self, parameters: Iterable[tuple[str, nn.Parameter]], *, undecayed: Collection[str] = ()) -> Update:
         """The update of these named parameters; frozen ones are left out.
+
+        Args:
+            parameters: by name.
+            undecayed: names (patterns, as in timm) that `decay_norm_and_bias: false` leaves out besides; what
+                `undecayed_names` found.
 
         Raises:
             UserError: none of the parameters is trainable.
         """
         raise NotImplementedError(f"update {self.name!r} defines no build")
 
-    def groups(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+    def groups(
+        self, parameters: Iterable[tuple[str, nn.Parameter]], undecayed: Collection[str] = ()
+    ) -> list[dict[str, Any]]:
         """The trainable ones of the parameters as torch's parameter groups, apart where their weight decay differs."""
-        trainable = [parameter for _, parameter in parameters if parameter.requires_grad]
+        trainable = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
         if not trainable:
             raise UserError("there is nothing to train: no parameter requires a gradient; unfreeze some of the student")
         if self.decay_norm_and_bias:
-            return [{"params": trainable}]
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in trainable if parameter.ndim > 1]},
-            {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
+            return [{"params": [parameter for _, parameter in trainable]}]
+        # timm's rule (timm.optim.param_groups_weight_decay), its groups in the other order.
+        spared = [
+            parameter.ndim <= 1 or name.endswith(".bias") or any(fnmatch(name, pattern) for pattern in undecayed)
+            for name, parameter in trainable
         ]
+        decayed = [parameter for (_, parameter), is_spared in zip(trainable, spared, strict=True) if not is_spared]
+        others = [parameter for (_, parameter), is_spared in zip(trainable, spared, strict=True) if is_spared]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
+
+
+def undecayed_names(model: nn.Module) -> frozenset[str]:
+    """Parameters that the network itself asks not to decay (timm's `no_weight_decay()`), such as pos_embed."""
+    asked = getattr(model, "no_weight_decay", None)
+    return frozenset(asked()) if callable(asked) else frozenset()
+
+
+def initial_lr_of(optimizer: torch.optim.Optimizer) -> float:
+    """The first group's learning rate as it was before any `scale_lr_`."""
+    group = optimizer.param_groups[0]
+    return float(group.get("initial_lr", group["lr"]))
 
 
 def scale_lr_(optimizer: torch.optim.Optimizer, factor: float) -> None:

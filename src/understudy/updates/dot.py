@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any, Literal, cast
@@ -11,10 +11,20 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from understudy.config import UserError, unknown_name
+from understudy.config import UserError
 from understudy.step import Losses
-from understudy.updates.base import UpdateConfig, scale_lr_
-from understudy.updates.rules import RULES, STREAMS, Part, check_momenta, momentum_key, parts_of, summed
+from understudy.updates.base import UpdateConfig, initial_lr_of, scale_lr_
+from understudy.updates.rules import (
+    RULES,
+    STREAMS,
+    Part,
+    check_momenta,
+    checked_optimizer,
+    momentum_key,
+    parts_of,
+    reached_by,
+    summed,
+)
 
 __all__ = ["DOT", "reached_by"]
 
@@ -63,12 +73,17 @@ class DOT(torch.optim.Optimizer):
     class Config(UpdateConfig):
         """DOT with SGD (the paper's) or AdamW."""
 
-        only_with = UpdateConfig.only_with | {"dampening": "sgd", "gain": "adamw"}
+        only_with = UpdateConfig.only_with | {"dampening": ("sgd",), "gain": ("adamw",)}
         name: Literal["dot"] = "dot"
         allow_negative_momentum: bool = False
         delta: float = Field(default=0.075, validate_default=True)  # CIFAR-100; 0.09 for ImageNet
         dampening: float = Field(default=0.0, ge=0, lt=1)
         gain: Literal["heavy_ball", "ema"] = "heavy_ball"
+
+        @field_validator("optimizer")
+        @classmethod
+        def _has_a_rule(cls, optimizer: str) -> str:
+            return checked_optimizer(optimizer)
 
         @field_validator("delta")
         @classmethod
@@ -78,10 +93,10 @@ class DOT(torch.optim.Optimizer):
                 check_momenta(momentum, delta, bool(info.data.get("allow_negative_momentum")))
             return delta
 
-        def build(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> DOT:
+        def build(self, parameters: Iterable[tuple[str, nn.Parameter]], *, undecayed: Collection[str] = ()) -> DOT:
             """A DOT, which is an Update itself."""
-            settings = self.model_dump(exclude={"name", "decay_norm_and_bias"})
-            return DOT(self.groups(parameters), **settings)
+            settings = self.model_dump(exclude={"name", "decay_norm_and_bias", "alpha"})
+            return DOT(self.groups(parameters, undecayed), **settings)
 
     gradients: dict[str, list[Tensor]]  # pending, by stream, in the order of `reached`: to replace, not to write into
     _reached: dict[str, list[Tensor]]
@@ -106,6 +121,7 @@ class DOT(torch.optim.Optimizer):
         allow_negative_momentum: bool = False,
     ) -> None:
         self.clip_norm = clip_norm
+        self.add_up: Callable[[Sequence[Tensor]], list[Tensor]] = list  # sums gradients over processes
         self._forget()
         settings: dict[str, Any] = {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay}
         settings |= {"optimizer": optimizer, "dampening": dampening, "beta2": beta2, "eps": eps, "gain": gain}
@@ -152,6 +168,7 @@ class DOT(torch.optim.Optimizer):
         for stream, parameters in self._reached.items():
             if parameters and stream not in self.gradients:
                 self.gradients[stream] = [torch.zeros_like(parameter) for parameter in parameters]
+        self.gradients = {stream: self.add_up(found) for stream, found in self.gradients.items()}
         if self._scaler is None:
             self._update()
         else:
@@ -195,28 +212,36 @@ class DOT(torch.optim.Optimizer):
         """As in torch; which loss reaches the new parameters is found out at the next backward."""
         settings = self.defaults | param_group
         check_momenta(settings["momentum"], settings["delta"], settings["allow_negative_momentum"])
-        if settings["optimizer"] not in RULES:
-            raise UserError(f"optimizer {settings['optimizer']!r} is {unknown_name(settings['optimizer'], RULES)}")
+        checked_optimizer(settings["optimizer"])
         super().add_param_group(param_group)
         self.param_groups[-1]["steps"] = {}  # per loss that these parameters were shown to; what is absent is unsettled
         self._forget()
 
     def __call__(self, losses: Losses) -> None:
         """Both backward passes and one step: DOT is an `Update` itself."""
-        self.backward(task=losses.task, distill=losses.distill)
+        self.accumulate(losses)
         self.step()
+
+    def accumulate(self, losses: Losses, *, scaler: torch.amp.GradScaler | None = None) -> None:
+        """`backward` of both losses."""
+        self.backward(task=losses.task, distill=losses.distill, scaler=scaler)
 
     @property
     def lr(self) -> float:
         """Learning rate of the next step, of the first parameter group."""
         return float(self.param_groups[0]["lr"])
 
+    @property
+    def initial_lr(self) -> float:
+        """Learning rate of the first parameter group where its factor is 1."""
+        return initial_lr_of(self)
+
     def set_lr_factor(self, factor: float) -> None:
         """Scale every parameter group's learning rate to `factor` times its own initial one."""
         scale_lr_(self, factor)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"clip_norm": self.clip_norm}
+        return super().__getstate__() | {"clip_norm": self.clip_norm, "add_up": self.add_up}
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # of load_state_dict as well as of a copy
         super().__setstate__(state)
@@ -286,12 +311,3 @@ class DOT(torch.optim.Optimizer):
         self._shown = SimpleNamespace(param_groups=[{"params": holders}], step=self._update)
         scaler.step(cast(Any, self._shown))
         self._shown.param_groups = []
-
-
-def reached_by(loss: Tensor, parameters: Iterable[Tensor]) -> list[Tensor]:
-    """Those of the parameters that the loss's graph leads to; the graph is kept, frozen parameters are left out."""
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    if not trainable:
-        return []
-    found = torch.autograd.grad(loss, trainable, retain_graph=True, allow_unused=True)
-    return [parameter for parameter, gradient in zip(trainable, found, strict=True) if gradient is not None]

@@ -11,7 +11,19 @@ from torch import Tensor
 
 from understudy.config import UserError
 
-__all__ = ["RULES", "STREAMS", "Part", "adamw_", "check_momenta", "momentum_key", "parts_of", "sgd_", "summed"]
+__all__ = [
+    "RULES",
+    "STREAMS",
+    "Part",
+    "adamw_",
+    "check_momenta",
+    "checked_optimizer",
+    "momentum_key",
+    "parts_of",
+    "reached_by",
+    "sgd_",
+    "summed",
+]
 
 # The losses by name, with the sign of delta in the momentum of each. The first that reaches a parameter carries its
 # weight decay. DeepKD's three streams are the same mechanism with one more name.
@@ -110,6 +122,17 @@ def adamw_(part: Part, gradients: Gradients) -> None:
 RULES: dict[str, Callable[[Part, Gradients], None]] = {"sgd": sgd_, "adamw": adamw_}
 
 
+def checked_optimizer(name: str) -> str:
+    """The name of an optimizer that DOT has a rule for.
+
+    Raises:
+        UserError: any other; the text names the way out.
+    """
+    if name not in RULES:
+        raise UserError(f"DOT has no rule for {name!r}; take {' or '.join(RULES)}, or update joint")
+    return name
+
+
 def check_momenta(momentum: float, delta: float, allow_negative: bool) -> None:
     """Refuse momenta under which a stream would never forget, or would swing.
 
@@ -124,3 +147,12 @@ def check_momenta(momentum: float, delta: float, allow_negative: bool) -> None:
             f"{delta:g} with momentum {momentum:g} gives {lowest:g}; momentum - |delta| must not fall below 0, "
             "unless allow_negative_momentum is set"
         )
+
+
+def reached_by(loss: Tensor, parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Those of the parameters that the loss's graph leads to; the graph is kept, frozen parameters are left out."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trainable:
+        return []
+    found = torch.autograd.grad(loss, trainable, retain_graph=True, allow_unused=True)
+    return [parameter for parameter, gradient in zip(trainable, found, strict=True) if gradient is not None]

@@ -1,0 +1,76 @@
+"""Whether rows, data and processes suit each other: what could not work is refused before training begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from understudy.building import Parts
+from understudy.config import UserError
+from understudy.data import DataConfig, Share
+from understudy.methods import MethodConfig
+from understudy.rows import Row
+from understudy.spec import check_num_classes
+
+__all__ = ["check_rows"]
+
+
+def check_rows(parts: Parts, rows: Sequence[Row]) -> None:
+    """Refuse before training what could not work: class counts, too few classes or rows, missing taps.
+
+    Raises:
+        UserError: naming the method and the way out.
+    """
+    config = parts.recipe.data
+    for method in (method for row in rows for method in row.method):
+        name = method.method.name
+        check_num_classes(method, len(parts.data.classes))
+        _check_needs(method, config)
+        if method.group_size is not None and config.copies != "none":
+            raise UserError(
+                f"method {name!r}: groups of rows would tear the copies of an image apart; leave out method.group_size "
+                "(rows: local then relates the rows of each process), or set data.copies: none"
+            )
+        needed, smallest = method.method.min_rows(method), _fewest_rows(parts, is_local=method.rows == "local")
+        if smallest < needed:
+            raise UserError(
+                f"method {name!r} needs at least {needed} images in every batch, but the smallest one here has "
+                f"{smallest} ({_divided(parts)}); set data.drop_last=true or another data.batch_size"
+            )
+
+
+def _fewest_rows(parts: Parts, *, is_local: bool) -> int:
+    """Images in the smallest pass of any step: of one process, or of all together."""
+    config, num_train, world = parts.recipe.data, len(parts.data.train), parts.world
+    last = 0 if config.drop_last else num_train % config.batch_size
+    step = range(last if last >= world.size else min(config.batch_size, num_train))  # fewer are left out
+    shares = [len(Share(rank, world.size).of(step)) for rank in range(world.size)]
+    passes = max(1, min(parts.recipe.accumulate, *shares))
+    return min(shares) // passes if is_local else sum(share // passes for share in shares)
+
+
+def _divided(parts: Parts) -> str:
+    recipe, size = parts.recipe, parts.world.size
+    words = [f"{len(parts.data.train)} images", f"data.batch_size {recipe.data.batch_size}"]
+    words += [f"{size} processes"] if size > 1 else []
+    words += [f"accumulate {recipe.accumulate}"] if recipe.accumulate > 1 else []
+    return ", ".join(words)
+
+
+def _check_needs(method: MethodConfig, config: DataConfig) -> None:
+    """Refuse data that lack what the method reads."""
+    name, needs = method.method.name, method.method.needs_for(method)
+    if "copies" in needs and config.copies != "rotations":
+        raise UserError(f"method {name!r} compares rotated copies of each image; set data.copies=rotations")
+    if "indices" in needs and config.streaming:
+        raise UserError(
+            f"method {name!r} remembers samples by their number, which streamed ones do not have; leave out "
+            "data.streaming"
+        )
+    if "hard_labels" in needs and config.mix is not None:
+        raise UserError(
+            f"method {name!r} needs one class for each image, and data.mix mixes labels; leave out data.mix"
+        )
+    if "hard_labels" in needs and config.unlabelled is not None:
+        raise UserError(
+            f"method {name!r} needs a label for each image, and those of data.unlabelled have none; leave it out"
+        )

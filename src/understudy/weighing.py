@@ -1,0 +1,122 @@
+"""What a step's losses are: every method's terms, each with its weight, over the rows that it is defined on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from understudy.distributed import SINGLE, Rows, World
+from understudy.methods.base import Method
+from understudy.random_state import RandomState
+from understudy.step import Losses, Pairing
+
+__all__ = ["Part", "WeightedMethod", "labels_of", "weighed"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedMethod:
+    """A method, and how its terms enter the distillation loss."""
+
+    method: Method
+    weight: float
+    warmup_epochs: int = 0
+
+    def weight_in(self, epoch: int) -> float:
+        """Weight in an epoch counted from 1, constant within it, as the field does it."""
+        return self.weight * (min(epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one pass on one process is of a whole step: its losses count by their share of the step's rows.
+
+    Args:
+        rows: of this pass, over the processes.
+        task: share of the labelled predictions.
+        independent: share of all rows, for methods that take each row for itself.
+        related: share of a loss that every process computes on the gathered rows of the pass.
+        world: the processes.
+    """
+
+    rows: Rows
+    task: float | Tensor = 1.0
+    independent: float = 1.0
+    related: float = 1.0
+    world: World = SINGLE
+
+
+def weighed(
+    task_loss: Tensor,
+    pairing: Pairing,
+    methods: Sequence[WeightedMethod],
+    *,
+    task_weight: float,
+    epoch: int,
+    part: Part,
+    random_state: RandomState,
+) -> tuple[Losses, Losses]:
+    """(losses to descend on, losses to log): the former carry this part's share of the step, the latter do not.
+
+    `random_state` is swapped in where related rows are compared: each process does that on all rows, so all must draw
+    the same, or CRD's constants and with them the connectors drift apart.
+    """
+    shared: Tensor | None = None
+    whole: Tensor | None = None
+    logged: dict[str, Tensor] = {}
+    gathered: Pairing | None = None
+    for label, weighted in zip(labels_of([weighted.method for weighted in methods]), methods, strict=True):
+        method = weighted.method
+        if method.rows == "independent" or method.config.rows == "local":
+            terms, share = _local_terms(method, pairing), part.independent
+        else:
+            gathered = part.world.gather(pairing, part.rows) if gathered is None else gathered
+            with random_state.swapped_in():
+                terms, share = method(gathered), part.related
+        loss = weighted.weight_in(epoch) * torch.stack(list(terms.values())).sum()
+        whole = loss if whole is None else whole + loss
+        shared = _times(loss, share) if shared is None else shared + _times(loss, share)
+        for term, value in terms.items():
+            logged[label if term == method.name else f"{label}.{term}"] = value.detach()
+    # Logs weigh every pass by its rows; the task loss is a mean over those with a label.
+    logged_task = _times(task_loss.detach(), part.task / part.independent)
+    terms = {"task_loss": logged_task, **logged}
+    return Losses(_times(task_weight * task_loss, part.task), shared, terms), Losses(
+        task_weight * logged_task, whole, terms
+    )
+
+
+def labels_of(methods: Sequence[Method]) -> list[str]:
+    """The methods' names, the second of one name as "kd#2"."""
+    names = [method.name for method in methods]
+    return [
+        name if names[:place].count(name) == 0 else f"{name}#{names[:place].count(name) + 1}"
+        for place, name in enumerate(names)
+    ]
+
+
+def _local_terms(method: Method, pairing: Pairing) -> dict[str, Tensor]:
+    """Terms on this process's rows; of related rows in groups of `group_size`, as on so many devices."""
+    size = method.config.group_size
+    if method.rows == "independent" or size is None:
+        terms: dict[str, Tensor] = method(pairing)
+        return terms
+    num_rows = len(pairing.student_logits)
+    starts = list(range(0, num_rows, size))
+    if len(starts) > 1 and num_rows - starts[-1] < method.min_rows(method.config):
+        starts.pop()  # too few for a group of their own: they join the one before
+    ends = [*starts[1:], num_rows]
+    totals: dict[str, Tensor] = {}
+    for start, end in zip(starts, ends, strict=True):
+        for name, value in method(pairing.taken(slice(start, end))).items():
+            mean = value * ((end - start) / num_rows)
+            totals[name] = totals[name] + mean if name in totals else mean
+    return totals
+
+
+def _times(loss: Tensor, share: float | Tensor) -> Tensor:
+    if isinstance(share, float):
+        return loss if share == 1.0 else loss * share
+    return loss * share.to(loss.dtype)
