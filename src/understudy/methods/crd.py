@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from understudy.config import UserError
@@ -171,6 +171,13 @@ class CRD(Method, name="crd"):
         temperature: float = Field(default=0.07, gt=0)
         momentum: float = Field(default=0.5, ge=0, lt=1)  # of the memory
         negatives: Literal["other_classes", "other_samples"] = "other_classes"  # the code's "exact" and "relax"
+
+        @field_validator("rows")
+        @classmethod
+        def _has_one_memory(cls, rows: str) -> str:
+            if rows == "local":
+                raise ValueError("crd keeps one memory of all processes' samples; leave it out, got 'local'")
+            return rows
 
     memory: Tensor
     log_normaliser: Tensor
