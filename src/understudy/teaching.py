@@ -127,7 +127,7 @@ def _train(parts: Parts, run: RunFolder, display: Display, stop: StopRequest) ->
         model,
         task=parts.task,
         update=update.build(parameters_of(model.module, []), undecayed=undecayed_names(model.module)),
-        schedule=recipe.schedule,
+        schedule=recipe.schedule.in_proportion(recipe.epochs, to=recipe.teacher.train_epochs),
         seed=hashed(seed, "teacher"),
         precision=recipe.precision,
         world=world,

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -158,3 +159,32 @@ def test_a_course_that_cannot_be_is_refused(settings: dict[str, object], problem
 def test_a_warmup_as_long_as_the_run_is_refused() -> None:
     with pytest.raises(UserError, match="a warm-up of 5 epochs leaves nothing of a run of 5; set a shorter one"):
         lr_factor(Schedule(warmup_epochs=5), epoch=0, epochs=5)
+
+
+class TestInProportion:
+    """A teacher's own training takes the run's course in its own length."""
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"name": "cosine", "warmup_epochs": 3},
+            {"name": "exponential", "gamma": 0.97, "decay_epochs": 2.4, "warmup_epochs": 3, "warmup_lr": 1e-6},
+            {"name": "step", "milestones": (15, 18, 21)},
+            {"name": "step", "milestones": (0.5, 0.75)},
+            {"name": "constant"},
+        ],
+    )
+    def test_the_rate_at_half_the_way_is_the_same(self, settings: dict[str, Any]) -> None:
+        schedule = Schedule(**settings)
+        short = schedule.in_proportion(30, to=2)
+        for share in (0.05, 0.3, 0.5, 0.61, 0.8, 0.99):
+            if not settings.get("warmup_epochs") or share > 0.1 or "warmup_lr" in settings:
+                assert lr_factor(short, 2 * share, 2) == pytest.approx(lr_factor(schedule, 30 * share, 30))
+
+    def test_a_warmup_longer_than_the_teachers_training_does_not_stop_it(self) -> None:
+        schedule = Schedule(name="cosine", warmup_epochs=3)
+        assert lr_factor(schedule.in_proportion(30, to=1), 0.05, 1) > 0
+
+    def test_milestones_beyond_the_run_leave_the_rate_as_it_is(self) -> None:
+        schedule = Schedule(name="step", milestones=(150, 180)).in_proportion(30, to=2)
+        assert {lr_factor(schedule, epoch, 2) for epoch in (0.0, 1.0, 1.9)} == {1.0}

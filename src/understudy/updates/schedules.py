@@ -89,6 +89,24 @@ class Schedule(Config):
             raise ValueError(f"is where a warm-up starts, but there is none; set warmup_epochs, got {start:g}")
         return start
 
+    def in_proportion(self, epochs: int, *, to: int) -> Schedule:
+        """The course of a run of `epochs` epochs in a run of `to`, as a teacher's own training takes it."""
+        if epochs == to:
+            return self
+        share = to / epochs
+        in_epochs = bool(self.milestones) and self.milestones[0] >= 1
+        return self.model_copy(
+            update={
+                "warmup_epochs": self.warmup_epochs * share,
+                "decay_epochs": None if self.decay_epochs is None else self.decay_epochs * share,
+                "milestones": tuple(milestone / epochs for milestone in self.milestones if milestone < epochs)
+                if in_epochs
+                else self.milestones,
+                # Without a milestone that the run would have reached the rate stays as it is.
+                "name": "constant" if in_epochs and self.milestones[0] >= epochs else self.name,
+            }
+        )
+
     def check_run(self, epochs: int) -> None:
         """Refuse a warm-up that is as long as a run of so many epochs.
 
