@@ -232,7 +232,7 @@ def _parts_in_memory(
         task=Classification(num_classes, label_smoothing=recipe.label_smoothing),
         student_network=network_of(copy.deepcopy(student), num_classes=num_classes),
         make_student=lambda: network_of(copy.deepcopy(student), num_classes=num_classes),
-        teacher=None if network is None else live_teacher(network, device),
+        teacher=None if network is None else live_teacher(network, device, recipe),
         teacher_network=network,
         teacher_size=None,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
 from understudy import spec as specs
+from understudy.bank_keys import notes_on, open_banks
 from understudy.config import UserError
 from understudy.data import (
     DataSplits,
@@ -20,6 +21,7 @@ from understudy.data import (
     train_loader,
 )
 from understudy.data.augment import EVAL_CROP
+from understudy.data.augment_config import NoAugment, ResizedCrop
 from understudy.data.sources import rows_of
 from understudy.distributed import SINGLE, World
 from understudy.hashing import hashed
@@ -31,6 +33,7 @@ from understudy.spec import StudentSpec, Surroundings, tap_teacher
 from understudy.student import Student
 from understudy.tasks import Classification
 from understudy.teachers import LiveTeacher
+from understudy.teachers.bank import BankTeacher
 from understudy.training import Trainer
 
 __all__ = [
@@ -58,10 +61,15 @@ class Parts:
     task: Classification
     student_network: Network  # as every student begins, but for its random weights
     make_student: Callable[[], Network]  # a fresh one, its weights drawn from the global random state
-    teacher: LiveTeacher | None
+    teacher: LiveTeacher | None  # None where there is none, or only its banks
     teacher_network: Network | None
     teacher_size: int | None  # None where teacher and student see the same size
     world: World = SINGLE
+    banks: Mapping[int, BankTeacher] = field(default_factory=dict)  # by seed; the teacher then is never built
+
+    def teacher_of(self, seed: int) -> LiveTeacher | BankTeacher | None:
+        """Whom the students of a seed learn from."""
+        return self.banks.get(seed, self.teacher)
 
     @property
     def crop_share(self) -> float:
@@ -91,7 +99,7 @@ class Parts:
             task=self.task,
             num_classes=self.task.num_classes,
             sample=torch.zeros(2, 3, size, size, device=self.device),
-            teacher=self.teacher,
+            teacher=self.teacher_of(seed),
             teacher_sample=torch.zeros(2, 3, *[self.teacher_size or size] * 2, device=self.device),
             train_labels=self.data.train.labels,
             seed=seed,
@@ -99,13 +107,17 @@ class Parts:
         )
 
     def train_loader(self, seed: int) -> TrainLoader:
-        """Batches of one seed, this process's part of each: its own order and its own views."""
+        """Batches of one seed, this process's part of each: its own order and its own views, or those of its bank."""
+        teacher_size = self.teacher_size
+        if self.banks and isinstance(augment_for(self.recipe.data, self.data.train), NoAugment | ResizedCrop):
+            teacher_size = None  # nobody looks; other crops are cut at the larger size, so the student's depend on it
         return train_loader(
             self.data,
             self.recipe.data,
             seed=seed,
             image_size=self.image_size,
-            teacher_size=self.teacher_size,
+            teacher_size=teacher_size,
+            num_views=self.banks[seed].num_views if self.banks else None,
             device=self.device,
             mean=self.student_network.mean,
             std=self.student_network.std,
@@ -124,7 +136,7 @@ class Parts:
             source,
             self.recipe.data,
             image_size=self.image_size,
-            teacher_size=self.teacher_size,
+            teacher_size=None if self.banks else self.teacher_size,
             device=self.device,
             rank=self.world.rank,
             world_size=self.world.size,
@@ -167,7 +179,7 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
 
     student = create(recipe.student)
     teacher = None
-    if recipe.teacher is not None:
+    if recipe.teacher is not None and recipe.bank is None:
         # A teacher that is going to be trained starts like any other model; the seed decides its first weights.
         with seeded(hashed(recipe.seeds[0], "teacher")):
             teacher = create(recipe.teacher)
@@ -175,6 +187,15 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
     teacher_size = None
     if teacher is not None and data.native_size is None and teacher.input_size not in (None, image_size):
         teacher_size = teacher.input_size
+    banks: dict[int, BankTeacher] = {}
+    if recipe.bank is not None:
+        banks = open_banks(recipe, data, image_size=image_size, student=student)
+        for note in notes_on(banks, recipe):
+            say(note)
+        manifest = banks[recipe.seeds[0]].manifest
+        teacher_size = None if manifest.teacher.image_size == image_size else manifest.teacher.image_size
+        kept = recipe.bank.model_copy(update={"key": manifest.content_key})
+        recipe = recipe.model_copy(update={"bank": kept})
     return Parts(
         recipe=recipe,
         data=data,
@@ -183,33 +204,41 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
         task=Classification(num_classes, label_smoothing=recipe.label_smoothing),
         student_network=student,
         make_student=lambda: create(recipe.student),
-        teacher=live_teacher(teacher, device) if teacher is not None else None,
+        teacher=live_teacher(teacher, device, recipe) if teacher is not None else None,
         teacher_network=teacher,
         teacher_size=teacher_size,
         world=world,
+        banks=banks,
     )
 
 
 def in_world(parts: Parts, world: World) -> Parts:
     """The same parts for one of several processes, on its own device."""
     device = device_named(parts.recipe.device, world)
-    teacher = None if parts.teacher_network is None else live_teacher(parts.teacher_network, device)
+    teacher = None if parts.teacher_network is None else live_teacher(parts.teacher_network, device, parts.recipe)
     return replace(parts, world=world, device=device, teacher=teacher)
 
 
-def live_teacher(network: Network, device: torch.device) -> LiveTeacher:
-    """The network as a teacher on `device`."""
-    return LiveTeacher(network.module.to(device), prepare=network.prepare.to(device), name=f"teacher {network.name}")
+def live_teacher(network: Network, device: torch.device, recipe: Recipe) -> LiveTeacher:
+    """The network as a teacher on `device`, run as fast as the recipe lets it."""
+    return LiveTeacher(
+        network.module.to(device),
+        prepare=network.prepare.to(device),
+        name=f"teacher {network.name}",
+        folds=recipe.fold_teacher,
+        compiles=recipe.compile,
+    )
 
 
 def build_trainer(parts: Parts, rows: Sequence[Row], seed: int) -> Trainer:
     """The trainer of one seed, with a student for every row."""
-    if parts.teacher is not None:
-        tap_teacher(parts.teacher, [config for row in rows for config in row.method])
+    teacher = parts.teacher_of(seed)
+    if teacher is not None:
+        tap_teacher(teacher, [config for row in rows for config in row.method])
     recipe = parts.recipe
     return Trainer(
         [build_student(parts, row, seed) for row in rows],
-        teacher=parts.teacher,
+        teacher=teacher,
         device=parts.device,
         log_every=recipe.log_every,
         stops_at_nan=recipe.on_nan != "continue",

@@ -17,7 +17,7 @@ from understudy.distributed import said_once
 from understudy.logs import Display
 from understudy.method_pages import method_list, method_page
 from understudy.methods import load_installed_methods
-from understudy.recipe import Recipe, recipe_from
+from understudy.recipe import Recipe, merged, recipe_from
 from understudy.recipe_files import STRATEGIES, read_recipes, recipe_names, strategy_names
 from understudy.report import (
     ALONE,
@@ -82,6 +82,9 @@ Rows = Annotated[str | None, typer.Option(metavar="A,B,...", help="Such as alone
 Out = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="The run folder; without it, a numbered one under runs/.")
 ]
+Bank = Annotated[
+    Path | None, typer.Option("--bank", metavar="FOLDER", help="Look the teacher up where `understudy bank` stored it.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let a recipe file name models as module.path:factory.")]
 AllowWeak = Annotated[bool, typer.Option("--allow-weak-teacher", help="Go on with a teacher at chance level.")]
@@ -101,6 +104,7 @@ def train(
     update: UpdateOption = None,
     epochs: Epochs = None,
     seeds: Seeds = None,
+    bank: Bank = None,
     out: Out = None,
     overwrite: Overwrite = False,
     allow_code: AllowCode = False,
@@ -112,7 +116,7 @@ def train(
         student_weights=student_weights, data=data, method=method, update=update, epochs=epochs, seeds=seeds,
         allow_weak_teacher=allow_weak_teacher,
     )  # fmt: skip
-    recipe, may_run_code = _recipe(words, typed)
+    recipe, may_run_code = _recipe(words, typed, bank)
     run = commands.train(recipe, out=out, overwrite=overwrite, allow_code=allow_code or may_run_code, display=Display())
     _print_outcome(run)
 
@@ -129,6 +133,7 @@ def compare(
     data: DataOption = None,
     epochs: Epochs = None,
     seeds: Seeds = None,
+    bank: Bank = None,
     out: Out = None,
     overwrite: Overwrite = False,
     allow_code: AllowCode = False,
@@ -142,10 +147,43 @@ def compare(
         student_weights=student_weights, data=data, rows=rows, epochs=epochs, seeds=seeds,
         allow_weak_teacher=allow_weak_teacher,
     )  # fmt: skip
-    recipe, may_run_code = _recipe(words, typed)
+    recipe, may_run_code = _recipe(words, typed, bank)
     display = Display(to_stderr=format != "text")
     run = commands.compare(recipe, out=out, overwrite=overwrite, allow_code=allow_code or may_run_code, display=display)
     _print_outcome(run, format=format)
+
+
+@app.command()
+def bank(
+    words: Words = None,
+    views: Annotated[int, typer.Option(metavar="V", help="Augmented versions of the training set.")] = 8,
+    dtype: Annotated[str, typer.Option(metavar="float16|float32", help="Of what is stored.")] = "float16",
+    topk: Annotated[
+        int | None, typer.Option(metavar="K", help="Keep the K largest logits and the mass of the rest.")
+    ] = None,
+    feature_maps: Annotated[
+        bool, typer.Option("--feature-maps", help="Store feature maps too, where methods read them.")
+    ] = False,
+    rows: Rows = None,
+    teacher: TeacherOption = None,
+    teacher_weights: TeacherWeights = None,
+    student: StudentOption = None,
+    data: DataOption = None,
+    method: MethodOption = None,
+    seeds: Seeds = None,
+    out: Out = None,
+    allow_code: AllowCode = False,
+    allow_weak_teacher: AllowWeak = False,
+) -> None:
+    """Run the teacher once over V views of the training set and store what the recipe's methods read of it."""
+    typed = commands.Typed(
+        teacher=teacher, teacher_weights=teacher_weights, student=student, data=data, method=method, rows=rows,
+        seeds=seeds, allow_weak_teacher=allow_weak_teacher,
+    )  # fmt: skip
+    recipe, may_run_code = _recipe(words, typed)
+    options = commands.BankOptions(views=views, dtype=dtype, topk=topk, feature_maps=feature_maps)
+    folders = commands.bank(recipe, out=out, options=options, allow_code=allow_code or may_run_code, display=Display())
+    typer.echo(f"Train from it with --bank {folders[0].parent}")
 
 
 @app.command()
@@ -171,6 +209,7 @@ def check(
     update: UpdateOption = None,
     epochs: Epochs = None,
     seeds: Seeds = None,
+    bank: Bank = None,
     allow_code: AllowCode = False,
     allow_weak_teacher: AllowWeak = False,
 ) -> None:
@@ -180,7 +219,7 @@ def check(
         student_weights=student_weights, data=data, method=method, update=update, epochs=epochs, seeds=seeds,
         allow_weak_teacher=allow_weak_teacher,
     )  # fmt: skip
-    recipe, may_run_code = _recipe(words, typed)
+    recipe, may_run_code = _recipe(words, typed, bank)
     commands.check(recipe, allow_code=allow_code or may_run_code, display=Display())
 
 
@@ -259,11 +298,11 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(128 + (stop.signal or signal.SIGINT))
 
 
-def _recipe(words: list[str] | None, typed: commands.Typed) -> tuple[Recipe, bool]:
+def _recipe(words: list[str] | None, typed: commands.Typed, bank: Path | None = None) -> tuple[Recipe, bool]:
     """The recipe that the command line means, and whether all code it names was typed there."""
     overrides = [word for word in words or [] if "=" in word]
     names = [word for word in words or [] if "=" not in word]
-    base: dict[str, Any] = read_recipes(names)
+    base: dict[str, Any] = merged(read_recipes(names), {} if bank is None else {"bank": {"path": str(bank)}})
     recipe = recipe_from(
         typed.laid_on(base), overrides, what=f"recipe {' with '.join(names)}" if names else "these settings"
     )

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from understudy import runs
+from understudy.banking import BankOptions, make_banks
 from understudy.building import Parts, build_trainer, open_parts
 from understudy.config import UserError
 from understudy.environment import peak_memory_gib
@@ -34,8 +35,10 @@ from understudy.typed import Typed
 from understudy.untrusted import given_path, visible
 
 __all__ = [
+    "BankOptions",
     "RunFolder",
     "Typed",
+    "bank",
     "check",
     "compare",
     "demo",
@@ -64,6 +67,16 @@ def compare(recipe: Recipe, *, out: Path | None, overwrite: bool, allow_code: bo
     return runs.execute(recipe, name=name, out=out, overwrite=overwrite, allow_code=allow_code, display=display)
 
 
+def bank(recipe: Recipe, *, out: Path | None, options: BankOptions, allow_code: bool, display: Display) -> list[Path]:
+    """Store what the recipe's teacher says about every view of the training set; the folders, one for each seed."""
+    if out is None and recipe.bank is None:
+        raise UserError("where to? Give --out FOLDER, or bank.path in the recipe")
+    out = out or given_path(recipe.bank.path if recipe.bank else "", what="bank.path")
+    return [
+        folder.path for folder in make_banks(recipe, out=out, options=options, allow_code=allow_code, display=display)
+    ]
+
+
 def demo(out: Path, *, display: Display) -> RunFolder:
     """Run the shipped demo recipe; it replaces its own finished run."""
     recipe = load_recipe("digits/demo")
@@ -90,7 +103,7 @@ def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
         display.say(
             f"teacher  {recipe.teacher.model}   is going to be trained here for {epochs} epochs; not scored yet"
         )
-    elif parts.teacher is not None:
+    elif recipe.teacher is not None:
         check_teacher(parts, evaluate_teacher(parts).get("val"), say=display.say)
     display.say(runs.describe_rows(parts, rows))
     for student in trainer.students:
@@ -108,6 +121,7 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
     bare: dict[str, object] = {
         "student": recipe.student.model_copy(update={"weights": "none"}),
         "teacher": None,
+        "bank": None,
         "method": (),
         "rows": (),
     }

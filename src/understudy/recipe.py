@@ -17,6 +17,7 @@ from understudy.recipe_files import merged, parsed_yaml, read_recipe, recipe_nam
 from understudy.updates import UPDATES, Joint, Schedule, UpdateConfig
 
 __all__ = [
+    "BankConfig",
     "Published",
     "Recipe",
     "StudentConfig",
@@ -54,6 +55,14 @@ class TeacherConfig(Config):
     allow_weak: bool = False  # go on with a teacher at chance level
 
 
+class BankConfig(Config):
+    """A teacher that is looked up in what `understudy bank` has stored, and never loaded."""
+
+    path: str  # a folder with seedN/ for every seed of the run
+    views: Literal["repeat", "unique"] = "repeat"  # unique: refuse a bank with fewer views than the run has epochs
+    key: str | None = None  # of what the bank holds; a run writes it down, and another content is refused
+
+
 class Published(Config):
     """What a paper reports for this recipe."""
 
@@ -67,6 +76,7 @@ class Recipe(Config):
     task: Literal["classification"] = "classification"
     data: DataConfig
     teacher: TeacherConfig | None = None
+    bank: BankConfig | None = None
     student: StudentConfig
     method: tuple[SerializeAsAny[MethodConfig], ...] = ()  # one mapping, a name, or a list of these; none: alone
     task_weight: float | None = Field(default=None, ge=0)  # None: the method's own default
@@ -84,6 +94,7 @@ class Recipe(Config):
     precision: Precision = "float32"  # of the networks' passes; losses and weights stay float32
     accumulate: int = Field(default=1, ge=1)  # passes a step: each takes a part of the batch, for less memory
     compile: bool = False  # the networks, by torch.compile
+    fold_teacher: bool = True  # its batch norms into its convolutions: faster, equal up to rounding
     sync_batch_norm: bool = False  # several GPUs: batch statistics over all of them
     on_nan: Literal["stop", "rollback", "continue"] = "stop"  # a loss that is no number; see docs/reliability.md
     channels_last: bool = True  # memory format of convolutions: on CPUs and tensor cores the faster one
@@ -160,6 +171,25 @@ class Recipe(Config):
                 f"accumulate: {self.accumulate} would tear the copies of an image apart; leave it out, or set "
                 "data.copies: none"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_banked(self) -> Recipe:
+        if self.bank is None:
+            return self
+        if self.teacher is None:
+            raise ValueError("a bank is of a teacher; set teacher.model to the one that was banked")
+        if self.teacher.train_epochs > 0:
+            raise ValueError(
+                "a bank is of a teacher that is trained already; train it first (`understudy train --student MODEL "
+                "--method none`), and set teacher.weights to that run's folder and teacher.train_epochs: 0"
+            )
+        if self.data.mix is not None:
+            raise ValueError(
+                "data.mix: Mixup and CutMix show images that no bank has seen; leave out data.mix, or the bank"
+            )
+        if self.data.streaming:
+            raise ValueError("data.streaming: a bank is asked by sample number, which streamed images do not have")
         return self
 
     @model_validator(mode="after")

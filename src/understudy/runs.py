@@ -16,9 +16,11 @@ from torch import Tensor
 
 from understudy import checkpoint
 from understudy.building import Parts, build_trainer, deployed_network, in_world, open_parts
+from understudy.config import UserError
 from understudy.connections import save_connectors
 from understudy.data import EvalLoader
 from understudy.data.found import BadImages
+from understudy.denormals import denormals_flushed
 from understudy.distributed import joined
 from understudy.environment import describe_environment, peak_memory_gib
 from understudy.faults import faults_in_words
@@ -35,7 +37,7 @@ from understudy.spec import weighted
 from understudy.step import Batch
 from understudy.suiting import check_rows
 from understudy.tasks import Evaluation
-from understudy.teaching import check_teacher, evaluate_teacher, teacher_ready
+from understudy.teaching import banked_teacher, check_teacher, evaluate_teacher, teacher_ready
 from understudy.training import Trainer
 from understudy.untrusted import given_path
 from understudy.updates import DOT, UpdateConfig
@@ -82,12 +84,15 @@ def execute(
         UserError: anything a person can mend.
         Interrupted: stopped by a signal; the same call goes on from there.
     """
-    with joined() as world, cpu_threads(recipe.threads):
+    with joined() as world, cpu_threads(recipe.threads), denormals_flushed():
         if not world.is_first:
             display = Display(quiet=True)
         rows = rows_of(recipe)
         if parts is None:
             parts = open_parts(recipe, allow_code=allow_code, say=display.say, world=world)
+            recipe = parts.recipe  # with the key of its bank
+        elif recipe.bank is not None:
+            raise UserError("bank: networks that are handed over in Python are looked at live; leave it out")
         elif world.size > 1:
             parts = in_world(parts, world)
         check_rows(parts, rows)
@@ -121,9 +126,9 @@ def _lacks_only_its_page(recipe: Recipe, out: Path | None, overwrite: bool) -> b
 def _carry_out(execution: Execution) -> None:
     """Teacher, seeds, results and page, each unless an earlier call has done it."""
     parts, run, display = execution.parts, execution.run, execution.display
-    began = time.monotonic()
-    try:
-        with execution.stop.listening():
+    with execution.stop.listening():
+        began = time.monotonic()
+        try:
             display.say(describe_data(parts))
             if note := lr_note(execution.recipe):
                 display.say(f"warning  {note}")
@@ -131,13 +136,13 @@ def _carry_out(execution: Execution) -> None:
             display.say(describe_rows(execution.parts, execution.rows))
             for seed in execution.recipe.seeds:
                 _run_seed(execution, seed)
+            if parts.world.is_first:  # a signal from here on finds the run at its end, and is not heeded
+                _finish(execution)
+        finally:
+            if parts.world.is_first:
+                run.append_timing({"kind": "run", "seconds": time.monotonic() - began, "processes": parts.world.size})
         if parts.world.is_first:
-            _finish(execution)
-    finally:
-        if parts.world.is_first:
-            run.append_timing({"kind": "run", "seconds": time.monotonic() - began, "processes": parts.world.size})
-    if parts.world.is_first:
-        write_report(run.path)
+            write_report(run.path)
     parts.world.exchange(0)  # nobody leaves while the others still need it
 
 
@@ -181,7 +186,7 @@ def _moved_by(update: UpdateConfig) -> str:
 
 def _prepare_teacher(execution: Execution) -> None:
     """Train the teacher where that is asked for, score it, and stop where it knows nothing."""
-    if execution.parts.teacher is None:
+    if execution.recipe.teacher is None:
         return
     # Taps, sizes and class counts are settled before the teacher takes its hours.
     build_trainer(execution.parts, execution.rows, execution.recipe.seeds[0])
@@ -294,6 +299,8 @@ def _finish(execution: Execution) -> None:
         teacher=execution.teacher,
         predictions=predictions,
     )
+    if parts.banks:
+        results["teacher"] = banked_teacher(parts, execution.teacher)
     if skipped:
         note = BadImages(sorted(skipped), ("image cannot be read", "images cannot be read")).note()
         execution.display.say(note)

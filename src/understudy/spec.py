@@ -24,6 +24,7 @@ from understudy.student import Student, WeightedMethod, parameters_of
 from understudy.taps import TappedModel, Taps, check_taps, classifier_name
 from understudy.tasks import Task
 from understudy.teachers import LiveTeacher
+from understudy.teachers.bank import BankTeacher
 from understudy.updates import Joint, Schedule, UpdateConfig, undecayed_names
 
 __all__ = ["StudentSpec", "Surroundings", "build_student", "default_task_weight", "tap_teacher"]
@@ -77,7 +78,7 @@ class Surroundings:
     task: Task
     num_classes: int
     sample: Tensor  # (B,3,H,W) images as the student sees them; only their shape and device matter
-    teacher: LiveTeacher | None = None
+    teacher: LiveTeacher | BankTeacher | None = None
     teacher_sample: Tensor | None = None  # None: the teacher sees the same size
     train_labels: Tensor | None = None  # (N,)
     seed: int = 0
@@ -121,17 +122,22 @@ def build_student(spec: StudentSpec, around: Surroundings) -> Student:
     )
 
 
-def tap_teacher(teacher: LiveTeacher, methods: Sequence[MethodConfig]) -> None:
+def tap_teacher(teacher: LiveTeacher | BankTeacher, methods: Sequence[MethodConfig]) -> None:
     """Let the teacher return what these methods look at."""
     for config in methods:
-        _check_taps(teacher.model.module, taps_of(config).teacher, config, teacher.name)
+        _check_taps(teacher, taps_of(config).teacher, config, teacher.name)
     teacher.tap(tap for config in methods for tap in taps_of(config).teacher)
 
 
-def _check_taps(model: nn.Module, taps: Sequence[str], config: MethodConfig, name: str) -> None:
+def _check_taps(
+    model: nn.Module | LiveTeacher | BankTeacher, taps: Sequence[str], config: MethodConfig, name: str
+) -> None:
     """Refuse a tap that is not there in the name of the method that wants it."""
     try:
-        check_taps(model, taps, name=name)
+        if isinstance(model, BankTeacher):
+            model.check_taps(taps)
+        else:
+            check_taps(model.model.module if isinstance(model, LiveTeacher) else model, taps, name=name)
     except UserError as error:
         raise UserError(f"method {config.method.name!r}: {error}") from None
 
@@ -181,7 +187,7 @@ def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) 
         student=_shapes(model, sample),
         teacher=TapShapes({}, num_classes=around.num_classes)
         if teacher is None
-        else _shapes(teacher.model, teacher_sample),
+        else _teacher_shapes(teacher, teacher_sample),
         num_classes=around.num_classes,
         num_train=0 if around.train_labels is None else len(around.train_labels),
         train_labels=around.train_labels,
@@ -198,6 +204,14 @@ def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) 
         method.to(sample.device)
         built.append(WeightedMethod(method, *weighted(config)))
     return built
+
+
+def _teacher_shapes(teacher: LiveTeacher | BankTeacher, sample: Tensor) -> TapShapes:
+    if isinstance(teacher, LiveTeacher):
+        return _shapes(teacher.model, sample)
+    return TapShapes(
+        teacher.shapes, num_classes=teacher.num_classes, classifier=teacher.classifier, norms=teacher.norms
+    )
 
 
 def _shapes(model: TappedModel, sample: Tensor) -> TapShapes:

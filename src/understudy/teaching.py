@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from understudy import checkpoint
 from understudy.building import Parts, live_teacher
@@ -20,11 +21,12 @@ from understudy.runfolder import RunFolder
 from understudy.student import Student, parameters_of
 from understudy.taps import TappedModel
 from understudy.tasks import Evaluation
+from understudy.teachers.bank import BankTeacher
 from understudy.training import Trainer
 from understudy.updates import undecayed_names
 from understudy.watching import RunWatcher, StopRequest
 
-__all__ = ["check_teacher", "evaluate_teacher", "teacher_ready"]
+__all__ = ["banked_teacher", "check_teacher", "evaluate_teacher", "teacher_ready"]
 
 EXPECTED_WITHIN = 0.5  # points of top-1 by which a published teacher may differ before it is warned of
 
@@ -45,7 +47,7 @@ def teacher_ready(parts: Parts, run: RunFolder, display: Display, stop: StopRequ
         parts.world.exchange(0)  # nobody goes on before the folder is there
     epochs = f"{settings.train_epochs} epoch{'s' * (settings.train_epochs > 1)}"
     network = replace(network, starts_from=f"{network.starts_from}, then trained here for {epochs}")
-    return replace(parts, teacher_network=network, teacher=live_teacher(network, parts.device))
+    return replace(parts, teacher_network=network, teacher=live_teacher(network, parts.device, parts.recipe))
 
 
 def _keep(parts: Parts, network: Network, run: RunFolder) -> None:
@@ -58,11 +60,13 @@ def _keep(parts: Parts, network: Network, run: RunFolder) -> None:
 
 
 def evaluate_teacher(parts: Parts, *, stop: StopRequest | None = None) -> dict[str, Evaluation]:
-    """Its scores on every split that is evaluated; none where its classes are not the data's.
+    """Its scores on every split that is evaluated, or those in its bank; none where its classes are not the data's.
 
     Raises:
         Interrupted: `stop` wants it; there is nothing to save.
     """
+    for bank in parts.banks.values():  # of one teacher, all of them
+        return _banked_evaluations(bank)
     teacher = parts.teacher
     if teacher is None or not parts.teacher_shares_classes:
         return {}
@@ -78,20 +82,35 @@ def evaluate_teacher(parts: Parts, *, stop: StopRequest | None = None) -> dict[s
     }
 
 
+def banked_teacher(parts: Parts, scores: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """What results.json says of a teacher whose network was not there."""
+    facts = next(iter(parts.banks.values())).manifest.teacher
+    names = ("model", "starts_from", "parameters", "macs", "image_size")
+    known = {name: getattr(facts, name) for name in names}
+    return {**known, **{split: scores[split].scores() if split in scores else None for split in ("val", "test")}}
+
+
+def _banked_evaluations(bank: BankTeacher) -> dict[str, Evaluation]:
+    found = {}
+    for split, (predictions, labels) in bank.evaluated.items():
+        scores = bank.manifest.teacher.scores[split]
+        found[split] = Evaluation(scores["top1"], scores.get("top5"), scores["loss"], predictions, labels)
+    return found
+
+
 def check_teacher(parts: Parts, found: Evaluation | None, *, say: Callable[[str], None]) -> None:
     """Say what the teacher is worth; stop where it is no better than chance.
 
     Raises:
         UserError: top-1 within two standard errors of 1/C, unless the recipe allows a weak teacher.
     """
-    settings, network = parts.recipe.teacher, parts.teacher_network
+    settings = parts.recipe.teacher
     assert settings is not None
-    assert network is not None
-    size = compact(count_parameters(network.module))
+    size, starts_from = _size_and_origin(parts)
     if found is None:
         say(f"teacher  {settings.model}   {size} parameters   other classes than the data's, so it is not scored")
         return
-    say(f"teacher  {settings.model}   {size} parameters   val top-1 {found.top1:.1f} %   {network.starts_from}")
+    say(f"teacher  {settings.model}   {size} parameters   val top-1 {found.top1:.1f} %   {starts_from}")
     num_classes, num_images = parts.task.num_classes, len(found.labels)
     chance = 1 / num_classes
     limit = 100 * (chance + 2 * math.sqrt(chance * (1 - chance) / num_images))
@@ -110,6 +129,16 @@ def check_teacher(parts: Parts, found: Evaluation | None, *, say: Callable[[str]
     expected = settings.expected_top1
     if expected is not None and abs(found.top1 - expected) > EXPECTED_WITHIN:
         say(f"warning  the teacher was expected at {expected:.2f} %, {found.top1 - expected:+.2f} points off")
+
+
+def _size_and_origin(parts: Parts) -> tuple[str, str]:
+    """Parameters and first weights of the teacher, in words."""
+    for bank in parts.banks.values():
+        facts = bank.manifest.teacher
+        views = f"{bank.num_views} view{'s' * (bank.num_views > 1)}"
+        return compact(facts.parameters), f"{facts.starts_from}; from {bank.name} ({views}), not loaded"
+    assert parts.teacher_network is not None
+    return compact(count_parameters(parts.teacher_network.module)), parts.teacher_network.starts_from
 
 
 def _train(parts: Parts, run: RunFolder, display: Display, stop: StopRequest) -> None:

@@ -136,7 +136,8 @@ class RunWatcher:
                 return trainer.fit(loader, epochs=epochs, val=heeded, watcher=self)
             except NotFinite as bad:
                 # Counted by what the checkpoint holds, so that a run that was killed has no more chances than another.
-                if self.recipe.on_nan != "rollback" or len(trainer.left_out) == MOST_LEFT_OUT:
+                is_hopeless = len(trainer.left_out) == MOST_LEFT_OUT or bad.step in trainer.left_out
+                if self.recipe.on_nan != "rollback" or is_hopeless:
                     raise UserError(_way_out(bad, len(trainer.left_out))) from None
                 self._roll_back(trainer, bad)
 

@@ -64,18 +64,42 @@ def crop_flip(
     Returns:
         (B,3,H,W) of the same dtype.
     """
-    key = hashed_tensor(seed, view, copies, indices)
-    if config.pad:
-        offsets = hashed_tensor(key, "offset") % (2 * config.pad + 1) ** 2
-        top, left = offsets // (2 * config.pad + 1), offsets % (2 * config.pad + 1)
-        padded = F.pad(images, (config.pad,) * 4)
-        height, width = images.shape[2:]
-        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B,3,2*pad+1,2*pad+1,H,W), a view
-        images = windows[torch.arange(len(images), device=images.device), :, top, left]
-    if config.flip:
-        is_flipped = hashed_tensor(key, "flip") % 2 == 1
-        images = torch.where(is_flipped[:, None, None, None], images.flip(-1), images)
-    return images
+    return Windows.drawn(indices, config, seed=seed, view=view, copies=copies).of(images)
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Which window of every padded image is shown, and whether mirrored; drawn at once for as many as are wanted."""
+
+    pad: int  # pixels on each side
+    top: Tensor  # (...) int64, 0 .. 2 pad
+    left: Tensor  # (...) int64
+    is_flipped: Tensor | None  # (...) bool; None: never
+
+    @classmethod
+    def drawn(cls, indices: Tensor, config: CropFlip, *, seed: int, view: int, copies: int | Tensor = 0) -> Windows:
+        """Those that `crop_flip` shows; `copies` and `indices` broadcast against each other."""
+        key = hashed_tensor(seed, view, copies, indices)
+        side = 2 * config.pad + 1
+        offsets = hashed_tensor(key, "offset") % side**2 if config.pad else torch.zeros_like(key)
+        is_flipped = hashed_tensor(key, "flip") % 2 == 1 if config.flip else None
+        return cls(config.pad, offsets // side, offsets % side, is_flipped)
+
+    def at(self, rows: slice) -> Windows:
+        """Some places of the last axis, in a row."""
+        flips = None if self.is_flipped is None else self.is_flipped[..., rows].flatten()
+        return Windows(self.pad, self.top[..., rows].flatten(), self.left[..., rows].flatten(), flips)
+
+    def of(self, images: Tensor) -> Tensor:
+        """(B,3,H,W) to the windows of the same shape and dtype."""
+        if self.pad:
+            padded = F.pad(images, (self.pad,) * 4)
+            height, width = images.shape[2:]
+            windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B,3,2*pad+1,2*pad+1,H,W), a view
+            images = windows[torch.arange(len(images), device=images.device), :, self.top, self.left]
+        if self.is_flipped is not None:
+            images = torch.where(self.is_flipped[:, None, None, None], images.flip(-1), images)
+        return images
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from understudy.data.augment import crop_flip, resized
+from understudy.data.augment import Windows, resized
 from understudy.data.augment_config import CropFlip, NoAugment
 from understudy.data.config import DataConfig
 from understudy.data.plan import EpochPlan, Share
@@ -64,6 +64,7 @@ class MemoryTrainLoader:
         plan, device = self._plan, self._stored.images.device
         order = plan.order(epoch).to(device)
         view = plan.view(epoch)
+        windows = self._windows(order, view)
         for step in range(start_step, self.steps_per_epoch):
             rows = plan.rows(step)
             indices = order[rows.start : rows.stop]
@@ -72,11 +73,17 @@ class MemoryTrainLoader:
                 copies = torch.arange(plan.num_copies, device=device).repeat_interleave(len(rows))
                 indices = indices.repeat(plan.num_copies)
             images = self._stored.images[indices]
-            if isinstance(self._augment, CropFlip):
-                images = crop_flip(
-                    images, indices, self._augment, seed=plan.seed, view=view, copies=0 if copies is None else copies
-                )
+            if windows is not None:
+                images = windows.at(slice(rows.start, rows.stop)).of(images)
             yield self._stored.batch(images, indices, view, copies)
+
+    def _windows(self, order: Tensor, view: int) -> Windows | None:
+        """What `crop_flip` shows of a whole epoch, by copy and place in its order; None where it shows all."""
+        if not isinstance(self._augment, CropFlip):
+            return None
+        copies = torch.arange(self._plan.num_copies, device=order.device)[:, None]
+        # Once an epoch: some thirty small operations on integers, which every batch would wait for on a GPU.
+        return Windows.drawn(order, self._augment, seed=self._plan.seed, view=view, copies=copies)
 
 
 class MemoryEvalLoader:

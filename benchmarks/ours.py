@@ -1,0 +1,88 @@
+"""What the benchmarks time of understudy itself: a recipe's own parts, trained in blocks of so many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from understudy import Batch
+from understudy.banking import BankOptions, make_banks
+from understudy.building import Parts, build_trainer, open_parts
+from understudy.data import TrainLoader
+from understudy.logs import Display
+from understudy.recipe import BankConfig, Recipe, recipe_from
+from understudy.rows import rows_of
+
+__all__ = ["Blocks", "banked", "opened", "recipe", "training_block"]
+
+
+def recipe(root: str, pair: tuple[str, str], rows: Sequence[str], **settings: Any) -> Recipe:
+    """A recipe of the CIFAR networks `pair` (teacher, student), both with random weights, on the images at `root`."""
+    teacher, student = pair
+    return recipe_from(
+        {
+            "data": {"root": root, "augment": "crop_flip", "batch_size": settings.pop("batch_size", 64)},
+            "teacher": {"model": f"cifar:{teacher}", "weights": "none", "allow_weak": True},
+            "student": {"model": f"cifar:{student}", "weights": "none"},
+            "rows": list(rows),
+            "epochs": 240,
+            **settings,
+        }
+    )
+
+
+def opened(settings: Recipe) -> Parts:
+    """Data and networks of a recipe."""
+    return open_parts(settings, allow_code=False, say=print)
+
+
+def banked(settings: Recipe, folder: Path) -> Recipe:
+    """The same on few images, its teacher looked up in a bank of one view of them, which is made in `folder`."""
+    few = {"train_rows": "0:4096", "val_rows": "4096:4352", "root": f"{settings.data.root}/train.parquet"}
+    settings = settings.model_copy(update={"data": settings.data.model_copy(update=few)})
+    make_banks(settings, out=folder, options=BankOptions(views=1), display=Display(quiet=True))
+    return settings.model_copy(update={"bank": BankConfig(path=str(folder))})
+
+
+class Blocks:
+    """A training loader in pieces of `num_steps` batches, each of which `Trainer.fit` takes for an epoch."""
+
+    def __init__(self, loader: TrainLoader, num_steps: int) -> None:
+        self.steps_per_epoch = num_steps
+        self.batch_size = loader.batch_size
+        self.num_samples = num_steps * loader.batch_size
+        self.skipped: tuple[str, ...] = ()
+        self._batches = _endless(loader)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The next batches of whichever epoch it is."""
+        for _ in range(start_step, self.steps_per_epoch):
+            yield next(self._batches)
+
+
+def _endless(loader: TrainLoader) -> Iterator[Batch]:
+    epoch = 1
+    while True:
+        yield from loader.epoch(epoch)
+        epoch += 1
+
+
+def training_block(
+    parts: Parts, rows: Sequence[str], num_steps: int, *, seed: int = 0, names: Sequence[str] = ()
+) -> Callable[[], float]:
+    """A block of `Trainer.fit` on these rows, loading and measuring included; it returns the first one's task loss.
+
+    `names` tells rows apart that are the same.
+    """
+    known = {row.name: row for row in rows_of(parts.recipe)}
+    names = names or rows
+    chosen = [known[row].model_copy(update={"name": name}) for row, name in zip(rows, names, strict=True)]
+    trainer = build_trainer(parts, chosen, seed)
+    loader = Blocks(parts.train_loader(seed), num_steps)
+
+    def block() -> float:
+        trainer.fit(loader, epochs=trainer.epoch)
+        return float(trainer.history[names[0]][-1]["train"]["task_loss"])
+
+    return block

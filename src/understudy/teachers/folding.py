@@ -1,0 +1,166 @@
+"""Batch norms folded into the convolutions before them, for a network that is only run in evaluation mode."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+__all__ = ["fold_batch_norms_"]
+
+# Exactly these: a subclass may standardise its weights first, or normalise by the batch.
+CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+WIDE = (torch.float32, torch.float64)  # half types round by more than the tolerance
+TOLERANCE = 1e-5  # of max |a - b| / max |b|, for each tensor that is read
+
+Answer = Callable[[], Sequence[Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A convolution whose output a norm takes, and their names."""
+
+    names: tuple[str, str]
+    convolution: nn.Conv2d
+    norm: nn.BatchNorm2d
+
+
+def fold_batch_norms_(module: nn.Module, answer: Answer, *, keep: Collection[str] = ()) -> tuple[str, ...]:
+    """Fold batch norms into the convolutions before them, in place, wherever the network still says the same.
+
+    Which norm takes what which convolution gives is watched in a pass, not read off a traced graph: a traced network
+    is another one, on which the hooks of taps no longer fire. Who else takes it cannot be watched. So what the network
+    says is compared before and after, and where it differs, the pairs are halved until only those are left out that
+    change it.
+
+    Args:
+        module: in evaluation mode. A folded norm becomes an identity, or the activation that timm keeps in it.
+        answer: runs the network on some images and gives all that anyone reads of it, (B,...) each.
+        keep: names of modules that stay as they are, as do those with hooks.
+
+    Returns:
+        Names of the norms that were folded. On the images of `answer` nothing has changed by more than 1e-5 of the
+        largest value of the same tensor.
+    """
+    device = next(module.parameters()).device
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), _no_tf32():
+        spared = {name for name, child in module.named_modules() if name in keep or _has_hooks(child)}
+        pairs, said = _watched(module, answer)
+        pairs = [pair for pair in pairs if spared.isdisjoint(pair.names)]
+        return tuple(pair.names[1] for pair in _folded(module, pairs, answer, said))
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    """Products in float32 proper; TF32's ten bits would hide what a comparison is after."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = products.fp32_precision, convolutions.fp32_precision
+    products.fp32_precision = convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        products.fp32_precision, convolutions.fp32_precision = before
+
+
+def _watched(module: nn.Module, answer: Answer) -> tuple[list[_Pair], Sequence[Tensor]]:
+    """The pairs that a pass goes through once, and what it says."""
+    given: dict[int, tuple[str, Tensor, int]] = {}  # kept alive until the end: a freed tensor's id is used again
+    pairs: list[_Pair] = []
+    handles: list[RemovableHandle] = []
+    calls: Counter[str] = Counter()
+
+    def note_convolution(name: str) -> Callable[..., None]:
+        def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            calls[name] += 1
+            given[id(output)] = (name, output, output._version)
+
+        return note
+
+    def note_norm(name: str, norm: nn.BatchNorm2d) -> Callable[..., None]:
+        def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            calls[name] += 1
+            giver, _output, version = given.get(id(inputs[0]), ("", inputs[0], -1))
+            if version == inputs[0]._version:  # else something has written into it on the way
+                pairs.append(_Pair((giver, name), module.get_submodule(giver), norm))  # type: ignore[arg-type]
+
+        return note
+
+    for name, child in module.named_modules():
+        if type(child) in CONVOLUTIONS and child.weight.dtype in WIDE:
+            handles.append(child.register_forward_hook(note_convolution(name)))
+        elif type(child) in NORMS and child.running_mean is not None:
+            handles.append(child.register_forward_pre_hook(note_norm(name, child)))
+    try:
+        said = answer()
+    finally:
+        for handle in handles:
+            handle.remove()
+    takers = Counter(pair.names[0] for pair in pairs)
+    return [pair for pair in pairs if {calls[name] for name in pair.names} | {takers[pair.names[0]]} == {1}], said
+
+
+def _folded(module: nn.Module, pairs: Sequence[_Pair], answer: Answer, said: Sequence[Tensor]) -> list[_Pair]:
+    """Those of the pairs that could be folded without a change of what is said."""
+    if not pairs:
+        return []
+    before = [(pair, pair.convolution.weight, pair.convolution.bias) for pair in pairs]
+    for pair in pairs:
+        _fold_(pair)
+        module.set_submodule(pair.names[1], _rest_of(pair.norm))
+    if _agree(answer(), said):
+        return list(pairs)
+    for pair, weight, bias in before:
+        pair.convolution.weight, pair.convolution.bias = weight, bias
+        module.set_submodule(pair.names[1], pair.norm)
+    if len(pairs) == 1:
+        return []
+    middle = len(pairs) // 2
+    return [found for half in (pairs[:middle], pairs[middle:]) for found in _folded(module, half, answer, said)]
+
+
+def _fold_(pair: _Pair) -> None:
+    """w <- w g / sigma per output channel, b <- (b - mean) g / sigma + beta, worked out in float64."""
+    convolution, norm = pair.convolution, pair.norm
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    shift = -norm.running_mean.double()
+    if convolution.bias is not None:
+        shift = shift + convolution.bias.double()
+    if norm.affine:
+        scale = scale * norm.weight.double()
+    shift = shift * scale
+    if norm.affine:
+        shift = shift + norm.bias.double()
+    weight = convolution.weight.double() * scale[:, None, None, None]  # keeps channels_last
+    dtype = convolution.weight.dtype
+    convolution.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    convolution.bias = nn.Parameter(shift.to(dtype), requires_grad=False)
+
+
+def _rest_of(norm: nn.BatchNorm2d) -> nn.Module:
+    """What a norm does besides normalising."""
+    if isinstance(norm, BatchNormAct2d):
+        return nn.Sequential(norm.drop, norm.act).eval()
+    return nn.Identity().eval()
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether somebody looks at it, or changes what goes through it."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _agree(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether all are equal up to rounding."""
+    return all(
+        bool((one - other).abs().max() <= TOLERANCE * other.abs().max())
+        for one, other in zip(some, others, strict=True)
+    )

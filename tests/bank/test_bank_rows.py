@@ -1,0 +1,93 @@
+"""What a bank keeps of a row: all of it in float32, less in float16 and top-k, and never a wrong number in silence."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from understudy.config import UserError
+from understudy.teachers.bank_rows import BankLayout, packed, restored_logits, unpacked
+
+
+def layout(**over: object) -> BankLayout:
+    settings = {"dtype": "float32", "num_classes": 5, "num_samples": 10, "batch_size": 4, "steps_per_shard": 2}
+    return BankLayout.read({**settings, **over}, what="the test's layout")
+
+
+def logits(rows: int = 3, classes: int = 5) -> Tensor:
+    return torch.randn(rows, classes, generator=torch.Generator().manual_seed(0)) * 3
+
+
+def test_float32_rows_come_back_bit_for_bit_in_their_own_memory_format() -> None:
+    maps = torch.randn(3, 4, 2, 2)
+    features = {"embedding": torch.randn(3, 7), "plain": maps, "last": maps.to(memory_format=torch.channels_last)}
+    found, seen = unpacked(packed(logits(), features, layout()), layout(), features)
+    assert torch.equal(found, logits())
+    for name, feature in features.items():
+        assert torch.equal(seen[name], feature)
+        assert seen[name].stride() == feature.stride()
+
+
+def test_float16_rows_come_back_as_float32_within_float16s_rounding() -> None:
+    half = layout(dtype="float16")
+    found, _ = unpacked(packed(logits(), {}, half), half, [])
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, logits())
+    torch.testing.assert_close(found, logits(), rtol=2**-11, atol=0)
+
+
+def test_topk_keeps_the_probabilities_of_the_largest_and_spreads_the_rest_evenly() -> None:
+    rows = torch.tensor([[2.0, 1.0, 0.0, -1.0, -2.0]])
+    kept = packed(rows, {}, layout(topk=2))
+    found, _ = unpacked(kept, layout(topk=2), [])
+    exact, restored = rows.softmax(1)[0], found.softmax(1)[0]
+    torch.testing.assert_close(restored[:2], exact[:2])
+    torch.testing.assert_close(restored[2:], exact[2:].mean().expand(3))
+    assert sorted(kept) == ["classes", "logits", "rest"]
+
+
+def test_topk_of_a_certain_teacher_has_finite_logits_everywhere() -> None:
+    rows = torch.tensor([[60_000.0, 0.0, 0.0, 0.0, -60_000.0]])
+    half = layout(topk=1, dtype="float16")
+    found, _ = unpacked(packed(rows, {}, half), half, [])
+    assert found.isfinite().all()
+    assert found.argmax() == 0
+
+
+def test_restored_logits_find_their_classes() -> None:
+    found = restored_logits(
+        torch.tensor([[7.0, 6.0]]), torch.tensor([[3, 1]]), torch.tensor([math.log(3)]), num_classes=5
+    )
+    assert found.tolist() == [[0.0, 6.0, 0.0, 7.0, 0.0]]
+
+
+def test_what_float16_cannot_hold_is_refused_with_the_way_out() -> None:
+    with pytest.raises(UserError, match=r"features at 'embedding' reach 7e\+04, and float16 ends at 65,504.*float32"):
+        packed(logits(), {"embedding": torch.tensor([[70_000.0]] * 3)}, layout(dtype="float16"))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_teacher_that_says_no_number_is_not_banked(bad: float) -> None:
+    with pytest.raises(UserError, match="logits are no numbers"):
+        packed(torch.full((1, 5), bad), {}, layout())
+
+
+def test_topk_of_all_classes_is_refused() -> None:
+    with pytest.raises(UserError, match="5 of 5 classes leaves out none"):
+        layout(topk=5)
+
+
+@pytest.mark.parametrize("over", [{}, {"dtype": "float16"}, {"topk": 2}, {"dtype": "float16", "topk": 2}])
+def test_the_size_that_is_announced_is_the_size_that_is_stored(over: dict[str, object]) -> None:
+    told = layout(taps={"embedding": [7], "map": [4, 2, 2]}, **over)
+    features = {"embedding": torch.randn(3, 7), "map": torch.randn(3, 4, 2, 2)}
+    kept = packed(logits(), features, told)
+    places = 3 * (4 + 1)
+    assert sum(tensor.nbytes for tensor in kept.values()) + places == 3 * told.row_bytes
+    assert told.view_bytes == 10 * told.row_bytes
+
+
+def test_shards_share_out_the_steps_of_a_view() -> None:
+    told = layout(num_samples=18, batch_size=4, steps_per_shard=2)
+    assert [list(told.steps_of(shard)) for shard in range(told.num_shards)] == [[0, 1], [2, 3], [4]]
