@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-all check format docs clean
+.PHONY: install demo test test-all check format docs reliability clean
 
 install: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ format: install
 
 docs: install
 	$(BIN)/python docs/build.py
+
+# Injects every fault of tests/faults and writes the numbers of docs/reliability.md: about five minutes.
+reliability: install
+	$(BIN)/python docs/reliability.py
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -33,6 +33,7 @@ WRITTEN = (  # everything that a run leaves in its folder
     ".teacher.partial",
     ".student.partial",
 )
+BEGINNINGS = ("environment.json", ".environment.json.partial", ".recipe.yaml.partial")  # of a run that died at once
 MAX_RECIPE_BYTES = 1_000_000
 MAX_RESULTS_BYTES = 64_000_000
 HARMLESS = (
@@ -41,6 +42,7 @@ HARMLESS = (
     ("checkpoint_minutes",),
     ("checkpoint_steps",),
     ("device",),
+    ("on_nan",),  # what it changes, it changes after the last checkpoint
 )  # change no result
 
 
@@ -107,10 +109,11 @@ class RunFolder:
                 raise UserError(f"{file} is a link, and what it points to would be written to; take it away")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            # The recipe last: a folder with a recipe alone may be a person's own, one with BEGINNINGS is ours.
+            self.write_json(self.environment_file, environment)
             checkpoint.write_atomically(
                 self.recipe_file, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).encode()
             )
-            self.write_json(self.environment_file, environment)
         except OSError as error:
             raise UserError(f"cannot write to the run folder {self.path}: {error.strerror}") from None
 
@@ -171,7 +174,7 @@ def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
 
 def _refuse_another_run(run: RunFolder, recipe: Mapping[str, Any]) -> None:
     if not run.is_run:
-        if run.path.is_dir() and any(run.path.iterdir()):
+        if run.path.is_dir() and any(file.name not in BEGINNINGS for file in run.path.iterdir()):
             raise UserError(f"{run.path} is not empty and holds no run; take another --out")
         return
     if run.is_finished:

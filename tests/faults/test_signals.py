@@ -1,0 +1,121 @@
+"""SIGTERM and SIGINT: the step is finished, a checkpoint is written, and the run can go on."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+import pytest
+from faulty_runs import Killing, Server, Tally, files_of, lost_bytes, recipe_file
+
+from engine_helpers import run_recipe, tiny_recipe
+from understudy import Batch
+from understudy.building import Parts, open_parts
+from understudy.data import EvalLoader
+from understudy.training import Interrupted
+
+MOST_SECONDS = 10  # what schedulers wait before they kill
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "times"),
+    [
+        pytest.param(signal.SIGTERM, 143, 2, id="SIGTERM twice"),
+        pytest.param(signal.SIGTERM, 143, 10, id="SIGTERM ten times", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, 10, id="SIGINT ten times", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_is_stopped_by_a_signal_says_where_ends_in_time_and_goes_on(
+    number: signal.Signals, code: int, times: int, server: Server, tmp_path: Path, tally: Tally
+) -> None:
+    killing = Killing.of(server, recipe_file(tmp_path, {"rows": ["kd+dot"], "epochs": 12}), tmp_path / "in peace/run")
+    drawn, longest, injected = random.Random(code), 0.0, 0
+    for _ in range(times):
+        # The run listens from the first thing on that it says of its data.
+        kill = {"after": drawn.uniform(0, 0.3), "signal": int(number), "once_said": "data     digits"}
+        ending = server.run(killing.recipe, tmp_path / "run", kill=kill)
+        if ending.code == 0:  # the signal came when all was trained: the run was finished
+            break
+        injected += 1
+        assert ending.code == code, ending.said
+        assert "; the same command continues from here" in ending.said
+        longest = max(longest, ending.seconds)
+    assert injected >= 1
+    assert longest < MOST_SECONDS
+    if not (tmp_path / "run/report.html").is_file():
+        ending = server.run(killing.recipe, tmp_path / "run")
+        assert ending.code == 0, ending.said
+    lost = lost_bytes(tmp_path / "run", killing.expected)
+    tally(f"{number.name} while training", injected=injected, recovered=injected, lost_bytes=lost)
+
+
+@dataclass
+class Interrupting:
+    """An evaluation loader in the midst of which a signal arrives."""
+
+    loader: EvalLoader
+    batches_given: list[int]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def num_samples(self) -> int:
+        return self.loader.num_samples
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number, batch in enumerate(self.loader):
+            if number == 1:
+                signal.raise_signal(signal.SIGTERM)
+            self.batches_given.append(number)
+            yield batch
+
+
+@dataclass(frozen=True)
+class InterruptingParts(Parts):
+    """Parts with which the so-many-th evaluation of a split is interrupted."""
+
+    when: tuple[str, int] = ("val", 1)
+    count: dict[str, int] = field(default_factory=dict)
+    batches_given: list[int] = field(default_factory=list)
+
+    def eval_loader(self, split: str) -> EvalLoader:
+        self.count[split] = self.count.get(split, 0) + 1
+        loader = super().eval_loader(split)
+        return Interrupting(loader, self.batches_given) if (split, self.count[split]) == self.when else loader
+
+
+def parts_of() -> Parts:
+    recipe = tiny_recipe({"rows": ["kd"], "seeds": [0], "data": {"eval_batch_size": 20}})
+    parts = open_parts(recipe, allow_code=False, say=lambda text: None)
+    return replace(parts, data=replace(parts.data, test=parts.data.val))
+
+
+def interrupted_at(split: str, number: int) -> InterruptingParts:
+    parts = parts_of()
+    return InterruptingParts(**{one.name: getattr(parts, one.name) for one in fields(parts)}, when=(split, number))
+
+
+@pytest.mark.parametrize(
+    ("split", "number"),
+    [
+        pytest.param("val", 1, id="the teacher's"),
+        pytest.param("val", 2, id="an epoch's"),
+        pytest.param("test", 2, id="the last one, on the test images"),
+    ],
+)
+def test_an_evaluation_is_not_waited_for(split: str, number: int, tmp_path: Path) -> None:
+    def run_it(parts: Parts, out: Path) -> Path:
+        return run_recipe(parts.recipe, out, parts=parts).path
+
+    expected = files_of(run_it(parts_of(), tmp_path / "in peace/run"))
+    parts = interrupted_at(split, number)
+    with pytest.raises(Interrupted) as stopped:
+        run_it(parts, tmp_path / "run")
+    assert stopped.value.signal == signal.SIGTERM
+    assert parts.batches_given == [0, 1]  # of five
+    assert lost_bytes(run_it(parts_of(), tmp_path / "run"), expected) == 0
