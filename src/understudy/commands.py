@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from understudy import runs
 from understudy.banking import BankOptions, make_banks
@@ -18,36 +17,18 @@ from understudy.config import UserError
 from understudy.environment import peak_memory_gib
 from understudy.export import export_onnx
 from understudy.logs import Display, duration
-from understudy.methods import METHODS, Method
-from understudy.models import create_model, load_student
-from understudy.recipe import Recipe, load_recipe, recipe_from
-from understudy.report import Results, read_results, write_report
+from understudy.methods import METHODS
+from understudy.recipe import Recipe, load_recipe
+from understudy.reopened import image_sizes, recipe_of, refuse_what_python_made, results_of, student_of, teacher_of
 from understudy.rows import rows_of
 from understudy.runfolder import RunFolder
-from understudy.spec import StudentSpec, Surroundings, build_student, tap_teacher
 from understudy.step import Batch
 from understudy.student import Student
 from understudy.suiting import check_rows
-from understudy.tasks import Classification
-from understudy.teachers import LiveTeacher
 from understudy.teaching import check_teacher, evaluate_teacher
-from understudy.typed import Typed
 from understudy.untrusted import given_path, visible
 
-__all__ = [
-    "BankOptions",
-    "RunFolder",
-    "Typed",
-    "bank",
-    "check",
-    "compare",
-    "demo",
-    "evaluate",
-    "export",
-    "next_commands",
-    "train",
-    "write_report",
-]
+__all__ = ["bank", "check", "compare", "demo", "evaluate", "export", "next_commands", "train"]
 
 DEFAULT_ROWS = ("alone", "kd", "kd+dot", "dist")
 MEASURED_STEPS = 5
@@ -115,8 +96,8 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
     """Scores of the run's student in words."""
     if split not in ("val", "test"):
         raise UserError(f"--split {split!r}: there are val and test")
-    _refuse_what_python_made(run)
-    recipe, classes = _recipe_of(run), _results_of(run).data.classes
+    refuse_what_python_made(run)
+    recipe, classes = recipe_of(run), results_of(run).data.classes
     # What it started from is not needed any more.
     bare: dict[str, object] = {
         "student": recipe.student.model_copy(update={"weights": "none"}),
@@ -136,7 +117,7 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
             f"{parts.data.name} has other classes than the student learnt: {_some(parts.data.classes)} here, "
             f"{_some(classes)} there"
         )
-    student = _student_of(run, allow_code=allow_code).to(parts.device)
+    student = student_of(run, allow_code=allow_code).to(parts.device)
     batches: Iterable[Batch] = parts.eval_loader(split)
     if data is not None and parts.data.val_origin.startswith("held out"):  # nothing is trained: all of it counts
         batches = chain(parts.eval_loader("train"), batches)
@@ -149,10 +130,10 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
 
 def export(run: RunFolder, file: Path, *, allow_code: bool) -> str:
     """Write the run's student as ONNX; sizes and latencies in words."""
-    _refuse_what_python_made(run)
-    student = _student_of(run, allow_code=allow_code)
-    teacher = _teacher_of(run, allow_code=allow_code)
-    size, teacher_size = _image_sizes(run)
+    refuse_what_python_made(run)
+    student = student_of(run, allow_code=allow_code)
+    teacher = teacher_of(run, allow_code=allow_code)
+    size, teacher_size = image_sizes(run)
     return export_onnx(
         student,
         file,
@@ -188,89 +169,6 @@ def _taps_in_words(student: Student) -> str:
 def _is_one_of(name: str, taps: Sequence[str]) -> bool:
     """Whether a tapped feature was asked for by its name or as one of a group, such as stages.1 by stages."""
     return any(name == tap or name.startswith(f"{tap}.") for tap in taps)
-
-
-def _refuse_what_python_made(run: RunFolder) -> None:
-    """Networks and data that were handed over in Python cannot be named again from a command line."""
-    if _recipe_of(run).data.root.startswith("python:"):
-        raise UserError(
-            f"{run.path} was made by understudy.distill from objects in Python; there, "
-            f"understudy.load_student({str(run.student)!r}, module=...) reads its student"
-        )
-
-
-def _student_of(run: RunFolder, *, allow_code: bool) -> nn.Module:
-    """The deployed student, in evaluation mode, taking images in [0,1]; also one that its method has added to."""
-    recipe, found = _recipe_of(run), _results_of(run)
-    row = next((row for row in rows_of(recipe) if found.deployed and row.name == found.deployed.row), None)
-    if row is None:
-        raise UserError(f"{run.results_file} deploys no row of {run.recipe_file}; were these written by one run?")
-    student = recipe.student.model_copy(update={"weights": "none"})
-    wrapping = [config for config in row.method if config.method.deployed is not Method.deployed]
-    if not wrapping:
-        return load_student(run.student, allow_code=allow_code)
-    methods = [config.model_copy(update={"init_from": None}) for config in wrapping]
-    assert recipe.teacher is not None, "a row with a method has a teacher"
-    num_classes, size = found.data.num_classes, recipe.data.image_size
-    student_size, teacher_size = _image_sizes(run)
-    networks = [
-        create_model(
-            model.model,
-            num_classes=num_classes,
-            weights="none",
-            image_size=size,
-            allow_code=allow_code,
-            kwargs=model.kwargs,
-        )
-        for model in (student, recipe.teacher)
-    ]
-    teacher = LiveTeacher(networks[1].module)
-    tap_teacher(teacher, methods)
-    around = Surroundings(
-        task=Classification(num_classes),
-        num_classes=num_classes,
-        sample=torch.zeros(2, 3, student_size, student_size),
-        teacher=teacher,
-        teacher_sample=torch.zeros(2, 3, teacher_size, teacher_size),
-    )
-    built = build_student(StudentSpec(networks[0].module, method=methods), around)
-    return load_student(run.student, module=built.deployed())
-
-
-def _teacher_of(run: RunFolder, *, allow_code: bool) -> nn.Module | None:
-    """The teacher's network for timing, with whatever weights; None where there is none to be built by name."""
-    recipe = _recipe_of(run)
-    settings = recipe.teacher
-    if settings is None or ":" not in settings.model:
-        return None
-    network = create_model(
-        settings.model,
-        num_classes=_results_of(run).data.num_classes,
-        weights="none",
-        image_size=recipe.data.image_size,
-        allow_code=allow_code,
-        kwargs=settings.kwargs,
-    )
-    return network.prepared.eval()
-
-
-def _recipe_of(run: RunFolder) -> Recipe:
-    """The recipe in a run folder, which may come from anywhere."""
-    return recipe_from(run.recipe(), what=f"recipe of {run.path}")
-
-
-def _results_of(run: RunFolder) -> Results:
-    run.results()  # says what to do where there are none, or damaged ones
-    return read_results(run.path)
-
-
-def _image_sizes(run: RunFolder) -> tuple[int, int]:
-    """Sides in pixels of the images that student and teacher take."""
-    results = _results_of(run)
-    size = results.rows[0].student.image_size if results.rows else None
-    if size is None:
-        raise UserError(f"{run.results_file} does not say the size of the student's images; was it written by a run?")
-    return size, (results.teacher and results.teacher.image_size) or size
 
 
 def _estimate(parts: Parts, num_seeds: int) -> str:

@@ -11,11 +11,21 @@ from understudy.config import UserError, nearest, shortened_repr
 from understudy.untrusted import given_path, plain_yaml
 from understudy.updates import UPDATES, UpdateConfig
 
-__all__ = ["STRATEGIES", "merged", "parsed_yaml", "read_recipe", "read_recipes", "recipe_names", "strategy_names"]
+__all__ = [
+    "ASSUMED",
+    "STRATEGIES",
+    "merged",
+    "parsed_yaml",
+    "read_recipe",
+    "read_recipes",
+    "recipe_names",
+    "strategy_names",
+]
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_EXTENDED = 20  # recipes above each other
 STRATEGIES = "strategies/"
+ASSUMED = "classification/"  # what the name of a shipped recipe may leave out
 ABOUT_A_MODEL = ("weights", "kwargs", "expected_top1")  # what another model does not inherit
 UNRUN = ("base", "pairs")  # files and folders that are extended, not run
 
@@ -148,7 +158,7 @@ def _found(name_or_file: str) -> Path:
             raise UserError(f"there is no recipe file {name_or_file}")
         return file
     root = _root()
-    for shipped in (root / f"{name_or_file}.yaml", root / "classification" / f"{name_or_file}.yaml"):
+    for shipped in (root / f"{name_or_file}.yaml", root / ASSUMED / f"{name_or_file}.yaml"):
         if shipped.is_file() and shipped.resolve().is_relative_to(root.resolve()):
             return shipped
     names = [*recipe_names(), *strategy_names()]

@@ -1,0 +1,87 @@
+"""The options that several commands take, and the recipe that they come to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from understudy.recipe import Recipe, merged, recipe_from
+from understudy.recipe_files import read_recipes
+from understudy.typed import Typed
+
+__all__ = [
+    "AllowCode",
+    "AllowWeak",
+    "Bank",
+    "DataOption",
+    "Epochs",
+    "Format",
+    "MethodOption",
+    "Out",
+    "Overwrite",
+    "Rows",
+    "Seeds",
+    "StudentOption",
+    "StudentWeights",
+    "TeacherOption",
+    "TeacherWeights",
+    "TrainTeacher",
+    "UpdateOption",
+    "Words",
+    "recipe_meant",
+]
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [STRATEGY]... [KEY=VALUE]...", show_default=False)]
+TeacherOption = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher", metavar="MODEL", help="timm:NAME, torchvision:NAME, cifar:NAME, hf:NAME or module.path:factory."
+    ),
+]
+StudentOption = Annotated[str | None, typer.Option("--student", metavar="MODEL", help="As --teacher.")]
+TeacherWeights = Annotated[str | None, typer.Option(metavar="FILE|pretrained|none", help="Weights of the teacher.")]
+StudentWeights = Annotated[
+    str | None, typer.Option(metavar="FILE|pretrained|none", help="What the student starts from.")
+]
+TrainTeacher = Annotated[
+    int | None, typer.Option(metavar="N", help="First fine-tune the teacher for N epochs on the same data.")
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", metavar="FOLDER", help="Class folders, parquet, CIFAR as torchvision stores it, or digits."),
+]
+MethodOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="See `understudy methods`; several are joined by +.")
+]
+UpdateOption = Annotated[str | None, typer.Option(metavar="joint|dot", help="How losses become new weights.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training data.")]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|A,B,...", help="How many seeds (3 means 0, 1, 2), or which (4, or 1,5; a comma names them)."
+    ),
+]
+Rows = Annotated[str | None, typer.Option(metavar="A,B,...", help="Such as alone,kd,kd+dot,dist.")]
+Out = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="The run folder; without it, a numbered one under runs/.")
+]
+Bank = Annotated[
+    Path | None, typer.Option("--bank", metavar="FOLDER", help="Look the teacher up where `understudy bank` stored it.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let a recipe file name models as module.path:factory.")]
+AllowWeak = Annotated[bool, typer.Option("--allow-weak-teacher", help="Go on with a teacher at chance level.")]
+Format = Annotated[str, typer.Option("--format", metavar="text|md|csv|latex", help="Of the table.")]
+
+
+def recipe_meant(words: list[str] | None, typed: Typed, bank: Path | None = None) -> tuple[Recipe, bool]:
+    """The recipe that the command line means, and whether all code it names was typed there."""
+    overrides = [word for word in words or [] if "=" in word]
+    names = [word for word in words or [] if "=" not in word]
+    base: dict[str, Any] = merged(read_recipes(names), {} if bank is None else {"bank": {"path": str(bank)}})
+    recipe = recipe_from(
+        typed.laid_on(base), overrides, what=f"recipe {' with '.join(names)}" if names else "these settings"
+    )
+    return recipe, typed.names_all_code_of(recipe, overrides)
