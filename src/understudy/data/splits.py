@@ -15,6 +15,7 @@ from understudy.data.duplicates import duplicate_notes
 from understudy.data.formats import find
 from understudy.data.found import BadImages, Found
 from understudy.data.hub_stream import stream_parts
+from understudy.data.memory import hand_back_memory
 from understudy.data.sources import Source, TensorSource, as_unit, small_size
 from understudy.data.unlabelled import read_unlabelled
 
@@ -54,7 +55,11 @@ def open_data(config: DataConfig) -> DataSplits:
     Raises:
         UserError: nothing there, or not in a form that can be used; the text says what was found and what to do.
     """
-    return streamed_splits(config) if config.streaming else splits_of(find(config), config)
+    if config.streaming:
+        return streamed_splits(config)
+    splits = splits_of(find(config), config)
+    hand_back_memory()  # of the encoded images and their decoders
+    return splits
 
 
 def streamed_splits(config: DataConfig) -> DataSplits:
