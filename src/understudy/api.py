@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from understudy import runs
@@ -18,7 +19,7 @@ from understudy.data import Augment, dataset_splits
 from understudy.hashing import fingerprint
 from understudy.logs import Display
 from understudy.methods import MethodConfig
-from understudy.models import load_student, network_of
+from understudy.models import Network, in_format, load_student, network_of
 from understudy.recipe import Recipe, recipe_from
 from understudy.report import Results, read_results, write_report
 from understudy.rows import rows_of
@@ -160,6 +161,7 @@ def distill(
         parts=parts,
     )
     trained = load_student(run.student, module=build_row(parts, rows_of(recipe)[0], seed).deployed())
+    trained.to(memory_format=torch.contiguous_format)  # as most code expects it
     result = Result(trained.to(parts.device), read_results(run.path), run)
     if not quiet:
         print(f"top-1 {result.top1:.1f} %   {run.path}")
@@ -223,15 +225,20 @@ def _parts_in_memory(
     height, width = data.train.image(0).shape[-2:]
     if height != width:
         raise UserError(f"images are {height}x{width} pixels; square ones are wanted: crop or resize in the data set")
-    network = None if teacher is None else network_of(copy.deepcopy(teacher), num_classes=num_classes)
+
+    def network_from(module: nn.Module) -> Network:
+        network = network_of(copy.deepcopy(module), num_classes=num_classes)
+        return in_format(network, recipe.channels_last is not False)
+
+    network = None if teacher is None else network_from(teacher)
     return Parts(
         recipe=recipe,
         data=data,
         device=device,
         image_size=width,
         task=Classification(num_classes, label_smoothing=recipe.label_smoothing),
-        student_network=network_of(copy.deepcopy(student), num_classes=num_classes),
-        make_student=lambda: network_of(copy.deepcopy(student), num_classes=num_classes),
+        student_network=network_from(student),
+        make_student=lambda: network_from(student),
         teacher=None if network is None else live_teacher(network, device, recipe),
         teacher_network=network,
         teacher_size=None,

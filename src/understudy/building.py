@@ -25,7 +25,7 @@ from understudy.data.augment_config import NoAugment, ResizedCrop
 from understudy.data.sources import rows_of
 from understudy.distributed import SINGLE, World
 from understudy.hashing import hashed
-from understudy.models import Network, create_model
+from understudy.models import Network, create_model, in_format
 from understudy.random_state import seeded
 from understudy.recipe import Recipe, StudentConfig, TeacherConfig
 from understudy.rows import Row
@@ -171,8 +171,7 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
             # Weights for other classes are a start for whoever is going to be trained on these.
             new_head=isinstance(settings, StudentConfig) or settings.train_epochs > 0,
         )
-        if recipe.channels_last:
-            network.module.to(memory_format=torch.channels_last)
+        network = in_format(network, recipe.channels_last is not False)  # auto: until a run has measured
         if recipe.sync_batch_norm and world.size > 1 and isinstance(settings, StudentConfig):
             network = replace(network, module=nn.SyncBatchNorm.convert_sync_batchnorm(network.module))  # type: ignore[no-untyped-call]
         return network

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, field_serializer, field_validator, model_validator
 
 from understudy.averaging import Averaging
+from understudy.compiling import Compile
 from understudy.config import Config, UserError, unknown_name
 from understudy.data import DataConfig
 from understudy.methods import METHODS, MethodConfig
@@ -93,11 +94,11 @@ class Recipe(Config):
     threads: int | None = Field(default=None, ge=1, le=1_024)  # of torch on the CPU; None: its own choice
     precision: Precision = "float32"  # of the networks' passes; losses and weights stay float32
     accumulate: int = Field(default=1, ge=1)  # passes a step: each takes a part of the batch, for less memory
-    compile: bool = False  # the networks, by torch.compile
+    compile: Compile = False  # the networks, by torch.compile; reduce-overhead is its mode with CUDA graphs
     fold_teacher: bool = True  # its batch norms into its convolutions: faster, equal up to rounding
     sync_batch_norm: bool = False  # several GPUs: batch statistics over all of them
     on_nan: Literal["stop", "rollback", "continue"] = "stop"  # a loss that is no number; see docs/reliability.md
-    channels_last: bool = True  # memory format of convolutions: on CPUs and tensor cores the faster one
+    channels_last: Literal[True, False, "auto"] = True  # memory format of convolutions; auto: measured at the start
     log_every: int = Field(default=50, ge=1)  # steps
     checkpoint_minutes: float = Field(default=10.0, gt=0)  # beside the one at the end of every epoch
     checkpoint_steps: int | None = Field(default=None, ge=1)  # likewise, by steps since the start

@@ -25,6 +25,7 @@ WRITTEN = (  # everything that a run leaves in its folder
     "timing.jsonl",
     "results.json",
     "predictions.safetensors",
+    "memory_format.json",
     "report.html",
     "checkpoints",
     "teacher",
@@ -58,6 +59,7 @@ class RunFolder:
         self.timing_file = path / "timing.jsonl"
         self.predictions_file = path / "predictions.safetensors"
         self.report_file = path / "report.html"
+        self.memory_format_file = path / "memory_format.json"  # where the recipe leaves it to a measurement
         self.checkpoints = path / "checkpoints"
         self.teacher = path / "teacher"  # where the run trained it
         self.student = path / "student"  # the one to deploy

@@ -2,61 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from understudy import checkpoint
-from understudy.building import Parts, build_trainer, deployed_network, in_world, open_parts
+from understudy.building import Parts, build_trainer, in_world, open_parts
 from understudy.config import UserError
-from understudy.connections import save_connectors
 from understudy.data import EvalLoader
-from understudy.data.found import BadImages
 from understudy.denormals import denormals_flushed
 from understudy.distributed import joined
-from understudy.environment import describe_environment, peak_memory_gib
+from understudy.environment import describe_environment
+from understudy.execution import Execution
 from understudy.faults import faults_in_words
+from understudy.finishing import finish, is_kept, keep_seed
 from understudy.logs import Display
-from understudy.models import save_student
-from understudy.models.cost import count_parameters, cpu_threads, images_per_second
+from understudy.memory_format import with_format_settled
+from understudy.models.cost import count_parameters, cpu_threads
 from understudy.recipe import Recipe, lr_note
-from understudy.report import Results, compact, headline, write_report
-from understudy.report.results import Row as ResultsRow
-from understudy.results import assemble, model_facts, seed_record
+from understudy.report import compact, write_report
 from understudy.rows import Row, rows_of
 from understudy.runfolder import RunFolder, choose_run_folder
 from understudy.spec import weighted
 from understudy.step import Batch
 from understudy.suiting import check_rows
-from understudy.tasks import Evaluation
-from understudy.teaching import banked_teacher, check_teacher, evaluate_teacher, teacher_ready
-from understudy.training import Trainer
+from understudy.teaching import check_teacher, evaluate_teacher, teacher_ready
 from understudy.untrusted import given_path
 from understudy.updates import DOT, UpdateConfig
 from understudy.watching import RunWatcher, StopRequest
 
-__all__ = ["Execution", "execute"]
-
-
-@dataclass
-class Execution:
-    """One run on its way."""
-
-    recipe: Recipe
-    rows: Sequence[Row]
-    parts: Parts
-    run: RunFolder
-    display: Display
-    stop: StopRequest
-    teacher: dict[str, Evaluation] = field(default_factory=dict)  # by split
+__all__ = ["describe_data", "describe_rows", "execute"]
 
 
 def execute(
@@ -130,6 +106,7 @@ def _carry_out(execution: Execution) -> None:
         began = time.monotonic()
         try:
             display.say(describe_data(parts))
+            execution.parts = with_format_settled(parts, run.memory_format_file, say=display.say)
             if note := lr_note(execution.recipe):
                 display.say(f"warning  {note}")
             _prepare_teacher(execution)
@@ -137,7 +114,7 @@ def _carry_out(execution: Execution) -> None:
             for seed in execution.recipe.seeds:
                 _run_seed(execution, seed)
             if parts.world.is_first:  # a signal from here on finds the run at its end, and is not heeded
-                _finish(execution)
+                finish(execution)
         finally:
             if parts.world.is_first:
                 run.append_timing({"kind": "run", "seconds": time.monotonic() - began, "processes": parts.world.size})
@@ -198,7 +175,7 @@ def _prepare_teacher(execution: Execution) -> None:
 def _run_seed(execution: Execution, seed: int) -> None:
     """Train all rows of one seed, unless an earlier call has."""
     recipe, parts, display = execution.recipe, execution.parts, execution.display
-    if parts.world.from_first(_seed_file(execution.run, seed).is_file):
+    if parts.world.from_first(lambda: is_kept(execution.run, seed)):
         if parts.world.is_first:  # the call that kept it may have died before it cleared up
             checkpoint.remove(execution.run.checkpoints, f"seed{seed}")
         return
@@ -234,114 +211,6 @@ def _run_seed(execution: Execution, seed: int) -> None:
         skipped |= set(test_loader.skipped)
     met = set().union(*parts.world.gather_objects(skipped))
     if parts.world.is_first:
-        _keep_seed(execution, trainer, seed, test, sorted(met))
+        keep_seed(execution, trainer, seed, test, sorted(met))
         checkpoint.remove(execution.run.checkpoints, f"seed{seed}")
     parts.world.exchange(0)  # nobody goes on before the seed is kept
-
-
-def _keep_seed(
-    execution: Execution, trainer: Trainer, seed: int, test: Mapping[str, Evaluation], skipped: Sequence[str]
-) -> None:
-    """Write what a finished seed leaves: students, predictions, and last the record that marks it as done."""
-    parts, run = execution.parts, execution.run
-    predictions: dict[str, Tensor] = {}
-    records: dict[str, Any] = {}
-    for student in trainer.students:
-        network = deployed_network(parts, student)
-        folder = run.students / student.name / f"seed{seed}"
-        shutil.rmtree(folder, ignore_errors=True)  # what a call that died in here left half-way
-        save_student(
-            folder,
-            network,
-            label_names=parts.data.classes,
-            image_size=parts.image_size,
-            crop_share=parts.crop_share,
-        )
-        save_connectors(folder, [weighted.method for weighted in student.methods])
-        predictions[f"val/{student.name}/{seed}"] = trainer.evaluations[student.name].predictions
-        if student.name in test:
-            predictions[f"test/{student.name}/{seed}"] = test[student.name].predictions
-        record = seed_record(trainer, student.name, seed=seed, teacher=execution.teacher, test=test)
-        records[student.name] = {"record": record, "student": model_facts(network, parts.image_size)}
-    for split, evaluations in (("val", trainer.evaluations), ("test", test)):
-        if evaluations:
-            predictions[f"{split}/labels"] = next(iter(evaluations.values())).labels
-    predictions_file = _seed_file(run, seed).with_suffix(".safetensors")
-    save_file(_contiguous(predictions), predictions_file)
-    for file in (predictions_file, *run.students.glob(f"*/seed{seed}/*")):
-        checkpoint.to_disk(file)  # before the record that counts on them
-    run.write_json(_seed_file(run, seed), {"rows": records, "skipped": list(skipped)})
-
-
-def _finish(execution: Execution) -> None:
-    """Put the seeds together: predictions, results, the student to deploy, speeds, the page."""
-    recipe, parts, run = execution.recipe, execution.parts, execution.run
-    records: dict[str, list[Any]] = {row.name: [] for row in execution.rows}
-    students: dict[str, Any] = {}
-    predictions: dict[str, Tensor] = {}
-    skipped: set[str] = set()
-    for seed in recipe.seeds:
-        kept = json.loads(_seed_file(run, seed).read_text(encoding="utf-8"))
-        skipped |= set(kept["skipped"])
-        for name, found in kept["rows"].items():
-            records[name].append(found["record"])
-            students[name] = found["student"]
-        predictions |= load_file(_seed_file(run, seed).with_suffix(".safetensors"))
-    for split, evaluation in execution.teacher.items():
-        predictions[f"{split}/teacher"] = evaluation.predictions
-    save_file(_contiguous(predictions), run.predictions_file)
-    results = assemble(
-        parts,
-        execution.rows,
-        name=run.path.name,
-        seed_records=records,
-        students=students,
-        teacher=execution.teacher,
-        predictions=predictions,
-    )
-    if parts.banks:
-        results["teacher"] = banked_teacher(parts, execution.teacher)
-    if skipped:
-        note = BadImages(sorted(skipped), ("image cannot be read", "images cannot be read")).note()
-        execution.display.say(note)
-        results["data"]["notes"].append(note)
-    found = Results.read(results, what="results of this run")
-    best = found.best_row or found.rows[0]
-    results["headline"] = {"row": best.name, "sentence": headline(found)}
-    results["deployed"] = _deploy(run, best)
-    _time_models(execution)
-    run.write_json(run.results_file, results)
-
-
-def _deploy(run: RunFolder, row: ResultsRow) -> dict[str, Any]:
-    """Copy the row's best seed, on the validation images, to where it is deployed from."""
-    best = max(row.seeds, key=lambda seed: seed.selected.top1)
-    partial = run.path / ".student.partial"
-    for leftover in (partial, run.student):
-        shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(run.students / row.name / f"seed{best.seed}", partial)
-    partial.rename(run.student)
-    return {"row": row.name, "seed": best.seed, "folder": run.student.name}
-
-
-def _time_models(execution: Execution) -> None:
-    """Measure inference speed of student and teacher into timing.jsonl."""
-    parts, batch_size = execution.parts, execution.recipe.data.eval_batch_size
-    models = [("student", parts.student_network, parts.image_size)]
-    if parts.teacher_network is not None:
-        models.append(("teacher", parts.teacher_network, parts.teacher_size or parts.image_size))
-    for role, network, size in models:
-        model = network.prepared.to(parts.device)
-        rate = images_per_second(model, image_size=size, batch_size=batch_size)
-        speed = {"kind": "speed", "role": role, "model": network.name, "batch": batch_size}
-        measured = {"images_per_second": rate, "threads": torch.get_num_threads()}
-        execution.run.append_timing({**speed, **measured, "device": str(parts.device)})
-    execution.run.append_timing({"kind": "memory", "peak_gib": peak_memory_gib(parts.device)})
-
-
-def _seed_file(run: RunFolder, seed: int) -> Path:
-    return run.checkpoints / f"seed{seed}.json"
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}

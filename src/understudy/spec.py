@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.averaging import Averaging, WeightAverage
+from understudy.compiling import Compile
 from understudy.config import UserError
 from understudy.connections import load_connectors
 from understudy.distributed import SINGLE, World
@@ -45,7 +46,7 @@ class StudentSpec:
         ema: settings of a running average of the weights, which is then what is evaluated and deployed.
         precision: of the networks' passes.
         accumulate: passes a step; each takes a part of the batch.
-        compile: whether torch.compile is asked to make the network faster.
+        compile: whether torch.compile makes the network faster; "reduce-overhead" is its mode with CUDA graphs.
     """
 
     model: nn.Module
@@ -58,7 +59,7 @@ class StudentSpec:
     ema: Averaging | None = None
     precision: Precision = "float32"
     accumulate: int = 1
-    compile: bool = False
+    compile: Compile = False
 
     @property
     def methods(self) -> tuple[MethodConfig, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from understudy.averaging import WeightAverage
 from understudy.border import check_pairing
+from understudy.compiling import Compile, compiled
 from understudy.distributed import SINGLE, Rows, World
 from understudy.hashing import hashed
 from understudy.precision import Precision, autocast, grad_scaler, raised
@@ -40,7 +41,7 @@ class Student:
         average: running average of what is deployed, evaluated beside the raw weights; None: there is none.
         precision: of the networks' passes; losses and weights stay float32.
         accumulate: passes a step; each takes a part of the batch, and their gradients add up to the whole batch's.
-        compiles: whether the network is compiled, after a first step that shows DOT which loss reaches what.
+        compiles: whether and how the network is compiled, after a first step that shows DOT which loss reaches what.
         world: the processes that train this student together.
     """
 
@@ -58,7 +59,7 @@ class Student:
         average: WeightAverage | None = None,
         precision: Precision = "float32",
         accumulate: int = 1,
-        compiles: bool = False,
+        compiles: Compile = False,
         world: World = SINGLE,
     ) -> None:
         self.name = name
@@ -134,7 +135,7 @@ class Student:
         if not self.compiles or self.num_steps == 0:
             return self.model
         if self._compiled is None:
-            self._compiled = compiled(self.model)
+            self._compiled = compiled(self.model, self.compiles)
         return self._compiled
 
     def _parts(self, batch: Batch, seen: Observation, rows: Rows) -> Iterator[tuple[Batch, Observation, Part]]:
@@ -230,13 +231,6 @@ class Student:
         self.shared_random_state.load_state_dict(state["shared_random_state"])
         self.num_steps = state["num_steps"]
         self.best = state["best"]
-
-
-def compiled(model: TappedModel) -> TappedModel:
-    """The same network, compiled by torch at its next call; its hooks are in place by now and are compiled along."""
-    # DOT's first of two backward passes keeps the graph, whose buffers torch would otherwise give away.
-    torch._functorch.config.donated_buffer = False
-    return torch.compile(model)  # type: ignore[return-value]
 
 
 def parameters_of(model: nn.Module, methods: Iterable[nn.Module]) -> list[tuple[str, nn.Parameter]]:

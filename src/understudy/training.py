@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
+from understudy.compiling import begin_compiled_step
 from understudy.config import UserError
 from understudy.data import TrainLoader, from_plain_loader
 from understudy.distributed import SINGLE, World
@@ -16,7 +17,7 @@ from understudy.precision import autocast
 from understudy.step import Batch, Observation
 from understudy.student import Student
 from understudy.tasks.base import Evaluation
-from understudy.teachers.live import Teacher
+from understudy.teachers.live import LiveTeacher, Teacher
 
 __all__ = ["Interrupted", "Trainer", "Watcher"]
 
@@ -83,6 +84,9 @@ class Trainer:
         self.history: dict[str, list[dict[str, Any]]] = {student.name: [] for student in students}
         self.evaluations: dict[str, Evaluation] = {}  # of the last epoch that was evaluated
         self.raw_evaluations: dict[str, Evaluation] = {}  # the same without averaging, where weights are averaged
+        self._compile_modes = {student.compiles for student in students}
+        if isinstance(teacher, LiveTeacher):
+            self._compile_modes.add(teacher.compiles)
         self.measures = Measures(names, stops_at_nan=stops_at_nan, world=world)
 
     @property
@@ -143,6 +147,7 @@ class Trainer:
     def take_step(self, batch: Batch) -> None:
         """One step of every student on one batch, after one look of the teacher at it."""
         rows = self.world.rows(len(batch.images))
+        begin_compiled_step(self._compile_modes)
         seen = Observation()
         if self.teacher is not None:
             with autocast(self.students[0].precision, self.device):

@@ -14,7 +14,7 @@ from understudy.models.cost import Cost, cost_of, count_macs, count_parameters, 
 from understudy.models.create import create_model
 from understudy.models.key_maps import published_keys, save_published
 from understudy.models.names import known_names
-from understudy.models.network import Network, Prepare, network_of
+from understudy.models.network import Network, Prepare, in_format, network_of
 from understudy.models.students import load_student, load_student_network, save_student
 from understudy.models.weights import load_weights, read_state_dict
 
@@ -34,6 +34,7 @@ __all__ = [
     "count_parameters",
     "create_model",
     "images_per_second",
+    "in_format",
     "known_names",
     "latency_ms",
     "load_student",

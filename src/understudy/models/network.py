@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from understudy.config import UserError
 
-__all__ = ["Network", "Prepare", "network_of"]
+__all__ = ["Network", "Prepare", "in_format", "network_of"]
 
 
 class Prepare(nn.Module):
@@ -82,6 +82,12 @@ class Network:
     def std(self) -> list[float] | None:
         """Per channel, in [0,1] units; None where nothing is normalised."""
         return _as_list(self.prepare.std)
+
+
+def in_format(network: Network, channels_last: bool) -> Network:
+    """The same network, its convolutions' weights in that memory format, which images follow."""
+    network.module.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return network
 
 
 def network_of(

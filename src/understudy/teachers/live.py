@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from understudy.compiling import Compile, compiled
 from understudy.step import Batch, Observation
 from understudy.taps import TappedModel
 from understudy.teachers.folding import fold_batch_norms_
@@ -36,7 +37,7 @@ class LiveTeacher:
             rounding (see `fold_batch_norms_`). Made at the first look after `tap`, of the weights as they are then;
             `model` itself, with the norms that methods read, is not changed. Costs the memory of the folded
             convolutions' weights.
-        compiles: whether torch.compile is asked to make what is run faster.
+        compiles: whether and how torch.compile makes what is run faster.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class LiveTeacher:
         prepare: nn.Module | None = None,
         name: str = "the teacher",
         folds: bool = False,
-        compiles: bool = False,
+        compiles: Compile = False,
     ) -> None:
         self.name = name
         self.model = TappedModel(model, prepare=prepare, name=name).eval()
@@ -76,7 +77,7 @@ class LiveTeacher:
             self.folded = ()
             made = self._folded_copy(images) if self.folds else self.model
             self._modules = tuple({*self.model.modules(), *made.modules()})
-            self._run = torch.compile(made) if self.compiles else made  # type: ignore[assignment]
+            self._run = compiled(made, self.compiles) if self.compiles else made
         # eval() would set an attribute of every module at every step.
         if True in map(attrgetter("training"), self._modules):
             for module in self._modules:

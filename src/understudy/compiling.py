@@ -1,0 +1,32 @@
+"""torch.compile of the networks that a run goes through at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+import torch
+
+from understudy.taps import TappedModel
+
+__all__ = ["Compile", "begin_compiled_step", "compiled"]
+
+# Whether, and in which of torch.compile's modes: True is its default, "reduce-overhead" records CUDA graphs, too.
+Compile = Literal[True, False, "reduce-overhead"]
+
+
+def compiled(model: TappedModel, how: Compile) -> TappedModel:
+    """The same network, compiled by torch at its next call; its hooks are in place by now and are compiled along."""
+    # DOT's first of two backward passes keeps the graph, whose buffers torch would otherwise give away.
+    torch._functorch.config.donated_buffer = False
+    return torch.compile(model, mode=how if isinstance(how, str) else None)  # type: ignore[return-value]
+
+
+def begin_compiled_step(modes: Collection[Compile]) -> None:
+    """To be called before each step of networks in these modes.
+
+    From here on, CUDA graphs may overwrite what they returned in the step before; within a step they may not, though
+    one compiled network runs after another.
+    """
+    if "reduce-overhead" in modes:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]

@@ -1,0 +1,104 @@
+"""The step on a GPU: the same numbers as on the CPU, in every precision, compiled, and as CUDA graphs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine_helpers import batches, run_recipe, small_teacher, spec_of, tensors_of, tiny_recipe
+from understudy import Batch, Trainer
+from understudy.report import read_results
+from understudy.spec import Surroundings, build_student, tap_teacher
+from understudy.tasks import Classification
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
+
+ROWS = ["alone", "kd", "kd+dot", "dist", "projector"]
+
+
+def trained(row: str, device: str, *, steps: int = 6, dtype: torch.dtype = torch.float32, **options: Any) -> Trainer:
+    """After so many steps, in one epoch, on the same batches."""
+    place = torch.device(device)
+    teacher = small_teacher()
+    teacher.model.to(place, dtype)
+    teacher.compiles = options.get("compile", False)
+    spec = replace(spec_of(row, dropout=0.0), **options)
+    spec.model.to(place, dtype)
+    tap_teacher(teacher, spec.methods)
+    sample = batches()[0].images.to(place, dtype)
+    around = Surroundings(task=Classification(10), num_classes=10, sample=sample, teacher=teacher)
+    student = build_student(spec, around)
+    student.connectors.to(dtype)
+    trainer = Trainer([student], teacher=teacher, device=place, log_every=2)
+    data = [(batch.images.to(dtype), batch.targets) for batch in batches(steps, last=8)]
+    trainer.fit(data, epochs=1)
+    return trainer
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_gpu_and_a_cpu_take_the_same_steps(row: str) -> None:
+    there, here = (trained(row, device, dtype=torch.float64) for device in ("cuda", "cpu"))
+    for name, value in tensors_of(here.students[0]).items():
+        torch.testing.assert_close(tensors_of(there.students[0])[name].cpu(), value, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_bfloat16_learns_what_float32_does_within_its_digits(row: str) -> None:
+    full, half = trained(row, "cuda"), trained(row, "cuda", precision="bfloat16")
+    losses = [trainer.history[row][-1]["train"]["task_loss"] for trainer in (full, half)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert {value.dtype for value in half.students[0].model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_float16_learns_through_a_scaler(row: str) -> None:
+    trainer = trained(row, "cuda", precision="float16", steps=12)  # the first few only find its scale
+    losses = [
+        trainer.history[row][-1]["train"]["task_loss"],
+        trained(row, "cuda", steps=12).history[row][-1]["train"]["task_loss"],
+    ]
+    assert all(value.isfinite().all() for value in tensors_of(trainer.students[0]).values())
+    assert losses[0] == pytest.approx(losses[1], rel=0.25)
+
+
+@pytest.mark.parametrize("how", [True, "reduce-overhead"])
+@pytest.mark.parametrize("row", ROWS)
+def test_compiled_networks_and_cuda_graphs_take_the_steps_of_eager_ones(row: str, how: bool | str) -> None:
+    torch._dynamo.reset()
+    eager, fast = trained(row, "cuda"), trained(row, "cuda", compile=how)
+    for name, value in tensors_of(eager.students[0]).items():
+        torch.testing.assert_close(tensors_of(fast.students[0])[name], value, rtol=1e-3, atol=1e-4)
+    assert fast.history[row][-1]["train"] == pytest.approx(eager.history[row][-1]["train"], rel=1e-3)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_no_step_but_the_first_waits_for_the_gpu(row: str) -> None:
+    teacher = small_teacher()
+    teacher.model.to("cuda")
+    spec = spec_of(row)
+    spec.model.to("cuda")
+    tap_teacher(teacher, spec.methods)
+    sample = batches()[0].images.to("cuda")
+    around = Surroundings(task=Classification(10), num_classes=10, sample=sample, teacher=teacher)
+    trainer = Trainer([build_student(spec, around)], teacher=teacher, device=torch.device("cuda"))
+    trainer.epochs, trainer.steps_per_epoch = 1, 3
+    on_device = [Batch(batch.images.cuda(), batch.targets.cuda()) for batch in batches()]
+    trainer.take_step(on_device[0])
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")  # torch itself raises where something waits
+    try:
+        trainer.take_step(on_device[1])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16"}, {"precision": "float16"}, {"compile": True}])
+def test_a_run_from_a_recipe_ends_with_results(settings: dict[str, Any], tmp_path: Path) -> None:
+    recipe = tiny_recipe({"device": "cuda", "rows": ["alone", "kd", "kd+dot"], "seeds": [0], **settings})
+    run = run_recipe(recipe, tmp_path / "run")
+    assert {row.name for row in read_results(run.path).rows} == {"alone", "kd", "kd+dot"}
