@@ -86,8 +86,14 @@ def bare_step(
     gradients: Gradients = one_pass,
     channels_last: bool = True,
     compile_mode: str | None = None,
+    looks: bool = True,
 ) -> Callable[[], None]:
-    """One step, as a function; `compile_mode` of both networks is torch.compile's, None leaves them eager."""
+    """One step, as a function.
+
+    Args:
+        compile_mode: torch.compile's, for both networks; None leaves them eager.
+        looks: whether the teacher looks at every step; False: it looks once, beforehand.
+    """
     found = networks(pair, device, channels_last=channels_last)
     teacher, student = found[0].module.eval(), found[1].module.train()
     parameters = list(student.parameters())
@@ -101,11 +107,16 @@ def bare_step(
         torch._functorch.config.donated_buffer = False
         teacher, student = (torch.compile(network, mode=compile_mode) for network in (teacher, student))
 
+    def look() -> Tensor:
+        with autocast(precision, device), torch.no_grad():
+            return teacher(images)
+
+    known = None if looks else look()
+
     def step() -> None:
         if compile_mode is not None:
             torch.compiler.cudagraph_mark_step_begin()
-        with autocast(precision, device), torch.no_grad():
-            seen = teacher(images)
+        seen = look() if known is None else known
         for optimizer, found in zip(optimizers, gradients(lambda: forward(seen), parameters), strict=False):
             for parameter, gradient in zip(parameters, found, strict=True):
                 parameter.grad = gradient
