@@ -4,6 +4,7 @@ import copy
 import re
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -234,6 +235,18 @@ class TestRefusals:
     def test_a_split_that_is_not_there(self) -> None:
         with pytest.raises(UserError, match="digits has no test split"):
             parts_of(tiny_recipe()).eval_loader("test")
+
+    @pytest.mark.parametrize(
+        ("over", "message"),
+        [
+            ({"student": {"model": "timm:resnet180"}}, "timm has no model 'resnet180'"),
+            ({"teacher": {"model": "cifar:resnet21"}}, "cifar has no model 'resnet21'"),
+            ({"student": {"model": "cifar:resnet8", "weights": "lost.pt"}}, "weights 'lost.pt': there is no such file"),
+        ],
+    )
+    def test_what_is_misspelt_or_lost_is_said_before_an_image_is_read(self, over: Any, message: str) -> None:
+        with pytest.raises(UserError, match=re.escape(message)):
+            parts_of(tiny_recipe({"data": {"root": "no such folder"}, **over}))
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
     def test_cuda_where_there_is_none(self) -> None:

@@ -243,6 +243,15 @@ def test_a_recipe_is_shown_resolved() -> None:
     assert (shown["epochs"], shown["data"]["root"], shown["update"]["momentum"]) == (3, "digits", 0.9)
 
 
+def test_a_shown_recipe_ends_with_the_weights_that_a_method_brings_along() -> None:
+    shown = done("recipes", "show", "cifar100/dist/resnet32x4-resnet8x4")
+    assert yaml.safe_load(shown)["task_weight"] is None
+    assert shown.rstrip().endswith(
+        "# where null stands, the method's own: method.weight 2, method.warmup_epochs 0 (dist), task_weight 1"
+    )
+    assert "# where null" not in done("recipes", "show", "cifar100/alone/vgg8")
+
+
 def test_a_strategy_is_shown_as_it_is_and_laid_on_a_recipe_by_name() -> None:
     alone = yaml.safe_load(done("recipes", "show", "strategies/dot-imagenet"))
     assert (alone["update"]["delta"], alone["epochs"]) == (0.09, 100)

@@ -1,10 +1,12 @@
 """Settings: what is refused, and how that is said."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 
 import pytest
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from understudy.config import Config, UserError, nearest, unknown_name
 
@@ -54,6 +56,25 @@ def test_one_problem_is_counted_as_one() -> None:
 
 def test_unknown_key_of_a_group_is_compared_with_that_groups_keys() -> None:
     assert "front.spoks   unknown; did you mean spokes?" in problems({"name": "red", "front": {"spoks": 3}})
+
+
+def test_a_group_of_settings_given_as_a_word_names_its_settings() -> None:
+    assert "front   is a group of settings (front.spokes), got 'large'" in problems({"name": "red", "front": "large"})
+
+
+def test_a_problem_of_the_whole_stands_without_a_key() -> None:
+    class Tandem(Config):
+        seats: int = 2
+        riders: int = 2
+
+        @model_validator(mode="after")
+        def _seats_all(self) -> Tandem:
+            if self.riders > self.seats:
+                raise ValueError("more riders than seats")
+            return self
+
+    with pytest.raises(UserError, match=r"^tandem, 1 problem\n  more riders than seats$"):
+        Tandem.read({"riders": 3}, what="tandem")
 
 
 def test_unknown_key_that_resembles_nothing_gets_the_list() -> None:

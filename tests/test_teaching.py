@@ -36,6 +36,8 @@ def scored(num_right: int, num_images: int = 100) -> Evaluation:
 class TestChance:
     def test_a_teacher_at_chance_level_is_refused_with_the_way_out(self) -> None:
         parts = parts_with(allow_weak=False)
+        assert parts.teacher_network is not None
+        parts = replace(parts, teacher_network=replace(parts.teacher_network, starts_from="teacher.safetensors"))
         with pytest.raises(UserError) as caught:
             check_teacher(parts, scored(11), say=lambda text: None)
         assert str(caught.value) == (
@@ -44,6 +46,19 @@ class TestChance:
             "--train-teacher N to fine-tune it first, or go on all the same with --allow-weak-teacher "
             "(allow_weak_teacher=True in Python)."
         )
+
+    @pytest.mark.parametrize(
+        ("train_epochs", "advice"),
+        [
+            (0, "Its weights are random: give --teacher-weights FILE"),
+            (1, r"It was trained here for 1 epoch: give it more \(with --overwrite, or another --out\)"),
+            (2, "It was trained here for 2 epochs: "),
+        ],
+    )
+    def test_the_way_out_is_that_of_how_the_teacher_came_about(self, train_epochs: int, advice: str) -> None:
+        parts = parts_with(allow_weak=False, train_epochs=train_epochs)
+        with pytest.raises(UserError, match=advice):
+            check_teacher(parts, scored(11), say=lambda text: None)
 
     @pytest.mark.parametrize(("num_right", "is_refused"), [(16, True), (17, False)])
     def test_chance_ends_two_standard_errors_above_one_in_ten(self, num_right: int, is_refused: bool) -> None:

@@ -22,7 +22,7 @@ from understudy.teachers.bank import BankTeacher
 from understudy.teachers.bank_files import BankFolder
 from understudy.untrusted import given_path
 
-__all__ = ["bank_folder", "bank_key", "differing_keys", "notes_on", "open_banks"]
+__all__ = ["bank_folder", "bank_key", "differing_keys", "notes_on", "open_banks", "refuse_absent_banks"]
 
 NUM_PROBED = 16  # images of a split that its identity is taken from, beside all labels
 
@@ -75,11 +75,10 @@ def open_banks(recipe: Recipe, data: DataSplits, *, image_size: int, student: Ne
         UserError: a seed has none, one is incomplete, or of something else than this run wants.
     """
     assert recipe.bank is not None
-    path = recipe.bank.path
-    _refuse_absent_seeds(recipe, path)
+    refuse_absent_banks(recipe)
     banks = {}
     for seed in recipe.seeds:
-        bank = BankTeacher(bank_folder(path, seed).path)
+        bank = BankTeacher(bank_folder(recipe.bank.path, seed).path)
         wanted = bank_key(recipe, data, seed=seed, image_size=image_size, student=student)
         found = list(differing_keys(wanted, bank.manifest.key))
         if found:
@@ -119,18 +118,29 @@ def _local_weights(recipe: Recipe) -> Path | None:
     return None
 
 
-def _refuse_absent_seeds(recipe: Recipe, path: str) -> None:
+def refuse_absent_banks(recipe: Recipe) -> None:
+    """Refuse a bank that is not there, or not for every seed of the run."""
+    if recipe.bank is None:
+        return
+    path = recipe.bank.path
     absent = [seed for seed in recipe.seeds if not bank_folder(path, seed).is_begun]
     if not absent:
         return
     here = given_path(path, what="bank")
-    there = sorted(int(name) for folder in here.glob("seed*") if (name := folder.name.removeprefix("seed")).isdigit())
+    if BankFolder(here).is_begun:
+        raise UserError(f"bank {path}: this is the bank of one seed; give the folder that holds it, {here.parent}")
+    names = [folder.name.removeprefix("seed") for folder in here.glob("seed*") if BankFolder(folder).is_begun]
+    there = sorted(int(name) for name in names if name.isdigit())
     wanted = ",".join(map(str, absent))
     if not there:
-        raise UserError(f"bank {path}: there is none; `understudy bank RECIPE --views 8 --out {path}` makes one")
+        raise UserError(
+            f"bank {path}: there is none, or none that got as far as its first shard; `understudy bank RECIPE --views "
+            f"8 --out {path}` makes one"
+        )
+    views = max(bank_folder(path, seed).manifest().num_views for seed in there)
     raise UserError(
         f"bank {path} holds seed {', '.join(map(str, there))}, but this run also has seed {wanted}, whose augmentation "
-        f"is another; add it (`understudy bank RECIPE --seeds {wanted}, --out {path}`), or run with "
+        f"is another; add it (`understudy bank RECIPE --views {views} --seeds {wanted}, --out {path}`), or run with "
         f"--seeds {','.join(map(str, there))}{',' * (len(there) == 1)}"
     )
 

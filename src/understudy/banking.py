@@ -91,7 +91,12 @@ def make_banks(
     Recipe.read({**recipe.as_dict(), "bank": {"path": str(out)}}, what="a bank of this recipe")
     recipe = recipe.model_copy(update={"bank": None})
     stop = StopRequest()
-    with cpu_threads(recipe.threads), denormals_flushed(), faults_in_words(out), stop.listening():
+    with (
+        cpu_threads(recipe.threads),
+        denormals_flushed(),
+        faults_in_words(out, what="bank", last="shard"),
+        stop.listening(),
+    ):
         parts = open_parts(recipe, allow_code=allow_code, say=display.say)
         rows = rows_of(recipe)
         check_rows(parts, rows)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from understudy import spec as specs
-from understudy.bank_keys import notes_on, open_banks
+from understudy.bank_keys import notes_on, open_banks, refuse_absent_banks
 from understudy.config import UserError
 from understudy.data import (
     DataSplits,
@@ -26,6 +26,8 @@ from understudy.data.sources import rows_of
 from understudy.distributed import SINGLE, World
 from understudy.hashing import hashed
 from understudy.models import Network, create_model, in_format
+from understudy.models.names import split_name
+from understudy.models.weights import weights_file
 from understudy.random_state import seeded
 from understudy.recipe import Recipe, StudentConfig, TeacherConfig
 from understudy.rows import Row
@@ -145,6 +147,7 @@ class Parts:
 
 def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], world: World = SINGLE) -> Parts:
     """Open the data, build the teacher, and learn how to build students."""
+    _refuse_what_is_not_there(recipe)
     data = open_data(recipe.data)
     for note in data.notes:
         say(note)
@@ -209,6 +212,16 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
         world=world,
         banks=banks,
     )
+
+
+def _refuse_what_is_not_there(recipe: Recipe) -> None:
+    """What can be said before any image is read: misspelt models, lost weights, a bank that nobody made."""
+    refuse_absent_banks(recipe)
+    for settings in (recipe.student, recipe.teacher if recipe.bank is None else None):
+        if settings is not None:
+            split_name(settings.model)
+            if settings.weights not in (None, "pretrained", "none"):
+                weights_file(settings.weights)
 
 
 def in_world(parts: Parts, world: World) -> Parts:

@@ -36,7 +36,8 @@ class Config(BaseModel):
             more = max(error.error_count() - MOST_PROBLEMS, 0)
             count = "1 problem" if len(found) + more == 1 else f"{len(found) + more} problems"
             width = max(len(path) for path, _ in found)
-            lines = [f"  {path:<{width}}   {text}" for path, text in found] + [f"  and {more} more"] * (more > 0)
+            lines = [f"  {path:<{width}}   {text}" if path else f"  {text}" for path, text in found]
+            lines += [f"  and {more} more"] * (more > 0)
             raise UserError("\n".join([f"{what}, {count}", *lines])) from None
 
     @classmethod
@@ -57,13 +58,16 @@ def problems_of(error: ValidationError, root: type[BaseModel]) -> list[tuple[str
             found += [(f"{path}.{sub}" if sub else path, text) for sub, text in item["ctx"]["problems"]]
         elif item["type"] == "extra_forbidden":
             found.append((path, unknown_name(str(item["loc"][-1]), _fields_at(root, item["loc"][:-1]))))
+        elif item["type"] == "model_type":
+            fields = ", ".join(f"{path}.{name}" for name in _fields_at(root, item["loc"]))
+            found.append((path, f"is a group of settings ({fields}), got {shortened_repr(item['input'])}"))
         elif item["type"] == "missing":
             found.append((path, "is missing"))
         elif item["type"] in ("value_error", "assertion_error"):
             found.append((path, _shortened(str(item["ctx"]["error"]), MOST_TEXT)))
         else:
             found.append((path, f"{item['msg'][0].lower()}{item['msg'][1:]}, got {shortened_repr(item['input'])}"))
-    return [(path or "recipe", text) for path, text in dict.fromkeys(found)]
+    return list(dict.fromkeys(found))
 
 
 def shortened_repr(value: object) -> str:

@@ -15,38 +15,43 @@ from understudy.config import UserError
 __all__ = ["faults_in_words"]
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # a write that fails does not name its file
-GOES_ON = "then the same command goes on from the last checkpoint"
 
 
 @contextmanager
-def faults_in_words(folder: Path) -> Iterator[None]:
+def faults_in_words(folder: Path, *, what: str = "run folder", last: str = "checkpoint") -> Iterator[None]:
     """Turn what the machine does to a run in `folder` into an error that a person can mend.
+
+    Args:
+        folder: that is written to.
+        what: it is.
+        last: what the same command goes on from.
 
     Raises:
         UserError: the folder cannot be written to, or a process that loads data is gone.
     """
+    goes_on = f"then the same command goes on from the last {last}"
+
+    def cannot_write(reason: str) -> UserError:
+        return UserError(f"cannot write to the {what} {folder}: {reason}; mend that, {goes_on}")
+
     try:
         yield
     except OSError as error:
         reason = _why_not_written(error, folder)
         if reason is None:
             raise
-        raise _cannot_write(folder, reason) from None
+        raise cannot_write(reason) from None
     except SafetensorError as error:
         if "serializ" not in str(error) or "deserializ" in str(error):  # read, not written
             raise
-        raise _cannot_write(folder, str(error).rpartition("error: ")[2]) from None
+        raise cannot_write(str(error).rpartition("error: ")[2]) from None
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         first = str(error).splitlines()[0]
         raise UserError(
-            f"a process that loads images is gone ({first}), mostly for want of memory; lower data.workers, {GOES_ON}"
+            f"a process that loads images is gone ({first}), mostly for want of memory; lower data.workers, {goes_on}"
         ) from None
-
-
-def _cannot_write(folder: Path, reason: str) -> UserError:
-    return UserError(f"cannot write to the run folder {folder}: {reason}; mend that, {GOES_ON}")
 
 
 def _why_not_written(error: OSError, folder: Path) -> str | None:

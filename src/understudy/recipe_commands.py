@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 import yaml
 from typer.core import TyperGroup
 
+from understudy.methods import MethodConfig
 from understudy.options import Words, recipe_meant
 from understudy.recipe_files import STRATEGIES, read_recipes
 from understudy.recipe_list import recipe_listing
+from understudy.spec import default_task_weight, weighted
 from understudy.typed import Typed
 
 __all__ = ["recipes_app"]
@@ -49,5 +52,17 @@ def recipes_list(
 def recipes_show(words: Words = None) -> None:
     """Print a recipe with everything that it extends and every default, or a strategy as it is."""
     is_strategy = bool(words) and all(word.startswith(STRATEGIES) for word in words or [])
-    settings = read_recipes(words or []) if is_strategy else recipe_meant(words, Typed())[0].as_dict()
+    recipe = None if is_strategy else recipe_meant(words, Typed())[0]
+    settings = read_recipes(words or []) if recipe is None else recipe.as_dict()
     typer.echo(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), nl=False)
+    if recipe is not None and recipe.method:
+        typer.echo(f"# where null stands, the method's own: {_own_weights(recipe.method)}")
+
+
+def _own_weights(methods: Sequence[MethodConfig]) -> str:
+    """'method.weight 2, method.warmup_epochs 0 (dist), task_weight 1'."""
+    named = []
+    for config in methods:
+        weight, warmup_epochs = weighted(config)
+        named.append(f"method.weight {weight:g}, method.warmup_epochs {warmup_epochs} ({config.method.name})")
+    return ", ".join([*named, f"task_weight {default_task_weight(methods):g}"])

@@ -15,6 +15,7 @@ from understudy.data import train_loader
 from understudy.hashing import hashed
 from understudy.logs import Display
 from understudy.models import Network, count_parameters, load_weights, save_student
+from understudy.recipe import TeacherConfig
 from understudy.report import compact
 from understudy.rows import row_named
 from understudy.runfolder import RunFolder
@@ -115,20 +116,30 @@ def check_teacher(parts: Parts, found: Evaluation | None, *, say: Callable[[str]
     chance = 1 / num_classes
     limit = 100 * (chance + 2 * math.sqrt(chance * (1 - chance) / num_images))
     if found.top1 <= limit and not settings.allow_weak:
-        way_out = (
-            f"It was trained here for {settings.train_epochs} epochs: give it more, or weights to start from"
-            if settings.train_epochs
-            else "Are these the right weights, and are its classes in the same order as the data's? Give "
-            "--train-teacher N to fine-tune it first"
-        )
         raise UserError(
             f"teacher {settings.model} scores {found.top1:.1f} % on {num_classes} classes: no better than chance "
-            f"(which may reach {limit:.1f} % on {num_images} images). {way_out}, or go on all the same with "
-            "--allow-weak-teacher (allow_weak_teacher=True in Python)."
+            f"(which may reach {limit:.1f} % on {num_images} images). {_way_out(settings, starts_from)}, or go on all "
+            "the same with --allow-weak-teacher (allow_weak_teacher=True in Python)."
         )
     expected = settings.expected_top1
     if expected is not None and abs(found.top1 - expected) > EXPECTED_WITHIN:
         say(f"warning  the teacher was expected at {expected:.2f} %, {found.top1 - expected:+.2f} points off")
+
+
+def _way_out(settings: TeacherConfig, starts_from: str) -> str:
+    """What may be wrong with a teacher that knows nothing."""
+    if settings.train_epochs:
+        epochs = f"{settings.train_epochs} epoch{'s' * (settings.train_epochs > 1)}"
+        return f"It was trained here for {epochs}: give it more (with --overwrite, or another --out), or weights"
+    if starts_from.startswith("random"):
+        return (
+            "Its weights are random: give --teacher-weights FILE (another teacher.model drops those of the recipe), or "
+            "--train-teacher N to train it first"
+        )
+    return (
+        "Are these the right weights, and are its classes in the same order as the data's? Give --train-teacher N to "
+        "fine-tune it first"
+    )
 
 
 def _size_and_origin(parts: Parts) -> tuple[str, str]:

@@ -123,8 +123,27 @@ def test_what_the_teacher_does_not_see_may_change(over: dict[str, Any], tmp_path
 
 def test_a_seed_without_a_bank_is_refused_with_both_ways_out(tmp_path: Path) -> None:
     make(small_recipe(), tmp_path)
-    with pytest.raises(UserError, match=r"holds seed 0, but this run also has seed 1,2.*--seeds 1,2, .*--seeds 0,"):
+    advice = r"holds seed 0, but this run also has seed 1,2.*--views 2 --seeds 1,2, .*--seeds 0,"
+    with pytest.raises(UserError, match=advice):
         opened(with_bank(small_recipe({"seeds": [0, 1, 2]}), tmp_path))
+
+
+def test_the_bank_of_one_seed_is_told_from_the_folder_that_holds_it(tmp_path: Path) -> None:
+    make(small_recipe(), tmp_path, views=1)
+    with pytest.raises(UserError, match=rf"the bank of one seed; give the folder that holds it, {tmp_path}$"):
+        opened(with_bank(small_recipe(), tmp_path / "seed0"))
+
+
+def test_a_seed_that_died_before_its_first_shard_counts_as_absent(tmp_path: Path) -> None:
+    (tmp_path / "seed0").mkdir()
+    with pytest.raises(UserError, match="there is none, or none that got as far as its first shard"):
+        opened(with_bank(small_recipe(), tmp_path))
+
+
+def test_an_absent_bank_is_refused_before_an_image_is_read(tmp_path: Path) -> None:
+    recipe = small_recipe({"data": {"root": str(tmp_path / "no images")}})
+    with pytest.raises(UserError, match="there is none"):
+        opened(with_bank(recipe, tmp_path / "nowhere"))
 
 
 def test_a_bank_that_was_moved_to_another_seed_is_noticed(tmp_path: Path) -> None:
@@ -135,7 +154,7 @@ def test_a_bank_that_was_moved_to_another_seed_is_noticed(tmp_path: Path) -> Non
 
 
 def test_where_there_is_no_bank_the_command_that_makes_one_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is none; `understudy bank RECIPE --views 8 --out .*` makes one"):
+    with pytest.raises(UserError, match=r"there is none, or .*; `understudy bank RECIPE --views 8 --out .*` makes one"):
         opened(with_bank(small_recipe(), tmp_path / "nowhere"))
 
 

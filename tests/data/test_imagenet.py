@@ -44,8 +44,15 @@ def test_val_image_that_is_not_listed_is_named(tiny: Path) -> None:
 
 def test_other_folder_is_no_tiny_imagenet(write_tree: WriteTree) -> None:
     root = write_tree({"train/cat": 1})
-    with pytest.raises(UserError, match=r"is no Tiny-ImageNet: it lacks train or val/val_annotations\.txt"):
+    with pytest.raises(UserError, match=r"is not the whole of Tiny-ImageNet: it lacks val/val_annotations\.txt"):
         open_data(DataConfig(root=str(root), format="tiny-imagenet"))
+
+
+def test_a_tiny_imagenet_without_its_annotations_is_not_taken_for_class_folders(write_tree: WriteTree) -> None:
+    root = write_tree({"train/n01/images": 1, "train/n02/images": 1, "val/images": 2})
+    (root / "wnids.txt").write_text("n01\nn02\n")
+    with pytest.raises(UserError, match=r"it lacks val/val_annotations\.txt; for class folders.*data\.format=folder"):
+        open_data(DataConfig(root=str(root)))
 
 
 @pytest.fixture

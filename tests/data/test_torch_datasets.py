@@ -103,6 +103,17 @@ def test_unreadable_file_of_a_users_data_set_is_skipped(write_tree: Callable[...
     assert "2.jpg: " in loader.skipped[0]
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_problem_names_the_data_set_that_it_is_about(split: str) -> None:
+    good = TensorDataset(torch.rand(6, 3, 8, 8), torch.arange(6) % 3)
+    bad = TensorDataset(torch.rand(2, 3, 8, 8), torch.tensor([-1, 0]))
+    given = {"train": good, "val": good, "test": good, split: bad}
+    with pytest.raises(UserError, match=rf"^{split}: TensorDataset: label -1 of row 0 is outside"):
+        dataset_splits(**given)
+    with pytest.raises(UserError, match=rf"^{split}: list is empty"):
+        dataset_splits(**{**given, split: []})
+
+
 def test_label_outside_the_classes_is_named() -> None:
     dataset = TensorDataset(torch.rand(3, 3, 4, 4), torch.tensor([0, 5, 1]))
     with pytest.raises(UserError, match=r"TensorDataset: label 5 of row 1 is outside 0\.\.1 \(2 classes"):

@@ -159,6 +159,11 @@ def test_a_result_whose_epoch_was_chosen_on_the_test_images_says_so_in_headline_
     assert headline(chosen).endswith(
         "Its epoch was chosen on the test images that it is measured on, so the numbers flatter."
     )
+    sentences = {row.name: row_sentence(chosen, row) for row in chosen.rows}
+    assert {name: "so the numbers flatter" in text for name, text in sentences.items()} == {
+        "alone": False,
+        "kd+dot": True,  # the best one, which the command line ends with
+    }
     assert "at the best of 20 epochs, chosen on these very images," in basis_sentence(chosen)
     assert "%, best TEST epoch" in [column.note for column in comparison_table(chosen).columns]
 

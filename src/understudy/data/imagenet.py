@@ -29,7 +29,8 @@ def is_imagenet(root: Path) -> bool:
 
 def is_tiny_imagenet(root: Path) -> bool:
     """Whether this is Tiny-ImageNet as CS231N packed it, or the folder that holds it."""
-    return any((folder / "val/val_annotations.txt").is_file() for folder in (root, root / _TINY))
+    marks = ("val/val_annotations.txt", "wnids.txt")  # one of them may have been lost
+    return any((folder / mark).is_file() for folder in (root, root / _TINY) for mark in marks)
 
 
 def read_imagenet(root: Path) -> Found:
@@ -67,9 +68,13 @@ def read_tiny_imagenet(root: Path) -> Found:
     Raises:
         UserError: a folder or list of these is missing.
     """
-    root = root if (root / "val/val_annotations.txt").is_file() else root / _TINY
-    if not (root / "train").is_dir() or not (root / "val/val_annotations.txt").is_file():
-        raise UserError(f"{root} is no Tiny-ImageNet: it lacks train or val/val_annotations.txt")
+    root = root / _TINY if (root / _TINY).is_dir() else root
+    missing = [name for name in ("train", "val/val_annotations.txt") if not (root / name).exists()]
+    if missing:
+        raise UserError(
+            f"{root} is not the whole of Tiny-ImageNet: it lacks {' and '.join(missing)}; for class folders as they "
+            "are, set data.format=folder"
+        )
     found = read_trees(root, {"train": root / "train"})
     lines = (root / "val/val_annotations.txt").read_text().splitlines()
     wnid_of = {fields[0]: fields[1] for line in lines if len(fields := line.split("\t")) > 1}

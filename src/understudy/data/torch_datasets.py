@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -98,23 +99,37 @@ def dataset_splits(
         UserError: as `dataset_source` and `open_data`.
     """
     config = config or DataConfig(root=name)
-    for dataset in (train, val, test):
-        _check_is_a_data_set(dataset)
-    if classes is None:
-        classes = getattr(train, "classes", None) or [str(number) for number in range(int(_labels(train).max()) + 1)]
     given: dict[SplitName, Any] = {"train": train, "val": val, "test": test}
-    splits = {
-        split: dataset_source(dataset, classes, cache=config.cache)
-        for split, dataset in given.items()
-        if dataset is not None
-    }
+    given = {split: dataset for split, dataset in given.items() if dataset is not None or split == "train"}
+    for split, dataset in given.items():
+        with _said_of(split):
+            _check_is_a_data_set(dataset)
+    if classes is None:
+        with _said_of("train"):
+            classes = getattr(train, "classes", None) or _numbers(_labels(train))
+    splits = {}
+    for split, dataset in given.items():
+        with _said_of(split):
+            splits[split] = dataset_source(dataset, classes, cache=config.cache)
     # The sources above are cached as far as they may be; a transform that draws must not be frozen now.
     return splits_of(Found(name, tuple(classes), splits), config.model_copy(update={"cache": False}))
 
 
+@contextmanager
+def _said_of(split: SplitName) -> Iterator[None]:
+    """Problems inside the block name the data set that they are about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{split}: {error}") from None
+
+
+def _numbers(labels: Tensor) -> list[str]:
+    """'0', '1' up to the largest label."""
+    return [str(number) for number in range(max(int(labels.max()), 0) + 1)]
+
+
 def _check_is_a_data_set(dataset: Any) -> None:
-    if dataset is None:
-        return
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise UserError(f"{type(dataset).__name__} is no data set with a length and samples by number")
     if len(dataset) == 0:

@@ -41,7 +41,8 @@ def row_sentence(results: Results, row: Row, timing: Timing | None = None) -> st
         )
     else:
         start = f"{row.name} is {_difference(comparison, ALONE)}"
-    return ", ".join([start, *_cost_clauses(results, row, timing)]) + "."
+    caveat = _selection_caveat(results) if row is results.best_row else ""
+    return ", ".join([start, *_cost_clauses(results, row, timing)]) + f".{caveat}"
 
 
 def basis_sentence(results: Results) -> str:
@@ -57,7 +58,8 @@ def basis_sentence(results: Results) -> str:
         "test": ", chosen on these very images,",
     }[results.select_on]
     weights = " Weights are averages over the steps." if results.weights == "averaged" else ""
-    return f"Top-1 {epoch} {results.epochs} epochs{chosen} on {results.num_images:,} {where}{origin}; {seeds}.{weights}"
+    epochs = f"{results.epochs} epochs" if results.epochs > 1 else "one epoch"
+    return f"Top-1 {epoch} {epochs}{chosen} on {results.num_images:,} {where}{origin}; {seeds}.{weights}"
 
 
 def best_epoch_sentence(results: Results) -> str:

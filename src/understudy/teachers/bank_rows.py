@@ -37,7 +37,7 @@ class BankLayout(Config):
     def _keeps_fewer_than_there_are(self) -> BankLayout:
         if self.topk is not None and self.topk >= self.num_classes:
             raise ValueError(
-                f"top-k: {self.topk} of {self.num_classes} classes leaves out none; leave --topk away, or lower it"
+                f"--topk {self.topk} of {self.num_classes} classes leaves out none; leave it away, or lower it"
             )
         return self
 
