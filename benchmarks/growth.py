@@ -4,7 +4,8 @@ Every sweep times one thing at growing sizes, in turns, by processor time on the
 The exponent is that of the largest two sizes: 1 is linear, below it a fixed part still shows; more than 1.1 is named.
 
 images: decoding once on opening a data set, an epoch of drawing and augmenting, CRD's memory and its loss.
-classes: forward and backward pass of a method's loss alone, M = batch rows of logits (and D = 64 embeddings for CRD).
+classes: forward and backward pass of a method's loss alone, M = batch rows of logits (and D = 64 embeddings for CRD);
+    putting as many rows of a bank together again, all logits or the largest 32, and the bytes of one row.
 features: the same over the channels of embeddings (projector) and of 8x8 maps (fitnet), connectors included.
 rows: a step of `Trainer.fit` with so many rows of KD under one teacher.
 
@@ -32,6 +33,7 @@ from understudy.methods import METHODS
 from understudy.methods.base import Context, Method, TapShapes
 from understudy.report.plots import STYLE
 from understudy.taps import TapShape
+from understudy.teachers.bank_rows import BankLayout, packed, unpacked
 
 IMAGES = (1_000, 3_000, 10_000, 20_000, 50_000)
 CLASSES = (10, 100, 1_000, 10_000)
@@ -42,6 +44,7 @@ STAGES = ("stages.0", "stages.1", "stages.2")
 OF_FEATURES = {"projector": "embedding", "fitnet": "map"}
 MOST_RANKS = 1_000  # classes: dist_rank compares all pairs of them, 25 GiB at 10,000 for 64 rows
 SUPERLINEAR = 1.1
+REPEATS = 100  # look-ups of one measurement
 
 Series = dict[str, list[tuple[int, float]]]  # (size, cost) by what was measured
 
@@ -89,14 +92,33 @@ def of_images(arguments: argparse.Namespace, device: torch.device) -> Series:
 
 
 def of_classes(arguments: argparse.Namespace, device: torch.device) -> Series:
-    """Milliseconds of a loss and its gradient."""
+    """Milliseconds of a loss and its gradient, and of a bank's rows."""
     series: Series = {f"{name}, ms": [] for name in OF_CLASSES}
+    for what, topk in {"bank": None, "bank, top 32": 32}.items():
+        stored = {size: rows_of_bank(size, topk, arguments.batch) for size in CLASSES if size > (topk or 0)}
+        found = {size: least({"": work}, arguments.turns, device)[""] for size, (work, _) in stored.items()}
+        series[f"{what}: {REPEATS} look-ups, ms"] = [(size, 1000 * seconds) for size, seconds in found.items()]
+        series[f"{what}: bytes of a row"] = [(size, row_bytes) for size, (_, row_bytes) in stored.items()]
     for size in CLASSES:
         names = [name for name in OF_CLASSES if name != "dist_rank" or size <= MOST_RANKS]
         work = {name: descending(name, arguments.batch, device, channels=64, num_classes=size) for name in names}
         for name, seconds in least(work, arguments.turns, device).items():
             series[f"{name}, ms"].append((size, 1000 * seconds))
     return series
+
+
+def rows_of_bank(num_classes: int, topk: int | None, num_rows: int) -> tuple[Callable[[], None], int]:
+    """What puts float16 rows together again, often enough to be timed, and the bytes of one."""
+    layout = BankLayout(
+        num_classes=num_classes, topk=topk, num_samples=num_rows, batch_size=num_rows, steps_per_shard=1
+    )
+    kept = packed(torch.randn(num_rows, num_classes), {}, layout)
+
+    def work() -> None:
+        for _ in range(REPEATS):
+            unpacked(kept, layout, [])
+
+    return work, layout.row_bytes
 
 
 def of_features(arguments: argparse.Namespace, device: torch.device) -> Series:

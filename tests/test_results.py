@@ -74,12 +74,16 @@ class TestSeedRecord:
 
 @pytest.fixture(scope="module")
 def assembled() -> dict[str, Any]:
+    return assembled_beside_alone("kd+dot")
+
+
+def assembled_beside_alone(row: str) -> dict[str, Any]:
     """Two rows of two seeds on four images of class 0, as a finished run would have left them."""
-    recipe = tiny_recipe()
+    recipe = tiny_recipe({"rows": ["alone", row]})
     parts = open_parts(recipe, allow_code=False, say=lambda text: None)
     found = {
         "alone": [evaluation(0, 0, 1, 1), evaluation(0, 1, 1, 1)],
-        "kd+dot": [evaluation(0, 0, 0, 1), evaluation(0, 0, 0, 0)],
+        row: [evaluation(0, 0, 0, 1), evaluation(0, 0, 0, 0)],
     }
     records: dict[str, list[Any]] = {name: [] for name in found}
     predictions = {"val/labels": torch.zeros(4, dtype=torch.long)}
@@ -101,6 +105,13 @@ def assembled() -> dict[str, Any]:
 
 
 class TestAssembled:
+    def test_a_row_that_deploys_more_than_the_student_has_no_yardstick(self) -> None:
+        alone, simkd = assembled_beside_alone("simkd")["rows"]
+        assert alone["summary"]["task_loss"]["mean"] == 1.5
+        assert simkd["summary"]["task_loss"] is None
+        assert simkd["summary"]["kl_to_teacher"] is None
+        assert simkd["summary"]["top1"]["mean"] == 87.5
+
     def test_it_is_plain_json_that_follows_the_schema(self, assembled: dict[str, Any]) -> None:
         through_a_file = json.loads(json.dumps(assembled, allow_nan=False))
         results = Results.read(through_a_file, what="results")

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from understudy.config import UserError
-from understudy.methods import Method
 from understudy.models import Network, create_model, load_student
 from understudy.recipe import Recipe, StudentConfig, TeacherConfig, recipe_from
 from understudy.report import Results, read_results
@@ -58,7 +57,7 @@ def student_of(run: RunFolder, *, allow_code: bool) -> nn.Module:
     row = next((row for row in rows_of(recipe) if found.deployed and row.name == found.deployed.row), None)
     if row is None:
         raise UserError(f"{run.results_file} deploys no row of {run.recipe_file}; were these written by one run?")
-    if all(config.method.deployed is Method.deployed for config in row.method):
+    if not any(config.method.deploys_more() for config in row.method):
         return load_student(run.student, allow_code=allow_code)
     return load_student(run.student, module=_deployed_form(run, row, allow_code=allow_code))
 
@@ -75,7 +74,7 @@ def teacher_of(run: RunFolder, *, allow_code: bool) -> nn.Module | None:
 def _deployed_form(run: RunFolder, row: Row, *, allow_code: bool) -> nn.Module:
     """The row's student as its methods deploy it, with random weights."""
     recipe, num_classes = recipe_of(run), results_of(run).data.num_classes
-    wrapping = [config for config in row.method if config.method.deployed is not Method.deployed]
+    wrapping = [config for config in row.method if config.method.deploys_more()]
     methods = [config.model_copy(update={"init_from": None}) for config in wrapping]
     assert recipe.teacher is not None, "a row with a method has a teacher"
     student_size, teacher_size = image_sizes(run)

@@ -52,6 +52,19 @@ def test_table_has_a_test_column_where_the_test_split_was_read(tmp_path):
     assert "450 test images" in table.notes[0]
 
 
+def test_images_that_are_test_and_validation_at_once_have_one_column():
+    results = results_with({"alone": 91.8, "kd": 93.0})
+    rows = [
+        row.model_copy(update={"summary": row.summary.model_copy(update={"test_top1": row.summary.top1})})
+        for row in results.rows
+    ]
+    apart = results.model_copy(update={"rows": tuple(rows)})
+    at_once = apart.model_copy(update={"data": results.data.model_copy(update={"val_origin": "test split"})})
+    columns = [[column.key for column in comparison_table(found).columns] for found in (apart, at_once)]
+    assert columns[1] == [key for key in columns[0] if key != "top1"]
+    assert "test_top1" in columns[1]
+
+
 def test_table_without_a_teacher_or_speeds_has_no_columns_for_them():
     table = comparison_table(results_with({"kd": 93.0}, teacher=None))
 

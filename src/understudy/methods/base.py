@@ -192,6 +192,11 @@ class Method(nn.Module):
         """What is evaluated, counted, timed and exported; nearly always the student itself."""
         return student
 
+    @classmethod
+    def deploys_more(cls) -> bool:
+        """Whether something else than the student itself is deployed."""
+        return cls.deployed is not Method.deployed
+
 
 def method_named(name: str) -> type[Method]:
     """The method registered under `name`.

@@ -96,6 +96,8 @@ def comparison_table(results: Results, timing: Timing | None = None) -> Table:
         if column.key != "top1" and all(line.cells[i].value is None for line in lines if line.kind != "teacher")
     ]
     told_already = ["last_top1"] if results.select_on == "last" else []
+    if results.split == "test" and results.data.val_origin == "test split":
+        told_already.append("top1")  # test and validation are the same images
     return Table(tuple(columns), tuple(lines), tuple(_notes(results))).without([*empty, *told_already])
 
 
