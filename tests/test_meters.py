@@ -1,9 +1,8 @@
 """Means of named scalars."""
 
-import pytest
 import torch
 
-from understudy.meters import Meter
+from understudy.meters import Means, Meter, StepLog
 
 
 def values(**numbers: float) -> dict[str, torch.Tensor]:
@@ -21,7 +20,6 @@ def test_reading_starts_anew() -> None:
     meter = Meter()
     meter.add(values(loss=1.0), 4)
     meter.read()
-    assert meter.num_adds == 0
     assert meter.read() == {}
     meter.add(values(other=3.0), 1)
     assert meter.read() == {"other": 3.0}
@@ -35,24 +33,31 @@ def test_float32_values_are_summed_in_float64() -> None:
     assert meter.read() == {"loss": (2.0**24 + 3) / 4}
 
 
-def test_a_restored_meter_goes_on_to_the_same_mean() -> None:
-    straight, first, second = Meter(), Meter(), Meter()
-    parts = [(0.1, 3), (0.7, 2), (0.3, 5)]
-    for value, rows in parts:
-        straight.add(values(loss=value), rows)
-    for value, rows in parts[:2]:
-        first.add(values(loss=value), rows)
+def test_a_restored_log_of_means_goes_on_to_the_same_mean() -> None:
+    straight, first, second = Means(), Means(), Means()
+    parts = [({"loss": 0.3, "top1": 2.0}, {"loss": 3.0, "top1": 1.0}), ({"loss": 1.4}, {"loss": 2.0})]
+    for sums, weights in [*parts, parts[0]]:
+        straight.add(sums, weights)
+    for sums, weights in parts:
+        first.add(sums, weights)
     second.load_state_dict(first.state_dict())
-    second.add(values(loss=0.3), 5)
-    assert second.num_adds == 3
-    assert second.read() == straight.read()
+    second.add(*parts[0])
+    assert second.read() == straight.read() == {"loss": 2.0 / 8.0, "top1": 2.0}
+    assert second.read() == {}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_meter_goes_on_where_its_values_are_after_a_checkpoint_put_it_on_the_cpu() -> None:
-    before, after = Meter(), Meter()
-    before.add({"loss": torch.tensor(1.0, device="cuda")}, 1)
-    state = before.state_dict()
-    after.load_state_dict({**state, "sum": state["sum"].cpu()})  # as torch.load(map_location="cpu") gives it
-    after.add({"loss": torch.tensor(3.0, device="cuda")}, 1)
-    assert after.read() == {"loss": 2.0}
+def test_what_is_a_mean_over_labelled_rows_is_weighed_by_them_alone() -> None:
+    log = StepLog(["task_loss"])
+    log.add(values(task_loss=1.0, kd=1.0), 4, torch.tensor(4))
+    log.add(values(task_loss=3.0, kd=3.0), 4, torch.tensor(2))
+    log.add(values(task_loss=0.0, kd=5.0), 4, torch.tensor(0))  # a batch without a label
+    sums, weights = log.totals()
+    assert (sums["task_loss"] / weights["task_loss"], sums["kd"] / weights["kd"]) == (10 / 6, 3.0)
+
+
+def test_a_log_that_is_closed_still_knows_what_is_of_labelled_rows() -> None:
+    log = StepLog(["task_loss"])
+    log.add(values(task_loss=1.0), 4, torch.tensor(1))
+    log.clear()
+    log.add(values(task_loss=1.0), 4, torch.tensor(1))
+    assert log.totals() == ({"task_loss": 1.0}, {"task_loss": 1.0})

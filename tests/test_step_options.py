@@ -102,6 +102,25 @@ class TestAccumulation:
         for name, value in moved[0].items():
             torch.testing.assert_close(moved[1][name], value, rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.parametrize("passes", [1, 4])
+    def test_what_is_logged_of_half_labelled_batches_are_means_over_the_labelled_images(self, passes: int) -> None:
+        labelled = [torch.arange(8) < 5, torch.zeros(8, dtype=torch.bool)]  # of the second batch nothing
+        student = student_of(replace(spec_of("alone"), model=without_norms(), accumulate=passes))
+        trainer = Trainer([student], teacher=None, device=CPU)
+        trainer.epochs, trainer.steps_per_epoch = 1, 2
+        first = batches()[0]
+        student.train(False)
+        said = student.predict(first)[labelled[0]]
+        known = first.targets[labelled[0]]
+        for batch, has_label in zip(batches(), labelled, strict=False):
+            trainer.take_step(Batch(batch.images, torch.where(has_label, batch.targets, -1)))
+        trainer.measures.close_interval()
+        logged = trainer.measures.interval["alone"]
+        assert logged["top1"] == pytest.approx(100 * (said.argmax(1) == known).double().mean().item())
+        wanted = torch.nn.functional.cross_entropy(said, known).item()
+        assert logged["task_loss"] == pytest.approx(wanted, rel=1e-5)
+        assert logged["task"] == pytest.approx(wanted, rel=1e-5)
+
     def test_copies_are_not_torn_apart(self) -> None:
         with pytest.raises(UserError, match="accumulate: 2 would tear the copies of an image apart"):
             tiny_recipe({"accumulate": 2, "data": {"copies": "rotations"}})

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from understudy.distributed import SINGLE, World
-from understudy.meters import BadValue, Meter, StepLog
+from understudy.meters import BadValue, Means, StepLog
 from understudy.step import Losses, Pairing
-from understudy.yardstick import common_measures
+from understudy.yardstick import common_measures, num_labelled
 
 __all__ = ["Measures", "NotFinite"]
+
+OF_LABELLED = ("task", "task_loss", "top1")  # means over the rows with a label
+OF_EPOCHS = ("task_loss", "top1", "kl_to_teacher")
 
 
 class NotFinite(ArithmeticError):  # noqa: N818 - it is what was met
@@ -35,8 +38,8 @@ class Measures:
         self.world = world
         self.interval: dict[str, dict[str, float]] = {}  # means by student over the interval that was closed last
         self.interval_steps = 0
-        self._logs = {name: StepLog() for name in names}
-        self._epochs = {name: Meter() for name in names}
+        self._logs = {name: StepLog(OF_LABELLED) for name in names}
+        self._epochs = {name: Means() for name in names}
         self._steps: list[int] = []  # of the interval that is running
 
     def add(self, name: str, losses: Losses, pairing: Pairing) -> None:
@@ -45,7 +48,8 @@ class Measures:
         if losses.distill is not None:
             weighted["distill"] = losses.distill
         # The terms come first, so that they are named first where one is no number.
-        self._logs[name].add({**losses.terms, **weighted, **common_measures(pairing)}, len(pairing.student_logits))
+        values = {**losses.terms, **weighted, **common_measures(pairing)}
+        self._logs[name].add(values, len(pairing.student_logits), num_labelled(pairing))
 
     def end_step(self, step: int) -> None:
         """All students have taken this step."""
@@ -59,12 +63,10 @@ class Measures:
         """
         self.interval = {}
         for name, log in self._logs.items():
-            sums, weight = self._totals(name, log)
+            sums, weights = self._totals(name, log)
             if sums:
-                self.interval[name] = {key: value / weight for key, value in sums.items()}
-                self._epochs[name].add_sums(
-                    {key: sums[key] for key in ("task_loss", "top1", "kl_to_teacher") if key in sums}, weight, len(log)
-                )
+                self.interval[name] = {key: value / weights[key] for key, value in sums.items() if weights[key]}
+                self._epochs[name].add({key: sums[key] for key in OF_EPOCHS if key in sums}, weights)
             log.clear()
         self.interval_steps, self._steps = len(self._steps), []
 
@@ -96,7 +98,7 @@ class Measures:
             log.load_state_dict(state["logs"][name], is_first=self.world.is_first)
             self._epochs[name].load_state_dict(state["epochs"][name])
 
-    def _totals(self, name: str, log: StepLog) -> tuple[dict[str, float], float]:
+    def _totals(self, name: str, log: StepLog) -> tuple[dict[str, float], dict[str, float]]:
         try:
             return log.totals(self.world.add_up, refuses_nan=self.stops_at_nan)
         except BadValue as bad:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["BadValue", "Meter", "StepLog"]
+__all__ = ["BadValue", "Means", "Meter", "StepLog"]
 
 AddUp = Callable[[Sequence[Tensor]], list[Tensor]]  # sums over processes
 
@@ -20,7 +20,6 @@ class Meter:
         self._names: tuple[str, ...] = ()
         self._sum: Tensor | None = None  # (len(names),) float64
         self._weight = 0.0
-        self.num_adds = 0
 
     def add(self, values: Mapping[str, Tensor], weight: int) -> None:
         """Add scalars that are each a mean over `weight` rows."""
@@ -31,16 +30,6 @@ class Meter:
             assert self._names == tuple(values), f"{tuple(values)} after {self._names}"
             self._sum = self._sum.to(row.device) + row
         self._weight += weight
-        self.num_adds += 1
-
-    def add_sums(self, sums: Mapping[str, float], weight: float, num_adds: int) -> None:
-        """Add what is summed already: values times weight, by name."""
-        if self._sum is None:
-            self._names, self._sum = tuple(sums), torch.zeros(len(sums), dtype=torch.float64)
-        assert self._names == tuple(sums), f"{tuple(sums)} after {self._names}"
-        self._sum = self._sum + torch.tensor(list(sums.values()), dtype=torch.float64)
-        self._weight += weight
-        self.num_adds += num_adds
 
     def read(self, add_up: AddUp = list) -> dict[str, float]:
         """The means by name, over all processes that `add_up` sums over; the meter starts anew."""
@@ -51,14 +40,33 @@ class Meter:
         self.__init__()  # type: ignore[misc]
         return {name: total / weight for name, total in zip(names, sums, strict=True)}
 
+
+class Means:
+    """Means of plain numbers since the last `read`, each with a weight of its own."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+
+    def add(self, sums: Mapping[str, float], weights: Mapping[str, float]) -> None:
+        """Add sums of value times weight, and of the weights, by name."""
+        for name, total in sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + total
+            self._weights[name] = self._weights.get(name, 0.0) + weights[name]
+
+    def read(self) -> dict[str, float]:
+        """The means of what has any weight; everything starts anew."""
+        means = {name: total / self._weights[name] for name, total in self._sums.items() if self._weights[name]}
+        self.__init__()  # type: ignore[misc]
+        return means
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
-        return {"names": list(self._names), "sum": self._sum, "weight": self._weight, "num_adds": self.num_adds}
+        return {"sums": dict(self._sums), "weights": dict(self._weights)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave."""
-        self._names, self._sum = tuple(state["names"]), state["sum"]
-        self._weight, self.num_adds = state["weight"], state["num_adds"]
+        self._sums, self._weights = dict(state["sums"]), dict(state["weights"])
 
 
 class BadValue(ArithmeticError):  # noqa: N818 - it is what was met
@@ -70,24 +78,32 @@ class BadValue(ArithmeticError):  # noqa: N818 - it is what was met
 
 
 class StepLog:
-    """The scalars of every step since the log was last closed, one row each. Adding never waits for the device."""
+    """The scalars of every step since the log was last closed, one row each. Adding never waits for the device.
 
-    def __init__(self) -> None:
+    Args:
+        of_labelled: names of scalars that are means over the labelled rows alone; the others are over all rows.
+    """
+
+    def __init__(self, of_labelled: Collection[str] = ()) -> None:
+        self._of_labelled = frozenset(of_labelled)
         self._names: tuple[str, ...] = ()
-        self._rows: list[Tensor] = []  # (len(names) + 1,) float64: values times weight, and the weight
+        self._rows: list[Tensor] = []  # (2 * len(names),) float64: values times weights, and the weights
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, values: Mapping[str, Tensor], weight: int) -> None:
-        """Add a step's scalars, each a mean over `weight` rows."""
+    def add(self, values: Mapping[str, Tensor], num_rows: int, num_labelled: Tensor | None = None) -> None:
+        """Add a step's scalars: means over `num_rows` rows, of which () `num_labelled` carry a label (None: all)."""
         assert self._names in ((), tuple(values)), f"{tuple(values)} after {self._names}"
         self._names = tuple(values)
-        scalars = [value.detach().double() for value in values.values()]
-        self._rows.append(torch.stack([*scalars, torch.ones_like(scalars[0])]) * weight)
+        scalars = torch.stack([value.detach().double() for value in values.values()])
+        rows = scalars.new_full((), num_rows)
+        labelled = rows if num_labelled is None else num_labelled.to(rows)
+        weights = torch.stack([labelled if name in self._of_labelled else rows for name in values])
+        self._rows.append(torch.cat([scalars * weights, weights]))
 
-    def totals(self, add_up: AddUp = list, *, refuses_nan: bool = True) -> tuple[dict[str, float], float]:
-        """Sums of value times weight by name, and of the weights, over all steps and processes; waits for the device.
+    def totals(self, add_up: AddUp = list, *, refuses_nan: bool = True) -> tuple[dict[str, float], dict[str, float]]:
+        """Sums of value times weight, and of the weights, by name, over all steps and processes; waits for the device.
 
         Args:
             add_up: sums tensors over the processes of the run.
@@ -97,18 +113,18 @@ class StepLog:
             BadValue: the first value that is NaN or infinite.
         """
         if not self._rows:
-            return {}, 0.0
+            return {}, {}
         table = self._table(add_up)
         bad = (~table.isfinite()).nonzero()
         if refuses_nan and len(bad):
             place, column = bad[0].tolist()
             raise BadValue(place, self._names[column], table[place, column].item())
-        *sums, weight = table.sum(0).tolist()
-        return dict(zip(self._names, sums, strict=True)), weight
+        sums, weights = table.sum(0).view(2, -1).tolist()
+        return dict(zip(self._names, sums, strict=True)), dict(zip(self._names, weights, strict=True))
 
     def clear(self) -> None:
         """Start a new interval."""
-        self.__init__()  # type: ignore[misc]
+        self.__init__(self._of_labelled)  # type: ignore[misc]
 
     def state_dict(self, add_up: AddUp = list) -> dict[str, Any]:
         """Everything that a resumed run needs, of all processes together."""
@@ -121,6 +137,6 @@ class StepLog:
         self._rows = [] if table is None else list(table if is_first else torch.zeros_like(table))
 
     def _table(self, add_up: AddUp) -> Tensor:
-        """(steps, names + 1) on the CPU."""
+        """(steps, 2 * names) on the CPU."""
         device = self._rows[-1].device
         return add_up([torch.stack([row.to(device) for row in self._rows])])[0].cpu()

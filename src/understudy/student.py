@@ -21,6 +21,7 @@ from understudy.tasks.base import Predictor, Task
 from understudy.updates.base import Update
 from understudy.updates.schedules import Schedule, lr_factor
 from understudy.weighing import Part, WeightedMethod, labels_of, weighed
+from understudy.yardstick import num_labelled
 
 __all__ = ["Student", "WeightedMethod", "labels_of", "parameters_of"]
 
@@ -243,21 +244,23 @@ def parameters_of(model: nn.Module, methods: Iterable[nn.Module]) -> list[tuple[
 
 def _merged(passes: Sequence[tuple[Losses, Pairing]]) -> tuple[Losses, Pairing]:
     """What the log wants of several passes: means over their rows, and all rows' logits and labels."""
-    counts = [len(pairing.labels) for _, pairing in passes]
-    losses = [loss for loss, _ in passes]
+    losses, pairings = [loss for loss, _ in passes], [pairing for _, pairing in passes]
+    num_rows, labelled = [len(pairing.labels) for pairing in pairings], [num_labelled(pairing) for pairing in pairings]
+    of_rows: list[float | Tensor] = [count / sum(num_rows) for count in num_rows]
+    of_labelled: list[float | Tensor] = [count / torch.stack(labelled).sum().clamp_min(1) for count in labelled]
 
-    def mean(values: Sequence[Tensor]) -> Tensor:
-        return torch.stack([value.detach() * count for value, count in zip(values, counts, strict=True)]).sum() / sum(
-            counts
-        )
+    def mean(values: Sequence[Tensor], shares: Sequence[float | Tensor] = of_rows) -> Tensor:
+        return torch.stack([value.detach() * share for value, share in zip(values, shares, strict=True)]).sum()
 
     distilled = [loss.distill for loss in losses if loss.distill is not None]
-    pairings = [pairing for _, pairing in passes]
     seen = [pairing.teacher_logits for pairing in pairings if pairing.teacher_logits is not None]
     return Losses(
-        task=mean([loss.task for loss in losses]),
+        task=mean([loss.task for loss in losses], of_labelled),
         distill=mean(distilled) if distilled else None,
-        terms={name: mean([loss.terms[name] for loss in losses]) for name in losses[0].terms},
+        terms={
+            name: mean([loss.terms[name] for loss in losses], of_labelled if name == "task_loss" else of_rows)
+            for name in losses[0].terms
+        },
     ), Pairing(
         student_logits=torch.cat([pairing.student_logits.detach() for pairing in pairings]),
         teacher_logits=torch.cat(seen) if seen else None,

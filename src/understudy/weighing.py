@@ -80,11 +80,9 @@ def weighed(
         shared = _times(loss, share) if shared is None else shared + _times(loss, share)
         for term, value in terms.items():
             logged[label if term == method.name else f"{label}.{term}"] = value.detach()
-    # Logs weigh every pass by its rows; the task loss is a mean over those with a label.
-    logged_task = _times(task_loss.detach(), part.task / part.independent)
-    terms = {"task_loss": logged_task, **logged}
+    terms = {"task_loss": task_loss.detach(), **logged}
     return Losses(_times(task_weight * task_loss, part.task), shared, terms), Losses(
-        task_weight * logged_task, whole, terms
+        task_weight * task_loss.detach(), whole, terms
     )
 
 
