@@ -23,8 +23,9 @@ class Overwriting:
         monkeypatch.setattr(torch, "compile", self.compile)
         monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", self.begin_step)
 
-    def compile(self, model: nn.Module, *, mode: str | None) -> Callable[..., Any]:
+    def compile(self, model: nn.Module, *, mode: str | None, dynamic: bool) -> Callable[..., Any]:
         assert mode == "reduce-overhead"
+        assert dynamic is False
 
         def run(images: Tensor) -> Any:
             output, features = model(images)
@@ -79,6 +80,25 @@ def test_a_teacher_that_runs_as_a_graph_marks_the_steps_of_eager_students(monkey
     trainer = Trainer([student_of(spec_of("kd"), teacher)], teacher=teacher, device=CPU)
     trainer.fit(plain_batches(), epochs=1)
     assert overwriting.steps == 3
+
+
+def test_a_shorter_last_batch_does_not_make_the_others_run_code_for_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[Any] = []
+
+    def noting(graph: Any, inputs: list[Any]) -> Any:
+        def run(*arguments: Any) -> Any:
+            sizes.append("any" if any(isinstance(given, int | torch.SymInt) for given in arguments) else "one")
+            return graph.forward(*arguments)
+
+        return run
+
+    real = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **settings: real(model, backend=noting, dynamic=settings["dynamic"])
+    )
+    torch._dynamo.reset()
+    trained("alone", True)  # three epochs of batches of 8, 8 and 5; the first step of all is eager
+    assert sizes == ["one"] * (9 + 8)  # of the teacher, and of the student
 
 
 def test_the_recipe_knows_three_ways() -> None:

@@ -69,6 +69,23 @@ def test_new_taps_take_the_place_of_the_old_ones_and_keep_the_normalisation() ->
         assert torch.equal(seen.output, before)
 
 
+@pytest.mark.parametrize("folds", [True, False])
+def test_the_same_taps_again_make_nothing_anew_unless_a_weight_has_changed(folds: bool) -> None:
+    network = small_net(0)
+    teacher, batch = LiveTeacher(network, folds=folds), batches()[0]
+    runs = []
+    for taps in (["embedding"], ["embedding"], ["conv"]):
+        teacher.tap(taps)
+        assert set(teacher.observe(batch).features) == set(taps)
+        runs.append(teacher._run)
+    assert runs[0] is runs[1] is not runs[2]
+    with torch.no_grad():
+        network.conv.weight.mul_(2)
+    teacher.tap(["conv"])
+    assert set(teacher.observe(batch).features) == {"conv"}
+    torch.testing.assert_close(teacher.observe(batch).output, network.eval()(batch.images), rtol=1e-5, atol=1e-5)
+
+
 def test_a_tap_that_it_does_not_have_is_answered_in_its_name() -> None:
     teacher = LiveTeacher(small_net(1), name="teacher small")
     with pytest.raises(UserError, match="teacher small has nothing to tap at 'layer3'; it offers: embedding, conv"):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch.utils.data import TensorDataset
 
 from engine_helpers import CLASSES, differing, run_recipe, small_net, tiny_recipe
-from understudy import UserError, distill
+from understudy import Batch, Student, UserError, distill
 from understudy.building import Parts, open_parts
 from understudy.logs import Display
 from understudy.methods import Projector
@@ -188,3 +189,21 @@ class TestOtherClasses:
             allow_weak_teacher=True,
         )
         assert result.run.is_finished
+
+
+def test_a_teacher_is_trained_in_as_many_passes_as_the_students_and_without_hooks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    descend = Student._descend
+
+    def noting(student: Student, batch: Batch, *arguments: Any) -> Any:
+        if student.name == "teacher":
+            hooks = sum(len(child._forward_hooks) for child in student.model.module.modules())
+            seen.append((len(batch.images), hooks))
+        return descend(student, batch, *arguments)
+
+    monkeypatch.setattr(Student, "_descend", noting)
+    over = {"rows": ["fitnet"], "epochs": 1, "seeds": [0], "accumulate": 2, "teacher": {"train_epochs": 1}}
+    run_recipe(tiny_recipe(over), tmp_path / "run")
+    assert seen == [(16, 0)] * 4 + [(8, 0)] * 2

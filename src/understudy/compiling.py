@@ -19,7 +19,8 @@ def compiled(model: TappedModel, how: Compile) -> TappedModel:
     """The same network, compiled by torch at its next call; its hooks are in place by now and are compiled along."""
     # DOT's first of two backward passes keeps the graph, whose buffers torch would otherwise give away.
     torch._functorch.config.donated_buffer = False
-    return torch.compile(model, mode=how if isinstance(how, str) else None)  # type: ignore[return-value]
+    # dynamic=False: after an epoch's shorter last batch, torch would run slower code for any batch size ever after.
+    return torch.compile(model, mode=how if isinstance(how, str) else None, dynamic=False)  # type: ignore[return-value]
 
 
 def begin_compiled_step(modes: Collection[Compile]) -> None:

@@ -158,6 +158,8 @@ def _train(parts: Parts, run: RunFolder, display: Display, stop: StopRequest) ->
     assert recipe.teacher is not None
     assert network is not None
     seed, world = recipe.seeds[0], parts.world
+    if parts.teacher is not None:
+        parts.teacher.model.untapped()  # nobody looks while it is trained
     size = parts.teacher_size or parts.image_size
     model = TappedModel(network.module, prepare=network.prepare, name=f"teacher {network.name}").to(parts.device)
     row = row_named(recipe, "alone")
@@ -168,8 +170,9 @@ def _train(parts: Parts, run: RunFolder, display: Display, stop: StopRequest) ->
         task=parts.task,
         update=update.build(parameters_of(model.module, []), undecayed=undecayed_names(model.module)),
         schedule=recipe.schedule.in_proportion(recipe.epochs, to=recipe.teacher.train_epochs),
-        seed=hashed(seed, "teacher"),
+        seed=hashed(seed, "teacher") if world.is_first else hashed(seed, "teacher", world.rank),
         precision=recipe.precision,
+        accumulate=recipe.accumulate,
         world=world,
     )
     world.copy_from_first_(list(model.state_dict().values()))

@@ -56,11 +56,16 @@ class LiveTeacher:
         self.folded: tuple[str, ...] = ()  # norms of what is run, by name
         self._run: TappedModel | None = None  # what looks at images: `model`, or what was made of it
         self._modules: tuple[nn.Module, ...] = ()  # of `_run`
+        self._wanted: tuple[str, ...] = ()  # taps as they were asked for
+        self._made_of: tuple[tuple[str, ...], tuple[int, ...]] | None = None  # taps and weights behind `_run`
 
     def tap(self, taps: Iterable[str]) -> None:
-        """Return these features too from now on."""
-        self.model = _retapped(self.model, self.model.untapped(), taps)
-        self._run = None
+        """Return these features, and no others, beside the output from now on."""
+        wanted = tuple(taps)
+        if self._run is not None and (wanted, self._versions()) == self._made_of:
+            return  # what was folded and compiled still fits: as for the next seed
+        self.model = _retapped(self.model, self.model.untapped(), wanted)
+        self._run, self._wanted = None, wanted
 
     def observe(self, batch: Batch) -> Observation:
         """Logits and tapped features of the batch."""
@@ -77,6 +82,7 @@ class LiveTeacher:
             self.folded = ()
             made = self._folded_copy(images) if self.folds else self.model
             self._modules = tuple({*self.model.modules(), *made.modules()})
+            self._made_of = self._wanted, self._versions()
             self._run = compiled(made, self.compiles) if self.compiles else made
         # eval() would set an attribute of every module at every step.
         if True in map(attrgetter("training"), self._modules):
@@ -84,6 +90,10 @@ class LiveTeacher:
                 module.training = False
         assert self._run is not None
         return self._run
+
+    def _versions(self) -> tuple[int, ...]:
+        """What changes when a weight or a statistic of the network does."""
+        return tuple(tensor._version for tensor in chain(self.model.parameters(), self.model.buffers()))
 
     def _folded_copy(self, images: Tensor) -> TappedModel:
         """A copy that shares all tensors but those of the folded convolutions; `model` where nothing can be folded."""
