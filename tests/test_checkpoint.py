@@ -47,6 +47,14 @@ def test_the_newest_is_the_one_of_the_highest_step(tmp_path: Path) -> None:
     assert load(tmp_path) == {"step": 100}
 
 
+def test_what_is_saved_last_is_the_newest_though_its_step_be_lower(tmp_path: Path) -> None:
+    """A run begun on two processes and resumed on one takes fewer steps to the same moment."""
+    saved(tmp_path, 18, 27, 25, 28, 27)
+    assert load(tmp_path) == {"step": 27}
+    saved(tmp_path, 40)
+    assert (tmp_path / "seed0-000000040.pt").is_file()
+
+
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_only_the_newest_few_stay(tmp_path: Path, keep: int) -> None:
     saved(tmp_path, 1, 2, 3, 4, keep=keep)

@@ -77,7 +77,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["compare", *DIGITS, *TEACHER, "--rows", "alone,dot"], "row 'dot': dot needs something to distil"),
         (["compare", *DIGITS, *TEACHER, "--rows", "kd,kd"], "rows names 'kd' twice"),
         (["compare", *DIGITS], "needs a teacher"),
-        (["evaluate", "gone"], "gone is no run folder (no recipe.yaml in it)"),
+        (["evaluate", "gone"], "gone is no run folder (no recipe.yaml and environment.json in it)"),
         (["report", "gone"], "gone is no run folder"),
         (["export", "gone", "--onnx", "x.onnx"], "gone is no run folder"),
         (["export", "gone"], "Missing option '--onnx'"),

@@ -170,3 +170,12 @@ def test_the_recipe_is_plain_yaml_in_its_own_order(tmp_path: Path) -> None:
     run = choose({"z": 1, "a": "Zürich"}, tmp_path / "x")
     assert run.recipe_file.read_text(encoding="utf-8") == "z: 1\na: Zürich\n"
     assert list(yaml.safe_load(run.recipe_file.read_text(encoding="utf-8"))) == ["z", "a"]
+
+
+def test_a_measured_format_does_not_outlive_the_recipe_that_it_was_measured_for(tmp_path: Path) -> None:
+    run = choose_run_folder({"student": "a", "log_every": 1}, out=tmp_path / "run", name="x", overwrite=False)
+    run.memory_format_file.write_text("{}")
+    choose_run_folder({"student": "a", "log_every": 2}, out=tmp_path / "run", name="x", overwrite=False)
+    assert run.memory_format_file.exists()
+    choose_run_folder({"student": "b", "log_every": 2}, out=tmp_path / "run", name="x", overwrite=False)
+    assert not run.memory_format_file.exists()

@@ -22,17 +22,21 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 def save(folder: Path, tag: str, step: int, state: dict[str, Any], *, keep: int = 2) -> Path:
     """Write `state` as the newest checkpoint of `tag`; only the newest `keep` stay.
 
+    Files are numbered by their step, but never below an older one: with another number of processes the same moment may
+    be another step.
+
     Args:
         folder: where checkpoints lie; made if absent.
         tag: whose they are, such as "seed0".
-        step: orders them.
+        step: numbers it.
         state: tensors, numbers, strings, lists and dicts only.
     """
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    file = folder / f"{tag}-{step:09d}.pt"
+    newest = max((_number(old) for old in _checkpoints(folder, tag)), default=0)
+    file = folder / f"{tag}-{step if step >= newest else newest + 1:09d}.pt"
     # The digest is the file's own end, so that no moment has one without the other.
     write_atomically(file, content + hashlib.sha256(content).digest())
     for old in _checkpoints(folder, tag)[:-keep]:
@@ -114,6 +118,10 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def _checkpoints(folder: Path, tag: str) -> list[Path]:
     return sorted(folder.glob(f"{tag}-{'[0-9]' * 9}.pt"))
+
+
+def _number(file: Path) -> int:
+    return int(file.stem[-9:])
 
 
 def _delete(file: Path) -> None:

@@ -12,9 +12,11 @@ __all__ = ["denormals_flushed"]
 
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """Let the CPU take numbers below 1.2e-38 (float32) for 0 until the block ends, where it can.
+    """Let the CPU take numbers below 1.2e-38 (float32) for 0 in this thread until the block ends, where it can.
 
-    Weights that nothing but their decay moves end there, as do the momenta of gradients that have vanished.
+    Weights that nothing but their decay moves end there, as do the momenta of gradients that have vanished. torch's own
+    threads take the setting over when they are started, which the first parallel operation of a process does: of a
+    command that is within the block; where somebody has used torch before, they keep what they had.
     """
     before = _are_flushed()
     torch.set_flush_denormal(True)

@@ -60,4 +60,4 @@ def _why_not_written(error: OSError, folder: Path) -> str | None:
         return str(error.args[0][0][2])
     if error.filename is None:
         return error.strerror if error.errno in WRITE_ERRORS else None
-    return error.strerror if str(error.filename).startswith(str(folder)) else None
+    return error.strerror if Path(str(error.filename)).is_relative_to(folder) else None

@@ -13,6 +13,7 @@ import yaml
 
 from understudy import checkpoint
 from understudy.config import UserError
+from understudy.locking import LOCK_FILE
 from understudy.logs import json_text
 from understudy.untrusted import given_path, plain_json, plain_yaml, text_of
 
@@ -27,6 +28,7 @@ WRITTEN = (  # everything that a run leaves in its folder
     "predictions.safetensors",
     "memory_format.json",
     "report.html",
+    LOCK_FILE,
     "checkpoints",
     "teacher",
     "student",
@@ -44,7 +46,7 @@ HARMLESS = (
     ("checkpoint_steps",),
     ("device",),
     ("on_nan",),  # what it changes, it changes after the last checkpoint
-)  # change no result
+)  # a run may go on with others of these
 
 
 class RunFolder:
@@ -133,7 +135,8 @@ def open_run_folder(path: str | Path) -> RunFolder:
     """The folder of a run that is there already."""
     run = RunFolder(given_path(path, what="run folder"))
     if not run.is_run:
-        raise UserError(f"{path} is no run folder (no recipe.yaml in it)")
+        missing = " and ".join(file.name for file in (run.recipe_file, run.environment_file) if not file.is_file())
+        raise UserError(f"{path} is no run folder (no {missing} in it)")
     return run
 
 
@@ -161,6 +164,8 @@ def choose_run_folder(
         if overwrite:
             _clear(run)
         _refuse_another_run(run, recipe)
+    if run.memory_format_file.is_file() and _what_matters(run.recipe()) != _what_matters(recipe):
+        run.memory_format_file.unlink()  # another recipe's networks were measured
     run.begin(recipe, environment or {})
     return run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from understudy.environment import describe_environment
 from understudy.execution import Execution
 from understudy.faults import faults_in_words
 from understudy.finishing import finish, is_kept, keep_seed
+from understudy.locking import held
 from understudy.logs import Display
 from understudy.memory_format import with_format_settled
 from understudy.models.cost import count_parameters, cpu_threads
@@ -86,7 +88,8 @@ def execute(
             ).path
 
         run = RunFolder(world.from_first(chosen))
-        with faults_in_words(run.path):
+        with faults_in_words(run.path), ExitStack() as until_done:
+            world.from_first(lambda: until_done.enter_context(held(run.path, what="run folder")))
             _carry_out(Execution(recipe, rows, parts, run, display, StopRequest()))
         return run
 

@@ -1,0 +1,68 @@
+"""A folder that one process at a time writes to."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine_helpers import run_recipe, tiny_recipe
+from understudy import UserError
+from understudy.locking import LOCK_FILE, held
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from understudy.locking import held
+with held(Path(sys.argv[1]), what="run folder"):
+    print("holds", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "holds\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_another_process_is_refused_and_told_who_holds_the_folder(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
+    with (
+        pytest.raises(UserError, match=rf"run folder .* by another process \(process {holder.pid} on "),
+        held(tmp_path, what="run folder"),
+    ):
+        pass
+
+
+def test_a_killed_process_leaves_no_lock_behind(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with held(tmp_path, what="run folder"):
+        pass
+    assert not (tmp_path / LOCK_FILE).exists()
+
+
+def test_the_second_of_two_equal_runs_is_refused_and_the_first_one_finishes(tmp_path: Path) -> None:
+    recipe = tiny_recipe({"seeds": [0], "epochs": 1, "rows": ["alone"]})
+    run_recipe(recipe, tmp_path / "run", overwrite=True)
+    (tmp_path / "run/results.json").unlink()  # as of a run that is not finished
+    (tmp_path / "run/report.html").unlink()
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "run"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(UserError, match="is being written to by another process"):
+            run_recipe(recipe, tmp_path / "run")
+    finally:
+        process.kill()
+        process.wait()
+    assert run_recipe(recipe, tmp_path / "run").is_finished
