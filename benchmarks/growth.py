@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from matplotlib.style import context
+from matplotlib.ticker import LogLocator
 from measuring import add_common_arguments, device_of, in_turns, report, timed
 from ours import opened, recipe, training_block
 from torch import Tensor
@@ -207,17 +208,20 @@ def table(found: dict[str, Series]) -> str:
 def draw(found: dict[str, Series], file: Path) -> None:
     """A log-log panel for each sweep."""
     with context(STYLE):
-        figure = Figure(figsize=(9, 3.3 * -(-len(found) // 2)), layout="constrained")
+        figure = Figure(figsize=(12, 3.3 * -(-len(found) // 2)), layout="constrained")
         panels = figure.subplots(-(-len(found) // 2), 2, squeeze=False).flat
         for axes, (sweep, series) in zip(panels, found.items(), strict=False):  # the last panel may stay empty
             for what, points in series.items():
                 axes.loglog(*zip(*points, strict=True), marker="o", markersize=4, label=what)
             sizes = sorted({size for points in series.values() for size, _ in points})
             axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            costs = [cost for points in series.values() for _, cost in points]
+            if max(costs) < 30 * min(costs):  # else a power of ten is enough
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.minorticks_off()
             axes.yaxis.set_major_formatter(lambda cost, _: f"{cost:,g}")
             axes.set_title(f"cost by {sweep}")
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file)
 
