@@ -6,7 +6,7 @@ import torch
 from image_files import jpeg_bytes
 
 from understudy.config import UserError
-from understudy.data import DataConfig, TensorSource, open_data
+from understudy.data import DataConfig, open_data
 
 WriteTree = Callable[..., Path]
 
@@ -82,17 +82,31 @@ def test_images_of_several_sizes_are_streamed(write_tree: WriteTree) -> None:
         open_data(DataConfig(root=str(root), cache=True))
 
 
-def test_images_that_do_not_fit_into_memory_are_streamed(
+def test_small_images_that_do_not_fit_into_memory_are_refused_so_that_a_recipe_always_means_the_same_pixels(
     write_tree: WriteTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = DataConfig(root=str(write_tree({"train/cat": 3, "val/cat": 1})))
-    assert isinstance(open_data(config).train, TensorSource)
-    monkeypatch.setattr("understudy.data.caching.free_memory_bytes", lambda: 2 * 3 * 3 * 16 * 16 - 1)
-    data = open_data(config)
-    assert not isinstance(data.train, TensorSource)
-    assert isinstance(data.val, TensorSource)
-    assert data.notes[0].startswith("the pets train images would take 0 MiB of memory decoded, more than half of the ")
-    assert data.train.image(1).shape == (3, 16, 16)
+    root = str(write_tree({"train/cat": 128, "val/cat": 1}, size=(64, 64)))
+    num_bytes = 128 * 3 * 64 * 64
+    monkeypatch.setattr("understudy.data.caching.free_memory_bytes", lambda: 2 * num_bytes)
+    assert open_data(DataConfig(root=root)).native_size == 64
+    monkeypatch.setattr("understudy.data.caching.free_memory_bytes", lambda: 2 * num_bytes - 1)
+    with pytest.raises(UserError) as caught:
+        open_data(DataConfig(root=root))
+    assert str(caught.value) == (
+        "the pets train images would take 2 MiB of memory decoded, more than half of the 3 MiB that are free; "
+        "data.cache: true decodes them once all the same, data.cache: false reads them from disk every epoch (then at "
+        "data.image_size, or the model's own input size)"
+    )
+    assert open_data(DataConfig(root=root, cache=True)).native_size == 64
+    assert open_data(DataConfig(root=root, cache=False)).native_size is None
+
+
+def test_images_of_several_sizes_are_streamed_whatever_memory_is_free(
+    write_tree: WriteTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_tree({"train/cat": 3, "val/cat": 3}, size=(80, 80))
+    monkeypatch.setattr("understudy.data.caching.free_memory_bytes", lambda: 0)
+    assert open_data(DataConfig(root=str(root))).native_size is None
 
 
 def test_cache_false_streams_small_images_too(write_tree: WriteTree) -> None:

@@ -73,6 +73,79 @@ def test_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
         open_data(DataConfig(root=str(tmp_path), image_column="imge"))
 
 
+def write_shards(folder: Path, *columns: dict[str, Any]) -> str:
+    """train-0.parquet, train-1.parquet and so on, of one image for each label."""
+    for number, shard in enumerate(columns):
+        count = len(next(iter(shard.values())))
+        images = [{"bytes": jpeg_bytes(i), "path": f"{i}.jpg"} for i in range(count)]
+        pq.write_table(pa.table({"image": images} | shard), folder / f"train-{number}.parquet")
+    return str(folder)
+
+
+@pytest.mark.parametrize("free", [1 << 30, 0])
+def test_shards_may_differ_in_the_width_of_their_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    monkeypatch.setattr("understudy.data.parquet.free_memory_bytes", lambda: free)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    widths = (pa.int8(), pa.int64(), pa.uint16())
+    shards = [{"label": pa.array([0, 300 * (width != pa.int8())], width)} for width in widths]
+    data = open_data(DataConfig(root=write_shards(tmp_path, *shards), val_rows="0:1"))
+    assert data.train.labels.tolist() == [0, 0, 300, 0, 300]
+    assert torch.equal(data.train.image(0), data.train.image(4))
+
+
+@pytest.mark.parametrize("free", [1 << 30, 0])
+def test_shards_may_differ_in_the_order_of_their_columns_and_the_width_of_their_strings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    monkeypatch.setattr("understudy.data.parquet.free_memory_bytes", lambda: free)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    text = [pa.array(["cat"], pa.string()), pa.array(["dog"], pa.large_string())]
+    root = write_shards(tmp_path, *({"label": labels} for labels in text))
+    pq.write_table(pq.read_table(tmp_path / "train-1.parquet").select(["label", "image"]), tmp_path / "train-1.parquet")
+    data = open_data(DataConfig(root=root, val_rows="0:1"))
+    assert (data.classes, data.train.labels.tolist()) == (("cat", "dog"), [1])
+    assert torch.equal(data.train.image(0), data.val.image(0))
+
+
+def test_shards_with_columns_of_other_names_are_named(tmp_path: Path) -> None:
+    root = write_shards(tmp_path, {"label": [0, 1]}, {"class_label": [0, 1]})
+    with pytest.raises(
+        UserError,
+        match=r"train-1\.parquet has the columns image and class_label, but .*train-0\.parquet image and label; "
+        "the files of one split need the same",
+    ):
+        open_data(DataConfig(root=root))
+
+
+@pytest.mark.parametrize(("labels", "kind"), [(["cat", "dog"], "string"), ([0.0, None], "double")])
+def test_shards_with_labels_of_two_kinds_are_named(tmp_path: Path, labels: list[Any], kind: str) -> None:
+    root = write_shards(tmp_path, {"label": [0, 1]}, {"label": labels})
+    with pytest.raises(
+        UserError, match=rf"column 'label' holds {kind} in .*train-1\.parquet, but int64 in .*train-0\.parquet; .* same"
+    ):
+        open_data(DataConfig(root=root))
+
+
+def test_shards_with_images_of_two_kinds_are_named(tmp_path: Path) -> None:
+    root = write_shards(tmp_path, {"label": [0]})
+    pq.write_table(pa.table({"image": [jpeg_bytes(0)], "label": [0]}), tmp_path / "train-1.parquet")
+    with pytest.raises(UserError, match=r"train-1\.parquet does not go with .*train-0\.parquet: .*image.* struct"):
+        open_data(DataConfig(root=root))
+
+
+def test_shards_with_other_class_names_are_named(tmp_path: Path) -> None:
+    for number, names in enumerate((["cat", "dog"], ["dog", "cat"])):
+        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
+        rows = {"image": [Image.new("RGB", (8, 8))] * 2, "label": [0, 1]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"train-{number}.parquet")
+    with pytest.raises(
+        UserError, match=r"train-1\.parquet calls class 0 'dog', but .*train-0\.parquet 'cat'; the files"
+    ):
+        open_data(DataConfig(root=str(tmp_path)))
+
+
 def test_cifar_100_of_the_hub_is_read_without_naming_its_columns(tmp_path: Path) -> None:
     features = datasets.Features(
         img=datasets.Image(),

@@ -11,7 +11,7 @@ import torch
 from image_files import jpeg_bytes
 from PIL import Image
 from torch.utils.data import Dataset, Subset, TensorDataset
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import ImageFolder, VisionDataset
 from torchvision.transforms import v2
 
 from understudy.config import UserError
@@ -63,6 +63,109 @@ def test_subset_takes_the_labels_of_its_rows() -> None:
     assert torch.equal(source.image(0), whole.tensors[0][5])
 
 
+def with_1_in_0(label: int) -> int:
+    """Of eight samples with the labels 0, 0, 1, 1, 2, 2, 3, 3 neither the first, the middle nor the last changes."""
+    return 0 if label == 1 else label
+
+
+class InOneTransform(VisionDataset):
+    """As torchvision's VOCDetection: one transform of image and label."""
+
+    def __init__(self, transforms: Callable[..., Any]) -> None:
+        super().__init__("unread", transforms)
+        self.targets = [0, 0, 1, 1, 2, 2, 3, 3]
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, i: int) -> Any:
+        assert self.transforms is not None
+        return self.transforms(torch.zeros(3, 4, 4), self.targets[i])
+
+
+class RelabelledSubset(Subset[Any]):
+    def __getitem__(self, i: Any) -> Any:
+        image, label = super().__getitem__(i)
+        return image, with_1_in_0(int(label))
+
+    def __getitems__(self, numbers: list[int]) -> list[Any]:
+        return [self[i] for i in numbers]
+
+
+class RelabelledTensors(TensorDataset):
+    def __getitem__(self, i: Any) -> Any:
+        return self.tensors[0][i], with_1_in_0(int(self.tensors[1][i]))
+
+
+class Halved(Samples):
+    """A data set whose `targets` are not what it gives, the middle one and the last among them."""
+
+    def __init__(self, samples: list[tuple[Any, int]]) -> None:
+        super().__init__(samples)
+        self.targets = [label for _, label in samples]
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        image, label = self.samples_[i]
+        return image, int(label) // 2
+
+
+def tensors(kind: type[TensorDataset] = TensorDataset) -> TensorDataset:
+    return kind(torch.rand(8, 3, 4, 4), torch.arange(8) // 2)
+
+
+@pytest.mark.parametrize(
+    "relabelled",
+    [
+        lambda root: ImageFolder(root, target_transform=with_1_in_0),
+        lambda root: Subset(ImageFolder(root, target_transform=with_1_in_0), range(8)),
+        lambda _: InOneTransform(lambda image, label: (image, with_1_in_0(label))),
+        lambda _: RelabelledSubset(tensors(), range(8)),
+        lambda _: tensors(RelabelledTensors),
+        lambda _: Halved(list(tensors())),
+        lambda _: Subset(Halved(list(tensors())), range(8)),
+    ],
+)
+def test_labels_are_those_that_the_data_set_gives(
+    write_tree: Callable[..., Path], relabelled: Callable[[Path], Any]
+) -> None:
+    dataset = relabelled(write_tree({"cat": 2, "cow": 2, "dog": 2, "hen": 2}))
+    given = [label for _, label in dataset]
+    assert dataset_source(dataset).labels.tolist() == given != [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_targets_of_another_number_than_the_samples_are_not_theirs() -> None:
+    dataset = Samples([(torch.zeros(3, 4, 4), label) for label in (0, 1, 0)])
+    dataset.targets = [0, 1]  # type: ignore[attr-defined]
+    assert dataset_source(dataset).labels.tolist() == [0, 1, 0]
+
+
+def test_targets_spare_the_reading_of_all_samples_and_survive_a_damaged_file(write_tree: Callable[..., Path]) -> None:
+    root = write_tree({"cat": 20, "dog": 20})
+    (root / "cat/0.jpg").write_bytes(b"no image")
+    read = []
+
+    def load(path: str) -> Any:
+        read.append(path)
+        return Image.open(path).convert("RGB")
+
+    source = dataset_source(ImageFolder(root, transform=v2.ToImage(), loader=load))
+    assert source.labels.tolist() == [0] * 20 + [1] * 20
+    assert len(read) <= 3
+
+
+def test_a_label_that_only_a_damaged_file_could_tell_is_asked_for(write_tree: Callable[..., Path]) -> None:
+    root = write_tree({"cat": 3})
+    (root / "cat/1.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"cat/1\.jpg: cannot identify .* so its label is not known; take it away"):
+        dataset_source(ImageFolder(root, target_transform=with_1_in_0))
+
+
+@pytest.mark.parametrize("label", [{"boxes": []}, np.zeros(3), None])
+def test_labels_that_are_no_numbers_are_refused(label: Any) -> None:
+    with pytest.raises(UserError, match=r"one class number for each image is wanted"):
+        dataset_source(Samples([(torch.zeros(3, 4, 4), label)]))
+
+
 def test_random_transform_is_drawn_anew_each_view_and_repeats_with_the_seed(write_tree: Callable[..., Path]) -> None:
     root = write_tree({"cat": 4, "dog": 4}, size=(20, 20))
     transform = v2.Compose([v2.RandomCrop(12), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
@@ -83,6 +186,42 @@ def test_data_set_without_a_transform_is_decoded_once(write_tree: Callable[..., 
     data = dataset_splits(ImageFolder(root), name="pets")
     assert isinstance(data.train, TensorSource)
     assert (data.classes, data.native_size, data.val_origin) == (("cat", "dog"), 20, "held out by seed 0")
+
+
+class NoisySubset(Subset[Any]):
+    """Augments what another data set stores."""
+
+    transform = None
+
+    def __getitem__(self, i: Any) -> Any:
+        image, label = super().__getitem__(i)
+        return image + torch.rand(image.shape), label
+
+    def __getitems__(self, numbers: list[int]) -> list[Any]:
+        return [self[i] for i in numbers]
+
+
+class NoisyTensors(TensorDataset):
+    def __getitem__(self, i: Any) -> Any:
+        return self.tensors[0][i] + torch.rand(()), self.tensors[1][i]
+
+
+@pytest.mark.parametrize("noisy", [NoisySubset(tensors(), range(8)), tensors(NoisyTensors)])
+@pytest.mark.parametrize("wrapped", [lambda noisy: noisy, lambda noisy: Subset(noisy, range(8))])
+def test_augmentation_of_a_subclass_is_drawn_anew_each_view(noisy: Any, wrapped: Callable[[Any], Any]) -> None:
+    data = dataset_splits(wrapped(noisy), val=tensors())
+    assert not torch.equal(data.train.image(0), data.train.image(0))
+    assert torch.equal(data.val.image(0), data.val.image(0))
+
+
+def test_small_samples_that_do_not_fit_into_memory_are_refused_by_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("understudy.data.caching.free_memory_bytes", lambda: 0)
+    with pytest.raises(
+        UserError, match=r"^train: the images of TensorDataset would take .*; data\.cache: true decodes"
+    ):
+        dataset_splits(tensors())
+    assert dataset_splits(tensors(), config=DataConfig(root="own", cache=True)).native_size == 4
+    assert dataset_splits(tensors(), config=DataConfig(root="own", cache=False)).native_size is None
 
 
 def test_given_val_and_test_are_used() -> None:

@@ -1,4 +1,4 @@
-"""cached: a source's images decoded once into one tensor, where they are small enough and memory is free."""
+"""cached: a source's images decoded once into one tensor, where they are small enough."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ class Cached:
         source: in memory without the images that cannot be read, or as it was.
         bad: what is wrong with those, each with its name.
         digests: of each image's file (see `digest`), where it was read; None where none was.
-        note: why small images were not decoded once, if so.
     """
 
     source: Source
     bad: tuple[str, ...] = ()
     digests: Sequence[bytes | None] | None = None
-    note: str | None = None
 
 
 def cached(source: Source, mode: Literal["auto"] | bool, *, what: str = "these images") -> Cached:
     """The source decoded once into one tensor, where `mode` and its images allow it.
 
+    Whether it is settles the input size and the draws of the augmentation. So that a recipe means the same pixels on
+    every day and rank, memory never decides it: where that is short, the source is refused.
+
     Args:
         source: whose images are the same on every call.
-        mode: "auto" wants square images of at most 64 pixels, all of one size, that take at most half of the free
-            memory; True wants one size only.
+        mode: "auto" wants square images of at most 64 pixels, all of one size; True wants one size only.
         what: names the source in messages.
 
     Raises:
-        UserError: mode is True and the images have several sizes.
+        UserError: mode is "auto" and such images take more than half of the free memory, or mode is True and the
+            images have several sizes.
     """
     if mode is False or isinstance(source, TensorSource):
         return Cached(source)
@@ -55,11 +56,11 @@ def cached(source: Source, mode: Literal["auto"] | bool, *, what: str = "these i
         return Cached(source)
     num_bytes, free = len(source) * first.numel() * first.element_size(), free_memory_bytes()
     if mode == "auto" and num_bytes > free // 2:
-        note = (
-            f"{what} would take {_mib(num_bytes)} of memory decoded, more than half of the {_mib(free)} that are free: "
-            "they are read from disk and decoded again every epoch (data.cache: true decodes them once all the same)"
+        raise UserError(
+            f"{what} would take {_mib(num_bytes)} of memory decoded, more than half of the {_mib(free)} that are free; "
+            "data.cache: true decodes them once all the same, data.cache: false reads them from disk every epoch (then "
+            "at data.image_size, or the model's own input size)"
         )
-        return Cached(source, note=note)
     images = first.new_empty((len(source), *first.shape))
     filling = _Filling(source, images)
     if not filling.is_whole():

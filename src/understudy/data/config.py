@@ -44,7 +44,9 @@ class DataConfig(Config):
 
     on_bad_image: Literal["skip", "stop"] = "skip"
     workers: int | None = Field(default=None, ge=0, le=512)  # None: one per core, at most 8; unused where cached
-    cache: Literal["auto"] | bool = "auto"  # auto: equal-sized images of at most 64 pixels that fit into memory
+    cache: Literal["auto"] | bool = (
+        "auto"  # auto: square images of one size up to 64 pixels; refused where they do not fit
+    )
 
     @field_validator("root", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def read_parquet(root: Path, wanted: Columns) -> Found:
     strings, or are the numbers.
 
     Raises:
-        UserError: no such files, a column that is missing (with those there are), or a label outside the range.
+        UserError: no such files, a column that is missing (with those there are), files of one split that do not go
+            together, or a label outside the range.
     """
     tables = {split: _table(paths, wanted) for split, paths in _files_by_split(root).items()}
     return found_in_tables(tables, name=root.stem, folder=root if root.is_dir() else root.parent)
@@ -112,18 +114,76 @@ def _table(paths: Sequence[Path], wanted: Columns) -> tuple[Any, Columns]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for path in paths:
-        try:
-            schema = pq.read_schema(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} is no parquet file: {str(error).splitlines()[0]}") from None
-        columns = columns_of(schema, wanted, str(path))
-    names = [columns.image, columns.label]
+    schema, columns = _common_schema(paths, wanted)
     if sum(path.stat().st_size for path in paths) > free_memory_bytes() // 2:
         import datasets
 
-        return datasets.Dataset.from_parquet([str(path) for path in paths], columns=names).data.table, columns
+        features = datasets.Features.from_arrow_schema(schema)  # else those of the first file, for all
+        files = [str(path) for path in paths]
+        return datasets.Dataset.from_parquet(files, columns=schema.names, features=features).data.table, columns
     # ParquetFile rather than read_table, which loads Arrow's query engine and keeps twice the table in buffers.
-    table = pa.concat_tables([pq.ParquetFile(path, memory_map=True).read(columns=names) for path in paths])
+    tables = [pq.ParquetFile(path, memory_map=True).read(columns=schema.names) for path in paths]
+    table = pa.concat_tables(tables, promote_options="permissive")
     hand_back_memory()
     return table, columns
+
+
+def _common_schema(paths: Sequence[Path], wanted: Columns) -> tuple[Any, Columns]:
+    """The schema of the two columns that fits all files of a split: of integers, the widest.
+
+    Raises:
+        UserError: a file is no parquet file, or has other column names, kinds of values or class names than the first.
+    """
+    import pyarrow as pa
+
+    schema, columns = _schema(paths[0], wanted)
+    for path in paths[1:]:
+        its_schema, its_columns = _schema(path, wanted)
+        if its_columns != columns:
+            raise UserError(
+                f"{path} has the columns {its_columns.image} and {its_columns.label}, but {paths[0]} {columns.image} "
+                f"and {columns.label}; the files of one split need the same"
+            )
+        _check_labels(path, its_schema, paths[0], schema, columns)
+        try:
+            schema = pa.unify_schemas([schema, its_schema], promote_options="permissive")
+        except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+            problem = str(error).splitlines()[0]
+            raise UserError(
+                f"{path} does not go with {paths[0]}: {problem}; the files of one split need the same"
+            ) from None
+    return schema, columns
+
+
+def _schema(path: Path, wanted: Columns) -> tuple[Any, Columns]:
+    """The pyarrow schema of a file's two columns, with the metadata of all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is no parquet file: {str(error).splitlines()[0]}") from None
+    columns = columns_of(schema, wanted, str(path))
+    return pa.schema([schema.field(columns.image), schema.field(columns.label)], schema.metadata), columns
+
+
+def _check_labels(path: Path, schema: Any, first_path: Path, first: Any, columns: Columns) -> None:
+    """Labels of one file must mean what they mean in the first, as far as both say what they mean."""
+    import pyarrow as pa
+
+    kind, first_kind = (one.field(columns.label).type for one in (schema, first))
+    are_numbers = pa.types.is_integer(kind)
+    if are_numbers != pa.types.is_integer(first_kind):
+        raise UserError(
+            f"column {columns.label!r} holds {kind} in {path}, but {first_kind} in {first_path}; the files of one "
+            "split need the same"
+        )
+    if not are_numbers:
+        return  # strings mean themselves
+    names, first_names = (classes_of(one.empty_table(), columns) for one in (schema, first))  # of the metadata
+    if names and first_names and names != first_names:
+        i, pair = next((i, pair) for i, pair in enumerate(zip_longest(names, first_names)) if pair[0] != pair[1])
+        raise UserError(
+            f"{path} calls class {i} {pair[0]!r}, but {first_path} {pair[1]!r}; the files of one split need the same"
+        )

@@ -87,8 +87,8 @@ def splits_of(found: Found, config: DataConfig) -> DataSplits:
     """Divide what a reader found, as the settings say.
 
     Raises:
-        UserError: rows that are not there, an empty split, no test split where val: test wants it, or, under
-            on_bad_image: stop, an image that cannot be read.
+        UserError: rows that are not there, an empty split, no test split where val: test wants it, small images
+            without memory for them under cache: auto, or, under on_bad_image: stop, an image that cannot be read.
     """
     parts, origin = divided(found, config)
     parts["train"], note_on_part = reduced(parts["train"], config)
@@ -109,7 +109,6 @@ def splits_of(found: Found, config: DataConfig) -> DataSplits:
     mean, std = _statistics(train)
     notes += _notes_on_classes(train, found.classes)
     notes += duplicate_notes(decoded, found.classes)
-    notes += [part.note for part in once.values() if part.note]
     return DataSplits(
         name=found.name,
         classes=found.classes,
@@ -152,8 +151,8 @@ def _statistics(source: Source, chunk: int = 1000) -> tuple[Channels, Channels] 
         return None, None
     total = torch.zeros(2, 3, dtype=torch.float64)
     is_labelled = source.labels >= 0
-    for images, counts in zip(torch.split(source.images, chunk), torch.split(is_labelled, chunk), strict=True):
-        pixels = as_unit(images if counts.all() else images[counts])  # (n,3,H,W)
+    for images, mask in zip(torch.split(source.images, chunk), torch.split(is_labelled, chunk), strict=True):
+        pixels = as_unit(images if mask.all() else images[mask])  # (n,3,H,W)
         total += torch.stack([pixels.sum((0, 2, 3)), pixels.square().sum((0, 2, 3))]).double()
     mean, square = total / (int(is_labelled.sum()) * source.images[0].numel() / 3)
     std = (square - mean.square()).clamp_min(0).sqrt()

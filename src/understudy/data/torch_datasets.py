@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
+from torchvision.datasets import VisionDataset
 
 from understudy.config import UserError
 from understudy.data.caching import cached
@@ -48,8 +50,7 @@ class DatasetSource:
 
     def name(self, i: int) -> str:
         """The path, where the data set lists `samples` as ImageFolder does, else the number."""
-        samples = getattr(self.dataset, "samples", None)
-        return str(samples[i][0]) if samples else f"sample {i}"
+        return _name(self.dataset, i)
 
 
 def dataset_source(
@@ -57,9 +58,9 @@ def dataset_source(
 ) -> Source:
     """A torch Dataset (or Hugging Face one) as a Source.
 
-    Labels come from `targets` (torchvision), `tensors[1]` (TensorDataset) or the label column; failing these, every
-    sample is read once. Images are cached only where the data set shows that they never change: one without a
-    transform, or made of tensors.
+    Labels come from `targets` (torchvision), `tensors[1]` (TensorDataset) or the label column. Where there is none of
+    these, a transform may change them, or one of three samples has another, every sample is read once. Images are
+    cached only where the data set shows that they never change: one without a transform, or made of tensors.
 
     Args:
         dataset: with a length; N samples.
@@ -67,13 +68,18 @@ def dataset_source(
         cache: as in DataConfig; True vouches for samples that do not change.
 
     Raises:
-        UserError: no length, or a label outside 0..C-1.
+        UserError: no length, a label outside 0..C-1 or that cannot be read, or, under cache: auto, small images that
+            take more than half of the free memory.
     """
     _check_is_a_data_set(dataset)
-    labels = _labels(dataset)
+    return _source(dataset, _labels(dataset), classes, cache)
+
+
+def _source(dataset: Any, labels: Tensor, classes: Sequence[str] | None, cache: Literal["auto"] | bool) -> Source:
     num_classes = len(classes) if classes is not None else int(labels.max()) + 1 if len(labels) else 0
     source: Source = DatasetSource(dataset, checked_labels(labels, num_classes, what=type(dataset).__name__))
-    return cached(source, cache if cache is True or _is_fixed(dataset) else False).source
+    mode = cache if cache is True or _is_fixed(dataset) else False
+    return cached(source, mode, what=f"the images of {type(dataset).__name__}").source
 
 
 def dataset_splits(
@@ -104,13 +110,15 @@ def dataset_splits(
     for split, dataset in given.items():
         with _said_of(split):
             _check_is_a_data_set(dataset)
-    if classes is None:
-        with _said_of("train"):
-            classes = getattr(train, "classes", None) or _numbers(_labels(train))
-    splits = {}
+    splits, labels = {}, {}
     for split, dataset in given.items():
         with _said_of(split):
-            splits[split] = dataset_source(dataset, classes, cache=config.cache)
+            labels[split] = _labels(dataset)
+    if classes is None:
+        classes = getattr(train, "classes", None) or _numbers(labels["train"])
+    for split, dataset in given.items():
+        with _said_of(split):
+            splits[split] = _source(dataset, labels[split], classes, config.cache)
     # The sources above are cached as far as they may be; a transform that draws must not be frozen now.
     return splits_of(Found(name, tuple(classes), splits), config.model_copy(update={"cache": False}))
 
@@ -142,40 +150,92 @@ def _parts(sample: Any) -> tuple[Any, Any]:
     return sample[0], sample[1]
 
 
+def _name(dataset: Any, i: int) -> str:
+    samples = getattr(dataset, "samples", None)
+    return str(samples[i][0]) if samples else f"sample {i}"
+
+
 def _labels(dataset: Any) -> Tensor:
-    """(N,) int64, found as cheaply as the data set allows."""
-    if isinstance(dataset, Subset):
-        return _labels(dataset.dataset)[torch.as_tensor(dataset.indices)]
-    if isinstance(dataset, TensorDataset):
+    """(N,) int64, those that the samples have; read from every sample only where nothing else is to be trusted."""
+    listed = _listed_labels(dataset)
+    if listed is not None and _holds(listed, dataset):
+        return listed
+    return torch.tensor([_label_of(dataset, i) for i in range(len(dataset))], dtype=torch.int64)
+
+
+def _listed_labels(dataset: Any) -> Tensor | None:
+    """(N,) int64, from a list beside the samples; None where there is none, or samples may have others.
+
+    A Subset or TensorDataset of a class of its own may give other labels than the one that it is made of.
+    """
+    if type(dataset) is Subset:
+        listed = _listed_labels(dataset.dataset)
+        return None if listed is None else listed[torch.as_tensor(dataset.indices)]
+    if type(dataset) is TensorDataset:
         return _as_class_numbers(dataset.tensors[1])
-    known = getattr(dataset, "targets", None)
+    known = None if _may_relabel(dataset) else getattr(dataset, "targets", None)
     if known is None and "label" in (getattr(dataset, "column_names", None) or ()):
         known = dataset["label"][:]
-    if known is not None and len(known) and isinstance(known[0], str):
+    if known is None or len(known) != len(dataset):
+        return None
+    if len(known) and isinstance(known[0], str):
         raise _is_no_number(known[0])
-    if known is None:
-        known = [_one_label(_parts(dataset[i])[1]) for i in range(len(dataset))]
     return _as_class_numbers(torch.as_tensor(known))
+
+
+def _may_relabel(dataset: Any) -> bool:
+    """Whether a transform in torchvision's manner may give the samples other labels than `targets`."""
+    if getattr(dataset, "target_transform", None) is not None:
+        return True
+    joint = getattr(dataset, "transforms", None) if isinstance(dataset, VisionDataset) else None
+    return getattr(joint, "target_transform", joint) is not None
+
+
+def _holds(listed: Tensor, dataset: Any) -> bool:
+    """Whether the first, middle and last sample have the listed labels; one that cannot be read tells nothing."""
+    for i in sorted({0, len(dataset) // 2, len(dataset) - 1}):
+        try:
+            sample = dataset[i]
+        except OSError:
+            continue
+        if _one_label(_parts(sample)[1]) != int(listed[i]):
+            return False
+    return True
+
+
+def _label_of(dataset: Any, i: int) -> int:
+    try:
+        sample = dataset[i]
+    except OSError as error:  # what PIL raises at a damaged file
+        raise UserError(
+            f"{_name(dataset, i)}: {error}, so its label is not known; take it away, or list the labels as `targets`"
+        ) from None
+    return _one_label(_parts(sample)[1])
 
 
 def _as_class_numbers(labels: Tensor) -> Tensor:
     if labels.ndim != 1:
-        raise UserError(
-            f"the labels have shape {tuple(labels.shape)}; one class number for each image is wanted (for one-hot "
-            "labels: their argmax)"
-        )
+        raise _is_no_class("the labels have", labels.shape)
     return labels.to(torch.int64)
 
 
 def _one_label(label: Any) -> int:
-    if isinstance(label, Tensor) and label.numel() != 1:
-        raise UserError(
-            f"a label has shape {tuple(label.shape)}; one class number for each image is wanted (for one-hot labels: "
-            "their argmax)"
-        )
     if isinstance(label, str):
         raise _is_no_number(label)
-    return int(label)
+    shape = tuple(getattr(label, "shape", ()))
+    if math.prod(shape) != 1:
+        raise _is_no_class("a label has", shape)
+    try:
+        return int(label)
+    except (TypeError, ValueError):
+        kind = type(label).__name__
+        raise UserError(f"a label is of type {kind}; one class number for each image is wanted") from None
+
+
+def _is_no_class(which: str, shape: Sequence[int]) -> UserError:
+    return UserError(
+        f"{which} shape {tuple(shape)}; one class number for each image is wanted (for one-hot labels: their argmax)"
+    )
 
 
 def _is_no_number(label: str) -> UserError:
@@ -184,10 +244,14 @@ def _is_no_number(label: str) -> UserError:
 
 def _is_fixed(dataset: Dataset[Any]) -> bool:
     """Whether sample i is surely the same on every call."""
-    if isinstance(dataset, Subset):
+    if type(dataset) is Subset:
         return _is_fixed(dataset.dataset)
+    if type(dataset) is TensorDataset:
+        return True
+    if hasattr(dataset, "dataset"):  # of a class of its own around another, which may draw whatever this one says
+        return False
     has_no_transform = hasattr(dataset, "transform") and dataset.transform is None
-    return isinstance(dataset, TensorDataset) or (has_no_transform and getattr(dataset, "transforms", None) is None)
+    return has_no_transform and getattr(dataset, "transforms", None) is None
 
 
 def _rgb(image: Any) -> Tensor:
