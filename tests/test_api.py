@@ -130,7 +130,8 @@ class SaysTwoThings(nn.Module):
         ({"update": "dott"}, r"'dott' is unknown; did you mean dot\?"),
         ({"teacher": tiny_network(16)}, "scores .* on 3 classes: no better than chance"),
         ({"teacher": tiny_network(4, 5), "allow_weak_teacher": True}, "teacher has 5 classes and the student 3"),
-        ({"student": tiny_network(4, 2)}, "teacher has 3 classes and the student 2"),
+        ({"student": tiny_network(4, 2)}, r"student kd gives 2 logits, but there are 3 classes; build it with 3"),
+        ({"student": tiny_network(4, 5), "teacher": None, "method": "none"}, "student alone gives 5 logits"),
         ({"student": SaysTwoThings()}, r"must return \(B,C\) logits, got tuple"),
         ({"teacher": SaysTwoThings()}, r"must return \(B,C\) logits, got tuple"),
         ({"classes": ["red", "green"]}, r"label 2 of row 2 is outside 0\.\.1"),
@@ -159,6 +160,20 @@ def test_the_same_call_continues_a_run_that_was_cut_off_and_another_one_does_not
     assert distill(train=tiny_data(45)).run.path != first.path
     assert distill(teacher=tiny_teacher_again()).run.path != first.path
     assert distill().run.path == first.path
+
+
+def test_a_data_set_whose_transform_draws_is_known_again(distill: Distill) -> None:
+    class Noisy(Dataset[Any]):
+        def __len__(self) -> int:
+            return 24
+
+        def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+            return torch.rand(3, 8, 8), i % 3
+
+    first = distill(train=Noisy(), val=tiny_data(), epochs=1).run
+    first.results_file.unlink()
+    torch.rand(7)  # whatever was drawn in between
+    assert distill(train=Noisy(), val=tiny_data(), epochs=1).run.path == first.path
 
 
 def tiny_teacher_again() -> nn.Module:

@@ -16,6 +16,7 @@ from understudy.building import Parts, device_named, live_teacher
 from understudy.building import build_student as build_row
 from understudy.config import UserError
 from understudy.data import Augment, dataset_splits
+from understudy.data.seeding import seeded
 from understudy.hashing import fingerprint
 from understudy.logs import Display
 from understudy.methods import MethodConfig
@@ -150,7 +151,9 @@ def distill(
     )
     parts = _parts_in_memory(recipe, teacher, student, (train, val, test), classes)
     # Another call with other data must not be taken for this one's continuation.
-    root = f"python:{fingerprint({'labels': parts.data.train.labels, 'image': parts.data.train.image(0)})}"
+    with seeded(0):  # its own transforms may draw
+        image = parts.data.train.image(0)
+    root = f"python:{fingerprint({'labels': parts.data.train.labels, 'image': image})}"
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
     run = runs.execute(
         recipe,

@@ -166,11 +166,6 @@ class Rows:
         """Rows of this rank."""
         return self.counts[self.rank]
 
-    @property
-    def share(self) -> float:
-        """This rank's part of all rows."""
-        return self.mine / sum(self.counts)
-
 
 def launched_world_size() -> int:
     """How many processes torchrun (or SLURM with its variables) has started; 1 without a launcher."""

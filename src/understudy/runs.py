@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -120,7 +120,9 @@ def _carry_out(execution: Execution) -> None:
                 finish(execution)
         finally:
             if parts.world.is_first:
-                run.append_timing({"kind": "run", "seconds": time.monotonic() - began, "processes": parts.world.size})
+                with suppress(OSError):  # a full disk has been said by then
+                    seconds = time.monotonic() - began
+                    run.append_timing({"kind": "run", "seconds": seconds, "processes": parts.world.size})
         if parts.world.is_first:
             write_report(run.path)
     parts.world.exchange(0)  # nobody leaves while the others still need it

@@ -90,13 +90,15 @@ def build_student(spec: StudentSpec, around: Surroundings) -> Student:
     """The student of a spec, its connectors sized from a dry forward.
 
     Raises:
-        UserError: a tap that is not there, class counts that differ where the method reads teacher logits.
+        UserError: a tap that is not there, other outputs than there are classes, class counts that differ where the
+            method reads teacher logits.
     """
     for config in spec.methods:
         _check_taps(spec.model, taps_of(config).student, config, f"student {spec.row_name}")
     taps = [tap for config in spec.methods for tap in taps_of(config).student]
     model = TappedModel(spec.model, taps, prepare=spec.prepare, name=f"student {spec.row_name}")
     model = model.to(around.sample.device)
+    _refuse_other_outputs(model, around)
     methods = _build_methods(spec, model, around)
     named = parameters_of(model.module, [weighted.method for weighted in methods])
     world = around.world
@@ -231,6 +233,15 @@ def _frozen_copy(layer: nn.Module) -> nn.Module:
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()
     return frozen
+
+
+def _refuse_other_outputs(model: TappedModel, around: Surroundings) -> None:
+    output, _ = model.dry_forward(around.sample[:2])
+    if isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] != around.num_classes:
+        raise UserError(
+            f"{model.model_name} gives {output.shape[1]} logits, but there are {around.num_classes} classes; build it "
+            f"with {around.num_classes} outputs (timm and torchvision: num_classes={around.num_classes})"
+        )
 
 
 def _refuse_other_classes(config: MethodConfig, context: Context) -> None:

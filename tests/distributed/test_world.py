@@ -53,7 +53,7 @@ def gathered_with_gradient(num_copies: int) -> tuple[dict[str, Any], Tensor]:
         found = {"logits": whole.student_logits.detach(), "labels": whole.labels, "indices": whole.indices}
         assert whole.teacher_logits is None
         assert torch.equal(whole.student_features["maps"][:, :, 0, 0], 2 * whole.student_logits)
-        return {"rows": rows.counts, "share": rows.share, **found}, mine.grad
+        return {"rows": rows.counts, "mine": rows.mine, **found}, mine.grad
 
 
 @pytest.mark.parametrize("num_copies", [1, 4])
@@ -67,7 +67,7 @@ def test_gathered_rows_are_in_one_process_s_order_and_their_gradient_is_too(
     of_first = every["indices"] < COUNTS[0]
     for (found, gradient), is_mine, count in zip(answers, (of_first, ~of_first), COUNTS, strict=True):
         assert found["rows"] == COUNTS
-        assert found["share"] == count / sum(COUNTS)
+        assert found["mine"] == count
         assert all(torch.equal(found[name], every[name]) for name in ("logits", "labels", "indices"))
         assert torch.allclose(gradient, alone.grad[is_mine], rtol=1e-12)
 
@@ -136,7 +136,7 @@ def test_a_single_process_exchanges_nothing() -> None:
     tensor, rows = torch.ones(2), Rows((2,))
     assert world.add_up([tensor])[0] is tensor
     assert world.rows(2) == rows
-    assert (rows.mine, rows.share) == (2, 1.0)
+    assert rows.mine == 2
     assert world.gather_rows(tensor) is tensor
 
 
