@@ -60,7 +60,7 @@ def tiny_recipe(over: Mapping[str, Any] | None = None) -> Recipe:
     return Recipe.read(merged(base, over), what="the test's recipe")
 
 
-def run_recipe(recipe: Recipe, out: Path, *, display: Display | None = None, **options: Any) -> RunFolder:
+def run_recipe(recipe: Recipe, out: Path | None, *, display: Display | None = None, **options: Any) -> RunFolder:
     """The run folder after `execute`."""
     return execute(recipe, name="test", out=out, display=display or Display(quiet=True), **options)
 

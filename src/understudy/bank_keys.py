@@ -1,66 +1,19 @@
-"""What a bank is a bank of: compared, key by key, with what a run wants."""
+"""The banks of a run: found, compared with what the run wants, and refused in words."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
+from understudy.bank_content import bank_key, differing_content, version_note, versions_here
 from understudy.config import UserError
-from understudy.data import DataSplits, augment_for
-from understudy.data.augment_config import AugmentParts
-from understudy.data.images import BadImageError
-from understudy.data.seeding import seeded
-from understudy.data.sources import Source
-from understudy.hashing import fingerprint
+from understudy.data import DataSplits
 from understudy.models import Network
-from understudy.models.weights import weights_file
 from understudy.recipe import Recipe
 from understudy.teachers.bank import BankTeacher
 from understudy.teachers.bank_files import BankFolder
 from understudy.untrusted import given_path
 
-__all__ = ["bank_folder", "bank_key", "differing_keys", "notes_on", "open_banks", "refuse_absent_banks"]
-
-NUM_PROBED = 16  # images of a split that its identity is taken from, beside all labels
-
-
-def bank_key(recipe: Recipe, data: DataSplits, *, seed: int, image_size: int, student: Network) -> dict[str, Any]:
-    """Everything that a teacher's outputs depend on, as far as it is known without the teacher's weights."""
-    augment = augment_for(recipe.data, data.train)
-    teacher = recipe.teacher
-    assert teacher is not None, "a recipe with a bank has a teacher"
-    drawn = {"first_seed": recipe.seeds[0]} if teacher.weights == "none" else {}
-    # What is erased is filled with noise about the student's mean.
-    has_parts = isinstance(augment, AugmentParts) and augment.has_parts
-    filled = {"mean": student.mean, "std": student.std} if has_parts else {}
-    splits = {"train": data.train, "val": data.val} | ({} if data.test is None else {"test": data.test})
-    key = {
-        "teacher": {"model": teacher.model, "weights": teacher.weights, "kwargs": teacher.kwargs, **drawn},
-        "images": {
-            "augment": augment.model_dump(mode="json"),
-            "copies": recipe.data.copies,
-            "size": image_size,
-            "in_memory": data.native_size,  # these are augmented in whole batches, with other draws than in workers
-            **filled,
-        },
-        "data": {"classes": len(data.classes), **{name: _identity(source) for name, source in splits.items()}},
-        "precision": recipe.precision,
-        "seed": seed,
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(key))  # tuples as they come back from a file
-    return plain
-
-
-def differing_keys(here: Any, there: Any, path: str = "") -> Iterator[str]:
-    """'  key   here X, there Y' for all in which two keys differ."""
-    if isinstance(here, Mapping) and isinstance(there, Mapping):
-        for name in sorted({*here, *there}):
-            yield from differing_keys(here.get(name), there.get(name), f"{path}.{name}" if path else name)
-    elif here != there:
-        yield f"  {path}   here {here!r}, there {there!r}"
+__all__ = ["bank_folder", "kept_to_views", "notes_on", "open_banks", "refuse_absent_banks"]
 
 
 def bank_folder(path: str, seed: int) -> BankFolder:
@@ -68,54 +21,97 @@ def bank_folder(path: str, seed: int) -> BankFolder:
     return BankFolder(given_path(path, what="bank") / f"seed{seed}")
 
 
-def open_banks(recipe: Recipe, data: DataSplits, *, image_size: int, student: Network) -> dict[int, BankTeacher]:
-    """The bank of every seed of the run.
+def open_banks(
+    recipe: Recipe, data: DataSplits, *, image_size: int, student: Network, num_views: int | None = None
+) -> dict[int, BankTeacher]:
+    """The bank of every seed of the run, all of them of equally many views.
+
+    Args:
+        recipe: of the run.
+        data: that the run is going to train on.
+        image_size: of the student's images.
+        student: whose normalisation some transforms depend on.
+        num_views: that the run began with; None: as many as every seed has.
 
     Raises:
-        UserError: a seed has none, one is incomplete, or of something else than this run wants.
+        UserError: a seed has none, one is incomplete, of something else than this run wants, or of too few views.
     """
     assert recipe.bank is not None
     refuse_absent_banks(recipe)
+    key = bank_key(recipe, data, image_size=image_size, student=student)
     banks = {}
     for seed in recipe.seeds:
         bank = BankTeacher(bank_folder(recipe.bank.path, seed).path)
-        wanted = bank_key(recipe, data, seed=seed, image_size=image_size, student=student)
-        found = list(differing_keys(wanted, bank.manifest.key))
+        found = differing_content({**key, "seed": seed}, bank.manifest.key)
         if found:
-            raise UserError("\n".join([f"{bank.name} is of something else than this run; bank it anew:", *found]))
-        if recipe.bank.views == "unique" and bank.num_views < recipe.epochs:
-            raise UserError(
-                f"bank.views: unique, but {bank.name} has {bank.num_views} views for {recipe.epochs} epochs; add views "
-                f"(the command that made it, with --views {recipe.epochs}), set epochs={bank.num_views}, or "
-                "bank.views=repeat"
-            )
+            begins = f"{bank.name} is of something else than this run; bank it anew:"
+            raise UserError("\n".join([begins, *found, *_way_back(found, recipe)]))
         if bank.manifest.layout.num_samples != len(data.train):
             raise UserError(f"{bank.name}: bank.json contradicts itself in the number of images; make the bank anew")
         banks[seed] = bank
     _refuse_another_content(recipe, banks)
+    kept_to_views(banks, num_views, recipe)
     return banks
+
+
+def _way_back(found: list[str], recipe: Recipe) -> Iterator[str]:
+    """What to do about weights whose bytes are others."""
+    assert recipe.teacher is not None
+    if any(line.startswith("  teacher.weights   here 'SHA-256") for line in found):
+        yield (
+            f"{recipe.teacher.weights} holds other weights than those that were banked; put back the file that the "
+            "bank was made of, or bank this one (`understudy bank`, with another --out)"
+        )
+
+
+def kept_to_views(banks: Mapping[int, BankTeacher], num_views: int | None, recipe: Recipe) -> None:
+    """Let a run show the views that it began with, or as many as every seed has, whatever has been added since.
+
+    Args:
+        banks: of the run, by seed; changed in place.
+        num_views: that the run began with; None: it begins now.
+        recipe: of the run.
+
+    Raises:
+        UserError: a bank has fewer; or fewer than epochs, under `bank.views: unique`.
+    """
+    assert recipe.bank is not None
+    fewest = min(banks.values(), key=lambda bank: bank.manifest.num_views)
+    there = fewest.manifest.num_views
+    if num_views is not None and there < num_views:
+        raise UserError(
+            f"{fewest.name} has {_views(there)}, and this run began with {num_views}; add the others (`understudy bank "
+            f"RECIPE --views {num_views} --out {recipe.bank.path}`), or begin the run anew"
+        )
+    shown = there if num_views is None else num_views
+    if recipe.bank.views == "unique" and shown < recipe.epochs:
+        if shown < there:
+            raise UserError(
+                f"bank.views: unique, but this run began with {_views(shown)}, too few for {recipe.epochs} epochs; set "
+                f"epochs={shown}, or bank.views=repeat"
+            )
+        raise UserError(
+            f"bank.views: unique, but {fewest.name} has {_views(shown)} for {recipe.epochs} epochs; add views "
+            f"(the command that made it, with --views {recipe.epochs}), set epochs={shown}, or bank.views=repeat"
+        )
+    for bank in banks.values():
+        bank.keep_to(shown)
+
+
+def _views(number: int) -> str:
+    return f"{number} view{'s' * (number > 1)}"
 
 
 def notes_on(banks: Mapping[int, BankTeacher], recipe: Recipe) -> Iterator[str]:
     """What a person should be told of the banks of a run, which are in order as far as can be seen."""
     num_views = min(bank.num_views for bank in banks.values())
     if num_views < recipe.epochs:
-        views = f"{num_views} view{'s' * (num_views > 1)}"
+        views = _views(num_views)
         yield f"bank     {views} for {recipe.epochs} epochs: every {num_views} epochs the same augmented images"
-    weights = _local_weights(recipe)
-    written = min(bank.folder.manifest_file.stat().st_mtime for bank in banks.values())
-    if weights is not None and weights.stat().st_mtime > written:
-        yield f"warning  {weights} is newer than the bank; if these are other weights, make the bank anew"
-
-
-def _local_weights(recipe: Recipe) -> Path | None:
-    """The teacher's file of weights, if it is still there; it is never opened."""
-    assert recipe.teacher is not None
-    if recipe.teacher.weights in (None, "pretrained", "none"):
-        return None
-    with suppress(UserError):
-        return weights_file(recipe.teacher.weights or "")
-    return None
+    assert recipe.bank is not None
+    here = versions_here()
+    notes = [version_note(f"bank {recipe.bank.path}", bank.manifest.versions, here) for bank in banks.values()]
+    yield from (note for note in dict.fromkeys(notes) if note is not None)
 
 
 def refuse_absent_banks(recipe: Recipe) -> None:
@@ -133,10 +129,8 @@ def refuse_absent_banks(recipe: Recipe) -> None:
     there = sorted(int(name) for name in names if name.isdigit())
     wanted = ",".join(map(str, absent))
     if not there:
-        raise UserError(
-            f"bank {path}: there is none, or none that got as far as its first shard; `understudy bank RECIPE --views "
-            f"8 --out {path}` makes one"
-        )
+        found = f"holds no bank (no seed{absent[0]}/bank.json in it)" if here.is_dir() else "there is none"
+        raise UserError(f"bank {path}: {found}; `understudy bank RECIPE --views 8 --out {path}` makes one")
     views = max(bank_folder(path, seed).manifest().num_views for seed in there)
     raise UserError(
         f"bank {path} holds seed {', '.join(map(str, there))}, but this run also has seed {wanted}, whose augmentation "
@@ -160,17 +154,3 @@ def _refuse_another_content(recipe: Recipe, banks: Mapping[int, BankTeacher]) ->
             f"bank.key: {recipe.bank.path} has another content than this recipe was run with (here {found!r}, there "
             f"{recipe.bank.key!r}); leave the key out to take what is there"
         )
-
-
-def _identity(source: Source) -> dict[str, Any]:
-    """Number of images, all labels, and the pixels of a few images."""
-    places = sorted({i * (len(source) - 1) // (NUM_PROBED - 1) for i in range(NUM_PROBED)})
-    pixels = {}
-    for place in places:
-        with suppress(BadImageError), seeded(place):  # a data set's own transform may draw
-            pixels[str(place)] = source.image(place)
-    return {
-        "images": len(source),
-        "labels": fingerprint({"labels": source.labels}),
-        "pixels": fingerprint(pixels),
-    }

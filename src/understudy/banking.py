@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from understudy.bank_content import bank_key, refuse_another, refuse_another_beside, version_note, versions_here
 from understudy.bank_facts import stored_with, teacher_facts
-from understudy.bank_keys import bank_folder, bank_key, differing_keys
+from understudy.bank_keys import bank_folder
 from understudy.building import Parts, build_trainer, open_parts
 from understudy.config import UserError
 from understudy.data import TrainLoader
@@ -21,7 +22,7 @@ from understudy.data.found import BadImages
 from understudy.denormals import denormals_flushed
 from understudy.distributed import launched_world_size
 from understudy.faults import faults_in_words
-from understudy.hashing import fingerprint
+from understudy.locking import held
 from understudy.logs import Display
 from understudy.methods import MethodConfig
 from understudy.models.cost import cpu_threads
@@ -34,7 +35,7 @@ from understudy.suiting import check_rows
 from understudy.taps import TapShape
 from understudy.tasks import Evaluation
 from understudy.teachers.bank_files import BankFolder, Manifest
-from understudy.teachers.bank_rows import BankLayout, packed
+from understudy.teachers.bank_rows import BankLayout, joined_rows, packed
 from understudy.teaching import check_teacher, evaluate_teacher
 from understudy.training import Interrupted
 from understudy.watching import StopRequest
@@ -66,6 +67,7 @@ class _Banking:
     out: str
     display: Display
     stop: StopRequest
+    key: Mapping[str, Any]  # of all seeds
 
 
 def make_banks(
@@ -102,7 +104,8 @@ def make_banks(
         check_rows(parts, rows)
         build_trainer(parts, rows, recipe.seeds[0])  # taps the teacher, and refuses what a run would
         layout = _layout(parts, [config for row in rows for config in row.method], options)
-        banking = _Banking(parts, layout, options, str(out), display, stop)
+        key = bank_key(recipe, parts.data, image_size=parts.image_size, student=parts.student_network)
+        banking = _Banking(parts, layout, options, str(out), display, stop, key)
         _announce(banking)
         scores = evaluate_teacher(parts, stop=stop)
         check_teacher(parts, scores.get("val"), say=display.say)
@@ -201,14 +204,24 @@ def _in_words(num_bytes: float) -> str:
 
 
 def _bank_seed(banking: _Banking, seed: int, scores: Mapping[str, Evaluation]) -> BankFolder:
-    """Write the shards of a seed that are not there yet."""
+    """Write the shards of a seed that are not there yet, if no other process is about to."""
     folder = bank_folder(banking.out, seed)
-    manifest = _begun(banking, folder, seed, scores)
+    wanted = _manifest(banking, seed, scores)
+    if not folder.is_begun:  # what is not ours is left without so much as a lock
+        if folder.path.is_dir() and any(folder.path.glob("[!.]*")):
+            raise UserError(f"{folder.path} is not empty and holds no bank; take another --out")
+        refuse_another_beside(folder, wanted)
+    with held(folder.path, what="bank"):
+        _write_missing(banking, seed, folder, _begun(banking, folder, wanted, scores))
+    return folder
+
+
+def _write_missing(banking: _Banking, seed: int, folder: BankFolder, manifest: Manifest) -> None:
     missing = manifest.missing
     label = f"bank of seed {seed}"
     if not missing:
         banking.display.say(f"{label} is complete: {manifest.num_views} views in {folder.path}")
-        return folder
+        return
     # An epoch's last, smaller batch is banked too, whether a run leaves it out or not.
     data = banking.parts.recipe.data.model_copy(update={"drop_last": False})
     parts = replace(banking.parts, recipe=banking.parts.recipe.model_copy(update={"data": data}))
@@ -224,11 +237,9 @@ def _bank_seed(banking: _Banking, seed: int, scores: Mapping[str, Evaluation]) -
                 kept.append(_looked_at(parts, batch, layout))
                 done += 1
                 banking.display.update(done, f"{label} · view {place[0] + 1}/{manifest.num_views}")
-            rows = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
-            manifest = folder.write_shard(manifest, *place, rows)
+            manifest = folder.write_shard(manifest, *place, joined_rows(kept))
     if loader.skipped:
         banking.display.say(BadImages(loader.skipped, ("image cannot be read", "images cannot be read")).note())
-    return folder
 
 
 def _shards(loader: TrainLoader, manifest: Manifest) -> Iterator[tuple[tuple[int, int], Iterator[Batch]]]:
@@ -254,42 +265,33 @@ def _looked_at(parts: Parts, batch: Batch, layout: BankLayout) -> dict[str, Tens
     return {**found, **packed(seen.output, seen.features, layout)}
 
 
-def _begun(banking: _Banking, folder: BankFolder, seed: int, scores: Mapping[str, Evaluation]) -> Manifest:
+def _manifest(banking: _Banking, seed: int, scores: Mapping[str, Evaluation]) -> Manifest:
+    """That of a seed of which nothing is there yet."""
+    return Manifest(
+        key={**banking.key, "seed": seed},
+        versions=versions_here(),
+        teacher=teacher_facts(banking.parts, scores),
+        layout=banking.layout,
+        num_views=banking.options.views,
+    )
+
+
+def _begun(banking: _Banking, folder: BankFolder, wanted: Manifest, scores: Mapping[str, Evaluation]) -> Manifest:
     """The manifest of this seed: a new one, or that of an earlier call with the shards that are whole."""
-    parts = banking.parts
-    key = bank_key(parts.recipe, parts.data, seed=seed, image_size=parts.image_size, student=parts.student_network)
+    manifest = wanted
     if folder.is_begun:
         manifest = folder.manifest()
-        _refuse_another(folder, manifest, banking, key)
+        refuse_another(folder, manifest, wanted)
+        if note := version_note(f"bank {folder.path}", manifest.versions, wanted.versions):
+            banking.display.say(note)
         whole = folder.whole_shards(manifest)
         if len(whole) < len(manifest.shards):
             lost = len(manifest.shards) - len(whole)
             banking.display.say(f"{lost} shards of {folder.path} are gone or damaged, and are made again")
-        views = max(banking.options.views, manifest.num_views)
+        views = max(wanted.num_views, manifest.num_views)
         manifest = manifest.model_copy(update={"shards": whole, "num_views": views})
-    else:
-        if folder.path.is_dir() and any(folder.path.glob("[!.]*")):
-            raise UserError(f"{folder.path} is not empty and holds no bank; take another --out")
-        facts = teacher_facts(parts, scores)
-        manifest = Manifest(key=key, teacher=facts, layout=banking.layout, num_views=banking.options.views)
     if not folder.has_teacher(manifest):
-        digest = folder.write_teacher(stored_with(parts, scores))
+        digest = folder.write_teacher(stored_with(banking.parts, scores))
         manifest = manifest.model_copy(update={"teacher": manifest.teacher.model_copy(update={"sha256": digest})})
     folder.write_manifest(manifest)
     return manifest
-
-
-def _refuse_another(folder: BankFolder, manifest: Manifest, banking: _Banking, key: Mapping[str, Any]) -> None:
-    """Refuse to add to a bank of another teacher, other transforms, other data, or that keeps something else."""
-    network = banking.parts.teacher_network
-    assert network is not None
-    weights = fingerprint(network.module.state_dict())
-    here = {**key, "keeps": banking.layout.model_dump(mode="json"), "teacher weights": weights}
-    there = {
-        **manifest.key,
-        "keeps": manifest.layout.model_dump(mode="json"),
-        "teacher weights": manifest.teacher.fingerprint,
-    }
-    found = list(differing_keys(here, there))
-    if found:
-        raise UserError("\n".join([f"{folder.path} holds a bank of something else; take another --out", *found]))

@@ -191,12 +191,13 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
         teacher_size = teacher.input_size
     banks: dict[int, BankTeacher] = {}
     if recipe.bank is not None:
-        banks = open_banks(recipe, data, image_size=image_size, student=student)
+        banks = open_banks(recipe, data, image_size=image_size, student=student, num_views=recipe.bank.num_views)
         for note in notes_on(banks, recipe):
             say(note)
         manifest = banks[recipe.seeds[0]].manifest
         teacher_size = None if manifest.teacher.image_size == image_size else manifest.teacher.image_size
-        kept = recipe.bank.model_copy(update={"key": manifest.content_key})
+        begun = {"key": manifest.content_key, "num_views": banks[recipe.seeds[0]].num_views}
+        kept = recipe.bank.model_copy(update=begun)
         recipe = recipe.model_copy(update={"bank": kept})
     return Parts(
         recipe=recipe,

@@ -62,6 +62,7 @@ class BankConfig(Config):
     path: str  # a folder with seedN/ for every seed of the run
     views: Literal["repeat", "unique"] = "repeat"  # unique: refuse a bank with fewer views than the run has epochs
     key: str | None = None  # of what the bank holds; a run writes it down, and another content is refused
+    num_views: int | None = Field(default=None, ge=1)  # that the run began with; written down, too, and kept to
 
 
 class Published(Config):

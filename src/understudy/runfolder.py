@@ -46,6 +46,7 @@ HARMLESS = (
     ("checkpoint_steps",),
     ("device",),
     ("on_nan",),  # what it changes, it changes after the last checkpoint
+    ("bank", "num_views"),  # a run goes on with those that it began with
 )  # a run may go on with others of these
 
 
@@ -166,8 +167,17 @@ def choose_run_folder(
         _refuse_another_run(run, recipe)
     if run.memory_format_file.is_file() and _what_matters(run.recipe()) != _what_matters(recipe):
         run.memory_format_file.unlink()  # another recipe's networks were measured
-    run.begin(recipe, environment or {})
+    run.begin(_as_begun(run, recipe), environment or {})
     return run
+
+
+def _as_begun(run: RunFolder, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe with the views of its bank that the run began with, where it has: the bank may have grown since."""
+    bank, begun = recipe.get("bank"), run.recipe().get("bank")
+    if not isinstance(bank, Mapping) or not isinstance(begun, Mapping) or not run.has_something_to_lose:
+        return recipe
+    num_views = begun.get("num_views")
+    return recipe if num_views is None else {**recipe, "bank": {**bank, "num_views": num_views}}
 
 
 def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:

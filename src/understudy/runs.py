@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from understudy import checkpoint
+from understudy.bank_keys import kept_to_views
 from understudy.building import Parts, build_trainer, in_world, open_parts
 from understudy.config import UserError
 from understudy.data import EvalLoader
@@ -78,7 +80,8 @@ def execute(
         if world.from_first(lambda: _lacks_only_its_page(recipe, out, overwrite)):
             run = RunFolder(cast(Path, out))
             if world.is_first:
-                write_report(run.path)
+                with held(run.path, what="run folder"):
+                    write_report(run.path)
             return run
 
         def chosen() -> Path:
@@ -88,10 +91,23 @@ def execute(
             ).path
 
         run = RunFolder(world.from_first(chosen))
+        if recipe.bank is not None:  # which may have grown since this run began
+            parts = _with_views(parts, world.from_first(lambda: run.recipe()["bank"]["num_views"]))
+            recipe = parts.recipe
         with faults_in_words(run.path), ExitStack() as until_done:
             world.from_first(lambda: until_done.enter_context(held(run.path, what="run folder")))
             _carry_out(Execution(recipe, rows, parts, run, display, StopRequest()))
         return run
+
+
+def _with_views(parts: Parts, num_views: int) -> Parts:
+    """The same parts, their banks kept to the views that the run began with."""
+    bank = parts.recipe.bank
+    if bank is None or num_views == bank.num_views:
+        return parts
+    kept_to_views(parts.banks, num_views, parts.recipe)
+    kept = bank.model_copy(update={"num_views": num_views})
+    return replace(parts, recipe=parts.recipe.model_copy(update={"bank": kept}))
 
 
 def _lacks_only_its_page(recipe: Recipe, out: Path | None, overwrite: bool) -> bool:
@@ -200,6 +216,8 @@ def _run_seed(execution: Execution, seed: int) -> None:
     loader, val_loader = parts.train_loader(seed), parts.eval_loader("val")
     with display.stretch(recipe.epochs * loader.steps_per_epoch, images_per_step=recipe.data.batch_size):
         watcher.fit(trainer, loader, epochs=recipe.epochs, val=val_loader)
+    if parts.banks:
+        parts.banks[seed].release()  # its last view, of up to 1 GiB on the device
 
     def heeded(batches: EvalLoader) -> Iterable[Batch]:
         return execution.stop.heeded(batches, parts.world, before=lambda: trainer.step)

@@ -12,7 +12,9 @@ from torch import Tensor
 from engine_helpers import tiny_recipe
 from understudy.banking import BankOptions, make_banks
 from understudy.building import Parts, build_trainer, open_parts
+from understudy.locking import LOCK_FILE
 from understudy.logs import Display
+from understudy.models import create_model
 from understudy.recipe import Recipe
 from understudy.rows import rows_of
 from understudy.teachers.bank_files import BankFolder
@@ -46,6 +48,23 @@ def make(recipe: Recipe, out: Path, *, display: Display | None = None, **options
 def with_bank(recipe: Recipe, out: Path, **over: Any) -> Recipe:
     """The same recipe, its teacher looked up, with these settings laid on it."""
     return Recipe.read({**recipe.as_dict(), "bank": {"path": str(out)}, **over}, what="the banked recipe")
+
+
+def teacher_file(file: Path, *, seed: int = 5) -> Path:
+    """Weights of the teacher of `small_recipe`, drawn from a seed."""
+    torch.manual_seed(seed)
+    network = create_model("cifar:resnet8", num_classes=10, weights="none", kwargs={"width": 0.5})
+    torch.save(network.module.state_dict(), file)
+    return file
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What lies in a folder, by path; not the file that says who is writing there."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != LOCK_FILE
+    }
 
 
 def opened(recipe: Recipe) -> tuple[Parts, Trainer]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from banked import Heard, make, small_recipe
+from banked import Heard, files_of, make, small_recipe
 
 from engine_helpers import Eventful
 from understudy.config import UserError
@@ -28,14 +28,6 @@ SMALL_SHARDS = {"shard_samples": 32}  # one batch each: three to a view
 
 class LostError(Exception):
     """A process that is gone in the middle of something."""
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
-
-
-def of_two_teachers() -> tuple[Recipe, Recipe]:
-    return small_recipe(), small_recipe({"teacher": {"kwargs": {"width": 0.25}}})
 
 
 def test_a_bank_says_in_a_file_what_it_is_of_and_what_it_holds(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +11,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from banked import losses_of, make, opened, small_recipe, with_bank
+from banked import losses_of, make, opened, small_recipe, teacher_file, with_bank
 
 from engine_helpers import read_metrics, run_recipe
 from front_helpers import done, refused, write_tree
 from understudy import Batch, methods
-from understudy.building import open_parts
 from understudy.config import UserError
-from understudy.models import create_model
 from understudy.recipe import Recipe, merged
 from understudy.runfolder import RunFolder
 from understudy.teachers.bank import BankTeacher
@@ -31,17 +28,8 @@ def recipe_file(folder: Path, recipe: Recipe) -> Path:
     return file
 
 
-def teacher_file(folder: Path) -> Path:
-    file = folder / "teacher.pt"
-    torch.manual_seed(5)
-    torch.save(
-        create_model("cifar:resnet8", num_classes=10, weights="none", kwargs={"width": 0.5}).module.state_dict(), file
-    )
-    return file
-
-
 def test_the_command_line_banks_and_trains_and_the_teachers_weights_are_not_needed_again(tmp_path: Path) -> None:
-    weights = teacher_file(tmp_path)
+    weights = teacher_file(tmp_path / "teacher.pt")
     file = recipe_file(tmp_path, small_recipe({"teacher": {"weights": str(weights)}, "method": {"name": "srrl"}}))
     said = done("bank", file, "--views", "2", "--out", tmp_path / "bank", "--dtype", "float32", "--feature-maps")
     assert f"Train from it with --bank {tmp_path / 'bank'}" in said
@@ -134,9 +122,9 @@ def test_the_bank_of_one_seed_is_told_from_the_folder_that_holds_it(tmp_path: Pa
         opened(with_bank(small_recipe(), tmp_path / "seed0"))
 
 
-def test_a_seed_that_died_before_its_first_shard_counts_as_absent(tmp_path: Path) -> None:
+def test_a_folder_that_no_bank_was_begun_in_counts_as_none(tmp_path: Path) -> None:
     (tmp_path / "seed0").mkdir()
-    with pytest.raises(UserError, match="there is none, or none that got as far as its first shard"):
+    with pytest.raises(UserError, match=r"holds no bank \(no seed0/bank\.json in it\); `understudy bank RECIPE"):
         opened(with_bank(small_recipe(), tmp_path))
 
 
@@ -154,7 +142,9 @@ def test_a_bank_that_was_moved_to_another_seed_is_noticed(tmp_path: Path) -> Non
 
 
 def test_where_there_is_no_bank_the_command_that_makes_one_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is none, or .*; `understudy bank RECIPE --views 8 --out .*` makes one"):
+    with pytest.raises(
+        UserError, match=r"nowhere: there is none; `understudy bank RECIPE --views 8 --out .*` makes one"
+    ):
         opened(with_bank(small_recipe(), tmp_path / "nowhere"))
 
 
@@ -230,23 +220,6 @@ def test_a_shard_that_was_put_in_the_place_of_another_is_refused(
     folder.write_shard(manifest, 0, 0, {**folder.read_shard(manifest, 0, 0, checked=False), **harm})
     with pytest.raises(UserError, match=said):
         BankTeacher(folder.path).observe(Batch(torch.zeros(1, 3, 8, 8), torch.zeros(1), indices=torch.tensor([0])))
-
-
-def test_weights_that_were_written_after_the_bank_are_warned_of_unread(tmp_path: Path) -> None:
-    weights = teacher_file(tmp_path)
-    recipe = small_recipe({"teacher": {"weights": str(weights)}, "epochs": 3})
-    (folder,) = make(recipe, tmp_path / "bank")
-    banked_at = folder.manifest_file.stat().st_mtime
-    weights.write_bytes(b"never opened")
-    told: dict[float, list[str]] = {}
-    for written in (banked_at - 60, banked_at + 60):
-        os.utime(weights, (written, written))
-        told[written] = []
-        open_parts(with_bank(recipe, tmp_path / "bank"), allow_code=False, say=told[written].append)
-    before, after = told.values()
-    assert not any("is newer than the bank" in text for text in before)
-    assert any(f"{weights} is newer than the bank" in text for text in after)
-    assert any("2 views for 3 epochs: every 2 epochs the same" in text for text in before)
 
 
 def test_images_without_numbers_cannot_be_looked_up(tmp_path: Path) -> None:

@@ -48,10 +48,21 @@ class ParquetSource(EncodedSource):
                 raise BadImageError(f"{self.name(i)}: {data!s}: {error.strerror}") from None
         return data or b""
 
+    def num_bytes(self, i: int) -> int:
+        """As the table says, without a copy of them; of a file that it names, as it is read."""
+        import pyarrow as pa
+
+        cell = self._column[i]
+        data = cell.get("bytes") if isinstance(cell, Mapping) else cell
+        if isinstance(data, pa.BinaryScalar) and not isinstance(data, pa.StringScalar) and data.is_valid:
+            return int(data.as_buffer().size)
+        return super().num_bytes(i)
+
     def name(self, i: int) -> str:
         """Split, row and, where the file knows one, path."""
-        cell = self._column[i].as_py()
-        path = cell.get("path") if isinstance(cell, dict) else None
+        cell = self._column[i]
+        path = cell.get("path") if isinstance(cell, Mapping) else None
+        path = path.as_py() if path is not None else None  # the path alone: of the bytes it would be a copy
         return f"row {i} of {self._split}" + (f" ({printable(path)})" if path else "")
 
 

@@ -35,6 +35,7 @@ class BankTeacher:
         self.manifest = self.folder.manifest()
         _refuse_incomplete(self.folder, self.manifest)
         self.name = f"bank {folder}"
+        self.num_views = self.manifest.num_views  # V: epochs after which the augmentation repeats
         self.taps: tuple[str, ...] = ()
         tensors = self.folder.teacher_tensors(self.manifest)
         self.classifier = _classifier(self.manifest, tensors)
@@ -53,11 +54,6 @@ class BankTeacher:
         return self.manifest.layout.num_classes
 
     @property
-    def num_views(self) -> int:
-        """V: epochs after which the augmentation repeats."""
-        return self.manifest.num_views
-
-    @property
     def shapes(self) -> dict[str, TapShape]:
         """Sizes of the tapped features."""
         return {tap: TapShape(*self.manifest.layout.taps[tap]) for tap in self.taps}
@@ -66,6 +62,15 @@ class BankTeacher:
     def norms(self) -> dict[str, nn.BatchNorm2d]:
         """Batch norms behind the tapped pre-activations."""
         return {tap: norm for tap, norm in self._norms.items() if tap in self.taps}
+
+    def keep_to(self, num_views: int) -> None:
+        """Show the first so many views alone: more may have been added since a run began."""
+        assert num_views <= self.manifest.num_views
+        self.num_views = num_views
+
+    def release(self) -> None:
+        """Let go of the view that is held, of up to 1 GiB on an accelerator; the next look reads its own again."""
+        self._view = None
 
     def tap(self, taps: Iterable[str]) -> None:
         """Return these features, and no others, from now on.

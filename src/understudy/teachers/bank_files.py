@@ -18,7 +18,7 @@ from understudy.config import Config, UserError
 from understudy.teachers.bank_rows import BankLayout
 from understudy.untrusted import plain_json, text_of
 
-__all__ = ["BankFolder", "Manifest", "Shard", "TeacherFacts"]
+__all__ = ["BankFolder", "Manifest", "Shard", "TeacherFacts", "by_digest"]
 
 MOST_VIEWS = 10_000
 MAX_MANIFEST_BYTES = 64_000_000  # a shard takes about 110
@@ -54,6 +54,7 @@ class Manifest(Config):
 
     format: Literal[1] = 1
     key: dict[str, Any]  # teacher, transforms, data and seed: a run with another is refused
+    versions: dict[str, str | None] = Field(default_factory=dict)  # of what augments and looks, when it was begun
     teacher: TeacherFacts
     layout: BankLayout
     num_views: int = Field(ge=1, le=MOST_VIEWS)
@@ -75,11 +76,15 @@ class Manifest(Config):
         return [place for place in self.places if name_of(*place) not in self.shards]
 
     @property
-    def content_key(self) -> str:
-        """Sixteen digits of everything that the outputs depend on but the seed, so alike for all seeds of a bank."""
+    def content(self) -> tuple[dict[str, Any], str, dict[str, Any]]:
+        """Everything that the outputs depend on but the seed: the key, the teacher's weights, how rows are narrowed."""
         layout = self.layout.model_dump(mode="json", include={"dtype", "topk"})
-        content = [{**self.key, "seed": None}, self.teacher.fingerprint, layout]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return {**by_digest(self.key), "seed": None}, self.teacher.fingerprint, layout
+
+    @property
+    def content_key(self) -> str:
+        """Sixteen digits of the content, so alike for all seeds of a bank."""
+        return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class BankFolder:
@@ -186,6 +191,15 @@ class BankFolder:
         except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"{file}: cannot be read ({error}); {way_out}") from None
         return rows
+
+
+def by_digest(key: Mapping[str, Any]) -> dict[str, Any]:
+    """A bank's key, the teacher's weights in it called by their digest where that is known, and not by a path."""
+    teacher = key.get("teacher")
+    if not isinstance(teacher, Mapping) or not teacher.get("sha256"):
+        return dict(key)
+    kept = {name: value for name, value in teacher.items() if name != "sha256"}
+    return {**key, "teacher": {**kept, "weights": f"SHA-256 {str(teacher['sha256'])[:16]}"}}
 
 
 def name_of(view: int, number: int) -> str:

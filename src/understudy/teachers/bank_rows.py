@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from understudy.config import Config, UserError
 
-__all__ = ["BankLayout", "feature_names", "packed", "restored_logits", "unpacked"]
+__all__ = ["BankLayout", "feature_names", "joined_rows", "named_alike", "packed", "restored_logits", "unpacked"]
 
 StoredType = Literal["float16", "float32"]
 
@@ -141,6 +141,35 @@ def restored_logits(values: Tensor, classes: Tensor, rest: Tensor, *, num_classe
 def feature_names(tap: str) -> tuple[str, str]:
     """What a tapped feature is called in a shard: as vectors and contiguous maps, as channels_last maps."""
     return f"features.{tap}", f"last.{tap}"
+
+
+def named_alike(parts: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """The rows of each part under the names of the first, and so in its memory format; nothing is copied.
+
+    Raises:
+        LookupError: a part lacks what the first has.
+    """
+    return [{name: _named(part, name) for name in parts[0]} for part in parts]
+
+
+def joined_rows(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The rows of all parts in one piece, in the memory format of the first.
+
+    Raises:
+        LookupError: a part lacks what the first has.
+    """
+    alike = named_alike(parts)
+    return {name: torch.cat([part[name] for part in alike]).contiguous() for name in parts[0]}
+
+
+def _named(part: Mapping[str, Tensor], name: str) -> Tensor:
+    if name in part:
+        return part[name]
+    here, last = feature_names(name.partition(".")[2])
+    other = part[last if name == here else here]
+    if other.ndim != 4:
+        raise LookupError(name)
+    return other.permute(0, 3, 1, 2) if name == here else other.permute(0, 2, 3, 1)
 
 
 def _narrowed(values: Tensor, dtype: StoredType, what: str) -> Tensor:

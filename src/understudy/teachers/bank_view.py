@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from understudy.config import UserError
-from understudy.teachers.bank_rows import BankLayout
+from understudy.teachers.bank_rows import BankLayout, joined_rows, named_alike
 
 __all__ = ["BankView"]
 
@@ -38,10 +38,14 @@ class BankView:
             indices, copies = _checked(shard, layout, name)
             self._places[indices, copies] = torch.arange(start, start + len(indices))
             start += len(indices)
+        try:
+            shards = named_alike(shards)  # one may have been made again in the other memory format
+        except LookupError:
+            raise _not_ours(name) from None
         fits = layout.view_bytes <= RESIDENT_BYTES and bool((self._places >= 0).all())
         if device.type != "cpu" and fits:
             self._places = self._places.to(device)
-            shards = [{part: torch.cat([shard[part] for shard in shards]).to(device) for part in shards[0]}]
+            shards = [{part: rows.to(device) for part, rows in joined_rows(shards).items()}]
         self._shards = shards
         counts = torch.tensor([len(shard["logits"]) for shard in shards])
         self._ends = counts.cumsum(0)
@@ -79,7 +83,7 @@ class BankView:
 def _checked(shard: dict[str, Tensor], layout: BankLayout, name: str) -> tuple[Tensor, Tensor]:
     """Samples and copies of a shard's rows, as far as they can be those of this bank."""
     if not {"indices", "copies", "logits"} <= set(shard) or len({len(part) for part in shard.values()}) > 1:
-        raise UserError(f"{name} holds a shard that no bank has written; make the bank anew")
+        raise _not_ours(name)
     indices, copies = shard["indices"].long(), shard["copies"].long()
     if len(indices) and (
         indices.min() < 0
@@ -89,3 +93,7 @@ def _checked(shard: dict[str, Tensor], layout: BankLayout, name: str) -> tuple[T
     ):
         raise UserError(f"{name} holds rows of images beyond the {layout.num_samples:,} it is of; make the bank anew")
     return indices, copies
+
+
+def _not_ours(name: str) -> UserError:
+    return UserError(f"{name} holds a shard that no bank has written; make the bank anew")

@@ -1,0 +1,196 @@
+"""What a bank is a bank of: everything that its rows depend on, and how that is compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from understudy.config import UserError
+from understudy.data import DataSplits, augment_for
+from understudy.data.augment_config import AugmentParts
+from understudy.data.images import BadImageError
+from understudy.data.seeding import seeded
+from understudy.data.sources import EncodedSource, Source, TensorSource, stored_at
+from understudy.environment import describe_environment
+from understudy.hashing import fingerprint
+from understudy.models import Network
+from understudy.models.weights import weights_file
+from understudy.recipe import Recipe
+from understudy.teachers.bank_files import BankFolder, Manifest, by_digest
+
+__all__ = [
+    "bank_key",
+    "differing_content",
+    "refuse_another",
+    "refuse_another_beside",
+    "version_note",
+    "versions_here",
+]
+
+NUM_PROBED = 16  # images of a split that its identity is taken from in any case, beside all labels
+ALL_IMAGES = ("all_pixels", "all_files")  # and what it is taken from where they are in memory, or files
+CHUNK = 4096  # images that are copied at once
+AUGMENTING = ("understudy", "torch", "torchvision", "timm")  # what pixels and outputs hang on
+
+
+def bank_key(recipe: Recipe, data: DataSplits, *, image_size: int, student: Network) -> dict[str, Any]:
+    """Everything that a teacher's outputs depend on but the seed, as far as it is known without that network."""
+    augment = augment_for(recipe.data, data.train)
+    teacher = recipe.teacher
+    assert teacher is not None, "a recipe with a bank has a teacher"
+    drawn = {"first_seed": recipe.seeds[0]} if teacher.weights == "none" else {}
+    digest = _digest_of_weights(teacher.weights)
+    # What is erased is filled with noise about the student's mean.
+    has_parts = isinstance(augment, AugmentParts) and augment.has_parts
+    filled = {"mean": student.mean, "std": student.std} if has_parts else {}
+    splits = {"train": data.train, "val": data.val} | ({} if data.test is None else {"test": data.test})
+    identities = {source: _identity(source) for source in splits.values()}  # val and test are one under data.val: test
+    key = {
+        "teacher": {
+            "model": teacher.model,
+            "weights": teacher.weights,
+            "kwargs": teacher.kwargs,
+            **drawn,
+            **({} if digest is None else {"sha256": digest}),
+        },
+        "images": {
+            "augment": augment.model_dump(mode="json"),
+            "copies": recipe.data.copies,
+            "size": image_size,
+            "in_memory": data.native_size,  # these are augmented in whole batches, with other draws than in workers
+            **filled,
+        },
+        "data": {"classes": len(data.classes), **{name: identities[source] for name, source in splits.items()}},
+        "precision": recipe.precision,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(key))  # tuples as they come back from a file
+    return plain
+
+
+def _digest_of_weights(weights: str | None) -> str | None:
+    """SHA-256 of the teacher's file of weights, if they are one and it is there; it is not unpickled."""
+    if weights in (None, "pretrained", "none"):
+        return None
+    with suppress(UserError, OSError), weights_file(weights).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return None
+
+
+def _identity(source: Source) -> dict[str, Any]:
+    """Number of images, all labels, the pixels of a few images, and of all what is quickly had."""
+    places = sorted({i * (len(source) - 1) // (NUM_PROBED - 1) for i in range(NUM_PROBED)})
+    pixels = {}
+    for place in places:
+        with suppress(BadImageError), seeded(place):  # a data set's own transform may draw
+            pixels[str(place)] = source.image(place)
+    if isinstance(source, TensorSource):
+        # 50,000 images of 32 pixels take 0.1 s; in one piece, 0.6 s and as much memory again.
+        chunks = torch.split(source.images, CHUNK)
+        of_all = {"all_pixels": fingerprint({str(i): chunk for i, chunk in enumerate(chunks)})}
+    else:
+        of_all = _all_files(source)
+    return {
+        "images": len(source),
+        "labels": fingerprint({"labels": source.labels}),
+        "pixels": fingerprint(pixels),
+        **of_all,
+    }
+
+
+def _all_files(source: Source) -> dict[str, str]:
+    """Of names and sizes of all files; nothing of images that come from elsewhere. 100,000 files take 1 s."""
+    digest = hashlib.sha256()
+    for i in range(len(source)):
+        holder, place = stored_at(source, i)
+        if isinstance(holder, TensorSource):
+            digest.update(holder.images[place].cpu().numpy().tobytes())
+        elif isinstance(holder, EncodedSource):
+            digest.update(f"{holder.name(place)}\0{holder.num_bytes(place)}\n".encode())
+        else:
+            return {}
+    return {"all_files": digest.hexdigest()[:16]}
+
+
+def differing_content(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """What differs of that which both keys tell."""
+    return list(_differing_keys(_comparable(here, there), _comparable(there, here)))
+
+
+def _comparable(key: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The key without what the other does not tell.
+
+    Weights are known by their digest, or by their name where their file is gone; images that lie decoded at one time
+    and as files at another have the probed ones in common.
+    """
+    kept = by_digest(key) if _group(other, "teacher").get("sha256") else dict(key)
+    kept["teacher"] = {name: value for name, value in _group(kept, "teacher").items() if name != "sha256"}
+    others = _group(other, "data")
+    kept["data"] = {
+        split: {name: value for name, value in told.items() if name not in ALL_IMAGES or name in _group(others, split)}
+        if isinstance(told, Mapping)
+        else told
+        for split, told in _group(kept, "data").items()
+    }
+    return kept
+
+
+def _group(key: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = key.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _differing_keys(here: Any, there: Any, path: str = "") -> Iterator[str]:
+    """'  key   here X, there Y' for all in which two keys differ."""
+    if isinstance(here, Mapping) and isinstance(there, Mapping):
+        for name in sorted({*here, *there}):
+            yield from _differing_keys(here.get(name), there.get(name), f"{path}.{name}" if path else name)
+    elif here != there:
+        yield f"  {path}   here {here!r}, there {there!r}"
+
+
+def refuse_another(folder: BankFolder, there: Manifest, here: Manifest) -> None:
+    """Refuse to add to a bank of another teacher, other transforms, other data, or that keeps something else."""
+    found = differing_content(*({**told.key, **_kept_by(told)} for told in (here, there)))
+    if found:
+        raise _holds_something_else(folder, found)
+
+
+def refuse_another_beside(folder: BankFolder, here: Manifest) -> None:
+    """Refuse to begin a seed beside others that no run could use together with it."""
+    for beside in sorted(folder.path.parent.glob("seed*")):
+        other = BankFolder(beside)
+        if beside != folder.path and other.is_begun and (there := other.manifest()).content_key != here.content_key:
+            one, another = ({**told.content[0], **_kept_by(told)} for told in (here, there))
+            raise _holds_something_else(other, list(_differing_keys(one, another)))
+
+
+def _kept_by(told: Manifest) -> dict[str, Any]:
+    return {"keeps": told.layout.model_dump(mode="json"), "teacher weights": told.teacher.fingerprint}
+
+
+def _holds_something_else(folder: BankFolder, found: list[str]) -> UserError:
+    return UserError("\n".join([f"{folder.path} holds a bank of something else; take another --out", *found]))
+
+
+def versions_here() -> dict[str, str | None]:
+    """Of the packages that draw a view, render it and look at it."""
+    versions = describe_environment()["versions"]
+    return {name: versions[name] for name in AUGMENTING}
+
+
+def version_note(name: str, told: Mapping[str, str | None], here: Mapping[str, str | None]) -> str | None:
+    """A warning where a bank was begun with other versions than those that are here; an old one does not tell."""
+    others = [
+        f"{package} {then} (here {here.get(package)})" for package, then in told.items() if then != here.get(package)
+    ]
+    if not others:
+        return None
+    return (
+        f"warning  {name} was made with {', '.join(others)}; where these decode or augment images otherwise, the "
+        "teacher saw other pixels than the student is going to see: bank it anew to be sure"
+    )
