@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import torch
 
-from understudy.config import UserError
+from understudy.config import UserError, differences
 from understudy.data import DataSplits, augment_for
 from understudy.data.augment_config import AugmentParts
 from understudy.data.images import BadImageError
@@ -118,7 +118,7 @@ def _all_files(source: Source) -> dict[str, str]:
 
 def differing_content(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
     """What differs of that which both keys tell."""
-    return list(_differing_keys(_comparable(here, there), _comparable(there, here)))
+    return list(differences(_comparable(here, there), _comparable(there, here)))
 
 
 def _comparable(key: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,15 +144,6 @@ def _group(key: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _differing_keys(here: Any, there: Any, path: str = "") -> Iterator[str]:
-    """'  key   here X, there Y' for all in which two keys differ."""
-    if isinstance(here, Mapping) and isinstance(there, Mapping):
-        for name in sorted({*here, *there}):
-            yield from _differing_keys(here.get(name), there.get(name), f"{path}.{name}" if path else name)
-    elif here != there:
-        yield f"  {path}   here {here!r}, there {there!r}"
-
-
 def refuse_another(folder: BankFolder, there: Manifest, here: Manifest) -> None:
     """Refuse to add to a bank of another teacher, other transforms, other data, or that keeps something else."""
     found = differing_content(*({**told.key, **_kept_by(told)} for told in (here, there)))
@@ -166,7 +157,7 @@ def refuse_another_beside(folder: BankFolder, here: Manifest) -> None:
         other = BankFolder(beside)
         if beside != folder.path and other.is_begun and (there := other.manifest()).content_key != here.content_key:
             one, another = ({**told.content[0], **_kept_by(told)} for told in (here, there))
-            raise _holds_something_else(other, list(_differing_keys(one, another)))
+            raise _holds_something_else(other, list(differences(one, another)))
 
 
 def _kept_by(told: Manifest) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Config", "UserError", "nearest", "shortened_repr", "unknown_name"]
+__all__ = ["Config", "UserError", "differences", "nearest", "shortened_repr", "unknown_name"]
 
 MOST_PROBLEMS = 30  # of one group of settings that are put into words
 MOST_CHARACTERS = 80  # of one key or value in a message
@@ -68,6 +68,15 @@ def problems_of(error: ValidationError, root: type[BaseModel]) -> list[tuple[str
         else:
             found.append((path, f"{item['msg'][0].lower()}{item['msg'][1:]}, got {shortened_repr(item['input'])}"))
     return list(dict.fromkeys(found))
+
+
+def differences(here: Any, there: Any, path: str = "") -> Iterator[str]:
+    """'  key.path   here X, there Y' for every setting in which two trees of plain values differ."""
+    if isinstance(here, Mapping) and isinstance(there, Mapping):
+        for key in sorted({*here, *there}, key=str):
+            yield from differences(here.get(key), there.get(key), f"{path}.{key}" if path else str(key))
+    elif here != there:
+        yield f"  {path}   here {here!r}, there {there!r}"
 
 
 def shortened_repr(value: object) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from understudy import checkpoint
-from understudy.config import UserError
+from understudy.config import UserError, differences
 from understudy.locking import LOCK_FILE
 from understudy.logs import json_text
 from understudy.untrusted import given_path, plain_json, plain_yaml, text_of
@@ -178,15 +178,6 @@ def _as_begun(run: RunFolder, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
         return recipe
     num_views = begun.get("num_views")
     return recipe if num_views is None else {**recipe, "bank": {**bank, "num_views": num_views}}
-
-
-def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
-    """'key: ours, theirs' for every setting in which two recipes differ."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in sorted(set(one) | set(other), key=str):
-            yield from differences(one.get(key), other.get(key), f"{path}.{key}" if path else str(key))
-    elif one != other:
-        yield f"  {path}   here {one!r}, there {other!r}"
 
 
 def _refuse_another_run(run: RunFolder, recipe: Mapping[str, Any]) -> None:
