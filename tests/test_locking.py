@@ -60,8 +60,10 @@ def test_the_second_of_two_equal_runs_is_refused_and_the_first_one_finishes(tmp_
     try:
         assert process.stdout is not None
         process.stdout.readline()
-        with pytest.raises(UserError, match="is being written to by another process"):
-            run_recipe(recipe, tmp_path / "run")
+        for overwrite in (False, True):
+            with pytest.raises(UserError, match="is being written to by another process"):
+                run_recipe(recipe, tmp_path / "run", overwrite=overwrite)
+            assert (tmp_path / "run/student").is_dir()
     finally:
         process.kill()
         process.wait()

@@ -13,7 +13,7 @@ import yaml
 
 from understudy import checkpoint
 from understudy.config import UserError, differences
-from understudy.locking import LOCK_FILE
+from understudy.locking import LOCK_FILE, held
 from understudy.logs import json_text
 from understudy.untrusted import given_path, plain_json, plain_yaml, text_of
 
@@ -162,8 +162,9 @@ def choose_run_folder(
         run = _unfinished(recipe, name=name, runs=runs) or RunFolder(runs / f"{name}-{_next_number(name, runs)}")
     else:
         run = RunFolder(given_path(out, what="run folder"))
-        if overwrite:
-            _clear(run)
+        if overwrite and run.is_run:
+            with held(run.path, what="run folder"):  # by nobody else
+                _clear(run)
         _refuse_another_run(run, recipe)
     if run.memory_format_file.is_file() and _what_matters(run.recipe()) != _what_matters(recipe):
         run.memory_format_file.unlink()  # another recipe's networks were measured
@@ -229,8 +230,6 @@ def _next_number(name: str, runs: Path) -> int:
 
 def _clear(run: RunFolder) -> None:
     """Delete what a run has written, and nothing else that may lie in the folder."""
-    if not run.is_run:
-        return
     for name in WRITTEN:
         path = run.path / name
         if path.is_dir() and not path.is_symlink():

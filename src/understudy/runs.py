@@ -15,7 +15,7 @@ from understudy.building import Parts, build_trainer, in_world, open_parts
 from understudy.config import UserError
 from understudy.data import EvalLoader
 from understudy.denormals import denormals_flushed
-from understudy.distributed import joined
+from understudy.distributed import World, joined
 from understudy.environment import describe_environment
 from understudy.execution import Execution
 from understudy.faults import faults_in_words
@@ -71,10 +71,8 @@ def execute(
         if parts is None:
             parts = open_parts(recipe, allow_code=allow_code, say=display.say, world=world)
             recipe = parts.recipe  # with the key of its bank
-        elif recipe.bank is not None:
-            raise UserError("bank: networks that are handed over in Python are looked at live; leave it out")
-        elif world.size > 1:
-            parts = in_world(parts, world)
+        else:
+            parts = _from_python(parts, recipe, world)
         check_rows(parts, rows)
 
         if world.from_first(lambda: _lacks_only_its_page(recipe, out, overwrite)):
@@ -98,6 +96,12 @@ def execute(
             world.from_first(lambda: until_done.enter_context(held(run.path, what="run folder")))
             _carry_out(Execution(recipe, rows, parts, run, display, StopRequest()))
         return run
+
+
+def _from_python(parts: Parts, recipe: Recipe, world: World) -> Parts:
+    if recipe.bank is not None:
+        raise UserError("bank: networks that are handed over in Python are looked at live; leave it out")
+    return in_world(parts, world) if world.size > 1 else parts
 
 
 def _with_views(parts: Parts, num_views: int) -> Parts:
