@@ -68,3 +68,13 @@ def test_the_second_of_two_equal_runs_is_refused_and_the_first_one_finishes(tmp_
         process.kill()
         process.wait()
     assert run_recipe(recipe, tmp_path / "run").is_finished
+
+
+def test_a_link_in_the_lock_files_place_is_refused_and_not_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK_FILE).symlink_to(precious)
+    with pytest.raises(UserError, match="is a link"), held(tmp_path / "run", what="run folder"):
+        pass
+    assert precious.read_text() == "mine"

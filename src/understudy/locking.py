@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -23,16 +24,15 @@ def held(folder: Path, *, what: str) -> Iterator[None]:
     Where a file system knows no locks, nothing is kept.
 
     Raises:
-        UserError: another process holds it; the text says which.
+        UserError: another process holds it (the text says which), or a link lies in the lock file's place.
         OSError: the folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
-    with path.open("a+", encoding="utf-8") as file:
+    with os.fdopen(_opened(path), "r+", encoding="utf-8") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            file.seek(0)
             holder = file.read(100).strip()
             raise UserError(
                 f"{what} {folder} is being written to by another process ({holder or 'unknown'}); wait for it, or stop "
@@ -48,3 +48,12 @@ def held(folder: Path, *, what: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(f"{path} is a link, and what it points to would be written to; take it away") from None
