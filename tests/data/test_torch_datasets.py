@@ -242,6 +242,20 @@ def test_unreadable_file_of_a_users_data_set_is_skipped(write_tree: Callable[...
     assert "2.jpg: " in loader.skipped[0]
 
 
+def test_unreadable_files_of_a_data_set_that_is_decoded_once_are_told_of_or_stopped_at(
+    write_tree: Callable[..., Path],
+) -> None:
+    root = write_tree({"cat": 4, "dog": 4}, size=(20, 20))
+    (root / "dog/2.jpg").write_bytes(jpeg_bytes(0, (20, 20))[:-200])
+    dataset = ImageFolder(root)
+    whole = ImageFolder(write_tree({"cat": 2, "dog": 2}, size=(20, 20), name="val"))
+    found = dataset_splits(dataset, whole)
+    assert len(found.train) == 7
+    assert any(note.startswith("1 image cannot be read: train: ") and "2.jpg" in note for note in found.notes)
+    with pytest.raises(UserError, match=r"1 image cannot be read: train: .*2\.jpg"):
+        dataset_splits(dataset, whole, config=DataConfig(root="x", on_bad_image="stop"))
+
+
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_problem_names_the_data_set_that_it_is_about(split: str) -> None:
     good = TensorDataset(torch.rand(6, 3, 8, 8), torch.arange(6) % 3)

@@ -35,6 +35,7 @@ class Found:
     splits: Mapping[SplitName, Source]
     val_words: str = "val split"  # where the val split comes from, if there is one
     no_images: tuple[str, ...] = ()  # files that are none
+    bad: tuple[str, ...] = ()  # images that were read already and left out since they could not be, and why
     notes: tuple[str, ...] = ()
 
 

@@ -99,7 +99,7 @@ def splits_of(found: Found, config: DataConfig) -> DataSplits:
     parts["train"] = unlabelled.train
     names = {source: name for name, source in reversed(parts.items())}  # val and test are one under data.val: test
     once = {source: cached(source, config.cache, what=f"the {found.name} {names[source]} images") for source in names}
-    bad = [text for part in once.values() for text in part.bad]
+    bad = [*found.bad, *(text for part in once.values() for text in part.bad)]
     notes += _notes_on_bad(BadImages(bad, ("image cannot be read", "images cannot be read")), config)
     decoded = {name: once[source] for name, source in parts.items()}
     for name, part in decoded.items():

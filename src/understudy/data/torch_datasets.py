@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from torchvision.datasets import VisionDataset
 
 from understudy.config import UserError
-from understudy.data.caching import cached
+from understudy.data.caching import Cached, cached
 from understudy.data.config import DataConfig
 from understudy.data.found import Found, SplitName, checked_labels
 from understudy.data.images import BadImageError, from_pil
@@ -72,14 +72,14 @@ def dataset_source(
             take more than half of the free memory.
     """
     _check_is_a_data_set(dataset)
-    return _source(dataset, _labels(dataset), classes, cache)
+    return _cached(dataset, _labels(dataset), classes, cache).source
 
 
-def _source(dataset: Any, labels: Tensor, classes: Sequence[str] | None, cache: Literal["auto"] | bool) -> Source:
+def _cached(dataset: Any, labels: Tensor, classes: Sequence[str] | None, cache: Literal["auto"] | bool) -> Cached:
     num_classes = len(classes) if classes is not None else int(labels.max()) + 1 if len(labels) else 0
     source: Source = DatasetSource(dataset, checked_labels(labels, num_classes, what=type(dataset).__name__))
     mode = cache if cache is True or _is_fixed(dataset) else False
-    return cached(source, mode, what=f"the images of {type(dataset).__name__}").source
+    return cached(source, mode, what=f"the images of {type(dataset).__name__}")
 
 
 def dataset_splits(
@@ -110,7 +110,7 @@ def dataset_splits(
     for split, dataset in given.items():
         with _said_of(split):
             _check_is_a_data_set(dataset)
-    splits, labels = {}, {}
+    once, labels = {}, {}
     for split, dataset in given.items():
         with _said_of(split):
             labels[split] = _labels(dataset)
@@ -118,9 +118,11 @@ def dataset_splits(
         classes = getattr(train, "classes", None) or _numbers(labels["train"])
     for split, dataset in given.items():
         with _said_of(split):
-            splits[split] = _source(dataset, labels[split], classes, config.cache)
+            once[split] = _cached(dataset, labels[split], classes, config.cache)
+    splits = {split: found.source for split, found in once.items()}
+    bad = tuple(f"{split}: {text}" for split, found in once.items() for text in found.bad)
     # The sources above are cached as far as they may be; a transform that draws must not be frozen now.
-    return splits_of(Found(name, tuple(classes), splits), config.model_copy(update={"cache": False}))
+    return splits_of(Found(name, tuple(classes), splits, bad=bad), config.model_copy(update={"cache": False}))
 
 
 @contextmanager
