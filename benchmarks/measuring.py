@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -110,7 +111,8 @@ def summary(times: Mapping[str, Sequence[Seconds]], base: str) -> list[dict[str,
 
 def report(table: str, record: Mapping[str, Any], file: Path | None) -> None:
     """Print a table and what it was measured on; write both to `file`, where there is one."""
-    environment = {**describe_environment(), "load_average": os.getloadavg()}
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    environment = {**describe_environment(), "load_average": os.getloadavg(), "command": command}
     print(table)
     settings = {name: value for name, value in record.items() if isinstance(value, str | int | float)}
     print("\n" + ", ".join(f"{name} {value}" for name, value in settings.items()))
