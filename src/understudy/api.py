@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from understudy import runs
-from understudy.building import Parts, device_named, live_teacher
+from understudy.building import Parts, live_teacher
 from understudy.building import build_student as build_row
 from understudy.config import UserError
 from understudy.data import Augment, dataset_splits
 from understudy.data.seeding import seeded
+from understudy.distributed import device_named
 from understudy.hashing import fingerprint
 from understudy.logs import Display
 from understudy.methods import MethodConfig

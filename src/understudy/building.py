@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ from understudy.data import (
 from understudy.data.augment import EVAL_CROP
 from understudy.data.augment_config import NoAugment, ResizedCrop
 from understudy.data.sources import rows_of
-from understudy.distributed import SINGLE, World
+from understudy.distributed import SINGLE, World, device_named
 from understudy.hashing import hashed
 from understudy.models import Network, create_model, in_format
 from understudy.models.names import split_name
@@ -43,7 +44,6 @@ __all__ = [
     "build_student",
     "build_trainer",
     "deployed_network",
-    "device_named",
     "in_world",
     "live_teacher",
     "open_parts",
@@ -147,38 +147,14 @@ class Parts:
 
 def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], world: World = SINGLE) -> Parts:
     """Open the data, build the teacher, and learn how to build students."""
-    _refuse_what_is_not_there(recipe)
+    device = device_named(recipe.device, world)
+    _refuse_unseen(recipe, device, world)
     data = open_data(recipe.data)
     for note in data.notes:
         say(note)
-    device = device_named(recipe.device, world)
-    if recipe.sync_batch_norm and world.size > 1 and device.type == "cpu":
-        raise UserError(
-            "sync_batch_norm: torch has it for GPUs only, and this run is on the CPU; set sync_batch_norm=false (each "
-            "process then normalises its own rows), or take a student without batch norm"
-        )
     if len(data.classes) < 2:
         raise UserError(f"{data.name} has one class, {data.classes[0]!r}; there is nothing to tell apart")
-    num_classes = len(data.classes)
-
-    def create(settings: StudentConfig | TeacherConfig) -> Network:
-        network = create_model(
-            settings.model,
-            num_classes=num_classes,
-            weights=settings.weights,
-            image_size=recipe.data.image_size,
-            mean=data.mean,
-            std=data.std,
-            allow_code=allow_code,
-            kwargs=settings.kwargs,
-            # Weights for other classes are a start for whoever is going to be trained on these.
-            new_head=isinstance(settings, StudentConfig) or settings.train_epochs > 0,
-        )
-        network = in_format(network, recipe.channels_last is not False)  # auto: until a run has measured
-        if recipe.sync_batch_norm and world.size > 1 and isinstance(settings, StudentConfig):
-            network = replace(network, module=nn.SyncBatchNorm.convert_sync_batchnorm(network.module))  # type: ignore[no-untyped-call]
-        return network
-
+    create = partial(_network, recipe=recipe, data=data, allow_code=allow_code, world=world)
     student = create(recipe.student)
     teacher = None
     if recipe.teacher is not None and recipe.bank is None:
@@ -204,9 +180,9 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
         data=data,
         device=device,
         image_size=image_size,
-        task=Classification(num_classes, label_smoothing=recipe.label_smoothing),
+        task=Classification(len(data.classes), label_smoothing=recipe.label_smoothing),
         student_network=student,
-        make_student=lambda: create(recipe.student),
+        make_student=partial(create, recipe.student),
         teacher=live_teacher(teacher, device, recipe) if teacher is not None else None,
         teacher_network=teacher,
         teacher_size=teacher_size,
@@ -215,14 +191,41 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
     )
 
 
-def _refuse_what_is_not_there(recipe: Recipe) -> None:
+def _refuse_unseen(recipe: Recipe, device: torch.device, world: World) -> None:
     """What can be said before any image is read: misspelt models, lost weights, a bank that nobody made."""
+    if recipe.sync_batch_norm and world.size > 1 and device.type == "cpu":
+        raise UserError(
+            "sync_batch_norm: torch has it for GPUs only, and this run is on the CPU; set sync_batch_norm=false (each "
+            "process then normalises its own rows), or take a student without batch norm"
+        )
     refuse_absent_banks(recipe)
     for settings in (recipe.student, recipe.teacher if recipe.bank is None else None):
         if settings is not None:
             split_name(settings.model)
             if settings.weights not in (None, "pretrained", "none"):
                 weights_file(settings.weights)
+
+
+def _network(
+    settings: StudentConfig | TeacherConfig, *, recipe: Recipe, data: DataSplits, allow_code: bool, world: World
+) -> Network:
+    """A student or teacher as the recipe wants it."""
+    network = create_model(
+        settings.model,
+        num_classes=len(data.classes),
+        weights=settings.weights,
+        image_size=recipe.data.image_size,
+        mean=data.mean,
+        std=data.std,
+        allow_code=allow_code,
+        kwargs=settings.kwargs,
+        # Weights for other classes are a start for whoever is going to be trained on these.
+        new_head=isinstance(settings, StudentConfig) or settings.train_epochs > 0,
+    )
+    network = in_format(network, recipe.channels_last is not False)  # auto: until a run has measured
+    if recipe.sync_batch_norm and world.size > 1 and isinstance(settings, StudentConfig):
+        network = replace(network, module=nn.SyncBatchNorm.convert_sync_batchnorm(network.module))  # type: ignore[no-untyped-call]
+    return network
 
 
 def in_world(parts: Parts, world: World) -> Parts:
@@ -288,12 +291,3 @@ def deployed_network(parts: Parts, student: Student) -> Network:
         return replace(parts.student_network, module=deployed)
     # No name can rebuild it: load_student wants a module that is built alike.
     return replace(parts.student_network, module=deployed, name=type(deployed).__name__, kwargs={})
-
-
-def device_named(name: str, world: World = SINGLE) -> torch.device:
-    """The device of a recipe; "auto" is CUDA where torch finds it, each process of a machine on a GPU of its own."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda, but torch finds no CUDA device here; set device=cpu")
-    return torch.device(name, world.local_rank) if name == "cuda" and world.size > 1 else torch.device(name)

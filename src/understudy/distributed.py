@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from understudy.config import UserError
 from understudy.step import Pairing
 
-__all__ = ["SINGLE", "Rows", "World", "joined", "launched_world_size", "said_once"]
+__all__ = ["SINGLE", "Rows", "World", "device_named", "joined", "launched_world_size", "said_once"]
 
 BUCKET_BYTES = 25 * 2**20  # as DistributedDataParallel's; fewer calls than tensors, less memory than all of them
 TIMEOUT = timedelta(minutes=30)  # of one exchange: a first compiled step may take long, a dead peer is noticed sooner
@@ -165,6 +165,15 @@ class Rows:
     def mine(self) -> int:
         """Rows of this rank."""
         return self.counts[self.rank]
+
+
+def device_named(name: str, world: World = SINGLE) -> torch.device:
+    """The device of a recipe; "auto" is CUDA where torch finds it, each process of a machine on a GPU of its own."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda, but torch finds no CUDA device here; set device=cpu")
+    return torch.device(name, world.local_rank) if name == "cuda" and world.size > 1 else torch.device(name)
 
 
 def launched_world_size() -> int:
