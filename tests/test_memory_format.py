@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import understudy as us
 from engine_helpers import CPU, reproducible_files, run_recipe, tiny_recipe
 from understudy import memory_format
 from understudy.building import Parts, open_parts
+from understudy.commands import check
+from understudy.logs import Display
 from understudy.memory_format import Choice, Trial, faster_format, with_format_settled
 from understudy.models import Network, network_of
 from understudy.runfolder import RunFolder
@@ -157,3 +160,8 @@ def test_distill_runs_in_the_faster_format_and_gives_back_a_plain_network(tmp_pa
     assert all(seen)
     assert is_channels_last(student) is False  # what was handed over stays as it was
     assert all(value.is_contiguous() for value in result.student.state_dict().values())
+
+
+def test_check_says_which_format_a_run_would_take(capsys: pytest.CaptureFixture[str]) -> None:
+    check(tiny_recipe({"channels_last": "auto", "rows": [], "method": "kd"}), allow_code=False, display=Display())
+    assert re.search(r"format +student (channels_last|contiguous) \(.* ms contiguous", capsys.readouterr().out)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -17,6 +18,7 @@ from understudy.config import UserError
 from understudy.environment import peak_memory_gib
 from understudy.export import export_onnx
 from understudy.logs import Display, duration
+from understudy.memory_format import with_format_settled
 from understudy.methods import METHODS
 from understudy.recipe import Recipe, load_recipe
 from understudy.reopened import image_sizes, recipe_of, refuse_what_python_made, results_of, student_of, teacher_of
@@ -78,6 +80,8 @@ def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     parts = open_parts(recipe, allow_code=allow_code, say=display.say)
     check_rows(parts, rows)
     display.say(runs.describe_data(parts))
+    with TemporaryDirectory() as folder:  # a run keeps what it measured, this does not
+        parts = with_format_settled(parts, Path(folder) / "memory_format.json", say=display.say)
     trainer = build_trainer(parts, rows, recipe.seeds[0])
     if recipe.teacher is not None and recipe.teacher.train_epochs > 0:
         epochs = recipe.teacher.train_epochs
