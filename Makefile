@@ -35,7 +35,7 @@ format: install
 docs: install
 	$(BIN)/python docs/build.py
 
-# Injects every fault of tests/faults and writes the numbers of docs/reliability.md: about five minutes.
+# Injects every fault of tests/faults and writes the numbers of docs/reliability.md: about ten minutes.
 reliability: install
 	$(BIN)/python docs/reliability.py
 
