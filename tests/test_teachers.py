@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine_helpers import batches, differing, small_net, small_teacher, tensors_of, trained
-from understudy import Batch, LiveTeacher, UserError
+from engine_helpers import CLASSES, batches, differing, small_net, small_teacher, tensors_of, trained
+from understudy import Batch, LiveTeacher, UserError, create_model
 
 ROWS = ["alone", "kd", "kd+dot", "dist", "projector"]
 
@@ -69,20 +69,25 @@ def test_new_taps_take_the_place_of_the_old_ones_and_keep_the_normalisation() ->
         assert torch.equal(seen.output, before)
 
 
+@pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("folds", [True, False])
-def test_the_same_taps_again_make_nothing_anew_unless_a_weight_has_changed(folds: bool) -> None:
-    network = small_net(0)
+def test_the_same_taps_again_make_nothing_anew_unless_a_weight_has_changed(folds: bool, in_place: bool) -> None:
+    network = create_model("cifar:resnet8", num_classes=CLASSES, weights="none").module
     teacher, batch = LiveTeacher(network, folds=folds), batches()[0]
     runs = []
-    for taps in (["embedding"], ["embedding"], ["conv"]):
+    for taps in (["embedding"], ["embedding"], ["layer1"]):
         teacher.tap(taps)
         assert set(teacher.observe(batch).features) == set(taps)
+        assert bool(teacher.folded) is folds
         runs.append(teacher._run)
     assert runs[0] is runs[1] is not runs[2]
-    with torch.no_grad():
-        network.conv.weight.mul_(2)
-    teacher.tap(["conv"])
-    assert set(teacher.observe(batch).features) == {"conv"}
+    if in_place:
+        with torch.no_grad():
+            network.bn1.weight.mul_(3)
+    else:  # as moving a network does with its buffers
+        network.bn1.running_mean = network.bn1.running_mean.clone().add_(3)
+    teacher.tap(["layer1"])
+    assert set(teacher.observe(batch).features) == {"layer1"}
     torch.testing.assert_close(teacher.observe(batch).output, network.eval()(batch.images), rtol=1e-5, atol=1e-5)
 
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable
 from itertools import chain
 from operator import attrgetter
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class LiveTeacher:
         self._run: TappedModel | None = None  # what looks at images: `model`, or what was made of it
         self._modules: tuple[nn.Module, ...] = ()  # of `_run`
         self._wanted: tuple[str, ...] = ()  # taps as they were asked for
-        self._made_of: tuple[tuple[str, ...], tuple[int, ...]] | None = None  # taps and weights behind `_run`
+        self._made_of: tuple[Any, ...] | None = None  # taps and weights behind `_run`
 
     def tap(self, taps: Iterable[str]) -> None:
         """Return these features, and no others, beside the output from now on."""
@@ -91,9 +91,10 @@ class LiveTeacher:
         assert self._run is not None
         return self._run
 
-    def _versions(self) -> tuple[int, ...]:
-        """What changes when a weight or a statistic of the network does."""
-        return tuple(tensor._version for tensor in chain(self.model.parameters(), self.model.buffers()))
+    def _versions(self) -> tuple[tuple[int, int], ...]:
+        """What changes when a weight or a statistic of the network does, or when it is moved."""
+        tensors: Iterable[Tensor] = chain(self.model.parameters(), self.model.buffers())
+        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
 
     def _folded_copy(self, images: Tensor) -> TappedModel:
         """A copy that shares all tensors but those of the folded convolutions; `model` where nothing can be folded."""
