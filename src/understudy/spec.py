@@ -98,7 +98,6 @@ def build_student(spec: StudentSpec, around: Surroundings) -> Student:
     taps = [tap for config in spec.methods for tap in taps_of(config).student]
     model = TappedModel(spec.model, taps, prepare=spec.prepare, name=f"student {spec.row_name}")
     model = model.to(around.sample.device)
-    _refuse_other_outputs(model, around)
     methods = _build_methods(spec, model, around)
     named = parameters_of(model.module, [weighted.method for weighted in methods])
     world = around.world
@@ -180,6 +179,9 @@ def weighted(config: MethodConfig) -> tuple[float, int]:
 
 def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) -> list[WeightedMethod]:
     if not spec.methods:
+        output, _ = model.dry_forward(around.sample[:2])
+        if isinstance(output, Tensor) and output.ndim == 2:
+            _check_num_outputs(model, output.shape[1], around)
         return []
     wanting = [config.method.name for config in spec.methods if config.method.needs_teacher(config)]
     if around.teacher is None and wanting:
@@ -196,6 +198,7 @@ def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) 
         train_labels=around.train_labels,
         generator=torch.Generator().manual_seed(hashed(around.seed, "method")),
     )
+    _check_num_outputs(model, context.student.num_classes, around)
     built = []
     for number, config in enumerate(spec.methods):
         _refuse_other_classes(config, context)
@@ -235,11 +238,10 @@ def _frozen_copy(layer: nn.Module) -> nn.Module:
     return frozen
 
 
-def _refuse_other_outputs(model: TappedModel, around: Surroundings) -> None:
-    output, _ = model.dry_forward(around.sample[:2])
-    if isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] != around.num_classes:
+def _check_num_outputs(model: TappedModel, found: int, around: Surroundings) -> None:
+    if found != around.num_classes:
         raise UserError(
-            f"{model.model_name} gives {output.shape[1]} logits, but there are {around.num_classes} classes; build it "
+            f"{model.model_name} gives {found} logits, but there are {around.num_classes} classes; build it "
             f"with {around.num_classes} outputs (timm and torchvision: num_classes={around.num_classes})"
         )
 
