@@ -83,9 +83,17 @@ def latency_ms(
         return median_ms(lambda: module(images), threads=threads, seconds=seconds)
 
 
-def images_per_second(module: nn.Module, *, image_size: int, batch_size: int, threads: int | None = None) -> float:
+def images_per_second(
+    module: nn.Module,
+    *,
+    image_size: int,
+    batch_size: int,
+    threads: int | None = None,
+    seconds: float = _MEASURE_SECONDS,
+) -> float:
     """Images that a forward pass in eval mode gets through in a second; arguments as in `latency_ms`."""
-    return 1e3 * batch_size / latency_ms(module, image_size=image_size, batch_size=batch_size, threads=threads)
+    taken = latency_ms(module, image_size=image_size, batch_size=batch_size, threads=threads, seconds=seconds)
+    return 1e3 * batch_size / taken
 
 
 def median_ms(call: Callable[[], object], *, threads: int | None = None, seconds: float = _MEASURE_SECONDS) -> float:

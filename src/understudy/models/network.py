@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -51,6 +52,13 @@ class Prepare(nn.Module):
             return images
         return (images - self.mean) / self.std
 
+    def copied_to(self, device: torch.device) -> Prepare:
+        """The same preparation on `device`; this one stays where it is, for networks that were not moved."""
+        copied = Prepare(size=self.size)
+        copied.mean = None if self.mean is None else self.mean.to(device)
+        copied.std = None if self.std is None else self.std.to(device)
+        return copied
+
     def extra_repr(self) -> str:
         """Its settings, as `print` shows them."""
         return f"mean={_as_list(self.mean)}, std={_as_list(self.std)}, size={self.size}"
@@ -70,8 +78,9 @@ class Network:
 
     @property
     def prepared(self) -> nn.Sequential:
-        """The model that takes images in [0,1]; it shares its weights with `module`."""
-        return nn.Sequential(self.prepare, self.module)
+        """The model that takes images in [0,1], on the device of `module`, whose weights it shares."""
+        like = next(chain(self.module.parameters(), self.module.buffers()), torch.empty(0))
+        return nn.Sequential(self.prepare.copied_to(like.device), self.module)
 
     @property
     def mean(self) -> list[float] | None:
