@@ -32,11 +32,11 @@ def pretended_cuda() -> Iterator[None]:
         mock.patch.object(FakeTensor, "__deepcopy__", _copy, create=True),
         # Written in C to the memory of a tensor, and a FakeTensor has none.
         *(
-            mock.patch.object(module, name, lambda *state: None)
+            mock.patch.object(module, name, return_value=None)
             for module in (torch, torch.random)
             for name in ("get_rng_state", "set_rng_state")
         ),
-        mock.patch.object(torch.cuda, "synchronize", lambda device=None: None),
+        mock.patch.object(torch.cuda, "synchronize", return_value=None),
     ]
     with ExitStack() as patched:
         for patch in patches:

@@ -24,7 +24,7 @@ from understudy.precision import raised
 from understudy.results import model_facts
 from understudy.rows import rows_of
 from understudy.teachers.bank import BankTeacher
-from understudy.teachers.bank_rows import BankLayout, packed
+from understudy.teachers.bank_rows import packed
 from understudy.training import Trainer
 from understudy.weighing import Part, weighed
 
