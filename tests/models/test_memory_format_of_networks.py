@@ -1,0 +1,33 @@
+"""Which memory format the convolutions of a network get."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from understudy.models import in_format, network_of
+
+
+def first_weight(*, channels: int, kernel: int, stride: int, groups: int = 1) -> torch.Tensor:
+    """Of a network with this convolution behind its first, asked to be channels_last."""
+    module = nn.Sequential(
+        nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, 16, kernel, stride=stride, groups=groups)
+    )
+    in_format(network_of(module, num_classes=16), True)
+    return module[0].weight
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "groups"), [(8, 1, 2, 1), (4, 1, 1, 1), (4, 3, 2, 1), (16, 1, 2, 2)]
+)
+def test_convolutions_become_channels_last(channels: int, kernel: int, stride: int, groups: int) -> None:
+    weight = first_weight(channels=channels, kernel=kernel, stride=stride, groups=groups)
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(4, 1), (7, 1), (16, 4)])
+def test_networks_whose_gradient_would_write_beside_its_memory_stay_contiguous(channels: int, groups: int) -> None:
+    """The process was aborted (heap corrupted) at the first or a later backward pass of a 4-channel resnet8."""
+    assert first_weight(channels=channels, kernel=1, stride=2, groups=groups).is_contiguous()
