@@ -130,6 +130,7 @@ def _layout(parts: Parts, methods: Sequence[MethodConfig], options: BankOptions)
     wanted = {tap for config in methods for tap in taps_of(config).teacher}
     known: dict[str, Any] = {
         "dtype": options.dtype,
+        "centred": options.dtype == "float16",
         "topk": options.topk,
         "num_classes": output.shape[1],
         "taps": {tap: _size(shape) for tap, shape in shapes.items()},
@@ -207,6 +208,9 @@ def _bank_seed(banking: _Banking, seed: int, scores: Mapping[str, Evaluation]) -
     """Write the shards of a seed that are not there yet, if no other process is about to."""
     folder = bank_folder(banking.out, seed)
     wanted = _manifest(banking, seed, scores)
+    if folder.is_begun:  # one that an older version began goes on in its own form
+        form = {"centred": folder.manifest().layout.centred}
+        wanted = wanted.model_copy(update={"layout": wanted.layout.model_copy(update=form)})
     if not folder.is_begun:  # what is not ours is left without so much as a lock
         if folder.path.is_dir() and any(folder.path.glob("[!.]*")):
             raise UserError(f"{folder.path} is not empty and holds no bank; take another --out")

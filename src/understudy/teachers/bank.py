@@ -17,7 +17,7 @@ from understudy.teachers.bank_view import BankView
 
 __all__ = ["BankTeacher", "teacher_tensors"]
 
-_LOGIT_NAMES = ("logits", "classes", "rest")
+_LOGIT_NAMES = ("logits", "offset", "classes", "rest")
 
 
 class BankTeacher:

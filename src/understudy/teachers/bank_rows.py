@@ -24,6 +24,7 @@ class BankLayout(Config):
     """What every row of a bank holds, and how the rows of a view are cut into shards."""
 
     dtype: StoredType = "float16"
+    centred: bool = False  # float16 logits are differences from an offset of their row, in float32; older banks: not
     topk: int | None = Field(default=None, ge=1)  # logits that are kept; None: all
     num_classes: int = Field(ge=1)  # C_t, the teacher's
     taps: dict[str, tuple[int, ...]] = Field(default_factory=dict)  # size of each feature: (D,) or (D,H,W)
@@ -58,6 +59,7 @@ class BankLayout(Config):
         kept = self.num_classes * width
         if self.topk is not None:
             kept = self.topk * (width + _class_type(self.num_classes).itemsize) + torch.float32.itemsize
+        kept += torch.float32.itemsize * self.centred
         return PLACE_BYTES + kept + width * sum(math.prod(size) for size in self.taps.values())
 
     @property
@@ -81,8 +83,8 @@ def packed(logits: Tensor, features: Mapping[str, Tensor], layout: BankLayout) -
 
     Returns:
         On the CPU: "logits" (B,C_t), or of the largest k "logits" and "classes" (B,k) and of the others "rest" (B,),
-        the logarithm of the sum of their exponentials; and "features.TAP", or "last.TAP" (B,H,W,D) of channels_last
-        maps, which so come back in their own memory format.
+        the logarithm of the sum of their exponentials; "offset" (B,) of a centred layout; and "features.TAP", or
+        "last.TAP" (B,H,W,D) of channels_last maps, which so come back in their own memory format.
 
     Raises:
         UserError: a value is no number, or too large for float16.
@@ -90,11 +92,11 @@ def packed(logits: Tensor, features: Mapping[str, Tensor], layout: BankLayout) -
     logits = logits.detach().float()
     kept: dict[str, Tensor] = {}
     if layout.topk is None:
-        kept["logits"] = _narrowed(logits, layout.dtype, "logits")
+        kept |= _narrowed_logits(logits, layout)
     else:
         values, classes = logits.topk(layout.topk, dim=1)
         others = logits.scatter(1, classes, -math.inf)
-        kept["logits"] = _narrowed(values, layout.dtype, "logits")
+        kept |= _narrowed_logits(values, layout)
         kept["classes"] = classes.to(_class_type(layout.num_classes)).cpu()
         kept["rest"] = _narrowed(others.logsumexp(dim=1), "float32", "logits")
     for tap, feature in features.items():
@@ -107,10 +109,11 @@ def packed(logits: Tensor, features: Mapping[str, Tensor], layout: BankLayout) -
 
 def unpacked(kept: Mapping[str, Tensor], layout: BankLayout, taps: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits (B,C_t) and features by tap in float32, from what `packed` made of the rows."""
-    if layout.topk is None:
-        logits = kept["logits"].float()
-    else:
-        logits = restored_logits(kept["logits"], kept["classes"], kept["rest"], num_classes=layout.num_classes)
+    logits = kept["logits"].float()
+    if "offset" in kept:
+        logits = logits + kept["offset"][:, None]
+    if layout.topk is not None:
+        logits = restored_logits(logits, kept["classes"], kept["rest"], num_classes=layout.num_classes)
     features = {}
     for tap in taps:
         here, last = feature_names(tap)
@@ -170,6 +173,19 @@ def _named(part: Mapping[str, Tensor], name: str) -> Tensor:
     if other.ndim != 4:
         raise LookupError(name)
     return other.permute(0, 3, 1, 2) if name == here else other.permute(0, 2, 3, 1)
+
+
+def _narrowed_logits(logits: Tensor, layout: BankLayout) -> dict[str, Tensor]:
+    """(B,K) logits as they are stored; a centred layout's without what all logits of a row have in common.
+
+    float16 has eleven binary digits: of logits around 1,000 it keeps halves, and a teacher's opinion lies in tenths.
+    """
+    if not layout.centred or not logits.isfinite().all():
+        return {"logits": _narrowed(logits, layout.dtype, "logits")}
+    lowest, highest = logits.aminmax(dim=1)
+    # The value between them that is nearest to 0: rows with logits of both signs are stored as they are.
+    offset = lowest.clamp(min=0) + highest.clamp(max=0)
+    return {"logits": _narrowed(logits - offset[:, None], layout.dtype, "logits"), "offset": offset.cpu()}
 
 
 def _narrowed(values: Tensor, dtype: StoredType, what: str) -> Tensor:
