@@ -93,7 +93,25 @@ def test_a_strategy_is_laid_on_a_recipe_of_any_update() -> None:
     found = recipe_from(settings)
     assert (found.update.name, found.update.delta, found.update.lr, found.epochs) == ("dot", 0.075, 0.2, 100)
     assert (found.student.model, found.method[0].method.name) == ("cifar:resnet8x4", "kd")
-    assert found.published is None  # it was published for another strategy
+    assert found.published == ()  # it was published for another strategy
+
+
+def test_one_published_source_is_a_list_of_one_and_null_is_none() -> None:
+    first, second = {"top1": 73.33, "top5": 93.0, "source": "DOT"}, {"top1": 74.0, "source": "another"}
+    assert recipe(published=None).published == ()
+    for given in (first, [first]):
+        found = recipe(published=given)
+        assert [(source.top1, source.top5, source.source) for source in found.published] == [(73.33, 93.0, "DOT")]
+    both = recipe(published=[first, second])
+    assert both.as_dict()["published"] == [first, second]
+    assert recipe_from(both.as_dict()) == both
+
+
+def test_a_recipe_takes_nothing_over_of_what_was_published_for_the_one_it_extends(tmp_path: Path) -> None:
+    written(tmp_path, "kd.yaml", BASE | {"published": {"top1": 73.33, "top5": 93.0, "source": "DOT"}})
+    child = {"extends": "kd.yaml", "published": {"top1": 75.12, "source": "DOT"}}
+    (found,) = load_recipe(written(tmp_path, "dot.yaml", child)).published
+    assert (found.top1, found.top5) == (75.12, None)
 
 
 def test_a_second_recipe_is_refused_and_a_strategy_is_not() -> None:

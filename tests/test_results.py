@@ -132,7 +132,7 @@ class TestAssembled:
     def test_what_was_not_measured_is_null(self, assembled: dict[str, Any]) -> None:
         assert assembled["rows"][0]["summary"]["test_top1"] is None
         assert assembled["teacher"]["test"] is None
-        assert assembled["published"] is None
+        assert assembled["published"] == []
 
     def test_rows_say_with_which_weights_and_update_they_were_trained(self, assembled: dict[str, Any]) -> None:
         alone, distilled = assembled["rows"]

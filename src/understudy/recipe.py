@@ -14,6 +14,7 @@ from understudy.config import Config, UserError, unknown_name
 from understudy.data import DataConfig
 from understudy.methods import METHODS, MethodConfig
 from understudy.precision import Precision
+from understudy.published import Published, as_list
 from understudy.recipe_files import merged, parsed_yaml, read_recipe, recipe_names
 from understudy.updates import UPDATES, Joint, Schedule, UpdateConfig
 
@@ -65,13 +66,6 @@ class BankConfig(Config):
     num_views: int | None = Field(default=None, ge=1)  # that the run began with; written down, too, and kept to
 
 
-class Published(Config):
-    """What a paper reports for this recipe."""
-
-    top1: float
-    source: str
-
-
 class Recipe(Config):
     """Everything about a run."""
 
@@ -103,7 +97,7 @@ class Recipe(Config):
     log_every: int = Field(default=50, ge=1)  # steps
     checkpoint_minutes: float = Field(default=10.0, gt=0)  # beside the one at the end of every epoch
     checkpoint_steps: int | None = Field(default=None, ge=1)  # likewise, by steps since the start
-    published: Published | None = None
+    published: tuple[Published, ...] = ()  # first the headline; one mapping is a list of one
 
     @field_validator("method", mode="before")
     @classmethod
@@ -130,6 +124,11 @@ class Recipe(Config):
     def _ema(cls, value: Any) -> Any:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return Averaging.nested({"decay": value}) if is_number else value
+
+    @field_validator("published", mode="before")
+    @classmethod
+    def _published(cls, value: Any) -> Any:
+        return as_list(value)
 
     @field_validator("seeds", mode="before")
     @classmethod

@@ -26,6 +26,7 @@ MAX_RECIPE_BYTES = 1_000_000
 MAX_EXTENDED = 20  # recipes above each other
 STRATEGIES = "strategies/"
 ASSUMED = "classification/"  # what the name of a shipped recipe may leave out
+WHOLE = ("published",)  # settings of which a layer gives all or none: what a table says of one run, it says of no other
 ABOUT_A_MODEL = ("weights", "kwargs", "expected_top1")  # what another model does not inherit
 UNRUN = ("base", "pairs")  # files and folders that are extended, not run
 
@@ -64,14 +65,14 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
     A mapping with a new `name` replaces the old one, since another method's settings mean nothing to it; another
     update keeps what all updates have (learning rate, momentum, decay), another optimizer what it reads too, another
-    model what is not about weights.
+    model what is not about weights. What was published is replaced as a whole.
     """
     result = dict(base)
     for key, value in over.items():
         before = result.get(key)
         if key in ("method", "update"):
             value, before = _as_mapping(value), _as_mapping(before)
-        if not (isinstance(before, Mapping) and isinstance(value, Mapping)):
+        if key in WHOLE or not (isinstance(before, Mapping) and isinstance(value, Mapping)):
             result[key] = value
         elif value.get("name", before.get("name")) == before.get("name"):
             result[key] = merged(_kept(before, value), value)

@@ -94,7 +94,7 @@ def assemble(
         "teacher": _teacher_facts(parts, teacher),
         "rows": [_row_facts(row, students[row.name], seed_records[row.name]) for row in rows],
         "comparisons": _comparisons(rows, recipe.seeds, predictions),
-        "published": None if recipe.published is None else recipe.published.model_dump(),
+        "published": [source.model_dump() for source in recipe.published],
     }
 
 

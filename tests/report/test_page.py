@@ -134,8 +134,22 @@ def test_a_published_number_is_shown_with_its_source(tmp_path):
 
     text = Page(write_report(run).read_text()).text
 
-    assert "top-1 75.12 % (DOT, table 1)" in text
+    assert "Published: top-1 75.12 % (DOT, table 1)." in text
     assert "8 epochs of batches of 64, seeds 0, 1, 2" in text
+
+
+def test_every_published_source_is_shown_with_all_it_reports_and_the_headlines_first(tmp_path):
+    run = write_run(tmp_path)
+    first = {"top1": 73.33, "top5": 93.0, "task_loss": 0.3844, "source": "DOT, tables 3 (a) and 8"}
+    further = {"top1": 73.08, "source": "another paper, table 4"}
+    (run / "results.json").write_text(json.dumps(results_of(run, published=[first, further])))
+
+    text = Page(write_report(run).read_text()).text
+
+    assert (
+        "Published: top-1 73.33 %, top-5 93.00 %, task loss 0.3844 (DOT, tables 3 (a) and 8); "
+        "top-1 73.08 % (another paper, table 4)."
+    ) in text
 
 
 def test_a_folder_without_results_is_refused(tmp_path):

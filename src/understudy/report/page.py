@@ -144,9 +144,6 @@ def _facts(results: Results) -> Iterator[tuple[str, str]]:
         yield "Student", _model(student)
     batch = f" of batches of {data.batch_size}" if data.batch_size else ""
     yield "Training", f"{results.epochs} epochs{batch}, seeds {', '.join(map(str, results.seeds))}"
-    if results.published is not None:
-        source = f" ({results.published.source})" if results.published.source else ""
-        yield "Published", f"top-1 {decimal(results.published.top1, 2)} %{source}"
     if data.augmentation:
         yield "Augmentation", data.augmentation
     if results.deployed is not None:

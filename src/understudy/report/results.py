@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 
 from understudy.analysis import Summary
 from understudy.config import Config, UserError, shortened_repr
+from understudy.published import as_list
 from understudy.untrusted import plain_json, shown, text_of
 
 __all__ = [
@@ -206,9 +207,12 @@ class Deployed(Record):
 
 
 class Published(Record):
-    """What a paper reports for this recipe."""
+    """What a table reports for this recipe."""
 
     top1: Number
+    top5: Number | None = None
+    task_loss: Number | None = None  # on training images
+    distill_loss: Number | None = None
     source: str = ""
 
 
@@ -228,7 +232,7 @@ class Results(Record):
     comparisons: tuple[Comparison, ...] = ()
     headline: Headline | None = None
     deployed: Deployed | None = None
-    published: Published | None = None
+    published: Annotated[tuple[Published, ...], BeforeValidator(as_list)] = ()  # first the headline
 
     @property
     def split(self) -> Split:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from understudy.report.numbers import decimal, points, size_ratio
-from understudy.report.results import ALONE, Comparison, Results, Row
+from understudy.report.results import ALONE, Comparison, Published, Results, Row
 from understudy.report.run_folder import Timing
 
-__all__ = ["basis_sentence", "best_epoch_sentence", "headline", "row_sentence"]
+__all__ = ["basis_sentence", "best_epoch_sentence", "headline", "published_sentence", "row_sentence"]
 
 _CANNOT_TELL = "these images and seeds cannot tell the rows apart"
 
@@ -70,6 +70,19 @@ def best_epoch_sentence(results: Results) -> str:
         f"The best epoch was chosen on the same {results.data.num_val:,} validation images{origin} that it is "
         f"measured on, so it flatters; {way_out} compares rows by the last epoch."
     )
+
+
+def published_sentence(results: Results) -> str:
+    """'Published: top-1 75.12 %, top-5 93.46 % (DOT, table 3 (a)); top-1 ...', the headline's source first."""
+    return f"Published: {'; '.join(map(_reported, results.published))}."
+
+
+def _reported(published: Published) -> str:
+    shares = {"top-1": published.top1, "top-5": published.top5}
+    losses = {"task loss": published.task_loss, "distill loss": published.distill_loss}
+    said = [f"{name} {decimal(value, 2)} %" for name, value in shares.items() if value is not None]
+    said += [f"{name} {decimal(value, 4)}" for name, value in losses.items() if value is not None]
+    return ", ".join(said) + (f" ({published.source})" if published.source else "")
 
 
 def _selection_caveat(results: Results) -> str:

@@ -10,7 +10,7 @@ from understudy.analysis import Summary
 from understudy.report.numbers import ABSENT, compact, decimal, loss, spread
 from understudy.report.results import Results, Row, Scores, Teacher
 from understudy.report.run_folder import Timing
-from understudy.report.sentences import basis_sentence, best_epoch_sentence
+from understudy.report.sentences import basis_sentence, best_epoch_sentence, published_sentence
 
 __all__ = ["Cell", "Column", "Line", "Table", "comparison_table"]
 
@@ -143,6 +143,8 @@ def _notes(results: Results) -> Iterator[str]:
             "Task loss and KL to the teacher are one yardstick for every row: measured on training batches in the "
             "last epoch, in nats; the KL at T = 4, for rows that never saw it too."
         )
+    if results.published:
+        yield published_sentence(results)
 
 
 def _mean(summary: Summary | None) -> Cell:
