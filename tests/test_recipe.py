@@ -99,8 +99,8 @@ def test_a_strategy_is_laid_on_a_recipe_of_any_update() -> None:
 def test_one_published_source_is_a_list_of_one_and_null_is_none() -> None:
     first, second = {"top1": 73.33, "top5": 93.0, "source": "DOT"}, {"top1": 74.0, "source": "another"}
     assert recipe(published=None).published == ()
-    for given in (first, [first]):
-        found = recipe(published=given)
+    for one in (first, [first]):
+        found = recipe(published=one)
         assert [(source.top1, source.top5, source.source) for source in found.published] == [(73.33, 93.0, "DOT")]
     both = recipe(published=[first, second])
     assert both.as_dict()["published"] == [first, second]
