@@ -1,6 +1,9 @@
-"""The shipped recipes against the papers' own tables, which are transcribed here and not read from the recipes."""
+"""The shipped recipes' settings against the papers and their code; their numbers are held in tests/recipes/."""
 
+import re
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ from understudy.models.names import known_names
 from understudy.recipe import Recipe, load_recipe
 from understudy.recipe_files import recipe_names, strategy_names
 from understudy.rows import rows_of
+from understudy.spec import weighted
 
 
 @cache
@@ -41,91 +45,79 @@ def test_tiny_imagenet_images_are_turned_and_mirrored_and_neither_cropped_nor_re
     assert data.image_size is None
 
 
-# --- DOT: tables 3, 6 and 7 -------------------------------------------------------------------------------------------
+# --- Protocols: DOT, section 5.1 and A.6, with mdistiller's files -----------------------------------------------------
 
-# Teacher, student, KD, DOT: tables 6 and 7, with mdistiller's names.
-DOT_TABLES_6_AND_7 = """
-    wrn_40_2 wrn_16_2 74.92 75.85
-    wrn_40_2 wrn_40_1 73.54 74.06
-    resnet56 resnet20 70.66 71.07
-    resnet110 resnet20 70.67 71.22
-    resnet110 resnet32 73.08 73.72
-    resnet32x4 resnet8x4 73.33 75.12
-    vgg13 vgg8 72.98 73.77
-    vgg13 mobilenetv2 67.37 68.21
-    resnet50 mobilenetv2 67.35 68.36
-    resnet50 vgg8 73.81 74.38
-    resnet32x4 shufflenetv1 74.07 74.58
-    resnet32x4 shufflenetv2 74.45 75.55
-    wrn_40_2 shufflenetv1 74.83 75.92
-"""
-SLOW_STARTERS = ("mobilenetv2", "shufflenetv1", "shufflenetv2")  # Tian et al. 2020: a rate of 0.01
+SLOW_STARTERS = ("mobilenetv2", "shufflenetv1", "shufflenetv2")  # on CIFAR-100 from a rate of 0.01
+DELTAS = {"kd": 0.075, "crd": 0.05, "dkd": 0.05}
+# Runs of their own length: the first of two, and PAD's second.
+OWN_PROTOCOL = ("ab-start", "fsp-start", "ft-paraphraser", "sskd-head", "pad")
 
 
-@pytest.mark.parametrize("row", [line.split() for line in DOT_TABLES_6_AND_7.split("\n") if line.strip()])
-def test_dots_pairs_on_cifar100(row: list[str]) -> None:
-    teacher, student, kd, dot = row
-    joint, apart = (shipped(f"cifar100/{method}/{teacher}-{student}") for method in ("kd", "kd-dot"))
-    for found in (joint, apart):
-        assert found.teacher is not None
-        assert (found.teacher.model, found.student.model) == (f"cifar:{teacher}", f"cifar:{student}")
-        assert found.update.lr == (0.01 if student in SLOW_STARTERS else 0.05)
-        assert (found.data.batch_size, found.update.weight_decay, found.update.momentum, found.epochs) == (
-            64, 5e-4, 0.9, 240,
-        )  # fmt: skip
-        assert found.data.val == "test"
-        assert (found.method[0].method.name, found.method[0].model_dump()["temperature"]) == ("kd", 4)
-        assert rows_of(found)[0].task_weight == 0.1
-    assert (joint.update.name, apart.update.name, apart.update.model_dump()["delta"]) == ("joint", "dot", 0.075)
-    assert (top1(joint), top1(apart)) == (float(kd), float(dot))
+def names_of(data: str, *, without: Sequence[str] = ()) -> list[str]:
+    names = [name.removeprefix("classification/") for name in recipe_names()]
+    return [name for name in names if name.startswith(f"{data}/") and name.split("/")[1] not in without]
 
 
-def top1(recipe: Recipe) -> float:
-    assert recipe.published
-    return recipe.published[0].top1
+def protocol(found: Recipe) -> tuple[object, ...]:
+    update, schedule = found.update, found.schedule
+    assert (update.optimizer, update.momentum, schedule.gamma) == ("sgd", 0.9, 0.1)
+    return (found.data.batch_size, found.epochs, schedule.milestones, update.weight_decay)
 
 
-# The paper's table 3, one line for a pair: student alone, then the columns in order.
-DOT_TABLE_3 = {
-    "cifar100": (
-        "kd at crd dkd kd-dot crd-dot dkd-dot",
-        {
-            "resnet32x4-resnet8x4": "72.50 73.33 73.44 75.51 76.32 75.12 75.99 76.64",
-            "vgg13-vgg8": "70.36 72.98 71.43 73.94 74.68 73.77 74.21 74.86",
-            "resnet32x4-shufflenetv2": "71.82 74.45 72.73 75.65 77.07 75.55 76.64 77.41",
-        },
-        {"kd-dot": 0.075, "crd-dot": 0.05, "dkd-dot": 0.05},
-    ),
-    "tiny-imagenet": (
-        "kd at crd dkd kd-dot crd-dot dkd-dot",
-        {
-            "resnet18-mobilenetv2": "56.28 58.35 57.18 61.18 62.04 64.01 64.12 64.60",
-            "resnet18-shufflenetv2": "60.78 62.26 62.45 63.97 65.06 65.75 65.21 66.21",
-        },
-        {"kd-dot": 0.075, "crd-dot": 0.075, "dkd-dot": 0.075},
-    ),
-    "imagenet": (
-        "kd at ofd crd dkd kd-dot dkd-dot",
-        {
-            "resnet34-resnet18": "69.75 71.03 70.69 70.81 71.17 71.70 71.72 72.03",
-            "resnet50-mobilenetv1": "68.87 70.50 69.56 71.25 71.37 72.05 73.09 73.33",
-        },
-        {"kd-dot": 0.09, "dkd-dot": 0.09},
-    ),
-}
+def delta_of(found: Recipe) -> object:
+    return found.update.model_dump().get("delta")
 
 
-@pytest.mark.parametrize("data", DOT_TABLE_3)
-def test_dots_main_table_row_by_row(data: str) -> None:
-    columns, pairs, deltas = DOT_TABLE_3[data]
-    for pair, line in pairs.items():
-        alone, *values = map(float, line.split())
-        assert top1(shipped(f"{data}/alone/{pair.partition('-')[2]}")) == alone
-        for column, value in zip(columns.split(), values, strict=True):
-            found = shipped(f"{data}/{column}/{pair}")
-            assert top1(found) == value, (column, pair)
-            assert found.update.model_dump().get("delta") == deltas.get(column), (column, pair)
-            assert found.method[0].method.name == column.partition("-")[0]
+def test_all_of_cifar100_is_trained_by_one_protocol_and_slow_starters_at_a_fifth_of_the_rate() -> None:
+    for name in names_of("cifar100", without=OWN_PROTOCOL):
+        found = shipped(name)
+        assert protocol(found) == (64, 240, (150, 180, 210), 5e-4), name
+        student = found.student.model.removeprefix("cifar:")
+        assert found.update.lr == (0.01 if student in SLOW_STARTERS else 0.05), name
+        assert found.data.val == "test", name
+
+
+def test_all_of_tiny_imagenet_is_trained_by_one_protocol() -> None:
+    for name in names_of("tiny-imagenet"):
+        found = shipped(name)
+        assert protocol(found) == (256, 200, (60, 120, 160), 5e-4), name
+        assert found.update.lr == 0.2, name  # 0.05 for 64 images
+
+
+def test_all_of_dots_imagenet_is_trained_by_one_protocol() -> None:
+    for name in names_of("imagenet"):
+        found = shipped(name)
+        if found.published and found.published[0].source.startswith("DOT, ") and "/teachers/" not in name:
+            assert protocol(found) == (512, 100, (30, 60, 90), 1e-4), name
+            assert found.update.lr == 0.2, name
+
+
+def test_delta_is_that_of_the_method_and_the_data() -> None:
+    for data in ("cifar100", "tiny-imagenet", "imagenet"):
+        for name in names_of(data):
+            folder = name.split("/")[1]
+            expected = {"tiny-imagenet": 0.075, "imagenet": 0.09}.get(data, DELTAS.get(folder.removesuffix("-dot")))
+            assert delta_of(shipped(name)) == (expected if folder.endswith("-dot") else None), name
+
+
+def test_a_pair_is_of_the_networks_that_its_name_says_and_a_row_of_the_method_that_its_folder_says() -> None:
+    for name in names_of("cifar100"):
+        found = shipped(name)
+        _, folder, pair = name.split("/")
+        teacher, _, student = pair.rpartition("-")
+        assert found.student.model == f"cifar:{student}", name
+        assert (found.teacher.model if found.teacher else "cifar:") == f"cifar:{teacher}", name
+        methods = [config.method.name for config in found.method]
+        assert methods == ([] if folder in ("alone", "teachers", "ab", "fsp") else [folder.split("-")[0]]), name
+
+
+def test_kd_on_cifar100_is_a_tenth_of_the_task_and_nine_of_the_teacher_at_temperature_4() -> None:
+    for name in names_of("cifar100"):
+        if name.split("/")[1] in ("kd", "kd-dot", "kd-randaugment"):
+            found = shipped(name)
+            assert found.method[0].model_dump()["temperature"] == 4
+            (row,) = rows_of(found)
+            assert (row.task_weight, weighted(found.method[0])[0]) == (0.1, 0.9)
 
 
 def test_dot_on_imagenet_weighs_kd_and_takes_its_steps_as_mdistiller() -> None:
@@ -136,17 +128,27 @@ def test_dot_on_imagenet_weighs_kd_and_takes_its_steps_as_mdistiller() -> None:
         assert (found.update.lr, found.data.batch_size, found.update.weight_decay) == (0.2, 512, 1e-4)
 
 
+# mdistiller's beta of every pair that it has a file for; its default is 8.
+DKD_BETAS = {
+    8: "resnet32x4-resnet8x4 resnet32x4-shufflenetv1 resnet32x4-shufflenetv2 wrn_40_2-shufflenetv1 "
+    "resnet50-mobilenetv2",
+    6: "vgg13-vgg8 vgg13-mobilenetv2 wrn_40_2-wrn_16_2 wrn_40_2-wrn_40_1",
+    2: "resnet56-resnet20 resnet110-resnet32",
+}
+
+
+def test_dkd_on_cifar100_has_the_pairs_own_beta() -> None:
+    betas = {pair: beta for beta, pairs in DKD_BETAS.items() for pair in pairs.split()}
+    for name in names_of("cifar100"):
+        _, folder, pair = name.split("/")
+        if folder in ("dkd", "dkd-dot"):
+            settings = shipped(name).method[0].model_dump()
+            assert (settings["alpha"], settings["beta"], settings["temperature"]) == (1, betas[pair], 4), name
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("cifar100/dkd/resnet32x4-resnet8x4", {"beta": 8, "temperature": 4, "alpha": 1}),
-        ("cifar100/dkd/resnet32x4-shufflenetv2", {"beta": 8}),
-        ("cifar100/dkd/resnet50-mobilenetv2", {"beta": 8}),
-        ("cifar100/dkd/vgg13-vgg8", {"beta": 6}),
-        ("cifar100/dkd/vgg13-mobilenetv2", {"beta": 6}),
-        ("cifar100/dkd/wrn_40_2-wrn_16_2", {"beta": 6}),
-        ("cifar100/dkd/resnet56-resnet20", {"beta": 2}),
-        ("cifar100/dkd/resnet110-resnet32", {"beta": 2}),
         ("imagenet/dkd/resnet34-resnet18", {"beta": 0.5, "temperature": 1, "warmup_epochs": 1}),
         ("imagenet/dkd-dot/resnet50-mobilenetv1", {"beta": 2, "temperature": 1, "warmup_epochs": 1}),
         ("imagenet/ofd/resnet50-mobilenetv1", {"weight": 1e-4}),
@@ -157,7 +159,7 @@ def test_dot_on_imagenet_weighs_kd_and_takes_its_steps_as_mdistiller() -> None:
         ("imagenet/dist/resnet34-resnet18", {"tau": 1}),
         ("cifar100/projector/vgg13-mobilenetv2", {"projector": "mlp", "hidden_channels": 1024, "kl_weight": 0}),
         ("imagenet/projector/resnet34-resnet18", {"projector": "linear", "distance_weight": 2, "kl_weight": 1}),
-        ("imagenet/projector-deit/regnety_160-deit_tiny", {"distance": "correlation", "distance_weight": 1}),
+        ("imagenet/projector-deit/regnety_160-deit_tiny", {"distance": "logsum", "distance_weight": 1}),
     ],
 )
 def test_a_method_has_the_pairs_own_weights(name: str, settings: dict[str, object]) -> None:
@@ -167,93 +169,48 @@ def test_a_method_has_the_pairs_own_weights(name: str, settings: dict[str, objec
 
 # --- DIST -------------------------------------------------------------------------------------------------------------
 
-DIST_ON_CIFAR = {
-    "wrn_40_2-wrn_40_1": 74.43, "resnet56-resnet20": 71.75, "resnet32x4-resnet8x4": 76.31,
-    "resnet50-mobilenetv2": 68.66, "resnet32x4-shufflenetv1": 76.34, "resnet32x4-shufflenetv2": 77.35,
-}  # fmt: skip
-# KD at T = 4, DIST: tables 2 and 3.
-DIST_LARGER_TEACHERS = {
-    "resnet34-resnet18": (71.21, 72.07), "resnet50-resnet18": (71.35, 72.12), "resnet101-resnet18": (71.09, 72.08),
-    "resnet152-resnet18": (71.12, 72.24), "resnet50-resnet34": (74.73, 75.06), "resnet101-resnet34": (74.89, 75.36),
-    "resnet152-resnet34": (74.87, 75.42),
-}  # fmt: skip
-# Student alone, KD, RKD, SRRL, DIST: table 4.
-DIST_TABLE_4 = {
-    "resnet50_a1-resnet18": ("b2", "73.4 72.6 72.9 71.2 74.5"),
-    "resnet50_a1-resnet34": ("b2", "76.8 77.2 76.6 76.7 77.8"),
-    "resnet50_a1-mobilenetv2": ("b2", "73.6 71.7 73.1 69.2 74.4"),
-    "resnet50_a1-efficientnet_b0": ("b2", "78.0 77.4 77.5 77.3 78.6"),
-    "swin_large-resnet50": ("b2", "78.5 80.0 78.9 78.6 80.2"),
-    "swin_large-swin_tiny": ("b3", "81.3 81.5 81.2 81.5 82.3"),
-}
-
 
 def test_dist_on_cifar100_is_its_released_configuration() -> None:
-    for pair, value in DIST_ON_CIFAR.items():
-        found = shipped(f"cifar100/dist/{pair}")
-        assert (top1(found), found.data.drop_last) == (value, True)
-        assert found.update.lr == (0.01 if pair.partition("-")[2] in SLOW_STARTERS else 0.05)
-        assert rows_of(found)[0].task_weight == 1
+    for name in names_of("cifar100"):
+        if "/dist/" in name:
+            found = shipped(name)
+            assert (found.data.drop_last, rows_of(found)[0].task_weight) == (True, 1)
+            assert (found.method[0].model_dump()["tau"], found.method[0].rows) == (4, "all")  # one GPU
 
 
-def test_dist_with_larger_teachers_and_its_kd() -> None:
-    assert top1(shipped("imagenet/dist/resnet50-mobilenetv1")) == 73.24
-    for pair, (kd, dist) in DIST_LARGER_TEACHERS.items():
-        rival, own = shipped(f"imagenet/kd-b1/{pair}"), shipped(f"imagenet/dist/{pair}")
-        assert (top1(rival), top1(own)) == (kd, dist)
-        assert (rival.method[0].model_dump()["temperature"], rival.method[0].weight, rival.task_weight) == (4, 1, 0.9)
-        for found in (rival, own):
-            assert (found.update.lr, found.data.batch_size, found.update.decay_norm_and_bias) == (0.1, 256, False)
+def test_dist_under_b1_and_its_rivals() -> None:
+    for name in names_of("imagenet"):
+        if name.split("/")[1] in ("dist", "srrl", "kd-b1", "ofd-b1", "alone-b1"):
+            update, own = shipped(name).update, under("dist-b1").update
+            assert update == own, name
+            assert protocol(shipped(name)) == (256, 100, (30, 60, 90), 1e-4), name
+        if "/kd-b" in name:
+            rival = shipped(name)
+            kd = rival.method[0]
+            assert (kd.model_dump()["temperature"], kd.weight, rival.task_weight) == (4, 1, 0.9), name
 
 
-@pytest.mark.parametrize("pair", DIST_TABLE_4)
-def test_dists_strong_strategies_row_by_row(pair: str) -> None:
-    strategy, line = DIST_TABLE_4[pair]
-    names = [f"alone-{strategy}/{pair.partition('-')[2]}"]
-    names += [f"{method}-{strategy}/{pair}" for method in ("kd", "rkd", "srrl", "dist")]
-    for name, value in zip(names, map(float, line.split()), strict=True):
-        found = shipped(f"imagenet/{name}")
-        assert top1(found) == value
-        own = under(f"dist-{strategy}")
+@pytest.mark.parametrize("strategy", ["b2", "b3"])
+def test_dists_strong_strategies_are_under_every_row_of_theirs(strategy: str) -> None:
+    names = [name for name in names_of("imagenet") if name.split("/")[1].endswith(f"-{strategy}")]
+    assert len(names) == {"b2": 25, "b3": 5}[strategy]
+    own = under(f"dist-{strategy}")
+    for name in names:
+        found = shipped(name)
         assert (found.update, found.schedule, found.ema, found.epochs) == (
-            own.update,
-            own.schedule,
-            own.ema,
-            own.epochs,
-        )
+            own.update, own.schedule, own.ema, own.epochs,
+        ), name  # fmt: skip
+
+
+def test_relations_on_imagenet_are_those_of_the_rows_of_one_of_8_gpus_as_dists_code_has_them() -> None:
+    for name in names_of("imagenet"):
+        if name.split("/")[1].split("-")[0] in ("dist", "rkd"):
+            found = shipped(name)
+            (method,) = found.method
+            assert (method.rows, method.group_size) == ("local", found.data.batch_size // 8), name
 
 
 # --- The projector paper ----------------------------------------------------------------------------------------------
-
-PROJECTOR_PAIRS = (
-    "wrn_40_2-wrn_16_2 wrn_40_2-wrn_40_1 resnet56-resnet20 resnet32x4-resnet8x4 vgg13-mobilenetv2 "
-    "resnet50-mobilenetv2 resnet50-vgg8 resnet32x4-shufflenetv1 resnet32x4-shufflenetv2 wrn_40_2-shufflenetv1"
-)
-PROJECTOR_TABLE_4 = {
-    "kd": "74.92 73.54 70.66 73.33 67.37 67.35 73.81 74.07 74.45 74.83",
-    "fitnet": "75.75 74.12 71.60 74.31 68.58 68.54 73.84 74.82 75.11 75.55",
-    "at": "75.28 74.45 71.78 74.26 69.34 69.28 73.45 74.76 75.30 75.61",
-    "crd": "76.04 75.52 71.68 75.90 68.49 70.32 74.42 75.46 75.72 75.96",
-    "sskd": "76.04 76.13 71.49 76.20 71.53 72.57 75.76 78.44 78.61 77.40",
-    "projector": "76.14 75.42 71.75 76.44 71.47 72.81 76.20 77.32 79.06 79.22",
-    "kd-randaugment": "75.94 75.32 71.10 75.84 70.79 71.29 75.75 77.80 78.43 78.00",
-    "crd-randaugment": "77.27 76.15 72.21 77.69 71.65 72.03 75.73 78.57 79.01 78.54",
-    "dkd-randaugment": "74.96 75.89 70.95 77.52 72.01 73.30 76.88 79.71 80.08 77.86",
-    "projector-randaugment": "77.61 76.04 72.25 78.37 72.82 73.51 77.08 78.99 79.86 78.79",
-}
-SSKD_TEACHERS = {"wrn_40_2": 76.46, "resnet56": 73.44, "resnet32x4": 79.63, "vgg13": 75.38, "resnet50": 79.10}
-
-
-@pytest.mark.parametrize("row", PROJECTOR_TABLE_4)
-def test_the_projector_papers_main_table_row_by_row(row: str) -> None:
-    for pair, value in zip(PROJECTOR_PAIRS.split(), map(float, PROJECTOR_TABLE_4[row].split()), strict=True):
-        found = shipped(f"cifar100/{row}/{pair}")
-        if row in ("kd", "at", "crd") and found.published and found.published[0].source.startswith("DOT"):
-            continue  # DOT's tables have the same KD, and numbers of their own for two pairs
-        assert top1(found) == value, pair
-        assert found.teacher is not None
-        assert found.teacher.expected_top1 == SSKD_TEACHERS[pair.partition("-")[0]]
-        assert (found.method[0].method.name, found.epochs) == (row.partition("-")[0], 240)
 
 
 def test_the_projector_papers_two_settings_differ_in_what_stands_beside_an_image() -> None:
@@ -264,8 +221,72 @@ def test_the_projector_papers_two_settings_differ_in_what_stands_beside_an_image
     assert rotations.update.lr == 0.01
 
 
-def test_the_projector_paper_on_imagenet() -> None:
-    assert top1(shipped("imagenet/projector/resnet34-resnet18")) == pytest.approx(100 - 28.37)
-    assert top1(shipped("imagenet/cc/resnet34-resnet18")) == pytest.approx(100 - 30.04)
-    assert top1(shipped("imagenet/projector-deit/regnety_160-deit_tiny")) == 77.2
-    assert top1(shipped("imagenet/projector-deit/regnety_160-deit_small")) == 82.1
+def test_the_projector_papers_rows_are_under_sskds_teachers() -> None:
+    folders = ("fitnet", "sskd", "projector", "at-sskd-teacher", "crd-sskd-teacher")
+    for name in names_of("cifar100"):
+        folder = name.split("/")[1]
+        if folder in folders or folder.endswith("-randaugment"):
+            teacher = shipped(name).teacher
+            assert teacher is not None
+            assert (teacher.weights or "").startswith("weights/sskd/"), name
+
+
+@pytest.mark.parametrize("student", ["deit_tiny", "deit_small"])
+def test_deit_has_a_recipe_with_the_papers_loss_and_one_with_that_of_the_code(student: str) -> None:
+    paper, code = (
+        shipped(f"imagenet/{folder}/regnety_160-{student}")
+        for folder in ("projector-deit", "projector-deit-correlation")
+    )
+    settings = paper.method[0].model_dump()
+    assert (settings["distance"], settings["alpha"], settings["eps"]) == ("logsum", 4, 1e-4)
+    assert (settings["normalisation"], settings["projector"]) == ("batch", "linear")
+    assert code.method[0].model_dump() == settings | {"distance": "correlation"}
+    assert (code.update, code.published) == (paper.update, ())
+
+
+# --- Where the authors' code differs from a default -------------------------------------------------------------------
+
+
+def test_reviewkd_looks_before_the_activations_where_its_code_does() -> None:
+    on_cifar = shipped("cifar100/reviewkd/resnet32x4-resnet8x4").method[0].model_dump()
+    preact = tuple(f"preact_stages.{number}" for number in range(1, 5))
+    assert (on_cifar["student_stages"], on_cifar["teacher_stages"]) == ((1, 2, 3), preact[:3])
+    for pair in ("resnet34-resnet18", "resnet50-mobilenetv1"):
+        settings = shipped(f"imagenet/reviewkd/{pair}").method[0].model_dump()
+        assert (settings["student_stages"], settings["teacher_stages"]) == (preact, preact)
+
+
+def test_torchdistill_weighs_kd_and_places_at_in_its_own_way() -> None:
+    kd, at, crd = (shipped(f"imagenet/{method}-torchdistill/resnet34-resnet18") for method in ("kd", "at", "crd"))
+    assert (kd.method[0].model_dump()["temperature"], kd.method[0].weight, kd.task_weight) == (1, 0.5, 0.5)
+    assert at.method[0].model_dump()["student_stages"] == (-2, -1)
+    for found in (kd, at, crd):
+        assert (found.update, found.epochs) == (under("crd-imagenet").update, 100)
+
+
+# --- Teachers ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_teacher_of_the_tables_that_is_a_file_has_a_recipe_that_trains_it() -> None:
+    for name in recipe_names():
+        teacher = shipped(name).teacher
+        if teacher is None or not (teacher.weights or "").startswith("weights/"):
+            continue
+        data = name.removeprefix("classification/").split("/")[0]
+        trained = shipped(f"{data}/teachers/{teacher.model.removeprefix('cifar:')}")
+        assert (trained.student.model, trained.teacher, trained.method) == (teacher.model, None, ())
+        assert trained.data == shipped(name).data.model_copy(update={"copies": "none", "augment": trained.data.augment,
+                                                                     "drop_last": False})  # fmt: skip
+        assert teacher.expected_top1 in {published.top1 for published in trained.published}, name
+
+
+def test_the_page_on_teachers_names_every_file_that_a_recipe_names() -> None:
+    page = (Path(__file__).parents[1] / "docs/teachers.md").read_text(encoding="utf-8")
+    teachers = [found.teacher for found in map(shipped, recipe_names()) if found.teacher is not None]
+    for teacher in teachers:
+        if (teacher.weights or "").startswith("weights/"):
+            assert f"`{teacher.weights}`" in page
+        elif teacher.weights == "pretrained":
+            assert f"`{teacher.model}`" in page
+    named = set(re.findall(r"`([a-z0-9-]+/teachers/\w+)`", page))
+    assert named == {name.removeprefix("classification/") for name in recipe_names() if "/teachers/" in name}

@@ -48,7 +48,7 @@ def varied(source: str, top1s: str) -> list[Cell]:
     return [Cell(source, None, float(top1)) for top1 in top1s.split()]
 
 
-# --- Zhao et al., "DOT: A Distillation-Oriented Trainer", ICCV 2023 -----------------------------------------------------
+# --- Zhao et al., "DOT: A Distillation-Oriented Trainer", ICCV 2023 --------------------------------------------------
 
 _DOT_COLUMNS = "teachers alone kd at crd dkd kd-dot crd-dot dkd-dot"
 DOT_3A = row_by_row("DOT, table 3 (a)", "cifar100", _DOT_COLUMNS, {
@@ -103,7 +103,7 @@ DOT_VARIED = [
     *varied("DOT, table 5", "58.35 58.86 59.23 58.36 57.45 64.01"),
 ]
 
-# --- Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022 (as its slides have it) --------------
+# --- Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022 (as its slides have it) ------------
 
 DIST_2 = row_by_row("DIST, table 2", "imagenet", "teachers alone-b1 kd-b1 ofd-b1 crd srrl reviewkd dist", {
     "resnet34-resnet18": "73.31 69.76 70.66 71.08 71.17 71.73 71.61 72.07"
@@ -146,7 +146,7 @@ DIST_CIFAR = row_by_row("DIST, released configuration", "cifar100", "dist", {
     "resnet32x4-shufflenetv2": "77.35",
 })  # fmt: skip
 
-# --- Miles and Mikolajczyk, "Understanding the Role of the Projector in Knowledge Distillation", AAAI 2024 ------------
+# --- Miles and Mikolajczyk, "Understanding the Role of the Projector in Knowledge Distillation", AAAI 2024 -----------
 
 _PAIRS = (
     "wrn_40_2-wrn_16_2 wrn_40_2-wrn_40_1 resnet56-resnet20 resnet32x4-resnet8x4 vgg13-mobilenetv2 "
@@ -223,7 +223,7 @@ PROJECTOR_VARIED = [
     *varied("projector paper, table 3", "59.28 67.95 70.03 59.80 68.51 71.29"),
 ]
 
-# --- Tian et al., "Contrastive Representation Distillation", ICLR 2020: the teachers that the field shares -------------
+# --- Tian et al., "Contrastive Representation Distillation", ICLR 2020: the teachers that the field shares -----------
 
 CRD_TEACHERS = [
     *row_by_row("CRD, table 1", "cifar100", "teachers", {

@@ -7,8 +7,8 @@ from collections import defaultdict
 from functools import cache
 
 import pytest
-
 from paper_tables import CELLS, Cell
+
 from understudy.published import Published
 from understudy.recipe import Recipe, load_recipe
 from understudy.recipe_files import recipe_names
@@ -28,7 +28,7 @@ LEFT_OUT = {
     "imagenet/teachers/resnet50_a1": "a published checkpoint; its top-1 is teacher.expected_top1",
     "imagenet/teachers/swin_large": "a published checkpoint, from ImageNet-22k; its top-1 is teacher.expected_top1",
 }
-# Cells whose recipe is None are settings of tables that vary one: nothing but the reference run has a recipe of its own.
+# Cells whose recipe is None are settings of tables that vary one; the reference run has a recipe of its own.
 
 
 @cache

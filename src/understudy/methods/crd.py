@@ -166,7 +166,7 @@ class CRD(Method, name="crd"):
     class Config(EmbeddingConfig):
         """Settings of CRD."""
 
-        embedding_dim: int = Field(default=128, ge=1)  # mdistiller engine/cfg.py; 512 or 1024 in its ImageNet recipes
+        embedding_dim: int = Field(default=128, ge=1)  # mdistiller engine/cfg.py, on every data set
         num_negatives: int = Field(default=16384, ge=1)  # K
         temperature: float = Field(default=0.07, gt=0)
         momentum: float = Field(default=0.5, ge=0, lt=1)  # of the memory

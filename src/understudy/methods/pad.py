@@ -60,7 +60,8 @@ class PAD(Method, name="pad"):
     channel, those of torchdistill's ImageNet configuration; no CIFAR-100 values are published.
 
     The paper trains first without the variance: `stage: warm_up` is the mean squared error alone. Then start the
-    second run from the first one's student (student.weights) and its projector (init_from).
+    second run from the first one's student (student.weights) and, where the widths differ, its projector (init_from);
+    where they are equal the first run trains none and has none to hand over.
 
     Differs from: the authors released no code. `variance: sample` gives one v to each sample; torchdistill's, and our
     default, is one to each channel of each sample. torchdistill has no projector, so it takes equal widths only, and
