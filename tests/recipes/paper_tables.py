@@ -223,6 +223,22 @@ PROJECTOR_VARIED = [
     *varied("projector paper, table 3", "59.28 67.95 70.03 59.80 68.51 71.29"),
 ]
 
+# --- Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, as the README of mdistiller has it -------------------
+
+# Its eleventh pair is printed with a student (MobileNetV2) whose KD is that of ShuffleNetV2, and so left out.
+DKD = row_by_row("DKD, mdistiller's README", "cifar100", "dkd", {
+    "resnet56-resnet20": "71.97",
+    "resnet110-resnet32": "74.11",
+    "resnet32x4-resnet8x4": "76.32",
+    "wrn_40_2-wrn_16_2": "76.23",
+    "wrn_40_2-wrn_40_1": "74.81",
+    "vgg13-vgg8": "74.68",
+    "resnet32x4-shufflenetv1": "76.45",
+    "wrn_40_2-shufflenetv1": "76.70",
+    "vgg13-mobilenetv2": "69.71",
+    "resnet50-mobilenetv2": "70.35",
+})  # fmt: skip
+
 # --- Tian et al., "Contrastive Representation Distillation", ICLR 2020: the teachers that the field shares -----------
 
 CRD_TEACHERS = [
@@ -234,5 +250,5 @@ CRD_TEACHERS = [
 
 CELLS = [
     *DOT_3A, *DOT_3B, *DOT_3C, *DOT_6, *DOT_7, *DOT_8, *DOT_VARIED, *DIST_2, *DIST_3, *DIST_4, *DIST_VARIED,
-    *DIST_CIFAR, *PROJECTOR_4, *PROJECTOR_5, *PROJECTOR_6, *PROJECTOR_VARIED, *CRD_TEACHERS,
+    *DIST_CIFAR, *PROJECTOR_4, *PROJECTOR_5, *PROJECTOR_6, *PROJECTOR_VARIED, *DKD, *CRD_TEACHERS,
 ]  # fmt: skip
