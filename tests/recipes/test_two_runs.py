@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,38 @@ def starts_from(run: Path) -> str:
     return str(row["student"]["starts_from"])
 
 
+# First run, second run, and what the second one's file says to set to the first one's folder.
+CHAINS = (
+    ("pad-warm-up", "pad", "student.weights"),
+    ("ab-start", "ab", "student.weights"),
+    ("fsp-start", "fsp", "student.weights"),
+    ("ft-paraphraser", "ft", "method.init_from"),
+    ("sskd-head", "sskd", "method.init_from"),
+    ("hsakd-heads", "hsakd", "method.init_from"),
+)
+PAIR = "resnet32x4-resnet8x4"
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ran("cifar100/teachers/resnet32x4", tmp_path_factory.mktemp("runs") / "teacher")
+
+
 @pytest.mark.slow
-def test_pads_second_run_follows_its_first_under_a_teacher_that_was_trained_here(tmp_path: Path) -> None:
-    teacher = ran("cifar100/teachers/resnet32x4", tmp_path / "teacher")
+@pytest.mark.parametrize(("before", "after", "setting"), CHAINS)
+def test_a_second_run_takes_up_its_first_under_a_teacher_that_was_trained_here(
+    before: str, after: str, setting: str, teacher: Path, tmp_path: Path
+) -> None:
     under_it = (*UNDER_A_TEACHER, f"teacher.weights={teacher}")
-    first = ran("cifar100/pad-warm-up/resnet32x4-resnet8x4", tmp_path / "first", *under_it)
-    second = ran("cifar100/pad/resnet32x4-resnet8x4", tmp_path / "second", *under_it, f"student.weights={first}")
-    assert str(first) in starts_from(second)
-    assert not list(first.rglob("method.safetensors"))  # as the second recipe says: there is no projector to hand over
+    first = ran(f"cifar100/{before}/{PAIR}", tmp_path / "first", *under_it)
+    second = ran(f"cifar100/{after}/{PAIR}", tmp_path / "second", *under_it, f"{setting}={first}")
+    assert setting in shipped_text(after)
+    if setting == "student.weights":
+        assert str(first) in starts_from(second)
+    if after == "pad":  # as its file says: there is no projector to hand over
+        assert not list(first.rglob("method.safetensors"))
+
+
+def shipped_text(folder: str) -> str:
+    recipes = resources.files("understudy") / "recipes/classification/cifar100"
+    return (recipes / folder / f"{PAIR}.yaml").read_text(encoding="utf-8")
