@@ -13,9 +13,9 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorDeviceMismatchError, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-__all__ = ["CUDA", "FakeTensorDeviceMismatchError", "devices_of", "pretended_cuda"]
+__all__ = ["CUDA", "devices_of", "pretended_cuda"]
 
 CUDA = torch.device("cuda", 0)
 aten = torch.ops.aten

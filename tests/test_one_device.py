@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engine_helpers import tiny_recipe
-from pretended_cuda import CUDA, FakeTensorDeviceMismatchError, devices_of, pretended_cuda
+from pretended_cuda import CUDA, devices_of, pretended_cuda
 from understudy.banking import BankOptions, make_banks
 from understudy.building import Parts, build_trainer, deployed_network, live_teacher, open_parts
 from understudy.distributed import Rows
@@ -65,7 +65,7 @@ def parts() -> Parts:
 def test_the_guard_refuses_what_a_gpu_refuses() -> None:
     with pretended_cuda():
         here, there = torch.rand(3), torch.rand(3, device=CUDA)
-        with pytest.raises(FakeTensorDeviceMismatchError, match="same device"):
+        with pytest.raises(RuntimeError, match=r"same device|different devices"):
             here + there
         assert (there + there.to(CUDA)).device == CUDA
 
