@@ -1,5 +1,7 @@
 """Named features of any network."""
 
+import copy
+import pickle
 import re
 import weakref
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engine_helpers import SmallNet, small_net
+from understudy.compiling import compiled
 from understudy.config import UserError
 from understudy.models import create_model
 from understudy.taps import TappedModel
@@ -278,3 +281,213 @@ class TestDryForward:
         with pytest.raises(UserError):
             model.dry_forward(torch.rand(2, 3, 8, 8))
         assert all(child.training for child in model.modules())
+
+
+class Residual(nn.Module):
+    """A residual block that adds its shortcut in place, in passes that `adds` allows."""
+
+    def __init__(self, adds=lambda number: True) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Linear(3, 4)
+        self.dropout = nn.Dropout(0.5)
+        self.adds, self.number = adds, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.number += 1
+        out = self.norm(self.conv(images))
+        if self.adds(self.number):
+            out += 5 * images
+        return self.fc(self.dropout(out).relu_().mean((2, 3)))
+
+
+def residual(**arguments) -> Residual:
+    torch.manual_seed(0)
+    return Residual(**arguments)
+
+
+class TestWrittenIntoLater:
+    @pytest.mark.parametrize("trains", [True, False])
+    @pytest.mark.parametrize("tap", ["norm", "norm:input", "conv"])
+    def test_a_feature_is_what_the_module_gave_from_the_first_pass_on(self, tap: str, trains: bool) -> None:
+        network, images, true = residual().train(trains), torch.rand(4, 3, 6, 6), []
+        path, _, side = tap.partition(":")
+        network.get_submodule(path).register_forward_hook(
+            lambda _, given, got: true.append((given[0] if side else got).clone())
+        )
+        model = TappedModel(network, [tap]).train(trains)
+        for _ in range(2):
+            assert torch.equal(model(images)[1][tap], true[-1])
+
+    def test_its_gradient_arrives_where_the_module_is(self) -> None:
+        network = residual()
+        TappedModel(network, ["norm"])(torch.rand(4, 3, 6, 6))[1]["norm"].square().sum().backward()
+        assert network.norm.weight.grad.abs().min() > 0
+
+    def test_a_pass_that_writes_late_leaves_what_one_pass_leaves(self) -> None:
+        images, plain, late = torch.rand(4, 3, 6, 6), residual(), residual(adds=lambda number: number > 1)
+        model = TappedModel(late, ["norm"])
+        for tapped_pass in (False, True):
+            torch.manual_seed(7)
+            plain.number, plain.adds = 0, lambda number, on=tapped_pass: on
+            expected = plain(images)
+            drawn = torch.rand(1)
+            torch.manual_seed(7)
+            output, features = model(images)
+            assert torch.equal(output, expected)
+            assert torch.equal(torch.rand(1), drawn)
+        assert torch.equal(late.norm.running_mean, plain.norm.running_mean)
+        assert torch.equal(features["norm"].mean((0, 2, 3)), late.norm(late.conv(images)).mean((0, 2, 3)))
+
+    def test_the_taps_of_timms_resnet_are_the_outputs_of_its_modules(self) -> None:
+        network = timm.create_model("resnet10t", num_classes=4).eval()
+        images, true = torch.rand(1, 3, 32, 32), {}
+        network.layer1[0].bn2.register_forward_hook(lambda _, given, got: true.update(bn2=got.clone()))
+        _, features = TappedModel(network, ["layer1.0.bn2"])(images)
+        assert torch.equal(features["layer1.0.bn2"], true["bn2"])
+
+    @pytest.mark.slow
+    def test_compiled_code_gives_what_the_module_gave(self) -> None:
+        network, images = residual().eval(), torch.rand(4, 3, 6, 6)
+        expected = network.norm(network.conv(images))
+        for model in (TappedModel(network, ["norm"]), TappedModel(residual().eval(), ["norm"])):
+            found = compiled(model, True)(images)[1]["norm"]
+            torch.testing.assert_close(found, expected)
+            model.untapped()
+
+
+class TestBetweenTwoPasses:
+    def test_the_network_has_no_hooks_and_its_activations_stay_in_place(self) -> None:
+        network = small_net(0)
+        model = TappedModel(network, ["norm", "embedding"])
+        model(torch.rand(2, 3, 8, 8))
+        assert network.act.inplace
+        assert all(not child._forward_hooks and not child._forward_pre_hooks for child in network.modules())
+
+    @pytest.mark.parametrize("holds", [False, True])
+    def test_network_and_tapped_model_can_be_pickled_and_copied(self, holds: bool) -> None:
+        images, model = torch.rand(2, 3, 8, 8), TappedModel(small_net(0), ["norm", "embedding"]).eval()
+        if holds:
+            model.hold()
+        expected = model(images)
+        pickle.loads(pickle.dumps(model.module))(images)
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            output, features = other(images)
+            assert torch.equal(output, expected[0])
+            assert torch.equal(features["norm"], expected[1]["norm"])
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation behind, a classifier that is declared first."""
+
+    def __init__(self, ends=lambda net, x: net.head(x)) -> None:
+        super().__init__()
+        self.head, self.other = nn.Linear(6, 4), nn.Linear(6, 4)
+        self.conv, self.down, self.up = nn.Conv2d(3, 6, 3), nn.Linear(6, 2), nn.Linear(2, 6)
+        self.pointwise, self.ends = nn.Conv2d(6, 4, 1), ends
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.conv(images)
+        return self.ends(self, maps.mean((2, 3)) * self.up(self.down(maps.mean((2, 3))).relu()).sigmoid())
+
+
+ENDS = {
+    "plain": ("head", lambda net, x: net.head(x)),
+    "temperature": ("head", lambda net, x: net.head(x) / 3),
+    "softmax": ("head", lambda net, x: net.head(x).softmax(1)),
+    "in_place": ("head", lambda net, x: net.head(x).mul_(2)),
+    "convolution": ("pointwise", lambda net, x: net.pointwise(x[:, :, None, None]).flatten(1)),
+}
+
+
+class TestClassifier:
+    @pytest.mark.parametrize("end", ENDS)
+    def test_the_embedding_is_the_input_of_the_layer_whose_output_the_logits_are(self, end: str) -> None:
+        path, ends = ENDS[end]
+        model, images = TappedModel(Gated(ends).eval(), ["embedding", f"{path}:input"]), torch.rand(3, 3, 8, 8)
+        for _ in range(2):
+            features = model(images)[1]
+            assert torch.equal(features["embedding"], features[f"{path}:input"])
+        assert model.classifier == path
+
+    def test_the_dry_forward_finds_it_too(self) -> None:
+        model = TappedModel(Gated(), ["embedding"])
+        assert model.dry_forward(torch.zeros(2, 3, 8, 8))[1]["embedding"].channels == 6
+        assert model.classifier == "head"
+
+    def test_an_embedding_that_is_not_there_is_refused_by_name(self) -> None:
+        averaged = Gated(lambda net, x: (net.head(x) + net.other(x)) / 2)
+        expected = r"student kd has no 'embedding', .* its logits are not what any linear layer"
+        with pytest.raises(UserError, match=expected):
+            TappedModel(averaged, ["embedding"], name="student kd").dry_forward(torch.rand(2, 3, 8, 8))
+
+    def test_what_timm_declares_is_believed_where_two_heads_are_averaged(self) -> None:
+        network = timm.create_model(
+            "deit_tiny_distilled_patch16_224", img_size=32, depth=1, embed_dim=12, num_heads=2, num_classes=4
+        )
+        model = TappedModel(network.eval(), ["embedding"])
+        model(torch.rand(2, 3, 32, 32))
+        assert model.classifier == "head"
+
+
+class TestLayouts:
+    def test_prefix_tokens_that_are_not_there_yet_are_not_dropped(self) -> None:
+        network = nn.Sequential(nn.Identity())
+        network.num_prefix_tokens = 1  # as in CaiT, whose class token joins late
+        assert TappedModel(network, ["0"])(torch.rand(2, 16, 5))[1]["0"].shape == (2, 5, 4, 4)
+        assert TappedModel(network, ["0"])(torch.rand(2, 17, 5))[1]["0"].shape == (2, 5, 4, 4)
+        with pytest.raises(UserError, match=r"at '0' are 15 tokens \(2, 15, 5\), which make no square map"):
+            TappedModel(network, ["0"])(torch.rand(2, 15, 5))
+
+    def test_of_several_maps_of_one_size_it_is_the_first(self) -> None:
+        class Stage(nn.Module):
+            def forward(self, maps: Tensor) -> list[Tensor]:
+                return [maps, maps[:, :1]]
+
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.stage = Stage()
+
+            def forward(self, images: Tensor) -> Tensor:
+                return self.stage(images)[0].mean((2, 3))
+
+        images = torch.rand(2, 3, 4, 4)
+        assert torch.equal(TappedModel(Net(), ["stage"])(images)[1]["stage"], images)
+        with pytest.raises(UserError, match=r"at 'stage' is a list of 2 \(\(2, 9, 3\), \(2, 1, 3\)\)"):
+            Net.forward = lambda net, tokens: net.stage(tokens)[0].mean(1)  # as in CrossViT: tokens of two branches
+            TappedModel(Net(), ["stage"])(torch.rand(2, 9, 3))
+
+
+class TestDryForwardOfOddNetworks:
+    def test_buffers_that_are_registered_stay_and_those_that_grow_are_put_back(self) -> None:
+        class Growing(SmallNet):
+            def __init__(self) -> None:
+                super().__init__()
+                self.register_buffer("lows", torch.zeros(0))
+
+            def forward(self, images: Tensor) -> Tensor:
+                if not hasattr(self, "grid"):
+                    self.register_buffer("grid", torch.ones(images.shape[-2:]))
+                self.lows.resize_(3).fill_(1)
+                return super().forward(images * self.grid)
+
+        model = TappedModel(Growing(), ["embedding"])
+        model.dry_forward(torch.zeros(2, 3, 8, 8))
+        assert model.module.grid.shape == (8, 8)
+        assert model.module.lows.shape == (0,)
+
+    def test_a_network_that_cannot_run_in_channels_last_is_made_contiguous(self) -> None:
+        class Viewing(SmallNet):
+            def forward(self, images: Tensor) -> Tensor:
+                maps = self.conv(images)
+                return self.fc(maps.view(len(maps), -1)[:, :6])
+
+        network = Viewing().to(memory_format=torch.channels_last)
+        model = TappedModel(network, ["conv"])
+        assert model.dry_forward(torch.zeros(2, 3, 8, 8))[0].shape == (2, 10)
+        assert model.is_contiguous_only
+        assert network.conv.weight.is_contiguous()
+
+    def test_half_weights_are_said_with_the_way_out(self) -> None:
+        with pytest.raises(UserError, match=r"teacher x cannot take .* its weights are float16.*network\.float\(\)"):
+            TappedModel(small_net(0).half(), name="teacher x").dry_forward(torch.zeros(2, 3, 8, 8))

@@ -10,7 +10,6 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from understudy.config import Config
-from understudy.taps import TappedModel
 
 __all__ = ["Averaging", "WeightAverage"]
 
@@ -45,7 +44,6 @@ class WeightAverage:
             use_warmup=config.warmup,
             warmup_power=config.warmup_power,
         )
-        _retap(self.module)
         self.module.requires_grad_(False)
 
     @property
@@ -68,20 +66,3 @@ class WeightAverage:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         self.module.load_state_dict(state)
-
-
-def _retap(copied: nn.Module) -> None:
-    """Take the original's tap hooks from a copy, and tap anew whatever reads its own taps.
-
-    A copied hook is the original's function: it would write features of the copy into the model that is trained.
-    """
-    parts = list(copied.modules())
-    for part in parts:
-        for hooks in (part._forward_hooks, part._forward_pre_hooks):
-            for number, hook in list(hooks.items()):
-                if getattr(hook, "__qualname__", "").startswith(f"{TappedModel.__name__}."):
-                    del hooks[number]
-    for tapped in (part for part in parts if isinstance(part, TappedModel)):
-        tapped._handles = []
-        for tap in tapped.taps:
-            tapped._place(tap)

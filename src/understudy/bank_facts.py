@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from understudy.building import Parts
 from understudy.hashing import fingerprint
-from understudy.models import Network
 from understudy.results import model_facts
-from understudy.taps import classifier_name
 from understudy.tasks import Evaluation
+from understudy.teachers import LiveTeacher
 from understudy.teachers.bank import teacher_tensors
 from understudy.teachers.bank_files import TeacherFacts
 
@@ -30,7 +29,7 @@ def teacher_facts(parts: Parts, scores: Mapping[str, Evaluation]) -> TeacherFact
         "std": network.std,
         "resized_to": network.prepare.size,
         "scores": {split: evaluation.scores() for split, evaluation in scores.items()},
-        "classifier": _kind(_last_layer(network)),
+        "classifier": _kind(_last_layer(teacher)),
         "norms": {tap: norm.eps for tap, norm in teacher.model.norms().items()},
     }
     return TeacherFacts.read(known, what="what is known of this teacher")
@@ -38,19 +37,18 @@ def teacher_facts(parts: Parts, scores: Mapping[str, Evaluation]) -> TeacherFact
 
 def stored_with(parts: Parts, scores: Mapping[str, Evaluation]) -> dict[str, Tensor]:
     """Its last layer, the norms behind its taps, and what it predicts on the images that students are scored on."""
-    network, teacher = parts.teacher_network, parts.teacher
-    assert network is not None
+    teacher = parts.teacher
     assert teacher is not None
-    last = _last_layer(network)
+    last = _last_layer(teacher)
     tensors = teacher_tensors(last if _kind(last) else None, teacher.model.norms())
     for split, evaluation in scores.items():
         tensors |= {f"{split}.predictions": evaluation.predictions, f"{split}.labels": evaluation.labels}
     return tensors
 
 
-def _last_layer(network: Network) -> nn.Module | None:
-    path = classifier_name(network.module)
-    return network.module.get_submodule(path) if path else None
+def _last_layer(teacher: LiveTeacher) -> nn.Module | None:
+    path = teacher.model.classifier
+    return teacher.model.module.get_submodule(path) if path else None
 
 
 def _kind(classifier: nn.Module | None) -> str | None:

@@ -16,7 +16,8 @@ Compile = Literal[True, False, "reduce-overhead"]
 
 
 def compiled(model: TappedModel, how: Compile) -> TappedModel:
-    """The same network, compiled by torch at its next call; its hooks are in place by now and are compiled along."""
+    """The same network, compiled by torch at its next call; its hooks are compiled along, and stay on it."""
+    model.hold()
     # DOT's first of two backward passes keeps the graph, whose buffers torch would otherwise give away.
     torch._functorch.config.donated_buffer = False
     # dynamic=False: after an epoch's shorter last batch, torch would run slower code for any batch size ever after.

@@ -5,7 +5,6 @@ The order is fixed: tap -> dry forward (shapes) -> connectors -> update.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,10 +18,11 @@ from understudy.connections import load_connectors
 from understudy.distributed import SINGLE, World
 from understudy.hashing import hashed
 from understudy.methods.base import Context, MethodConfig, TapShapes
+from understudy.networks import checked_network, copied
 from understudy.precision import Precision
 from understudy.random_state import seeded
 from understudy.student import Student, WeightedMethod, parameters_of
-from understudy.taps import TappedModel, Taps, check_taps, classifier_name
+from understudy.taps import TappedModel, Taps, check_taps
 from understudy.tasks import Task
 from understudy.teachers import LiveTeacher
 from understudy.teachers.bank import BankTeacher
@@ -93,6 +93,7 @@ def build_student(spec: StudentSpec, around: Surroundings) -> Student:
         UserError: a tap that is not there, other outputs than there are classes, class counts that differ where the
             method reads teacher logits.
     """
+    checked_network(spec.model, role="student", trains=True)
     for config in spec.methods:
         _check_taps(spec.model, taps_of(config).student, config, f"student {spec.row_name}")
     taps = [tap for config in spec.methods for tap in taps_of(config).student]
@@ -221,17 +222,17 @@ def _teacher_shapes(teacher: LiveTeacher | BankTeacher, sample: Tensor) -> TapSh
 
 
 def _shapes(model: TappedModel, sample: Tensor) -> TapShapes:
-    path = classifier_name(model.module)
-    classifier = _frozen_copy(model.module.get_submodule(path)) if path else None
     output, shapes = model.dry_forward(sample[:2])
     if not isinstance(output, Tensor) or output.ndim != 2:
         raise UserError(f"{model.model_name} must return (B,C) logits, got {_described(output)}")
+    path = model.classifier
+    classifier = _frozen_copy(model.module.get_submodule(path)) if path else None
     return TapShapes(shapes, num_classes=output.shape[1], classifier=classifier, norms=model.norms())
 
 
 def _frozen_copy(layer: nn.Module) -> nn.Module:
     """A copy without gradient, and without the hooks of the taps, which would write into the live model."""
-    frozen = copy.deepcopy(layer).eval().requires_grad_(False)
+    frozen = copied(layer, role="classifier").eval().requires_grad_(False)
     for part in frozen.modules():
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()

@@ -1,15 +1,10 @@
-"""TappedModel: named features of any nn.Module, returned from forward.
-
-Hooks are placed when the model is built, before anything is compiled: a hook that is added after the first
-compiled call is silently ignored.
-"""
+"""TappedModel: named features of any nn.Module, returned from forward."""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from understudy.classifier import classifier_name, is_candidate
 from understudy.config import UserError, nearest
+from understudy.feature_layout import as_map, described, only_map
+from understudy.networks import in_one_line, is_channels_last, other_dtype_note
+from understudy.passes import Repeat, left_as_it_was
+from understudy.tap_hooks import Catcher, place
 
 __all__ = ["TapShape", "TappedModel", "Taps", "check_taps", "classifier_name"]
 
@@ -49,7 +49,9 @@ class TapShape:
 class TappedModel(nn.Module):
     """A model whose forward returns (output, features).
 
-    Maps arrive as (B,D,H,W) whatever the model's own layout (NHWC, tokens); vectors as (B,D).
+    Maps arrive as (B,D,H,W) whatever the model's own layout (NHWC, tokens); vectors as (B,D). A feature is what the
+    module gave, also where the network writes into it later. Hooks are on the network while its forward pass runs, and
+    no longer: it can be copied and pickled between two passes. `hold` leaves them there until `untapped`.
 
     Args:
         module: any network.
@@ -69,28 +71,34 @@ class TappedModel(nn.Module):
         self.prepare = nn.Identity() if prepare is None else prepare
         self.model_name = name
         self.taps: tuple[str, ...] = tuple(dict.fromkeys(_expanded(module, taps, name)))
-        self._caught: dict[str, Tensor] = {}
+        self.classifier = classifier_name(module)  # its path; until a pass has shown it, what the network says
+        self.is_contiguous_only = False  # whether a dry forward has shown that it cannot run in channels_last
+        self._has_shown_classifier = False
+        self._catcher = Catcher()
         self._handles: list[RemovableHandle] = []
-        if self.taps:
-            for child in module.modules():
-                # An in-place activation behind a tap would overwrite what the tap holds.
-                if getattr(child, "inplace", False) is True:
-                    child.inplace = False  # type: ignore[assignment]
-        for tap in self.taps:
-            self._place(tap)
 
     def forward(self, images: Tensor) -> tuple[Any, dict[str, Tensor]]:
         """The model's output on (B,3,H,W) images, and its tapped features by name."""
-        self._caught = {}
-        output = self.module(self.prepare(images))
-        caught, self._caught = self._caught, {}
-        missing = [tap for tap in self.taps if tap not in caught]
-        if missing:
-            raise UserError(
-                f"nothing was tapped at {missing[0]!r}: {self.model_name} has that module, but its forward pass "
-                f"does not call it; it offers: {_listed(tap_names(self.module))}"
-            )
-        return output, {tap: self._as_feature(tap, caught[tap]) for tap in self.taps}
+        finds = "embedding" in self.taps and not self._has_shown_classifier and not torch.compiler.is_compiling()
+        return self._passed(self.prepare(images), finds_classifier=finds)
+
+    def hold(self) -> None:
+        """Leave the hooks on the network from now on, as compiled code wants it: it heeds none that come later."""
+        if not self._handles:
+            self._handles = place(self.module, self._places(), self._catcher)
+
+    def untapped(self) -> nn.Module:
+        """The plain network, without hooks of this model."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        return self.module
+
+    def retapped(self, taps: Iterable[str], module: nn.Module | None = None) -> TappedModel:
+        """The same network, or another with its parts, under other taps."""
+        other = TappedModel(module or self.untapped(), taps, prepare=self.prepare, name=self.model_name)
+        other.classifier, other._has_shown_classifier = self.classifier, self._has_shown_classifier
+        return other
 
     def norms(self) -> dict[str, nn.BatchNorm2d]:
         """Frozen copies of the batch norms behind the tapped pre-activations, where feature_info names them."""
@@ -103,48 +111,137 @@ class TappedModel(nn.Module):
                 found[tap] = copy.deepcopy(norm).eval().requires_grad_(False)
         return found
 
-    def untapped(self) -> nn.Module:
-        """The plain network, its hooks taken away."""
-        for handle in self._handles:
-            handle.remove()
-        return self.module
-
     def dry_forward(self, sample: Tensor) -> tuple[Any, dict[str, TapShape]]:
-        """Output and tap shapes on `sample` (B,3,H,W), without gradient; nothing of the model changes."""
-        with _left_as_it_was(self):
-            try:
-                output, features = self(sample)
-            except RuntimeError as error:
+        """Output and tap shapes on `sample` (B,3,H,W), without gradient; nothing of the model changes.
+
+        But for two things: the classifier is known from here on, and a network whose pass fails in channels_last while
+        it works in the contiguous format is contiguous afterwards (`is_contiguous_only`).
+
+        Raises:
+            UserError: the network fails on such images, or a tap is not there.
+        """
+        try:
+            output, features = self._dry(sample)
+        except UserError:
+            raise
+        except Exception as error:  # a network may fail in any way
+            found = self._dry_when_contiguous(sample)
+            if found is None:
                 raise UserError(
-                    f"{self.model_name} cannot take images of shape {tuple(sample.shape)}: {str(error).splitlines()[0]}"
+                    f"{self.model_name} cannot take images of shape {tuple(sample.shape)}: "
+                    f"{in_one_line(error)}{other_dtype_note(self.module, sample)}"
                 ) from error
+            output, features = found
         return output, {tap: TapShape(*feature.shape[1:]) for tap, feature in features.items()}
+
+    def _dry(self, sample: Tensor) -> tuple[Any, dict[str, Tensor]]:
+        with left_as_it_was(self):
+            return self._passed(self.prepare(sample), finds_classifier=True)
+
+    def _dry_when_contiguous(self, sample: Tensor) -> tuple[Any, dict[str, Tensor]] | None:
+        """As `_dry`, after a change of format; None where that is of no help."""
+        if not is_channels_last(self.module):
+            return None
+        self.module.to(memory_format=torch.contiguous_format)
+        try:
+            found = self._dry(sample)
+        except Exception:
+            self.module.to(memory_format=torch.channels_last)
+            return None
+        self.is_contiguous_only = True
+        return found
+
+    def _passed(self, prepared: Tensor, *, finds_classifier: bool) -> tuple[Any, dict[str, Tensor]]:
+        """Output and features of a pass; what is written into at a tap is found out, and the pass taken once more."""
+        if not self.taps and not finds_classifier:
+            return self.module(prepared), {}
+        if torch.compiler.is_compiling():
+            output, caught, _ = self._watched(prepared, {})
+            return output, self._features(caught)
+        repeat = Repeat(self.module) if self.training else None
+        output, caught, moved = self._watched(prepared, self._layers() if finds_classifier else {})
+        if finds_classifier:
+            self._settle_classifier(caught, output)
+            caught["embedding"] = caught.get(f"{self.classifier}:input")
+            if f"{self.classifier}:input" in moved:
+                moved.add("embedding")
+        if moved := moved.intersection(self.taps):
+            self._catcher.overwritten |= moved
+            with repeat or nullcontext():
+                output, caught, _ = self._watched(prepared, {})
+        return output, self._features(caught)
+
+    def _watched(self, prepared: Tensor, also: Mapping[str, str]) -> tuple[Any, dict[str, Any], set[str]]:
+        """Output of one pass, what was caught at the taps and at `also`, and where that was written into later."""
+        handles = [] if self._handles and not also else place(self.module, {**self._places(), **also}, self._catcher)
+        try:
+            output = self.module(prepared)
+        finally:
+            caught, moved = self._catcher.released()
+            for handle in handles:
+                handle.remove()
+        return output, caught, moved
+
+    def _places(self) -> dict[str, str]:
+        """Where each tap is."""
+        resolved = {tap: self._resolved(tap) for tap in self.taps}
+        return {tap: place for tap, place in resolved.items() if place != "embedding"}
+
+    def _layers(self) -> dict[str, str]:
+        """Output and input of everything that may be the classifier."""
+        paths = [path for path, layer in self.module.named_modules() if is_candidate(layer) or path == self.classifier]
+        return {place: place for path in paths for place in (path, f"{path}:input")}
+
+    def _settle_classifier(self, caught: Mapping[str, Any], output: Any) -> None:
+        layers = [place for place in caught if not place.endswith(":input") and f"{place}:input" in caught]
+        self.classifier = classifier_name(self.module, seen={path: caught[path] for path in layers}, logits=output)
+        self._has_shown_classifier = True
+        if self._handles:  # at the place that was believed before
+            self.untapped()
+            self.hold()
+
+    def _resolved(self, tap: str) -> str:
+        """The module path (with ':input' where that side is meant) behind a short name."""
+        if tap == "embedding":
+            return f"{self.classifier}:input" if self.classifier else tap
+        return _resolved(self.module, tap)
+
+    def _features(self, caught: Mapping[str, Any]) -> dict[str, Tensor]:
+        for tap in self.taps:
+            if caught.get(tap) is None:
+                raise self._nothing_at(tap)
+        return {tap: self._as_feature(tap, caught[tap]) for tap in self.taps}
+
+    def _nothing_at(self, tap: str) -> UserError:
+        if tap == "embedding" and self.classifier is None:
+            return UserError(
+                f"{self.model_name} has no 'embedding', the classifier's input: its logits are not what any linear "
+                "layer or 1x1 convolution gives; name the place instead, such as 'PATH:input'; "
+                f"it offers: {_listed(tap_names(self.module))}"
+            )
+        path = self._resolved(tap)
+        at = f"{tap!r}" if path == tap else f"{tap!r} ({path})"
+        return UserError(
+            f"nothing was tapped at {at}: {self.model_name} has that module, but its forward pass "
+            f"does not call it; it offers: {_listed(tap_names(self.module))}"
+        )
 
     def _as_feature(self, tap: str, caught: Any) -> Tensor:
         """(B,D,H,W) or (B,D) from whatever layout the model has."""
-        if not isinstance(caught, Tensor):
+        feature = only_map(caught)
+        if feature is None:
             raise UserError(
-                f"what {self.model_name} holds at {tap!r} is a {type(caught).__name__}, not a tensor; "
-                "tap a module inside it"
+                f"what {self.model_name} holds at {tap!r} is {described(caught)}, not a tensor; tap a module inside it"
             )
-        path, _, side = _resolved(self.module, tap).partition(":")
+        path, _, side = self._resolved(tap).partition(":")
         is_convolution = not side and isinstance(self.module.get_submodule(path), nn.Conv2d)
-        return _as_map(caught, self.module, is_channels_first=is_convolution)
-
-    def _place(self, tap: str) -> None:
-        path, _, side = _resolved(self.module, tap).partition(":")
-        target = self.module.get_submodule(path)
-
-        def catch_output(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            self._caught[tap] = output[0] if isinstance(output, tuple) else output
-
-        def catch_input(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self._caught[tap] = inputs[0]
-
-        if side == "input":
-            self._handles.append(target.register_forward_pre_hook(catch_input))
-        else:
-            self._handles.append(target.register_forward_hook(catch_output))
+        mapped = as_map(feature, self.module, is_channels_first=is_convolution)
+        if mapped is None:
+            raise UserError(
+                f"what {self.model_name} holds at {tap!r} are {feature.shape[1]} tokens {tuple(feature.shape)}, which "
+                "make no square map; tap another module"
+            )
+        return mapped
 
 
 def check_taps(module: nn.Module, taps: Iterable[str], *, name: str) -> None:
@@ -153,24 +250,17 @@ def check_taps(module: nn.Module, taps: Iterable[str], *, name: str) -> None:
         pass
 
 
-def classifier_name(module: nn.Module) -> str | None:
-    """Path of the last layer, the classifier: what timm declares, else the last nn.Linear in definition order."""
-    declared = getattr(module, "default_cfg", None) or getattr(module, "pretrained_cfg", None)
-    name = declared.get("classifier") if isinstance(declared, Mapping) else None
-    if isinstance(name, tuple | list):
-        name = name[0]
-    if isinstance(name, str) and isinstance(_submodule(module, name), nn.Linear | nn.Conv2d):
-        return name
-    linear = [path for path, child in module.named_modules() if isinstance(child, nn.Linear)]
-    return linear[-1] if linear else None
-
-
 def tap_names(module: nn.Module) -> list[str]:
     """Everything that can be tapped by name, the short names first."""
-    short = ["embedding"] if classifier_name(module) else []
+    short = ["embedding"] if _may_have_embedding(module) else []
     for group in ("stages", "preact_stages"):
         short += [f"{group}.{i}" for i in range(len(_stage_paths(module, group)))]
     return short + [path for path, _ in module.named_modules() if path]
+
+
+def _may_have_embedding(module: nn.Module) -> bool:
+    """Whether there is a layer that may be the classifier; which one is, a pass shows."""
+    return classifier_name(module) is not None or any(is_candidate(child) for child in module.modules())
 
 
 def _expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str]:
@@ -184,6 +274,9 @@ def _expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str
                 )
             yield from (f"{tap}.{i}" for i in range(len(paths)))
         else:
+            if tap == "embedding" and _may_have_embedding(module):
+                yield tap
+                continue
             path, _, side = _resolved(module, tap).partition(":")
             if side not in ("", "input"):
                 raise UserError(f"{name}: a tap is a module's output, 'path', or its input, 'path:input'; got {tap!r}")
@@ -196,10 +289,7 @@ def _expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str
 
 
 def _resolved(module: nn.Module, tap: str) -> str:
-    """The module path (with ':input' where that side is meant) behind a short name."""
-    if tap == "embedding":
-        name = classifier_name(module)
-        return f"{name}:input" if name else tap
+    """The module path (with ':input' where that side is meant) behind the short name of a stage."""
     group, _, number = tap.partition(".")
     if group in ("stages", "preact_stages") and number.isdigit():
         paths = _stage_paths(module, group)
@@ -222,38 +312,6 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
         return module.get_submodule(path) if path else None
     except AttributeError:
         return None
-
-
-def _as_map(feature: Tensor, module: nn.Module, *, is_channels_first: bool) -> Tensor:
-    if feature.ndim == 3:  # tokens (B,N,D): drop class and register tokens, unfold the square grid
-        num_prefix = getattr(module, "num_prefix_tokens", None)
-        if not isinstance(num_prefix, int):
-            num_prefix = feature.shape[1] - math.isqrt(feature.shape[1]) ** 2
-        side = math.isqrt(feature.shape[1] - num_prefix)
-        tokens = feature[:, num_prefix:].transpose(1, 2)  # (B,D,side*side)
-        return tokens.reshape(*tokens.shape[:2], side, side)
-    if feature.ndim == 4:
-        if getattr(module, "output_fmt", "NCHW") == "NHWC" and not is_channels_first:
-            return feature.permute(0, 3, 1, 2)
-        if feature.shape[2:] == (1, 1):
-            return feature.flatten(1)
-    return feature
-
-
-@contextmanager
-def _left_as_it_was(module: nn.Module) -> Iterator[None]:
-    """Run without gradient and restore modes, buffers and the random state afterwards."""
-    modes = {child: child.training for child in module.modules()}
-    buffers = {name: value.clone() for name, value in module.named_buffers()}
-    module.train(False)
-    try:
-        with torch.random.fork_rng(), torch.no_grad():
-            yield
-    finally:
-        for child, mode in modes.items():
-            child.training = mode
-        for name, value in module.named_buffers():
-            value.copy_(buffers[name])
 
 
 def _listed(names: list[str], most: int = 24) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from understudy.config import UserError, nearest, shortened_repr
 from understudy.models.key_maps import with_own_keys
+from understudy.networks import grow_observers_
 from understudy.taps import classifier_name
 from understudy.untrusted import given_path, plain_json, text_of
 
@@ -125,6 +126,7 @@ def load_weights(module: nn.Module, path: str | Path, *, name: str, new_head: bo
         UserError: another architecture; names up to three keys of each kind, with their counts.
     """
     state = with_own_keys(module, read_state_dict(path))
+    grow_observers_(module, state)
     wanted = module.state_dict()
     heads = _classifier_keys(module, wanted)
     misshapen = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]

@@ -1,0 +1,66 @@
+"""A pass of a network that leaves nothing behind: one that only looks, and one that is taken a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Repeat", "left_as_it_was"]
+
+
+@contextmanager
+def left_as_it_was(module: nn.Module) -> Iterator[None]:
+    """Run in evaluation mode and without gradient, and restore modes, buffers and the random state afterwards.
+
+    Buffers that the pass registers stay: the network may count on them from its first pass on. Those that it replaces
+    or makes grow, as observers of ranges do, are put back.
+    """
+    modes = {child: child.training for child in module.modules()}
+    buffers = [
+        (child, name, value, value.clone())
+        for child in module.modules()
+        for name, value in child._buffers.items()
+        if value is not None
+    ]
+    module.train(False)
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            yield
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+        with torch.no_grad():
+            for child, name, value, before in buffers:
+                is_whole = value.shape == before.shape and value.dtype == before.dtype
+                child._buffers[name] = value.copy_(before) if is_whole else before
+
+
+class Repeat:
+    """A pass in training mode taken once more: with the same random numbers, and running statistics moved once.
+
+    Made before the first pass, entered after it.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._began_at = _random_state()
+        self._buffers: list[tuple[Tensor, Tensor]] = []
+
+    def __enter__(self) -> None:
+        self._buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
+        torch.set_rng_state(self._began_at[0])
+        if self._began_at[1] is not None:
+            torch.cuda.set_rng_state(self._began_at[1])
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for buffer, moved_once in self._buffers:
+            buffer.data.copy_(moved_once)  # through .data: the graph of this pass takes no notice
+        self._buffers = []
+
+
+def _random_state() -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
