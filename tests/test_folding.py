@@ -1,13 +1,14 @@
 """Batch norms folded into convolutions: the same numbers, the same taps, and the network itself untouched."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import weight_norm
 
-from engine_helpers import batches, differing, small_net, small_teacher, trained
+from engine_helpers import batches, differing, run_recipe, small_net, small_teacher, tiny_recipe, trained
 from understudy import Batch, LiveTeacher, create_model
 from understudy.random_state import seeded
 from understudy.teachers.folding import fold_batch_norms_
@@ -178,10 +179,10 @@ def test_a_lean_teacher_leaves_the_network_it_was_given_as_it_was() -> None:
     module = network("cifar:resnet8")
     before = {name: value.clone() for name, value in module.state_dict().items()}
     teacher = LiveTeacher(module, folds=True)
-    for taps, num_tapped in ((["stages"], 0), (["preact_stages"], 1), ([], 0)):  # the stem's norm is a pre-activation
+    for taps in (["stages"], ["preact_stages"], []):
         teacher.tap(taps)
         assert list(teacher.observe(batches()[0]).features) == list(teacher.model.taps)
-        assert len(teacher.folded) == norms_in(module) - num_tapped
+        assert len(teacher.folded) == norms_in(module)  # whatever is tapped
         assert differing(before, teacher.model.module.state_dict()) == []
     teacher.tap(["preact_stages"])
     assert len(teacher.model.norms()) == 4
@@ -231,3 +232,88 @@ def test_a_compiled_teacher_says_the_same_and_its_taps_fire() -> None:
         expected, seen = plain.observe(batch), fast.observe(batch)
         assert error(seen.output, expected.output) < 1e-5
         assert all(error(seen.features[tap], expected.features[tap]) < 1e-5 for tap in expected.features)
+
+
+class Exits(nn.Module):
+    """An early exit that reads a convolution's output, and opens for bright images."""
+
+    def __init__(self, opens: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.fc, self.exit, self.opens = nn.Linear(6, 5), nn.Linear(6, 5), opens
+
+    def forward(self, images: Tensor) -> Tensor:
+        raw = self.conv(images)
+        main, gate = self.fc(self.norm(raw).relu().mean((2, 3))), self.opens(images)
+        if gate.any():  # or the exit is not even run
+            return torch.where(gate[:, None], self.exit(raw.mean((2, 3))), main)
+        return main
+
+
+def shut_but_for_bright(images: Tensor) -> Tensor:
+    return images.mean((1, 2, 3)) > 0.7
+
+
+def shut_but_for_striped(images: Tensor) -> Tensor:
+    return (images[:, :, ::2] - images[:, :, 1::2]).abs().mean((1, 2, 3)) > 0.9
+
+
+@pytest.mark.parametrize("opens", [shut_but_for_bright, shut_but_for_striped])
+def test_a_second_reader_that_is_silent_on_noise_is_seen(opens: Callable[[Tensor], Tensor]) -> None:
+    module, shown = with_statistics(Exits(opens)), torch.ones(4, 3, 8, 8)
+    shown[:2, :, ::2] = 0
+    teacher = LiveTeacher(module, folds=True)
+    seen = teacher.observe(Batch(shown, torch.zeros(4, dtype=torch.int64)))
+    assert error(seen.output, module(shown)) < 1e-5
+    assert teacher.folded == ()
+
+
+def test_a_reader_whose_answer_is_thrown_away_is_a_reader() -> None:
+    module = with_statistics(Block(lambda b, x: (lambda raw: b.norm(raw) + 0 * b.other(raw))(b.conv(x))))
+    assert folded(module) == ()
+
+
+def test_what_one_student_sees_does_not_depend_on_the_taps_of_another() -> None:
+    module, batch = network("cifar:resnet8"), Batch(images(), torch.zeros(3, dtype=torch.int64))
+    outputs = []
+    for taps in ([], ["preact_stages"], ["bn1", "layer1.0.conv1"], ["layer2.0.bn1:input", "stages.1"]):
+        teacher = LiveTeacher(module, folds=True)
+        teacher.tap(taps)
+        outputs.append(teacher.observe(batch).output)
+        assert len(teacher.folded) == norms_in(module)
+    assert all(torch.equal(output, outputs[0]) for output in outputs)
+
+
+def test_a_tap_on_a_folded_convolution_gives_what_the_convolution_gives() -> None:
+    module, batch = network("cifar:resnet8"), Batch(images(), torch.zeros(3, dtype=torch.int64))
+    taps = ["layer1.0.conv1", "bn1", "layer2.0.bn1:input", "embedding"]
+    plain, lean = LiveTeacher(module), LiveTeacher(module, folds=True)
+    for teacher in (plain, lean):
+        teacher.tap(taps)
+    expected, seen = plain.observe(batch).features, lean.observe(batch).features
+    assert list(seen) == taps
+    assert all(error(seen[tap], expected[tap]) < 1e-5 for tap in taps)
+
+
+def test_weights_written_through_data_are_folded_anew_at_the_next_tap() -> None:
+    module, batch = network("cifar:resnet8"), Batch(images(), torch.zeros(3, dtype=torch.int64))
+    teacher = LiveTeacher(module, folds=True)
+    for change in (lambda: None, lambda: module.bn1.running_var.data.mul_(4), lambda: module.conv1.weight.data.neg_()):
+        change()
+        teacher.tap([])
+        assert error(teacher.observe(batch).output, module(images())) < 1e-5
+
+
+def test_a_network_without_parameters_is_left_as_it_is() -> None:
+    rule = nn.Flatten()
+    assert LiveTeacher(rule, folds=True).observe(batches()[0]).output.shape == (8, 192)
+
+
+@pytest.mark.parametrize("others", [["ofd"], ["fitnet+dot", "ofd"]])
+def test_a_row_beside_others_is_the_row_alone_bit_for_bit(others: list[str], tmp_path: Path) -> None:
+    over = {"seeds": [0], "epochs": 1, "channels_last": False, "teacher": {"kwargs": {"width": 0.5}}}
+    files = []
+    for rows in (["kd"], ["kd", *others]):
+        run = run_recipe(tiny_recipe({**over, "rows": rows}), tmp_path / str(len(rows)))
+        files.append((run.path / "students" / "kd" / "seed0" / "model.safetensors").read_bytes())
+    assert files[0] == files[1]

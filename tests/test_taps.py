@@ -453,8 +453,8 @@ class TestLayouts:
 
         images = torch.rand(2, 3, 4, 4)
         assert torch.equal(TappedModel(Net(), ["stage"])(images)[1]["stage"], images)
+        Net.forward = lambda net, tokens: net.stage(tokens)[0].mean(1)  # as in CrossViT: tokens of two branches
         with pytest.raises(UserError, match=r"at 'stage' is a list of 2 \(\(2, 9, 3\), \(2, 1, 3\)\)"):
-            Net.forward = lambda net, tokens: net.stage(tokens)[0].mean(1)  # as in CrossViT: tokens of two branches
             TappedModel(Net(), ["stage"])(torch.rand(2, 9, 3))
 
 

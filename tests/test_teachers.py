@@ -4,8 +4,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine_helpers import CLASSES, batches, differing, small_net, small_teacher, tensors_of, trained
-from understudy import Batch, LiveTeacher, UserError, create_model
+from engine_helpers import (
+    CLASSES,
+    CPU,
+    SmallNet,
+    batches,
+    differing,
+    plain_batches,
+    small_net,
+    small_teacher,
+    student_of,
+    tensors_of,
+    trained,
+)
+from understudy import Batch, LiveTeacher, StudentSpec, Trainer, UserError, create_model, methods
 
 ROWS = ["alone", "kd", "kd+dot", "dist", "projector"]
 
@@ -105,4 +117,99 @@ def test_several_students_cost_one_look_of_the_teacher_a_batch() -> None:
     looks.clear()
     trainer.fit([(batch.images, batch.targets) for batch in batches()], epochs=1)
     assert looks == [8, 8, 5]
-    assert len({tensors_of(student)["model.fc.weight"].sum().item() for student in trainer.students}) == 3
+    assert len({tensors_of(student)["model.conv.weight"].sum().item() for student in trainer.students}) == 3
+
+
+class TestTheNetworkItself:
+    def test_it_keeps_its_modes_and_gets_no_hooks(self) -> None:
+        network = small_net(1, dropout=0.5).train()
+        network.norm.eval()
+        modes = [module.training for module in network.modules()]
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        teacher = LiveTeacher(network, folds=True)
+        trained(["kd", "projector"], teacher)
+        assert [module.training for module in network.modules()] == modes
+        assert differing(before, network.state_dict()) == []
+        assert network.act.inplace
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+    def test_one_that_cannot_be_copied_is_put_into_evaluation_mode_for_each_look(self) -> None:
+        class Unique(SmallNet):
+            def __deepcopy__(self, memo: object) -> None:
+                raise ValueError("there is but one")
+
+        network = Unique(dropout=0.5).train()
+        teacher = LiveTeacher(network, folds=True)
+        seen = teacher.observe(batches()[0]).output
+        assert all(module.training for module in network.modules())
+        assert torch.equal(seen, network.eval()(batches()[0].images))
+
+    def test_one_that_runs_itself_through_a_closure_is_in_evaluation_mode_too(self) -> None:
+        network = nn.Sequential(small_net(1, dropout=0.5)).train()
+        network.head = lambda images: network[0](images)
+        network.forward = lambda images: network.head(images)
+        seen = LiveTeacher(network).observe(batches()[0]).output
+        assert torch.equal(seen, network.eval()(batches()[0].images))
+
+
+class TestOddTeachers:
+    def test_an_ensemble_in_a_plain_list_is_in_evaluation_mode_and_its_members_are_left_alone(self) -> None:
+        class Ensemble(nn.Module):
+            def __init__(self, members: list[nn.Module]) -> None:
+                super().__init__()
+                self.members = members
+
+            def forward(self, images: Tensor) -> Tensor:
+                return torch.stack([member(images) for member in self.members]).mean(0)
+
+        members = [small_net(seed, dropout=0.5).train() for seed in (1, 2)]
+        seen = LiveTeacher(Ensemble(members), folds=True).observe(batches()[0]).output
+        assert all(member.training for member in members)
+        expected = torch.stack([member.eval()(batches()[0].images) for member in members]).mean(0)
+        torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+    def test_a_frozen_script_is_a_teacher(self) -> None:
+        network = small_net(1).eval()
+        frozen = torch.jit.freeze(torch.jit.script(network))
+        seen = LiveTeacher(frozen, folds=True).observe(batches()[0]).output
+        torch.testing.assert_close(seen, network(batches()[0].images))
+
+    @pytest.mark.parametrize("given", [[small_net(1)], small_net, "resnet18", {"fc": torch.ones(1)}, nn.ModuleList()])
+    def test_what_is_no_network_is_refused_in_words(self, given: object) -> None:
+        with pytest.raises(UserError, match=r"teacher.*(wrap|build|load|hand over)"):
+            LiveTeacher(given)
+
+
+class Softmaxed(SmallNet):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).softmax(1)
+
+
+class TestProbabilities:
+    def test_the_logarithm_is_taken_and_said_once(self) -> None:
+        network, said = Softmaxed().eval(), []
+        teacher = LiveTeacher(network, name="teacher soft", say=said.append)
+        for batch in batches():
+            logits = SmallNet.forward(network, batch.images)
+            torch.testing.assert_close(teacher.observe(batch).output, logits.log_softmax(1))
+        assert said == [
+            "teacher soft gives probabilities (it ends in a softmax): their logarithm is taken for its logits"
+        ]
+
+    def test_a_probability_of_zero_is_a_finite_logit(self) -> None:
+        certain = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+        certain.forward = lambda images: torch.eye(3)[torch.arange(len(images)) % 3]
+        seen = LiveTeacher(certain, say=lambda note: None).observe(batches()[0]).output
+        assert seen.isfinite().all()
+        assert torch.equal(seen.argmax(1), torch.arange(8) % 3)
+
+    def test_logits_are_left_as_they_are(self) -> None:
+        network = small_net(1).eval()
+        assert torch.equal(LiveTeacher(network).observe(batches()[0]).output, network(batches()[0].images))
+
+    def test_a_student_that_ends_in_a_softmax_is_refused(self) -> None:
+        student = student_of(StudentSpec(Softmaxed(), method=methods.KD.Config()), small_teacher())
+        trainer = Trainer([student], teacher=small_teacher(), device=CPU)
+        with pytest.raises(UserError, match=r"student ends in a softmax.*leave the softmax out"):
+            trainer.fit(plain_batches(), epochs=1)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from understudy.config import UserError
 from understudy.methods.base import Method, Need
+from understudy.probabilities import are_probabilities
 from understudy.step import Pairing
 
 __all__ = ["check_pairing"]
@@ -22,6 +23,11 @@ def check_pairing(pairing: Pairing, methods: Iterable[Method]) -> None:
         UserError: naming what is wrong, the method that needs it otherwise, and the way out.
     """
     _check_labels(pairing)
+    if are_probabilities(pairing.student_logits):
+        raise UserError(
+            "the student ends in a softmax: it gives probabilities where the losses expect logits, and would learn "
+            "next to nothing; leave the softmax out of its forward, and take it of what the trained network gives"
+        )
     for method in methods:
         for need in sorted(method.needs_for(method.config)):
             _check_need(pairing, method.name, need)

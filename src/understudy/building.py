@@ -243,6 +243,7 @@ def live_teacher(network: Network, device: torch.device, recipe: Recipe) -> Live
         name=f"teacher {network.name}",
         folds=recipe.fold_teacher,
         compiles=recipe.compile,
+        say=lambda note: None,  # a run says it beside the teacher's score
     )
 
 

@@ -8,7 +8,9 @@ Generators", OOPSLA 2014, with the constants of Stafford's variant 13).
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,10 +52,16 @@ def hashed_tensor(*parts: int | str | Tensor) -> Tensor:
     return _shifted(state, 1)
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Sixteen hexadecimal digits that depend on every name, shape, dtype and bit of the tensors."""
+def fingerprint(tensors: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits that depend on every name, shape, dtype and bit of the tensors.
+
+    What is no tensor (the extra state of a module) counts with its pickle.
+    """
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            digest.update(name.encode() + pickle.dumps(tensor))
+            continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

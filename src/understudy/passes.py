@@ -19,7 +19,7 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
     Buffers that the pass registers stay: the network may count on them from its first pass on. Those that it replaces
     or makes grow, as observers of ranges do, are put back.
     """
-    modes = {child: child.training for child in module.modules()}
+    modes = {child: getattr(child, "training", False) for child in module.modules()}  # a frozen script has none
     buffers = [
         (child, name, value, value.clone())
         for child in module.modules()

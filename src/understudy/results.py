@@ -85,7 +85,7 @@ def assemble(
             "val_origin": data.val_origin,
             "augmentation": parts.augmentation,
             "batch_size": recipe.data.batch_size,
-            "notes": list(data.notes),
+            "notes": [*data.notes, *(() if parts.teacher is None else parts.teacher.notes)],
         },
         "epochs": recipe.epochs,
         "seeds": list(recipe.seeds),

@@ -112,6 +112,8 @@ def check_teacher(parts: Parts, found: Evaluation | None, *, say: Callable[[str]
         say(f"teacher  {settings.model}   {size} parameters   other classes than the data's, so it is not scored")
         return
     say(f"teacher  {settings.model}   {size} parameters   val top-1 {found.top1:.1f} %   {starts_from}")
+    for note in parts.teacher.notes if parts.teacher is not None else ():
+        say(f"note     {note}")
     num_classes, num_images = parts.task.num_classes, len(found.labels)
     chance = 1 / num_classes
     limit = 100 * (chance + 2 * math.sqrt(chance * (1 - chance) / num_images))
