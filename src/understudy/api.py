@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from understudy.hashing import fingerprint
 from understudy.logs import Display
 from understudy.methods import MethodConfig
 from understudy.models import Network, in_format, load_student, network_of
+from understudy.networks import checked_network, copied
 from understudy.recipe import Recipe, recipe_from
 from understudy.report import Results, read_results, write_report
 from understudy.rows import rows_of
@@ -81,7 +81,7 @@ def distill(
     drop_last: bool = False,
     classes: Sequence[str] | None = None,
     seed: int = 0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     out: str | Path | None = None,
     overwrite: bool = False,
     quiet: bool = False,
@@ -121,6 +121,8 @@ def distill(
     Raises:
         UserError: anything a person can mend.
     """
+    student = checked_network(student, role="student", trains=True)
+    teacher = None if teacher is None else checked_network(teacher, role="teacher")
     recipe = recipe_from(
         {
             "data": {
@@ -145,7 +147,7 @@ def distill(
             "task_weight": task_weight,
             "epochs": epochs,
             "seeds": [seed],
-            "device": device,
+            "device": str(device),
         },
         settings=settings,
         what="these settings",
@@ -230,11 +232,11 @@ def _parts_in_memory(
     if height != width:
         raise UserError(f"images are {height}x{width} pixels; square ones are wanted: crop or resize in the data set")
 
-    def network_from(module: nn.Module) -> Network:
-        network = network_of(copy.deepcopy(module), num_classes=num_classes)
+    def network_from(module: nn.Module, role: str = "student") -> Network:
+        network = network_of(copied(module, role=role), num_classes=num_classes)
         return in_format(network, recipe.channels_last is not False)
 
-    network = None if teacher is None else network_from(teacher)
+    network = None if teacher is None else network_from(teacher, "teacher")
     return Parts(
         recipe=recipe,
         data=data,

@@ -6,7 +6,6 @@ What is measured differs from machine to machine and by chance, and results of t
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,8 +18,10 @@ from understudy import checkpoint
 from understudy.building import Parts, live_teacher
 from understudy.config import Config, UserError
 from understudy.models import Network, in_format
+from understudy.networks import copied
 from understudy.precision import Precision, autocast
 from understudy.random_state import seeded
+from understudy.taps import TappedModel
 from understudy.untrusted import plain_json, text_of
 
 __all__ = ["Choice", "Trial", "faster_format", "with_format_settled"]
@@ -34,14 +35,14 @@ class Choice(Config):
 
     student: bool
     teacher: bool | None  # None: no teacher is run
-    seconds: dict[str, tuple[float, float]]
+    seconds: dict[str, tuple[float, float | None]]  # None: the network cannot run in channels_last
 
     def describe(self) -> str:
         """In words."""
         sides = {"student": self.student, "teacher": self.teacher}
         return "; ".join(
             f"{side} {'channels_last' if sides[side] else 'contiguous'} ({1000 * contiguous:.1f} ms contiguous, "
-            f"{1000 * channels_last:.1f} ms channels_last)"
+            f"{'fails in' if channels_last is None else f'{1000 * channels_last:.1f} ms'} channels_last)"
             for side, (contiguous, channels_last) in self.seconds.items()
         )
 
@@ -77,6 +78,8 @@ def with_format_settled(parts: Parts, file: Path, *, say: Callable[[str], None])
         UserError: the file is damaged.
     """
     if parts.recipe.channels_last != "auto":
+        if parts.recipe.channels_last:
+            _say_what_stays_contiguous(parts, say)
         return parts
     choice = parts.world.from_first(lambda: _kept(file, lambda: _measured(parts)))
     say(f"format   {choice.describe()}")
@@ -92,15 +95,19 @@ def with_format_settled(parts: Parts, file: Path, *, say: Callable[[str], None])
     )
 
 
-def faster_format(network: Network, trial: Trial) -> tuple[bool, tuple[float, float]]:
+def faster_format(network: Network, trial: Trial) -> tuple[bool, tuple[float, float | None]]:
     """Whether channels_last is the faster one, and least seconds of a pass in either (contiguous, channels_last).
 
-    The formats take turns. The network itself is not touched, nor the random state.
+    The formats take turns. The network itself is not touched, nor the random state. None: it cannot run in
+    channels_last, and is not asked to.
     """
+    can_be_channels_last = _runs_in_channels_last(_copied(network, trial), trial.image_size)
     with seeded(0):
         size = trial.image_size
         images = torch.rand(trial.batch_size, 3, size, size, device=trial.device)
         passes = [_pass(in_format(_copied(network, trial), choice), images, trial) for choice in (False, True)]
+        if not can_be_channels_last:
+            return False, (min(_timed(passes[0], trial.device) for _ in range(WARMUP + 1)), None)
         seconds: tuple[list[float], list[float]] = ([], [])
         began = time.perf_counter()
         for turn in range(WARMUP + TURNS):
@@ -110,6 +117,18 @@ def faster_format(network: Network, trial: Trial) -> tuple[bool, tuple[float, fl
                 break
     contiguous, channels_last = (min(found[WARMUP:]) for found in seconds)
     return channels_last < contiguous, (contiguous, channels_last)
+
+
+def _say_what_stays_contiguous(parts: Parts, say: Callable[[str], None]) -> None:
+    sizes = (parts.image_size, parts.teacher_size or parts.image_size)
+    for side, network, size in zip(
+        ("student", "teacher"), (parts.student_network, parts.teacher_network), sizes, strict=True
+    ):
+        if network is not None and not _runs_in_channels_last(network, size):
+            say(
+                f"format   {side} {network.name} runs contiguous, since it fails in channels_last (as view(B, -1) "
+                "of maps does, where flatten(1) does not)"
+            )
 
 
 def _measured(parts: Parts) -> Choice:
@@ -143,8 +162,19 @@ def _kept(file: Path, measured: Callable[[], Choice]) -> Choice:
         ) from error
 
 
+def _runs_in_channels_last(network: Network, size: int) -> bool:
+    """Whether it does, in evaluation mode; one that fails there and not in the contiguous format is made contiguous."""
+    at = next(network.module.parameters(), torch.empty(0)).device
+    tapped = TappedModel(in_format(network, True).module, prepare=network.prepare, name=network.name)
+    try:
+        tapped.dry_forward(torch.zeros(2, 3, size, size, device=at))
+    except UserError:  # who builds on it says more
+        return True
+    return not tapped.is_contiguous_only
+
+
 def _copied(network: Network, trial: Trial) -> Network:
-    module = copy.deepcopy(network.module).to(trial.device).train(trial.trains)
+    module = copied(network.module, role="network").to(trial.device).train(trial.trains)
     return replace(network, module=module)
 
 
