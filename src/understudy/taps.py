@@ -217,7 +217,7 @@ class TappedModel(nn.Module):
             return UserError(
                 f"{self.model_name} has no 'embedding', the classifier's input: its logits are not what any linear "
                 "layer or 1x1 convolution gives; name the place instead, such as 'PATH:input'; "
-                f"it offers: {_listed(tap_names(self.module))}"
+                f"it offers: {_listed(tap_names(self.module)[1:])}"
             )
         path = self._resolved(tap)
         at = f"{tap!r}" if path == tap else f"{tap!r} ({path})"
