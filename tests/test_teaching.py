@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from engine_helpers import CLASSES, differing, run_recipe, small_net, tiny_recipe
@@ -189,6 +190,27 @@ class TestOtherClasses:
             allow_weak_teacher=True,
         )
         assert result.run.is_finished
+
+
+def test_a_student_whose_network_lies_under_module_is_distilled_and_found_again(tmp_path: Path) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    images = TensorDataset(torch.rand(20, 3, 8, 8, generator=drawn), torch.arange(20) % CLASSES)
+    result = distill(
+        nn.DataParallel(small_net(2)),
+        nn.DataParallel(small_net(1)),
+        train=images,
+        val=images,
+        epochs=1,
+        out=tmp_path / "run",
+        quiet=True,
+        allow_weak_teacher=True,
+    )
+    again = load_student(tmp_path / "run", module=nn.DataParallel(small_net(3)))
+    shown = images.tensors[0]
+    with torch.no_grad():
+        assert torch.equal(again(shown), result.student(shown))
+        right = (again(shown).argmax(1) == images.tensors[1]).double().mean().item()
+    assert result.results.rows[0].seeds[0].last.top1 == pytest.approx(100 * right)
 
 
 def test_a_teacher_is_trained_in_as_many_passes_as_the_students_and_without_hooks(

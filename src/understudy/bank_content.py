@@ -19,7 +19,7 @@ from understudy.data.sources import EncodedSource, Source, TensorSource, stored_
 from understudy.environment import describe_environment
 from understudy.hashing import fingerprint
 from understudy.models import Network
-from understudy.models.weights import weights_file
+from understudy.models.weight_files import split_weights, weights_digest
 from understudy.recipe import Recipe
 from understudy.teachers.bank_files import BankFolder, Manifest, by_digest
 
@@ -57,6 +57,7 @@ def bank_key(recipe: Recipe, data: DataSplits, *, image_size: int, student: Netw
             "kwargs": teacher.kwargs,
             **drawn,
             **({} if digest is None else {"sha256": digest}),
+            **_set_in_it(teacher.weights),
         },
         "images": {
             "augment": augment.model_dump(mode="json"),
@@ -76,9 +77,15 @@ def _digest_of_weights(weights: str | None) -> str | None:
     """SHA-256 of the teacher's file of weights, if they are one and it is there; it is not unpickled."""
     if weights in (None, "pretrained", "none"):
         return None
-    with suppress(UserError, OSError), weights_file(weights).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    with suppress(UserError, OSError):
+        return weights_digest(weights)
     return None
+
+
+def _set_in_it(weights: str | None) -> dict[str, str]:
+    """The KEY of "FILE#KEY", which the digest of the file does not tell."""
+    key = split_weights(weights)[1] if weights else None
+    return {} if key is None else {"set": key}
 
 
 def _identity(source: Source) -> dict[str, Any]:

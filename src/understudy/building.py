@@ -28,7 +28,7 @@ from understudy.distributed import SINGLE, World, device_named
 from understudy.hashing import hashed
 from understudy.models import Network, create_model, in_format
 from understudy.models.names import split_name
-from understudy.models.weights import weights_file
+from understudy.models.weight_files import weights_file
 from understudy.random_state import seeded
 from understudy.recipe import Recipe, StudentConfig, TeacherConfig
 from understudy.rows import Row

@@ -119,6 +119,26 @@ def test_a_module_handed_over_in_python_is_read_into_one_that_is_built_alike(tmp
         assert torch.equal(load_student(tmp_path, module=Tiny())(IMAGES), logits_of(network))
 
 
+class Wrapper(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.module = inner
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.module(images)
+
+
+@pytest.mark.parametrize("wrapped", [Wrapper, nn.DataParallel])
+def test_a_student_whose_network_lies_under_module_is_read_as_it_was_written(
+    tmp_path: Path, wrapped: type[nn.Module]
+) -> None:
+    network = network_of(wrapped(Tiny()), num_classes=3)
+    save_student(tmp_path, network)
+    with torch.no_grad():
+        for module in (wrapped(Tiny()), Tiny()):  # and what was within it can be had alone
+            assert torch.equal(load_student(tmp_path, module=module)(IMAGES), logits_of(network))
+
+
 def test_tied_and_channels_last_weights_are_saved(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1), *Tiny())
     module[1].weight = module[0].weight

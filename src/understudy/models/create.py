@@ -15,6 +15,7 @@ from understudy.models.hub import NotToBeHadError
 from understudy.models.names import NAMED_FORMS, split_name
 from understudy.models.network import Network, Prepare
 from understudy.models.sources import SOURCES, own_blueprint
+from understudy.models.weight_files import split_weights
 from understudy.models.weights import folder_normalisation, load_weights
 
 __all__ = ["create_model"]
@@ -52,7 +53,8 @@ def create_model(
         name: timm:NAME, torchvision:NAME, cifar:NAME, hf:NAME (of the Hugging Face hub) or hf:FOLDER, or
             module.path:factory from the user's own code.
         num_classes: C.
-        weights: "pretrained", "none", a file (.safetensors, .pt, .pth), a timm model folder or a run's folder.
+        weights: "pretrained", "none", a file (.safetensors, .pt, .pth), a timm model folder or a run's folder;
+            "FILE#KEY" for one of several sets of tensors in a file (see `load_weights`).
             None: pretrained where they can be had, else random; `starts_from` says which, and why.
         image_size: side in pixels that the network works at: images are resized to it, and a network of fixed
             size is built for it. None: images as they come, or at a fixed network's own size.
@@ -114,8 +116,10 @@ def _with_weights(
     """The network and where its weights come from, in words."""
     if _is_path(weights):
         module = blueprint.build()
-        load_weights(module, weights, name=name, new_head=new_head)
-        return module, str(weights) if Path(weights).is_dir() else Path(weights).name
+        said = load_weights(module, weights, name=name, new_head=new_head)
+        file = Path(split_weights(weights)[0])
+        from_where = str(file) if file.expanduser().is_dir() else file.name
+        return module, f"{from_where} ({said})" if said else from_where
     if weights == "none" or (weights is None and blueprint.pretrained is None):
         return blueprint.build(), "random weights"
     random_state = torch.random.get_rng_state()

@@ -1,56 +1,31 @@
-"""Weights from files: read without running code, and fitted to a network or refused by key."""
+"""Weights from files: the reading that fits a network is loaded into it, or the file is refused by key."""
 
 from __future__ import annotations
 
-import argparse
-import pickle
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from understudy.config import UserError, nearest, shortened_repr
-from understudy.models.key_maps import with_own_keys
+from understudy.config import UserError, shortened_repr
+from understudy.models.readings import Reading, readings_for, sets_of
+from understudy.models.weight_files import MAX_CONFIG_BYTES, content_of, split_weights, weights_file
 from understudy.networks import grow_observers_
-from understudy.taps import classifier_name
-from understudy.untrusted import given_path, plain_json, text_of
+from understudy.untrusted import plain_json, text_of
 
-__all__ = ["folder_normalisation", "load_weights", "read_config", "read_state_dict", "weights_file"]
+__all__ = [
+    "classes_in",
+    "folder_normalisation",
+    "load_weights",
+    "read_config",
+    "read_state_dict",
+]
 
-_WORDS = ("pretrained", "none")
-MAX_CONFIG_BYTES = 16_000_000  # label names of a million classes
-
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar", "")  # mdistiller writes "student_best"
-_IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin", "student/model.safetensors")  # timm's two, and a run's
-_NESTED_UNDER = ("state_dict", "model")
-
-
-def weights_file(path: str | Path) -> Path:
-    """The file of weights that `path` means: itself, or the one in a timm model folder or a run's folder.
-
-    Raises:
-        UserError: there is none, or its kind is unknown.
-    """
-    given = given_path(path, what="weights")
-    if given.is_dir():
-        found = next((given / name for name in _IN_A_FOLDER if (given / name).is_file()), None)
-        if found is None:
-            raise UserError(f"weights {str(path)!r}: the folder has none of {', '.join(_IN_A_FOLDER)}")
-        return found
-    if not given.is_file():
-        close = nearest(str(path), _WORDS)
-        hint = f"; did you mean {close}?" if close else ""
-        raise UserError(f"weights {str(path)!r}: there is no such file; give pretrained, none or a file{hint}")
-    if given.suffix not in (".safetensors", *_PICKLES):
-        raise UserError(
-            f"weights {str(path)!r}: {given.suffix} is no kind of weights file; give .safetensors, .pt or .pth"
-        )
-    return given
+_NO_STATE_DICT = (
+    "no state dict in it (tensors by name, plain or nested under any key); save one with "
+    "torch.save(model.state_dict(), FILE)"
+)
 
 
 def folder_normalisation(
@@ -58,7 +33,7 @@ def folder_normalisation(
 ) -> tuple[Sequence[float] | None, Sequence[float] | None] | None:
     """(mean, std) that a model folder's config.json states for its weights; None where it states none."""
     file = weights_file(path)
-    config = read_config(file.parent) if file.name in ("model.safetensors", "pytorch_model.bin") else {}
+    config = read_config(file.parent) if file.name.startswith(("model.safetensors", "pytorch_model.bin")) else {}
     stated = config.get("understudy") or config.get("pretrained_cfg") or {}
     if not isinstance(stated, dict) or not {"mean", "std"} <= set(stated):
         return None
@@ -91,110 +66,149 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name from a .safetensors file, or from a .pt/.pth file without running what it may contain.
+    """Tensors by name from a file, without running what it may contain, and without a network to compare with.
 
-    Plain, or nested under "state_dict" or "model"; the "module." that DataParallel puts in front is dropped.
+    Of several sets the averaged one, else the first ("FILE#KEY" names another); the "module." of DataParallel is
+    dropped where all names have it. `load_weights` asks the network instead.
 
     Raises:
         UserError: no such file, a damaged one, one that would run code, or one without a state dict.
     """
-    file = weights_file(path)
-    read = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
-    for key in _NESTED_UNDER:
-        if isinstance(read, Mapping) and isinstance(read.get(key), Mapping):
-            read = read[key]
-    if not isinstance(read, Mapping) or not read or not all(isinstance(value, Tensor) for value in read.values()):
-        raise UserError(
-            f"weights {str(path)!r}: no state dict in it (tensors by name, plain or under "
-            f"{' or '.join(repr(key) for key in _NESTED_UNDER)}); save one with torch.save(model.state_dict(), FILE)"
-        )
-    return {str(key).removeprefix("module."): value for key, value in read.items()}
+    file, key = split_weights(path)
+    found = [Reading(place, tensors) for place, tensors in sets_of(content_of(file))]
+    chosen = [reading for reading in found if key is None or reading.answers_to(key)]
+    if not chosen:
+        raise UserError(f"weights {file!r}: {_no_such_key(key, found) if found and key else _NO_STATE_DICT}")
+    largest = max(len(reading.state) for reading in chosen)
+    whole = [reading for reading in chosen if 2 * len(reading.state) > largest]
+    state = next((reading for reading in whole if reading.is_averaged), whole[0]).state
+    prefix = "module." if all(name.startswith("module.") for name in state) else ""
+    return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
-def load_weights(module: nn.Module, path: str | Path, *, name: str, new_head: bool = False) -> None:
+def load_weights(module: nn.Module, path: str | Path, *, name: str, new_head: bool = False) -> str:
     """Load a file's weights into `module`; every key must be there in the same shape.
 
-    A cifar network also takes the keys that the field's published checkpoints have for it (key_maps.py).
+    The file may hold several sets of tensors, under any keys and prefixes: the one that fits the network is taken, its
+    averaged weights where there are such (as timm takes them). "FILE#KEY" names another, by the key that leads to it
+    or by its prefix. A cifar network also takes the keys that the field's published checkpoints have for it. Batch
+    norms that do not count their batches, and what thop.profile leaves, are no fault. Half precision becomes float32.
 
     Args:
         module: changed in place.
-        path: as `read_state_dict` takes it.
+        path: a file (.safetensors, .pt, .pth, ...), a model folder or a run's; "FILE#KEY" for one of several sets.
         name: what error messages call the model.
-        new_head: a classifier for another number of classes keeps its fresh values; the rest must fit.
+        new_head: a classifier for another number of classes, or none, leaves the network its fresh one; the rest must
+            fit.
+
+    Returns:
+        How the file was read, in words; empty where its names are the network's own.
 
     Raises:
-        UserError: another architecture; names up to three keys of each kind, with their counts.
+        UserError: another architecture (names up to three keys of each kind, with their counts), or several sets that
+            fit and of which none is an average.
     """
-    state = with_own_keys(module, read_state_dict(path))
-    grow_observers_(module, state)
-    wanted = module.state_dict()
-    heads = _classifier_keys(module, wanted)
-    misshapen = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-    if new_head and set(misshapen) & heads:
-        state = {key: value for key, value in state.items() if key not in heads}
-        state |= {key: wanted[key] for key in heads}
-        misshapen = [key for key in misshapen if key not in heads]
-    missing = [key for key in wanted if key not in state]
-    unexpected = [key for key in state if key not in wanted]
-    if missing or unexpected or misshapen:
-        shapes = [f"{key}: file {_shape(state[key])}, model {_shape(wanted[key])}" for key in misshapen]
-        problems = (_some(missing, "missing"), _some(unexpected, "unexpected"), _some(shapes, "of another shape"))
-        only_the_head = not missing and not unexpected and set(misshapen) <= heads
-        raise UserError(
-            f"weights {str(path)!r} do not fit {name}: {'; '.join(filter(None, problems))}. "
-            + (
-                "Only the classifier differs: a teacher that is fine-tuned first (--train-teacher N) gets a new one"
-                if only_the_head
-                else "Are they of another architecture?"
-            )
-        )
-    module.load_state_dict(state)
+    file, key = split_weights(path)
+    content = content_of(file)
+    for _, tensors in sets_of(content):
+        grow_observers_(module, tensors)
+    found = list(readings_for(module, content, new_head=new_head))
+    if not found:
+        raise UserError(f"weights {file!r}: {_NO_STATE_DICT}")
+    meant = found if key is None else [reading for reading in found if reading.answers_to(key)]
+    if not meant:
+        raise UserError(f"weights {file!r}: {_no_such_key(key, found)}")
+    fitting = [reading for reading in meant if reading.fits]
+    if not fitting:
+        raise UserError(f"weights {str(path)!r} do not fit {name}: {_misfit(min(meant, key=_nearness))}")
+    reading = _chosen(fitting, file)
+    module.load_state_dict({**reading.filled, **reading.state}, strict=False)
+    said = [reading.in_words(), *(_beside(reading, fitting, found, Path(file).name) if key is None else ())]
+    return "; ".join(filter(None, said))
 
 
-def _read_safetensors(file: Path) -> object:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:  # or a kind torch does not know
-        raise UserError(f"weights {str(file)!r}: damaged, or no safetensors file ({error}); copy it again") from None
+def classes_in(module: nn.Module, path: str | Path) -> int | None:
+    """Classes that a file's weights are for, of a network that is built for any number; None where they do not fit."""
+    file, key = split_weights(path)
+    for reading in readings_for(module, content_of(file), new_head=False):
+        sizes = [len(reading.state[name]) for name in sorted(reading.heads) if name in reading.state]
+        if sizes and (key is None or reading.answers_to(key)) and reading.fits_but_for_its_head:
+            return sizes[0]
+    return None
 
 
-def _read_pickle(file: Path) -> object:
-    try:
-        # Beside the tensors, RepDistiller's files hold the command line's options; that class runs nothing.
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # of a pickle protocol other than torch's own
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"weights {str(file)!r}: refused, since it holds more than tensors{_what_it_would_run(file)}, and reading "
-            "that would run code. Where you trust it, read it yourself and save its tensors alone: "
-            "torch.save(model.state_dict(), FILE)"
-        ) from None
-    except Exception as error:  # a damaged pickle may fail in any way; with weights_only nothing in it runs
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"weights {str(file)!r}: damaged, or no torch file ({reason}); copy it again") from None
+def _chosen(fitting: Sequence[Reading], file: str) -> Reading:
+    """The only one that fits, else the averaged one."""
+    whole = [reading for reading in fitting if not reading.new_head] or fitting
+    differing: list[Reading] = []
+    for reading in whole:
+        if not any(reading.is_same(other) for other in differing):
+            differing.append(reading)
+    averaged = [reading for reading in differing if reading.is_averaged]
+    if len(differing) > 1 and len(averaged) != 1:
+        listed = " or ".join(f"{file}#{reading.key}" for reading in differing)
+        raise UserError(f"weights {file!r}: {len(differing)} sets of tensors in it fit; say which: {listed}")
+    return averaged[0] if averaged else differing[0]
 
 
-def _what_it_would_run(file: Path) -> str:
-    try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    except Exception:  # torch names them in its zip format only
-        return ""
-    return f" ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})" if found else ""
+def _beside(chosen: Reading, fitting: Sequence[Reading], found: Sequence[Reading], file: str) -> list[str]:
+    """What else the file holds that a person may have meant."""
+    others = [reading for reading in fitting if not reading.is_same(chosen) and reading.new_head == chosen.new_head]
+    said = [f"{' and '.join(f'{file}#{reading.key}' for reading in others)} would fit, too"] if others else []
+    nearly = [reading for reading in found if reading.is_averaged and not reading.fits and reading.state]
+    if nearly and not chosen.is_averaged:
+        nearest_one = min(nearly, key=_nearness)
+        lacks = len(nearest_one.missing) or nearest_one.distance
+        said.append(f"the averaged weights under {nearest_one.key} do not fit ({lacks} tensors)")
+    return said
 
 
-def _classifier_keys(module: nn.Module, wanted: Mapping[str, Tensor]) -> set[str]:
-    """Keys of the last layer, or layers: a distilled vision transformer declares two."""
-    declared = getattr(module, "default_cfg", None) or {}
-    names = declared.get("classifier") if isinstance(declared, Mapping) else None
-    paths = tuple(names) if isinstance(names, tuple | list) else (classifier_name(module),)
-    return {key for key in wanted for path in paths if path and key.startswith(f"{path}.")}
+def _nearness(reading: Reading) -> tuple[int, int]:
+    return reading.distance + len(reading.others), len(reading.prefixes)
 
 
-def _some(keys: list[str], what: str, most: int = 3) -> str:
+def _no_such_key(key: str | None, found: Sequence[Reading]) -> str:
+    there = list(dict.fromkeys(reading.key for reading in found if reading.key and reading.state))
+    return f"there is no {key!r} in it" + (f", only {', '.join(there[:5])}" if there else "")
+
+
+def _misfit(reading: Reading) -> str:
+    """What is wrong with the reading that comes nearest, and what to do."""
+    shapes = [f"{key}: {_shapes_of(reading, key)}" for key in reading.misshapen]
+    kinds = [f"{key}: {str(reading.state[key].dtype).removeprefix('torch.')}" for key in reading.unusable]
+    problems = (
+        _some(reading.missing, "missing"),
+        _some(reading.unexpected, "unexpected"),
+        _some(shapes, "of another shape"),
+        _some(kinds, "quantised or without values"),
+    )
+    read_as = reading.in_words()
+    return f"{f'read as {read_as}, ' if read_as else ''}{'; '.join(filter(None, problems))}. {_advice(reading)}"
+
+
+def _advice(reading: Reading) -> str:
+    if reading.unusable and reading.distance == len(reading.unusable):
+        return "Give the weights from before they were quantised"
+    if reading.fits_but_for_its_head:
+        return "Only the classifier differs: a teacher that is fine-tuned first (--train-teacher N) gets a new one"
+    common = _common_prefix(reading.unexpected) if reading.missing else ""
+    every = f"Every key in it has the prefix {common!r}, and without it none fits either. " if common else ""
+    return f"{every}Are they of another architecture?"
+
+
+def _common_prefix(keys: Sequence[str]) -> str:
+    firsts = {key.partition(".")[0] for key in keys}
+    return f"{firsts.pop()}." if len(firsts) == 1 and len(keys) > 2 else ""
+
+
+def _some(keys: Sequence[str], what: str, most: int = 3) -> str:
     if not keys:
         return ""
     return f"{len(keys)} {what} ({', '.join(keys[:most])}{', ...' if len(keys) > most else ''})"
+
+
+def _shapes_of(reading: Reading, key: str) -> str:
+    return f"file {_shape(reading.state[key])}, model {_shape(reading.wanted[key])}"
 
 
 def _shape(tensor: Tensor) -> str:
