@@ -162,9 +162,7 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
         with seeded(hashed(recipe.seeds[0], "teacher")):
             teacher = create(recipe.teacher)
     image_size = recipe.data.image_size or data.native_size or student.input_size or LARGE_IMAGE_SIZE
-    teacher_size = None
-    if teacher is not None and data.native_size is None and teacher.input_size not in (None, image_size):
-        teacher_size = teacher.input_size
+    teacher_size = _teacher_size(recipe, data, teacher, image_size)
     banks: dict[int, BankTeacher] = {}
     if recipe.bank is not None:
         banks = open_banks(recipe, data, image_size=image_size, student=student, num_views=recipe.bank.num_views)
@@ -191,6 +189,17 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
     )
 
 
+def _teacher_size(recipe: Recipe, data: DataSplits, teacher: Network | None, image_size: int) -> int | None:
+    """Side in pixels of the teacher's own images; None where it sees the student's.
+
+    Images of one small size reach both as they are, and a network resizes them itself, unless the recipe says more.
+    """
+    if teacher is None or teacher.input_size in (None, image_size):
+        return None
+    is_told = recipe.teacher is not None and recipe.teacher.image_size is not None
+    return teacher.input_size if is_told or data.native_size is None else None
+
+
 def _refuse_unseen(recipe: Recipe, device: torch.device, world: World) -> None:
     """What can be said before any image is read: misspelt models, lost weights, a bank that nobody made."""
     if recipe.sync_batch_norm and world.size > 1 and device.type == "cpu":
@@ -214,11 +223,12 @@ def _network(
         settings.model,
         num_classes=len(data.classes),
         weights=settings.weights,
-        image_size=recipe.data.image_size,
+        image_size=settings.size_asked_for(recipe.data),
         mean=data.mean,
         std=data.std,
         allow_code=allow_code,
         kwargs=settings.kwargs,
+        size_setting="teacher.image_size" if isinstance(settings, TeacherConfig) else "data.image_size",
         # Weights for other classes are a start for whoever is going to be trained on these.
         new_head=isinstance(settings, StudentConfig) or settings.train_epochs > 0,
     )

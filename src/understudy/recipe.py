@@ -44,17 +44,27 @@ class StudentConfig(Config):
     weights: str | None = None  # pretrained | none | FILE; None: pretrained where it can be had
     kwargs: dict[str, Any] = Field(default_factory=dict)  # further arguments of the network, such as width: 0.25
 
+    def size_asked_for(self, data: DataConfig) -> int | None:
+        """Side in pixels that it is to be built for; None: what its own arguments say, or the size it prefers."""
+        return data.image_size
+
 
 class TeacherConfig(Config):
     """The network that is learnt from."""
 
     model: str
-    weights: str | None = None
+    weights: str | None = None  # as the student's; FILE#KEY for one of several sets of tensors in a file
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    image_size: int | None = Field(default=None, ge=1, le=8_192)  # pixels; None: its kwargs', data.image_size, its own
     train_epochs: int = Field(default=0, ge=0)  # fine-tune it on the same data first, for so many epochs
     lr: float | None = Field(default=None, gt=0)  # of that fine-tuning; None: the recipe's
     expected_top1: float | None = None  # percent; a teacher further off than 0.5 points is warned of
     allow_weak: bool = False  # go on with a teacher at chance level
+
+    def size_asked_for(self, data: DataConfig) -> int | None:
+        """Side in pixels that it is to be built for; None: what its own arguments say, or the size it prefers."""
+        says_so_itself = any(self.kwargs.get(key) is not None for key in ("img_size", "image_size"))
+        return self.image_size or (None if says_so_itself else data.image_size)
 
 
 class BankConfig(Config):

@@ -97,7 +97,7 @@ def _network_of(model: StudentConfig | TeacherConfig, run: RunFolder, *, allow_c
         model.model,
         num_classes=results_of(run).data.num_classes,
         weights="none",
-        image_size=recipe_of(run).data.image_size,
+        image_size=model.size_asked_for(recipe_of(run).data),
         allow_code=allow_code,
         kwargs=model.kwargs,
     )

@@ -12,7 +12,7 @@ from torch import nn
 from understudy.config import UserError
 from understudy.models.hub import first_line
 
-__all__ = ["Blueprint", "Normalisation", "refusals_said"]
+__all__ = ["Blueprint", "Normalisation", "refusals_said", "stated_size"]
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # (mean, std) per channel, in [0,1] units
 
@@ -41,3 +41,23 @@ def refusals_said(name: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
         raise UserError(
             f"{name} cannot be built with {given}: {first_line(error)}; change or leave that out"
         ) from error
+
+
+def stated_size(name: str, kwargs: Mapping[str, Any], key: str, image_size: int | None) -> int | None:
+    """The side in pixels that a network is built for: what its own arguments say, else `image_size`.
+
+    Raises:
+        UserError: they say another than `image_size`, or sides of two lengths.
+    """
+    stated = kwargs.get(key)
+    if stated is None:
+        return image_size
+    sides = set(stated) if isinstance(stated, list | tuple) else {stated}
+    side = sides.pop() if len(sides) == 1 else None
+    if not isinstance(side, int) or isinstance(side, bool) or side < 1:
+        raise UserError(f"{name}: kwargs say {key}={stated!r}, and one number of pixels is wanted: images are square")
+    if image_size not in (None, side):
+        raise UserError(
+            f"{name}: kwargs say {key}={side}, and an image size of {image_size} is asked for; leave one of them out"
+        )
+    return side

@@ -14,9 +14,10 @@ from understudy.models.blueprint import Blueprint
 from understudy.models.hub import NotToBeHadError
 from understudy.models.names import NAMED_FORMS, split_name
 from understudy.models.network import Network, Prepare
+from understudy.models.sizes import size_of_weights
 from understudy.models.sources import SOURCES, own_blueprint
 from understudy.models.weight_files import split_weights
-from understudy.models.weights import folder_normalisation, load_weights
+from understudy.models.weights import MisfitError, folder_normalisation, load_weights
 
 __all__ = ["create_model"]
 
@@ -44,6 +45,7 @@ def create_model(
     new_head: bool = False,
     allow_code: bool = True,
     kwargs: Mapping[str, Any] | None = None,
+    size_setting: str = "image_size",
 ) -> Network:
     """A network by name.
 
@@ -65,13 +67,29 @@ def create_model(
         new_head: a file for another number of classes gives everything but the classifier.
         allow_code: False refuses module.path:factory.
         kwargs: further arguments of the network's constructor; for hf: settings of its configuration, and with a
-            model_type among them the whole of it, which then is not looked for on the hub.
+            model_type among them the whole of it, which then is not looked for on the hub. A size in them (img_size)
+            is what the network is built for; another `image_size` beside it is refused.
+        size_setting: what messages call `image_size`.
 
     Raises:
         UserError: no such model, weights that cannot be had or do not fit, code that is not allowed or fails.
     """
     blueprint = _blueprint(name, num_classes, image_size, kwargs or {}, allow_code=allow_code)
-    module, starts_from = _with_weights(name, blueprint, weights, new_head=new_head)
+    try:
+        module, starts_from = _with_weights(name, blueprint, weights, new_head=new_head)
+    except MisfitError as error:
+        size = blueprint.resize_to and size_of_weights(
+            error.reading,
+            lambda size: _blueprint(name, num_classes, size, _unsized(kwargs), allow_code=allow_code).build(),
+            size=blueprint.resize_to,
+            preferred=_blueprint(name, num_classes, None, _unsized(kwargs), allow_code=allow_code).prefers,
+        )
+        if not size:
+            raise
+        raise UserError(
+            f"weights {str(weights)!r}: the file is for {size} pixels, and {name} is built for {blueprint.resize_to}; "
+            f"set {size_setting}={size}"
+        ) from None
     normalisation = blueprint.normalisation or (mean, std)
     if _is_path(weights):
         normalisation = folder_normalisation(weights) or normalisation
@@ -101,6 +119,10 @@ def _blueprint(
             f"model: {NAMED_FORMS}"
         )
     return own_blueprint(source, rest, num_classes, image_size, kwargs)
+
+
+def _unsized(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (kwargs or {}).items() if key not in ("img_size", "image_size")}
 
 
 def _refuse_loading(name: str, kwargs: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from understudy.config import UserError, unknown_name
-from understudy.models.blueprint import Blueprint, Normalisation
+from understudy.models.blueprint import Blueprint, Normalisation, stated_size
 from understudy.models.hub import NotToBeHadError, first_line, hub_within_reach, quiet_libraries
 
 __all__ = ["folder_files", "hf_blueprint"]
@@ -48,6 +48,7 @@ def hf_blueprint(name: str, num_classes: int, image_size: int | None, kwargs: Ma
     config = _config(library, name, published | dict(kwargs))
     normalisation, crop_size = _as_it_does(processor, name) if processor is not None else (None, None)
     config.num_labels = num_classes
+    image_size = stated_size(f"hf:{name}", kwargs, "image_size", image_size)
     own_size = _own_size(config)
     if image_size and own_size:
         _resize(config, image_size)

@@ -11,7 +11,7 @@ import torchvision
 from timm.models import PretrainedCfg
 from torch import nn
 
-from understudy.models.blueprint import Blueprint, refusals_said
+from understudy.models.blueprint import Blueprint, refusals_said, stated_size
 from understudy.models.factories import call_factory
 from understudy.models.hub import NotToBeHadError, first_line, hub_within_reach, url_within_reach
 from understudy.models.hugging_face import hf_blueprint
@@ -24,13 +24,14 @@ def timm_blueprint(name: str, num_classes: int, image_size: int | None, kwargs: 
     config = _timm_config(name)
     own_size = int(config.input_size[-1])
     kwargs = dict(kwargs)
+    image_size = stated_size(f"timm:{name}", kwargs, "img_size", image_size)
     if image_size and config.fixed_input_size:
         kwargs["img_size"] = image_size
     return Blueprint(
         build=partial(_timm_module, name, num_classes, kwargs),
         pretrained=partial(_timm_pretrained, name, num_classes, kwargs),
         normalisation=(tuple(config.mean), tuple(config.std)),
-        prefers=own_size,
+        prefers=image_size if "img_size" in kwargs else own_size,
         resize_to=image_size or (own_size if config.fixed_input_size else None),
         kwargs=kwargs,
     )
@@ -54,13 +55,14 @@ def torchvision_blueprint(name: str, num_classes: int, image_size: int | None, k
     own_size = int(transforms.crop_size[0])
     is_fixed = name.startswith("vit_")
     kwargs = dict(kwargs)
+    image_size = stated_size(f"torchvision:{name}", kwargs, "image_size", image_size)
     if image_size and is_fixed:
         kwargs["image_size"] = image_size
     return Blueprint(
         build=partial(_torchvision_module, name, num_classes, kwargs),
         pretrained=partial(_torchvision_pretrained, name, num_classes, kwargs, own_size),
         normalisation=(tuple(transforms.mean), tuple(transforms.std)),
-        prefers=own_size,
+        prefers=image_size if "image_size" in kwargs else own_size,
         resize_to=image_size or (own_size if is_fixed else None),
         kwargs=kwargs,
     )

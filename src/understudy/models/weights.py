@@ -15,6 +15,7 @@ from understudy.networks import grow_observers_
 from understudy.untrusted import plain_json, text_of
 
 __all__ = [
+    "MisfitError",
     "classes_in",
     "folder_normalisation",
     "load_weights",
@@ -26,6 +27,14 @@ _NO_STATE_DICT = (
     "no state dict in it (tensors by name, plain or nested under any key); save one with "
     "torch.save(model.state_dict(), FILE)"
 )
+
+
+class MisfitError(UserError):
+    """Weights that fit a network under no reading; keeps the one that comes nearest."""
+
+    def __init__(self, begins: str, reading: Reading) -> None:
+        super().__init__(begins + _misfit(reading))
+        self.reading = reading
 
 
 def folder_normalisation(
@@ -120,7 +129,7 @@ def load_weights(module: nn.Module, path: str | Path, *, name: str, new_head: bo
         raise UserError(f"weights {file!r}: {_no_such_key(key, found)}")
     fitting = [reading for reading in meant if reading.fits]
     if not fitting:
-        raise UserError(f"weights {str(path)!r} do not fit {name}: {_misfit(min(meant, key=_nearness))}")
+        raise MisfitError(f"weights {str(path)!r} do not fit {name}: ", min(meant, key=_nearness))
     reading = _chosen(fitting, file)
     module.load_state_dict({**reading.filled, **reading.state}, strict=False)
     said = [reading.in_words(), *(_beside(reading, fitting, found, Path(file).name) if key is None else ())]

@@ -1,0 +1,50 @@
+"""Networks of a fixed image size: who says it, and weights that are for another."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from understudy.config import UserError
+from understudy.models import create_model
+
+VIT, SMALL = "timm:vit_tiny_patch16_224", {"depth": 1, "embed_dim": 12, "num_heads": 3}
+
+
+def test_a_size_in_kwargs_is_what_the_network_is_built_for() -> None:
+    network = create_model(VIT, num_classes=3, weights="none", kwargs={**SMALL, "img_size": 48})
+    assert network.module.pos_embed.shape[1] == 1 + 3 * 3
+    assert (network.input_size, network.prepare.size) == (48, 48)
+
+
+def test_another_size_beside_it_is_refused() -> None:
+    with pytest.raises(UserError, match=r"kwargs say img_size=48, and an image size of 32 is asked for; leave one"):
+        create_model(VIT, num_classes=3, weights="none", image_size=32, kwargs={**SMALL, "img_size": 48})
+    with pytest.raises(UserError, match=r"kwargs say image_size=48, and an image size of 32 is asked for"):
+        create_model("torchvision:vit_b_16", num_classes=3, image_size=32, kwargs={"image_size": 48})
+
+
+@pytest.mark.parametrize(("stated", "is_one"), [([48, 48], True), ([48, 32], False), ("large", False)])
+def test_a_size_is_one_number_of_pixels(stated: object, is_one: bool) -> None:
+    if is_one:
+        assert create_model(VIT, num_classes=3, weights="none", kwargs={**SMALL, "img_size": stated}).input_size == 48
+    else:
+        with pytest.raises(UserError, match="one number of pixels is wanted"):
+            create_model(VIT, num_classes=3, weights="none", kwargs={**SMALL, "img_size": stated})
+
+
+@pytest.mark.parametrize("size", [16, 64, 224])
+def test_weights_for_another_size_say_for_which(tmp_path: Path, size: int) -> None:
+    made = create_model(VIT, num_classes=3, weights="none", image_size=size, kwargs=SMALL)
+    torch.save({"model": made.module.state_dict()}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=rf"the file is for {size} pixels, and {VIT} is built for 32; set it={size}$"):
+        create_model(
+            VIT, num_classes=3, weights=tmp_path / "a.pth", image_size=32, kwargs=SMALL, size_setting="it"
+        )
+
+
+def test_weights_of_another_width_are_no_matter_of_size(tmp_path: Path) -> None:
+    made = create_model(VIT, num_classes=3, weights="none", image_size=64, kwargs={**SMALL, "embed_dim": 24})
+    torch.save(made.module.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(UserError, match="Are they of another architecture"):
+        create_model(VIT, num_classes=3, weights=tmp_path / "a.pth", image_size=32, kwargs=SMALL)
