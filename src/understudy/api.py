@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy import runs
-from understudy.building import Parts, live_teacher
+from understudy.building import Parts, keeping_classes, live_teacher
 from understudy.building import build_student as build_row
 from understudy.config import UserError
 from understudy.data import Augment, dataset_splits
@@ -29,6 +29,7 @@ from understudy.runfolder import RunFolder
 from understudy.spec import StudentSpec, Surroundings, build_student, tap_teacher
 from understudy.step import Batch
 from understudy.tasks import Classification, Task
+from understudy.teacher_classes import resolved_classes
 from understudy.teachers import LiveTeacher
 from understudy.training import Trainer
 from understudy.updates import Schedule, UpdateConfig
@@ -113,7 +114,8 @@ def distill(
         overwrite: replace what a run has left in `out`.
         quiet: print nothing.
         allow_weak_teacher: go on with a teacher at chance level.
-        settings: anything else of a recipe, such as {"ema": 0.999, "precision": "bfloat16", "select_on": "val"}.
+        settings: anything else of a recipe, such as {"ema": 0.999, "precision": "bfloat16", "select_on": "val"}, or
+            {"teacher": {"classes": [281, 207]}}: which class of the teacher's stands for each class of the data.
 
     Returns:
         The trained copy, its scores and its run folder.
@@ -157,7 +159,7 @@ def distill(
     with seeded(0):  # its own transforms may draw
         image = parts.data.train.image(0)
     root = f"python:{fingerprint({'labels': parts.data.train.labels, 'image': image})}"
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
+    recipe = parts.recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
     run = runs.execute(
         recipe,
         name="distill",
@@ -237,6 +239,10 @@ def _parts_in_memory(
         return in_format(network, recipe.channels_last is not False)
 
     network = None if teacher is None else network_from(teacher, "teacher")
+    if network is not None and recipe.teacher is not None and recipe.teacher.classes is not None:
+        kept = resolved_classes(recipe.teacher, data.classes)
+        network = keeping_classes(network, kept, width)
+        recipe = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"classes": kept})})
     return Parts(
         recipe=recipe,
         data=data,

@@ -58,6 +58,7 @@ def bank_key(recipe: Recipe, data: DataSplits, *, image_size: int, student: Netw
             **drawn,
             **({} if digest is None else {"sha256": digest}),
             **_set_in_it(teacher.weights),
+            **({} if teacher.classes is None else {"classes": teacher.classes}),
             **({} if teacher.image_size is None else {"image_size": teacher.image_size}),
         },
         "images": {

@@ -100,6 +100,7 @@ def make_banks(
         stop.listening(),
     ):
         parts = open_parts(recipe, allow_code=allow_code, say=display.say)
+        recipe = parts.recipe  # with the teacher's classes by number
         rows = rows_of(recipe)
         check_rows(parts, rows)
         build_trainer(parts, rows, recipe.seeds[0])  # taps the teacher, and refuses what a run would

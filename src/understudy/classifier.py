@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["classifier_name", "is_candidate"]
+__all__ = ["classifier_name", "classifier_names", "is_candidate"]
 
 
 def classifier_name(module: nn.Module, *, seen: Mapping[str, Any] | None = None, logits: Any = None) -> str | None:
@@ -33,6 +33,17 @@ def classifier_name(module: nn.Module, *, seen: Mapping[str, Any] | None = None,
             return declared if declared in found else found[-1]
     # A layer inside a compiled or scripted part is called without its hooks: nothing is known against it then.
     return declared if declared or seen else _last_linear(module)
+
+
+def classifier_names(module: nn.Module) -> tuple[str, ...]:
+    """Paths of the last layer, or layers, of a network that has not been run: a distilled transformer declares two."""
+    declared = getattr(module, "default_cfg", None) or {}
+    names = declared.get("classifier") if isinstance(declared, Mapping) else None
+    if isinstance(names, tuple | list):
+        there = dict(module.named_modules())
+        return tuple(name for name in names if isinstance(name, str) and name in there)
+    name = classifier_name(module)
+    return () if name is None else (name,)
 
 
 def is_candidate(layer: nn.Module) -> bool:

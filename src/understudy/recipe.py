@@ -56,10 +56,19 @@ class TeacherConfig(Config):
     weights: str | None = None  # as the student's; FILE#KEY for one of several sets of tensors in a file
     kwargs: dict[str, Any] = Field(default_factory=dict)
     image_size: int | None = Field(default=None, ge=1, le=8_192)  # pixels; None: its kwargs', data.image_size, its own
+    classes: str | tuple[int | str, ...] | dict[str, int | str] | None = None  # FILE: its class for each of the data's
     train_epochs: int = Field(default=0, ge=0)  # fine-tune it on the same data first, for so many epochs
     lr: float | None = Field(default=None, gt=0)  # of that fine-tuning; None: the recipe's
     expected_top1: float | None = None  # percent; a teacher further off than 0.5 points is warned of
     allow_weak: bool = False  # go on with a teacher at chance level
+
+    @model_validator(mode="after")
+    def _is_trained_on_one_set_of_classes(self) -> TeacherConfig:
+        if self.classes is not None and self.train_epochs > 0:
+            raise ValueError("classes: a teacher that is trained here learns the data's own classes; leave out one")
+        if self.classes is not None and self.weights == "none":
+            raise ValueError("classes: random weights know no classes; give weights, or leave classes out")
+        return self
 
     def size_asked_for(self, data: DataConfig) -> int | None:
         """Side in pixels that it is to be built for; None: what its own arguments say, or the size it prefers."""

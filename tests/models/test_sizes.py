@@ -38,9 +38,7 @@ def test_weights_for_another_size_say_for_which(tmp_path: Path, size: int) -> No
     made = create_model(VIT, num_classes=3, weights="none", image_size=size, kwargs=SMALL)
     torch.save({"model": made.module.state_dict()}, tmp_path / "a.pth")
     with pytest.raises(UserError, match=rf"the file is for {size} pixels, and {VIT} is built for 32; set it={size}$"):
-        create_model(
-            VIT, num_classes=3, weights=tmp_path / "a.pth", image_size=32, kwargs=SMALL, size_setting="it"
-        )
+        create_model(VIT, num_classes=3, weights=tmp_path / "a.pth", image_size=32, kwargs=SMALL, size_setting="it")
 
 
 def test_weights_of_another_width_are_no_matter_of_size(tmp_path: Path) -> None:

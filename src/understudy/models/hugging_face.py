@@ -24,7 +24,7 @@ from understudy.config import UserError, unknown_name
 from understudy.models.blueprint import Blueprint, Normalisation, stated_size
 from understudy.models.hub import NotToBeHadError, first_line, hub_within_reach, quiet_libraries
 
-__all__ = ["folder_files", "hf_blueprint"]
+__all__ = ["folder_files", "hf_blueprint", "hf_class_names"]
 
 # What a configuration says of the file that it came from, or of labels, which the data decides.
 _NOT_SETTINGS = {"transformers_version", "dtype", "id2label", "label2id"}
@@ -60,6 +60,21 @@ def hf_blueprint(name: str, num_classes: int, image_size: int | None, kwargs: Ma
         resize_to=(image_size or own_size) if own_size else image_size,
         kwargs=_settings(config),
     )
+
+
+def hf_class_names(name: str) -> list[str]:
+    """What the configuration of a model on the hub calls its classes, in order.
+
+    Raises:
+        UserError: transformers is not installed, or no such model.
+    """
+    library = _transformers()
+    try:
+        with _within_reach(name), _no_progress_bars(library):
+            numbered = library.AutoConfig.from_pretrained(_place(name), trust_remote_code=False).id2label
+    except NotToBeHadError as reason:
+        raise UserError(f"hf:{name}: its classes' names cannot be had: {reason}; give their numbers") from reason
+    return [str(numbered[number]) for number in sorted(numbered)]
 
 
 def folder_files(

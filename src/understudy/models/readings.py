@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
+from understudy.classifier import classifier_names
 from understudy.models.key_maps import published_keys
-from understudy.taps import classifier_name
 
 __all__ = ["Reading", "readings_for", "sets_of"]
 
@@ -282,8 +282,4 @@ def _has_values(value: Tensor, own: Tensor) -> bool:
 
 
 def _classifier_keys(module: nn.Module, wanted: Mapping[str, Tensor]) -> set[str]:
-    """Keys of the last layer, or layers: a distilled vision transformer declares two."""
-    declared = getattr(module, "default_cfg", None) or {}
-    names = declared.get("classifier") if isinstance(declared, Mapping) else None
-    paths: Sequence[str | None] = tuple(names) if isinstance(names, tuple | list) else (classifier_name(module),)
-    return {key for key in wanted for path in paths if path and key.startswith(f"{path}.")}
+    return {key for key in wanted for path in classifier_names(module) if key.startswith(f"{path}.")}

@@ -6,6 +6,7 @@ import argparse
 import collections
 import datetime
 import hashlib
+import importlib
 import pathlib
 import pickle
 import re
@@ -36,6 +37,7 @@ _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/\\])")
 
 # What lies beside weights in the files of common tools, by the names that pickles call it. Those of the standard
 # library and of numpy are themselves, and run nothing; other libraries' have empty classes or mappings in their place.
+_MULTIARRAY = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
 _NUMBERS = ("Bool", "Float16", "Float32", "Float64", "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32")
 _PLAIN: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace,
@@ -55,7 +57,7 @@ _PLAIN: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     np.ndarray,
     *(getattr(np.dtypes, f"{name}DType") for name in (*_NUMBERS, "UInt64", "Str")),
     *(
-        (getattr(np._core.multiarray, name), f"numpy.{core}.multiarray.{name}")
+        (getattr(_MULTIARRAY, name), f"numpy.{core}.multiarray.{name}")
         for core in ("_core", "core")  # the latter before numpy 2
         for name in ("scalar", "_reconstruct")
     ),

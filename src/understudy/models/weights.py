@@ -199,7 +199,10 @@ def _advice(reading: Reading) -> str:
     if reading.unusable and reading.distance == len(reading.unusable):
         return "Give the weights from before they were quantised"
     if reading.fits_but_for_its_head:
-        return "Only the classifier differs: a teacher that is fine-tuned first (--train-teacher N) gets a new one"
+        return (
+            "Only the classifier differs: a teacher that is fine-tuned first (--train-teacher N) gets a new one, and "
+            "teacher.classes=FILE names its class for each of the data's"
+        )
     common = _common_prefix(reading.unexpected) if reading.missing else ""
     every = f"Every key in it has the prefix {common!r}, and without it none fits either. " if common else ""
     return f"{every}Are they of another architecture?"
