@@ -243,6 +243,7 @@ class TestSize:
         live = run_recipe(recipe, tmp_path / "live")
         assert live.results()["teacher"]["image_size"] == 16
         assert live.results()["rows"][0]["student"]["image_size"] == 8
+        assert json.loads((live.student / "config.json").read_text())["understudy"]["resize_to"] == 8
         options = BankOptions(views=1, dtype="float32")
         make_banks(recipe, out=tmp_path / "bank", options=options, display=Display(quiet=True))
         banked = {**recipe.as_dict(), "bank": {"path": str(tmp_path / "bank")}}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy import runs
-from understudy.building import Parts, keeping_classes, live_teacher
+from understudy.building import Parts, live_teacher
 from understudy.building import build_student as build_row
 from understudy.config import UserError
 from understudy.data import Augment, dataset_splits
@@ -23,6 +23,7 @@ from understudy.methods import MethodConfig
 from understudy.models import Network, in_format, load_student, network_of
 from understudy.networks import checked_network, copied
 from understudy.recipe import Recipe, recipe_from
+from understudy.recipe_networks import keeping_classes
 from understudy.report import Results, read_results, write_report
 from understudy.rows import rows_of
 from understudy.runfolder import RunFolder

@@ -55,7 +55,13 @@ def _keep(parts: Parts, network: Network, run: RunFolder) -> None:
     """Write the trained teacher, whole or not at all."""
     partial = run.path / ".teacher.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    save_student(partial, network, label_names=parts.data.classes, image_size=parts.teacher_size or parts.image_size)
+    save_student(
+        partial,
+        network,
+        label_names=parts.data.classes,
+        image_size=parts.teacher_size or parts.image_size,
+        crop_share=parts.crop_share,
+    )
     partial.rename(run.teacher)
     checkpoint.remove(run.checkpoints, "teacher")
 

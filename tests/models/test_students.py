@@ -1,5 +1,6 @@
 """Students on disk, and back."""
 
+import copy
 import json
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from understudy.config import UserError
+from understudy.data.augment import fitted, resized
 from understudy.models import Network, create_model, load_student, load_student_network, network_of, save_student
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -117,6 +119,46 @@ def test_a_module_handed_over_in_python_is_read_into_one_that_is_built_alike(tmp
         load_student(tmp_path)
     with torch.no_grad():
         assert torch.equal(load_student(tmp_path, module=Tiny())(IMAGES), logits_of(network))
+
+
+PHOTO = torch.rand(2, 3, 60, 45, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", ["timm:test_resnet", "cifar:resnet8", "own"])
+def test_images_of_other_sizes_are_resized_and_cut_as_evaluation_does(tmp_path: Path, name: str) -> None:
+    own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    network = network_of(own, num_classes=3) if name == "own" else create_model(name, num_classes=3, weights="none")
+    save_student(tmp_path, network, image_size=24, crop_share=24 / 27)
+    loaded = load_student(tmp_path, module=copy.deepcopy(own) if name == "own" else None)
+    plain = network.prepared.eval()
+    with torch.no_grad():
+        for images in (PHOTO, IMAGES, torch.rand(1, 3, 20, 20)):
+            assert torch.equal(loaded(images), plain(fitted(images, 24)))
+        of_its_size = torch.rand(2, 3, 24, 24)
+        assert torch.equal(loaded(of_its_size), plain(of_its_size))
+
+
+def test_small_images_are_seen_whole_and_those_of_any_size_get_the_same_answers(tmp_path: Path) -> None:
+    network = create_model("cifar:resnet8", num_classes=3, weights="none")
+    save_student(tmp_path, network, image_size=16)
+    loaded, small = load_student(tmp_path), torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    large = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    with torch.no_grad():
+        expected = network.prepared.eval()(small)
+        assert torch.equal(loaded(small), expected)
+        torch.testing.assert_close(loaded(large), network.prepared(resized(large, 16)))
+        assert torch.equal(loaded(large).argmax(1), expected.argmax(1))
+
+
+def test_a_folder_that_says_no_size_leaves_images_as_they_come(tmp_path: Path) -> None:
+    network = create_model("cifar:resnet8", num_classes=3, weights="none")
+    save_student(tmp_path, network, image_size=16)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["understudy"].pop("crop_share") == 1.0  # as before it was kept
+    config["understudy"]["resize_to"] = None
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with torch.no_grad():
+        assert torch.equal(load_student(tmp_path)(IMAGES), logits_of(network))
 
 
 class Wrapper(nn.Module):

@@ -52,6 +52,15 @@ def existing(text: str, key: str) -> Path:
     raise UserError(f"data.{key}: there is nothing at {text}" + (f"; did you mean {close}?" if close else ""))
 
 
+def refuse_absent_root(config: DataConfig) -> None:
+    """Raise the UserError that opening the data would, where a folder or file of theirs is not there."""
+    if config.format in ("digits", "hub"):
+        return
+    for root in roots_of(config.root):
+        if config.format != "auto" or not (root == "digits" or root.startswith(HUB)):
+            existing(root, "root")
+
+
 def _found(root: str, config: DataConfig) -> Found:
     kind = _format(root, config)
     columns = Columns(config.image_column, config.label_column)

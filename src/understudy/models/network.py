@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as transforms
 
 from understudy.config import UserError
 
@@ -26,7 +27,10 @@ class Prepare(nn.Module):
     Args:
         mean: per channel, in [0,1] units; None together with `std`: nothing is normalised.
         std: per channel, in [0,1] units.
-        size: side in pixels that images are resized to (bilinear, antialiased); None leaves them as they come.
+        size: side in pixels that images are resized to (bilinear, antialiased), by their shorter side, of whose
+            longer one the centre stays; None leaves them as they come.
+        crop_share: size as a share of what the shorter side becomes, for images of another size than `size`: below 1,
+            the centre is cut out, as evaluation does with photographs.
 
     Shapes: (B,3,H,W) to (B,3,size,size), or to (B,3,H,W) without a size.
     """
@@ -35,31 +39,43 @@ class Prepare(nn.Module):
     std: Tensor | None
 
     def __init__(
-        self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, *, size: int | None = None
+        self,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        *,
+        size: int | None = None,
+        crop_share: float = 1.0,
     ) -> None:
         super().__init__()
         if (mean is None) != (std is None):
             raise UserError(f"mean and std go together, got mean={mean}, std={std}; give both or neither")
         self.size = size
+        self.crop_share = crop_share
         self.register_buffer("mean", _per_channel(mean), persistent=False)
         self.register_buffer("std", _per_channel(std), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """The images as the network wants them."""
         if self.size is not None and images.shape[-2:] != (self.size, self.size):
-            images = F.interpolate(
-                images, size=(self.size, self.size), mode="bilinear", align_corners=False, antialias=True
-            )
+            images = self._fitted(images, self.size)
         if self.mean is None or self.std is None:
             return images
         return (images - self.mean) / self.std
 
     def copied_to(self, device: torch.device) -> Prepare:
         """The same preparation on `device`; this one stays where it is, for networks that were not moved."""
-        copied = Prepare(size=self.size)
+        copied = Prepare(size=self.size, crop_share=self.crop_share)
         copied.mean = None if self.mean is None else self.mean.to(device)
         copied.std = None if self.std is None else self.std.to(device)
         return copied
+
+    def _fitted(self, images: Tensor, size: int) -> Tensor:
+        height, width = images.shape[-2:]
+        if height == width and self.crop_share == 1:
+            return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+        scaled = transforms.resize(images, [round(size / self.crop_share)], antialias=True)
+        centre: Tensor = transforms.center_crop(scaled, [size])
+        return centre
 
     def extra_repr(self) -> str:
         """Its settings, as `print` shows them."""

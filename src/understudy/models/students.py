@@ -36,6 +36,7 @@ class _About(Config):
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
     resize_to: int | None = Field(gt=0)
+    crop_share: float = Field(default=1.0, gt=0, le=1)
     kwargs: dict[str, Any]
 
 
@@ -58,7 +59,8 @@ def save_student(
         network: whose `module` holds the weights to keep (`dataclasses.replace` puts others in; a module that its
             name does not build goes in as `network_of(module, ...)`).
         label_names: one for each class, in order.
-        image_size: side in pixels of the images it was trained on; None: the size it prefers.
+        image_size: side in pixels of the images it was trained on, to which `load_student` resizes all others; None:
+            any size goes in as it comes, unless the network resizes by itself.
         crop_share: side of the centre crop that it was evaluated on, as a share of the resized shorter side.
 
     Raises:
@@ -70,7 +72,7 @@ def save_student(
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files = _files(network, label_names, image_size or network.input_size, crop_share)
+    files = _files(network, label_names, image_size, crop_share)
     # Cloned, since safetensors refuses tied weights; contiguous, since it refuses channels_last.
     state = {key: value.detach().cpu().clone().contiguous() for key, value in network.module.state_dict().items()}
     with TemporaryDirectory(dir=folder, prefix=".saving-") as half_way:
@@ -90,8 +92,10 @@ def load_student(
 
     Args:
         folder: a run's student/ folder, or the run's own.
-        prepared: True: it takes images in [0,1], (B,3,H,W), and resizes and normalises them itself; False: the
-            plain network, as it was trained.
+        prepared: True: it takes images in [0,1], (B,3,H,W), and normalises them itself; those of another size than it
+            was trained on are resized and cut as its evaluation did (antialiased; the centre of photographs). A folder
+            from before sizes were kept (`resize_to` is null in its config.json) leaves images as they come: resize
+            them yourself. False: the plain network, as it was trained.
         module: for a network that was handed over in Python: one that is built alike; its weights are replaced.
         allow_code: let config.json name a factory in your own code, which is then imported and called.
 
@@ -119,7 +123,7 @@ def load_student_network(folder: str | Path, *, module: nn.Module | None = None,
             f"{folder} names {about['name']}, which is code outside understudy; where you trust it, "
             f"load_student({str(folder)!r}, allow_code=True)"
         )
-    return create_model(
+    network = create_model(
         about["name"],
         num_classes=about["num_classes"],
         weights=folder,
@@ -127,13 +131,15 @@ def load_student_network(folder: str | Path, *, module: nn.Module | None = None,
         allow_code=allow_code,
         kwargs=about["kwargs"],
     )
+    network.prepare.crop_share = about["crop_share"]
+    return network
 
 
 def _network(module: nn.Module, about: Mapping[str, Any], starts_from: str) -> Network:
     return Network(
         name=about["name"],
         module=module,
-        prepare=Prepare(about["mean"], about["std"], size=about["resize_to"]),
+        prepare=Prepare(about["mean"], about["std"], size=about["resize_to"], crop_share=about["crop_share"]),
         input_size=about["resize_to"],
         num_classes=about["num_classes"],
         starts_from=starts_from,
@@ -172,9 +178,11 @@ def _files(
         "num_classes": network.num_classes,
         "mean": network.mean,
         "std": network.std,
-        "resize_to": network.prepare.size,
+        "resize_to": network.prepare.size or image_size,
+        "crop_share": crop_share,
         "kwargs": dict(network.kwargs),
     }
+    image_size = image_size or network.input_size
     if network.name.startswith("hf:"):
         files = folder_files(
             network.module,
