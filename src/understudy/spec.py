@@ -252,8 +252,8 @@ def _refuse_other_classes(config: MethodConfig, context: Context) -> None:
     if "teacher_logits" in config.method.needs_for(config) and ours != theirs:
         raise UserError(
             f"method {config.method.name!r} reads the teacher's logits, but the teacher has {theirs} classes and the "
-            f"student {ours}; take a feature method, name the teacher's class for each of the data's "
-            "(teacher.classes), or fine-tune the teacher on this data (--train-teacher)"
+            f"student {ours}; take a feature method, or fine-tune the teacher on this data (--train-teacher), or name "
+            "its class for each of the data's (teacher.classes=FILE)"
         )
 
 

@@ -104,8 +104,10 @@ def test_batch_norms_of_old_files_that_count_no_batches_are_loaded(tmp_path: Pat
 
 
 def test_any_other_missing_tensor_is_still_refused(tmp_path: Path, state: State) -> None:
-    with pytest.raises(UserError, match=r"read as state_dict, prefix 'model.' taken away, 1 missing \(bn1.running_var"):
-        loaded({"state_dict": under("model.", {k: v for k, v in state.items() if k != "bn1.running_var"})}, tmp_path)
+    with pytest.raises(
+        UserError, match=r"read as state_dict, prefix 'model.' taken away, 1 missing \(bn1.running_mean"
+    ):
+        loaded({"state_dict": under("model.", {k: v for k, v in state.items() if k != "bn1.running_mean"})}, tmp_path)
 
 
 def test_a_buffer_that_the_network_makes_itself_is_no_fault(tmp_path: Path) -> None:
@@ -213,7 +215,7 @@ class TestMessages:
             create_model(NAME, num_classes=10, weights=tmp_path / "a.pth")
         network = create_model(NAME, num_classes=10, weights=tmp_path / "a.pth", new_head=True)
         assert torch.equal(network.module.conv1.weight, state["conv1.weight"])
-        assert network.starts_from == "a.pth (without its classifier)"
+        assert network.starts_from == "a.pth (without a classifier)"
 
 
 class TestKinds:

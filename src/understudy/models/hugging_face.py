@@ -48,7 +48,8 @@ def hf_blueprint(name: str, num_classes: int, image_size: int | None, kwargs: Ma
     config = _config(library, name, published | dict(kwargs))
     normalisation, crop_size = _as_it_does(processor, name) if processor is not None else (None, None)
     config.num_labels = num_classes
-    image_size = stated_size(f"hf:{name}", kwargs, "image_size", image_size)
+    if "model_type" not in kwargs:  # a whole configuration is there to be changed
+        image_size = stated_size(f"hf:{name}", kwargs, "image_size", image_size)
     own_size = _own_size(config)
     if image_size and own_size:
         _resize(config, image_size)

@@ -43,7 +43,8 @@ class Reading:
     unexpected: tuple[str, ...] = ()
     misshapen: tuple[str, ...] = ()
     unusable: tuple[str, ...] = ()  # quantised, or without values
-    new_head: bool = False  # its classifier is left out
+    new_head: bool = False  # its classifier is of other classes, or none, and left out
+    lacks_head: bool = False  # it is none
     filled: Mapping[str, Tensor] = field(default_factory=dict)  # what the network keeps of its own
     wanted: Mapping[str, Tensor] = field(default_factory=dict)  # the network's own, by name
     heads: frozenset[str] = frozenset()  # names of its classifier's tensors
@@ -97,7 +98,7 @@ class Reading:
         if self.others:
             plural = len(self.others) > 1
             parts.append(f"{len(self.others)} other tensor{'s' * plural} left out, such as {self.others[0]}")
-        parts += ["without its classifier"] if self.new_head else []
+        parts += ["without a classifier"] if self.lacks_head else []
         return ", ".join(parts)
 
 
@@ -239,7 +240,7 @@ def _held_against(
     new_head: bool,
 ) -> Reading:
     own = wanted.tensors
-    fresh = {key for key in own if key.endswith(_BATCHES) and key not in state}
+    fresh = {key for key in own if key not in state and _is_uncounted(key, state)}
     faults = [key for key in own if key not in fresh and (key not in state or state[key].shape != own[key].shape)]
     replaces_head = new_head and not wanted.heads.isdisjoint(faults)
     if replaces_head:
@@ -257,10 +258,16 @@ def _held_against(
         misshapen=tuple(key for key in faults if key in state),
         unusable=tuple(key for key, value in kept.items() if not _has_values(value, own[key])),
         new_head=replaces_head,
+        lacks_head=replaces_head and wanted.heads.isdisjoint(state),
         filled={key: own[key] for key in own if key in fresh},
         wanted=own,
         heads=wanted.heads,
     )
+
+
+def _is_uncounted(key: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether it is the number of batches of a norm that is there but for that."""
+    return key.endswith(_BATCHES) and f"{key.removesuffix(_BATCHES)}running_var" in state
 
 
 def _is_spare(key: str, value: Tensor, wanted: _Wanted) -> bool:
