@@ -105,7 +105,7 @@ def test_batch_norms_of_old_files_that_count_no_batches_are_loaded(tmp_path: Pat
 
 def test_any_other_missing_tensor_is_still_refused(tmp_path: Path, state: State) -> None:
     with pytest.raises(
-        UserError, match=r"read as state_dict, prefix 'model.' taken away, 1 missing \(bn1.running_mean"
+        UserError, match=r"1 missing \(bn1.running_mean\), read as state_dict, prefix 'model.' taken away"
     ):
         loaded({"state_dict": under("model.", {k: v for k, v in state.items() if k != "bn1.running_mean"})}, tmp_path)
 
@@ -205,7 +205,7 @@ class TestMessages:
     def test_the_nearest_set_is_the_one_that_is_spoken_of(self, tmp_path: Path, state: State) -> None:
         wide = {**state, "conv1.weight": torch.zeros(16, 1, 3, 3)}
         with pytest.raises(
-            UserError, match=r"read as net, 1 of another shape \(conv1.weight: file 16x1x3x3, model 16x3x3"
+            UserError, match=r"1 of another shape \(conv1.weight: file 16x1x3x3, model 16x3x3x3\), read as net"
         ):
             loaded({"optimizer": {"state": {"a": torch.ones(3)}}, "net": wide}, tmp_path)
 

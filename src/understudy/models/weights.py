@@ -192,7 +192,7 @@ def _misfit(reading: Reading) -> str:
         _some(kinds, "quantised or without values"),
     )
     read_as = reading.in_words()
-    return f"{f'read as {read_as}, ' if read_as else ''}{'; '.join(filter(None, problems))}. {_advice(reading)}"
+    return f"{'; '.join(filter(None, problems))}{f', read as {read_as}' if read_as else ''}. {_advice(reading)}"
 
 
 def _advice(reading: Reading) -> str:
