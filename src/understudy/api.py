@@ -15,7 +15,9 @@ from understudy.building import Parts, live_teacher
 from understudy.building import build_student as build_row
 from understudy.config import UserError
 from understudy.data import Augment, dataset_splits
-from understudy.data.seeding import seeded
+from understudy.data.caching import first_readable
+from understudy.data.splits import square_size
+from understudy.data.workers import refuse_in_a_worker
 from understudy.distributed import device_named
 from understudy.hashing import fingerprint
 from understudy.logs import Display
@@ -96,8 +98,11 @@ def distill(
         teacher: a trained classifier, (B,3,H,W) images as the data set gives them to (B,C) logits; None for the
             methods that ask none, and for "none".
         student: the network that learns; its weights are where the copy starts.
-        train: a torch Dataset (or a Hugging Face one) of (image, label); its own transforms stay in force.
-        val: likewise; None: a fifth of `train` is held out by seed.
+        train: a torch Dataset (or a Hugging Face one, or a DatasetDict) of (image, label); its own transforms stay in
+            force, drawn anew each epoch. Labels are those that its samples have, whatever a list beside them says.
+            docs/python-inputs.md has the table of all that is taken.
+        val: likewise, its classes matched with those of `train` by name; None: a fifth of `train` is held out by seed,
+            without what torchvision's transforms of it draw; where that cannot be taken away, a note says so.
         test: likewise; read once, at the end.
         method: what is distilled: a name, settings such as `methods.DIST.Config(tau=4)`, or several of these.
         update: "joint", "dot", or settings such as `DOT.Config(lr=0.1)`.
@@ -124,6 +129,7 @@ def distill(
     Raises:
         UserError: anything a person can mend.
     """
+    refuse_in_a_worker()
     student = checked_network(student, role="student", trains=True)
     teacher = None if teacher is None else checked_network(teacher, role="teacher")
     recipe = recipe_from(
@@ -157,10 +163,11 @@ def distill(
     )
     parts = _parts_in_memory(recipe, teacher, student, (train, val, test), classes)
     # Another call with other data must not be taken for this one's continuation.
-    with seeded(0):  # its own transforms may draw
-        image = parts.data.train.image(0)
+    image = first_readable(parts.data.train)
+    assert image is not None, "square_size refuses a data set without one"
     root = f"python:{fingerprint({'labels': parts.data.train.labels, 'image': image})}"
-    recipe = parts.recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
+    found = {"root": root} | ({} if parts.data.greys is None else {"grey_range": parts.data.greys})
+    recipe = parts.recipe.model_copy(update={"data": recipe.data.model_copy(update=found)})
     run = runs.execute(
         recipe,
         name="distill",
@@ -228,15 +235,15 @@ def _parts_in_memory(
     classes: Sequence[str] | None,
 ) -> Parts:
     train, val, test = sets
-    data = dataset_splits(train, val, test, classes=classes, name=type(train).__name__, config=recipe.data)
+    networks = [module for module in (teacher, student) if module is not None]
+    name = type(train).__name__
+    data = dataset_splits(train, val, test, classes=classes, name=name, config=recipe.data, networks=networks)
     device = device_named(recipe.device)
     num_classes = len(data.classes)
-    height, width = data.train.image(0).shape[-2:]
-    if height != width:
-        raise UserError(f"images are {height}x{width} pixels; square ones are wanted: crop or resize in the data set")
+    image_size = square_size(data)
 
     def network_from(module: nn.Module, role: str = "student") -> Network:
-        network = network_of(copied(module, role=role), num_classes=num_classes)
+        network = network_of(copied(module, role=role), num_classes=num_classes, channels=data.channels)
         return in_format(network, recipe.channels_last is not False)
 
     network = None if teacher is None else network_from(teacher, "teacher")
@@ -248,7 +255,7 @@ def _parts_in_memory(
         recipe=recipe,
         data=data,
         device=device,
-        image_size=width,
+        image_size=image_size,
         task=Classification(num_classes, label_smoothing=recipe.label_smoothing),
         student_network=network_from(student),
         make_student=lambda: network_from(student),

@@ -67,6 +67,7 @@ def bank_key(recipe: Recipe, data: DataSplits, *, image_size: int, student: Netw
             "size": image_size,
             "in_memory": data.native_size,  # these are augmented in whole batches, with other draws than in workers
             **filled,
+            **({} if data.greys is None else {"greys": data.greys}),
         },
         "data": {"classes": len(data.classes), **{name: identities[source] for name, source in splits.items()}},
         "precision": recipe.precision,

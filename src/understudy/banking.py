@@ -126,7 +126,9 @@ def _layout(parts: Parts, methods: Sequence[MethodConfig], options: BankOptions)
     """What a row of this bank holds, from a dry forward of the tapped teacher."""
     assert parts.teacher is not None
     size = parts.teacher_size or parts.image_size
-    output, shapes = parts.teacher.model.dry_forward(torch.zeros(2, 3, size, size, device=parts.device))
+    output, shapes = parts.teacher.model.dry_forward(
+        torch.zeros(2, parts.data.channels, size, size, device=parts.device)
+    )
     data = parts.recipe.data
     wanted = {tap for config in methods for tap in taps_of(config).teacher}
     known: dict[str, Any] = {

@@ -81,7 +81,7 @@ class Parts:
         if self.teacher is None:
             return False
         size = self.teacher_size or self.image_size
-        output, _ = self.teacher.model.dry_forward(torch.zeros(2, 3, size, size, device=self.device))
+        output, _ = self.teacher.model.dry_forward(torch.zeros(2, self.data.channels, size, size, device=self.device))
         return isinstance(output, torch.Tensor) and output.shape[1:] == (self.task.num_classes,)
 
     @property
@@ -97,9 +97,9 @@ class Parts:
         return Surroundings(
             task=self.task,
             num_classes=self.task.num_classes,
-            sample=torch.zeros(2, 3, size, size, device=self.device),
+            sample=torch.zeros(2, self.data.channels, size, size, device=self.device),
             teacher=self.teacher_of(seed),
-            teacher_sample=torch.zeros(2, 3, *[self.teacher_size or size] * 2, device=self.device),
+            teacher_sample=torch.zeros(2, self.data.channels, *[self.teacher_size or size] * 2, device=self.device),
             train_labels=self.data.train.labels,
             seed=seed,
             world=self.world,
@@ -149,6 +149,8 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
     data = open_data(recipe.data)
     for note in data.notes:
         say(note)
+    if data.greys is not None:  # chosen by these images; a run goes on with it, and others are evaluated by it
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"grey_range": data.greys})})
     if len(data.classes) < 2:
         raise UserError(f"{data.name} has one class, {data.classes[0]!r}; there is nothing to tell apart")
     recipe = with_classes_numbered(recipe, data)

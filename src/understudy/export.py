@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from understudy.config import UserError
 from understudy.models.cost import Cost, cost_of, median_ms
 from understudy.models.hub import first_line
+from understudy.models.network import channels_of
 
 __all__ = ["ExportReport", "export_onnx"]
 
@@ -41,6 +42,7 @@ class ExportReport:
     latency_ms: float  # of the file under onnxruntime, batch 1
     student: Cost
     teacher: Cost | None
+    channels: int = 3
 
     def describe(self) -> str:
         """The report in plain lines."""
@@ -50,7 +52,8 @@ class ExportReport:
             f"largest difference to torch {self.largest_difference:.0e}   "
             f"{self.latency_ms:.1f} ms an image in onnxruntime, "
             f"{thread}, batch 1",
-            f"input    images (B,3,{self.image_size},{self.image_size}), RGB in [0,1]; normalised inside; any B",
+            f"input    images (B,{self.channels},{self.image_size},{self.image_size}), "
+            f"{'RGB ' if self.channels == 3 else ''}in [0,1]; normalised inside; any B",
         ]
         lines.append(_describe("student", self.student))
         if self.teacher is not None:
@@ -67,7 +70,7 @@ def export_onnx(
     teacher_image_size: int | None = None,
     threads: int | None = None,
 ) -> ExportReport:
-    """Write `model` as ONNX: input "images" (B,3,H,W) in [0,1] with any B, output "logits" (B,C).
+    """Write `model` as ONNX: input "images" (B,D,H,W) in [0,1] with any B, output "logits" (B,C).
 
     The file appears once it agrees with torch under onnxruntime to 1e-4 on random images.
 
@@ -111,7 +114,7 @@ def _export(
                 f"{file}: not written, since onnxruntime differs from torch by {difference:.1e} on random images "
                 f"(at most {_TOLERANCE:.0e} is accepted); is there randomness in the network's forward pass?"
             )
-        one_image = torch.rand(1, 3, image_size, image_size)
+        one_image = torch.rand(1, channels_of(model), image_size, image_size)
         latency = median_ms(lambda: run(one_image), threads=threads)
         num_bytes = sum(part.stat().st_size for part in Path(half_way).iterdir())
         for part in Path(half_way).iterdir():
@@ -125,6 +128,7 @@ def _export(
         latency_ms=latency,
         student=cost_of(model, image_size=image_size, threads=threads),
         teacher=None if teacher is None else cost_of(teacher, image_size=teacher_image_size, threads=threads),
+        channels=channels_of(model),
     )
 
 
@@ -136,7 +140,7 @@ def _write(model: nn.Module, file: Path, image_size: int) -> None:
         with _silence(), torch.no_grad():
             torch.onnx.export(
                 model,
-                (torch.rand(2, 3, image_size, image_size),),
+                (torch.rand(2, channels_of(model), image_size, image_size),),
                 file,
                 input_names=["images"],
                 output_names=["logits"],
@@ -176,7 +180,8 @@ def _runner(file: Path, threads: int) -> Callable[[Tensor], Tensor]:
 
 
 def _difference(model: nn.Module, run: Callable[[Tensor], Tensor], batch_size: int, image_size: int) -> float:
-    images = torch.rand(batch_size, 3, image_size, image_size, generator=torch.Generator().manual_seed(batch_size))
+    shape = (batch_size, channels_of(model), image_size, image_size)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(batch_size))
     with torch.no_grad():
         expected = model(images)
     return float((run(images) - expected).abs().max() / expected.abs().max().clamp(min=1))

@@ -57,6 +57,7 @@ class Trial:
         device: where.
         precision: of the pass.
         trains: whether a pass has a backward part, as a student's has.
+        channels: of the images.
     """
 
     batch_size: int
@@ -64,6 +65,7 @@ class Trial:
     device: torch.device
     precision: Precision = "float32"
     trains: bool = False
+    channels: int = 3
 
 
 def with_format_settled(parts: Parts, file: Path, *, say: Callable[[str], None]) -> Parts:
@@ -104,7 +106,7 @@ def faster_format(network: Network, trial: Trial) -> tuple[bool, tuple[float, fl
     can_be_channels_last = _runs_in_channels_last(_copied(network, trial), trial.image_size)
     with seeded(0):
         size = trial.image_size
-        images = torch.rand(trial.batch_size, 3, size, size, device=trial.device)
+        images = torch.rand(trial.batch_size, trial.channels, size, size, device=trial.device)
         passes = [_pass(in_format(_copied(network, trial), choice), images, trial) for choice in (False, True)]
         if not can_be_channels_last:
             return False, (min(_timed(passes[0], trial.device) for _ in range(WARMUP + 1)), None)
@@ -134,7 +136,9 @@ def _say_what_stays_contiguous(parts: Parts, say: Callable[[str], None]) -> None
 def _measured(parts: Parts) -> Choice:
     recipe = parts.recipe
     batch_size = max(recipe.data.batch_size // parts.world.size // recipe.accumulate, 2)
-    trial = Trial(batch_size, parts.image_size, parts.device, recipe.precision, trains=True)
+    trial = Trial(
+        batch_size, parts.image_size, parts.device, recipe.precision, trains=True, channels=parts.data.channels
+    )
     student, seconds = faster_format(parts.student_network, trial)
     if parts.teacher_network is None:
         return Choice(student=student, teacher=None, seconds={"student": seconds})

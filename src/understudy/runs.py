@@ -73,6 +73,8 @@ def execute(
             recipe = parts.recipe  # with the key of its bank
         else:
             parts = _from_python(parts, recipe, world)
+            for note in parts.data.notes:
+                display.say(note)
         check_rows(parts, rows)
 
         if world.from_first(lambda: _lacks_only_its_page(recipe, out, overwrite)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from understudy.config import UserError
 from understudy.data.images import BadImageError
+from understudy.data.seeding import seeded
 from understudy.data.sources import SMALL, EncodedSource, Source, TensorSource, num_cpus, stored_at
 
 __all__ = ["Cached", "cached", "digest", "first_readable", "free_memory_bytes"]
@@ -83,10 +85,8 @@ def digest(data: bytes) -> bytes:
 def first_readable(source: Source) -> Tensor | None:
     """The first image that can be read."""
     for i in range(len(source)):
-        try:
+        with suppress(BadImageError), seeded(0):  # a data set's own transform may draw
             return source.image(i)
-        except BadImageError:
-            continue
     return None
 
 

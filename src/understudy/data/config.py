@@ -38,6 +38,9 @@ class DataConfig(Config):
     eval_batch_size: int = Field(default=256, ge=1, le=1_000_000)
     drop_last: bool = False
     image_size: int | None = Field(default=None, ge=1, le=8_192)  # pixels; None: the model's own
+    grey_range: Literal["auto"] | tuple[float, float] = (
+        "auto"  # values that become black and white, of greys of more than 8 bits; auto: by the training images
+    )
     copies: Literal["none", "rotations", "pairs"] = "none"  # rotations: by 90, 180, 270 degrees; pairs: a second view
     augment: AugmentSetting = "auto"
     mix: MixConfig | None = None  # Mixup and CutMix
@@ -59,6 +62,13 @@ class DataConfig(Config):
     def _are_rows(cls, value: str | None) -> str | None:
         if value is not None:
             parsed_rows(value)
+        return value
+
+    @field_validator("grey_range")
+    @classmethod
+    def _is_a_range(cls, value: Literal["auto"] | tuple[float, float]) -> Literal["auto"] | tuple[float, float]:
+        if value != "auto" and value[0] >= value[1]:
+            raise ValueError(f"must be [BLACK, WHITE] with BLACK < WHITE, got {list(value)}")
         return value
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ def divided(found: Found, config: DataConfig) -> tuple[dict[SplitName, Source], 
         UserError: rows that are not there or shared, no test split where val: test wants it, or an empty part.
     """
     stored = found.splits["train"]
+    shown = found.held_out or stored
     val_rows = _rows("val_rows", config.val_rows, len(stored))
     chosen = _rows("train_rows", config.train_rows, len(stored))
     if config.train_rows is None and config.val_rows is not None:
@@ -33,12 +34,12 @@ def divided(found: Found, config: DataConfig) -> tuple[dict[SplitName, Source], 
     elif config.val_rows is not None:
         if torch.isin(chosen, val_rows).any():
             raise UserError(f"data.train_rows {config.train_rows} and data.val_rows {config.val_rows} share rows")
-        parts["val"], origin = rows_of(stored, val_rows), f"rows {config.val_rows} of train"
+        parts["val"], origin = rows_of(shown, val_rows), f"rows {config.val_rows} of train"
     elif "val" in parts:
         origin = found.val_words
     else:
         kept, held = held_out(stored.labels[chosen], config.val_fraction, config.split_seed)
-        parts["val"], origin = rows_of(stored, chosen[held]), f"held out by seed {config.split_seed}"
+        parts["val"], origin = rows_of(shown, chosen[held]), f"held out by seed {config.split_seed}"
         chosen = chosen[kept]
     parts["train"] = stored if len(chosen) == len(stored) else rows_of(stored, chosen)
     for name, source in parts.items():

@@ -37,6 +37,8 @@ class Found:
     no_images: tuple[str, ...] = ()  # files that are none
     bad: tuple[str, ...] = ()  # images that were read already and left out since they could not be, and why
     notes: tuple[str, ...] = ()
+    held_out: Source | None = None  # train without its own augmentation, which images held out of it are taken from
+    are_greys_settled: bool = False  # whether the range of greys of more than 8 bits was chosen already
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,13 @@ from understudy.config import UserError
 from understudy.data.augment import Rendering
 from understudy.data.config import DataConfig
 from understudy.data.found import BadImages
+from understudy.data.greys import Greys
 from understudy.data.hub_stream import HubStream
 from understudy.data.images import BadImageError, decoded
 from understudy.data.plan import EpochPlan, Share
 from understudy.data.seeding import seeded
-from understudy.data.sources import as_unit, num_cpus
+from understudy.data.sources import as_unit
+from understudy.data.workers import num_workers_for
 from understudy.hashing import hashed
 from understudy.step import Batch
 
@@ -49,11 +51,13 @@ class _Renderer(Dataset[_Rendered]):
 
     Args:
         rendering: what is done to each image.
+        greys: the range that greys of more than 8 bits are scaled from.
         fills_up: an unreadable image gives way to the next one of its batch; else it is left out.
     """
 
-    def __init__(self, rendering: Rendering, *, fills_up: bool) -> None:
+    def __init__(self, rendering: Rendering, greys: Greys | None, *, fills_up: bool) -> None:
         self._rendering = rendering
+        self._greys = greys
         self._fills_up = fills_up
 
     def __getitem__(self, rows: Sequence[_Row]) -> _Rendered:
@@ -75,7 +79,7 @@ class _Renderer(Dataset[_Rendered]):
     def _rendered(self, row: _Row, skipped: list[str]) -> tuple[Tensor, Tensor | None] | None:
         try:
             with seeded(row.key):
-                return self._rendering(decoded(row.data, row.name))
+                return self._rendering(decoded(row.data, row.name, self._greys))
         except BadImageError as error:
             skipped.append(str(error))
             return None
@@ -149,7 +153,7 @@ class HubTrainLoader:
         self._plan = plan
         self._gate = _Gate(config, device)
         self._batches = _Batches(stream, plan)
-        self._loader = _loader(_Renderer(rendering, fills_up=True), self._batches, config, device)
+        self._loader = _loader(_Renderer(rendering, stream.greys, fills_up=True), self._batches, config, device)
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -197,7 +201,7 @@ class HubEvalLoader:
         self.num_samples = len(stream)
         self._gate = _Gate(config, device)
         self._batches = _EvalBatches(stream, share.of(range(len(stream))), config.eval_batch_size)
-        self._loader = _loader(_Renderer(rendering, fills_up=False), self._batches, config, device)
+        self._loader = _loader(_Renderer(rendering, stream.greys, fills_up=False), self._batches, config, device)
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -219,7 +223,7 @@ def _loader(renderer: _Renderer, batches: Any, config: DataConfig, device: torch
         renderer,
         sampler=batches,
         batch_size=None,  # the sampler's items are whole batches already
-        num_workers=min(8, num_cpus()) if config.workers is None else config.workers,
+        num_workers=num_workers_for(config, renderer),
         pin_memory=device.type == "cuda",
         worker_init_fn=_leave_interrupts_to_the_main_process,
         generator=torch.Generator(),  # else every pass would draw its base seed from the global generator

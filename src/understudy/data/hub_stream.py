@@ -9,6 +9,7 @@ from inspect import signature
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,13 +17,14 @@ from understudy.config import UserError
 from understudy.data.columns import Columns, columns_of
 from understudy.data.config import DataConfig, parsed_rows
 from understudy.data.found import SplitName
+from understudy.data.greys import Greys
 from understudy.data.hub import loaded_from_hub, splits_by_name
-from understudy.data.images import decoded
+from understudy.data.images import decoded, deep_greys_of
 
-__all__ = ["HubStream", "StreamParts", "stream_parts"]
+__all__ = ["PEEKED", "HubStream", "StreamParts", "stream_parts"]
 
 SHUFFLE_BUFFER = 4096  # images in memory, from which the next one is drawn: about 450 MB of ImageNet's files
-_PEEKED = 8  # images at the head that may be looked at by number, to choose an augmentation
+PEEKED = 8  # images at the head that may be looked at by number, to choose an augmentation
 
 
 class HubStream:
@@ -38,6 +40,7 @@ class HubStream:
 
     def __init__(self, dataset: Any, columns: Columns, classes: tuple[str, ...], num_images: int, split: str) -> None:
         self.labels: Tensor = torch.full((num_images,), -1, dtype=torch.int64)
+        self.greys: Greys | None = None  # of the data set; see `settle_greys`
         self._dataset = dataset
         self._columns = columns
         self._number_of = {name: number for number, name in enumerate(classes)}
@@ -50,7 +53,11 @@ class HubStream:
         """One of the first eight images. Raises UserError at others, and BadImageError where it cannot be read."""
         if i >= len(self._head):
             raise UserError(f"image {i} of a stream cannot be asked for by its number; leave out data.streaming")
-        return decoded(self._head[i][0], self.name(i))
+        return decoded(self._head[i][0], self.name(i), self.greys)
+
+    def deep_greys(self, i: int) -> np.ndarray[Any, Any] | None:
+        """(H,W) pixels of one of the first eight images where it has more than 8 bits; None of all others."""
+        return deep_greys_of(self._head[i][0]) if i < len(self._head) else None
 
     def name(self, i: int) -> str:
         """Its place in the stream."""
@@ -67,7 +74,7 @@ class HubStream:
 
     @cached_property
     def _head(self) -> list[tuple[bytes, int]]:
-        return list(islice(self.rows(), _PEEKED))
+        return list(islice(self.rows(), PEEKED))
 
     def _class_of(self, label: Any, number: int) -> int:
         found = self._number_of.get(label, -1) if isinstance(label, str) else int(label)

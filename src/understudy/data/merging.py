@@ -50,6 +50,7 @@ class _Renumbered(PointingSource):
 
     def __init__(self, source: Source, labels: Tensor, root: str) -> None:
         self.labels = labels
+        self.parts = [source]
         self._source = source
         self._root = root
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from understudy.data.images import BadImageError, decoded, printable
+from understudy.data.greys import Greys
+from understudy.data.images import BadImageError, decoded, deep_greys_of, printable
 
 __all__ = [
     "SMALL",
@@ -24,6 +26,7 @@ __all__ = [
     "Source",
     "TensorSource",
     "as_unit",
+    "holders",
     "joined",
     "num_cpus",
     "rows_of",
@@ -84,6 +87,7 @@ class EncodedSource:
     """Base of sources whose images lie somewhere as the bytes of image files."""
 
     labels: Tensor  # (N,) int64
+    greys: Greys | None = None  # of the data set, where it has greys of more than 8 bits; see `settle_greys`
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -101,7 +105,14 @@ class EncodedSource:
 
     def from_bytes(self, data: bytes, i: int) -> Tensor:
         """(3,H,W) uint8 RGB of what `encoded(i)` gave. Raises BadImageError, which names the image."""
-        return decoded(data, self.name(i))
+        return decoded(data, self.name(i), self.greys)
+
+    def deep_greys(self, i: int) -> np.ndarray[Any, Any] | None:
+        """(H,W) pixels of an image of more than 8 bits; None of others."""
+        try:
+            return deep_greys_of(self.encoded(i))
+        except BadImageError:
+            return None
 
     def image(self, i: int) -> Tensor:
         """Read and decoded now."""
@@ -144,6 +155,7 @@ class FittedSource(EncodedSource):
 
     def __init__(self, source: EncodedSource, size: int) -> None:
         self.labels = source.labels
+        self.parts: Sequence[Source] = [source]
         self._source = source
         self._size = size
 
@@ -170,6 +182,7 @@ class PointingSource:
     """Base of sources that hold no image but know who does."""
 
     labels: Tensor  # (N,) int64
+    parts: Sequence[Source]  # those that its images come from
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -194,6 +207,7 @@ class _Rows(PointingSource):
 
     def __init__(self, source: Source, indices: Tensor) -> None:
         self.labels = source.labels[indices]
+        self.parts = [source]
         self._source = source
         self._indices = indices
 
@@ -206,12 +220,12 @@ class _Joined(PointingSource):
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.labels = torch.cat([source.labels for source in sources])
-        self._sources = sources
+        self.parts = sources
         self._ends = list(accumulate(map(len, sources)))
 
     def at(self, i: int) -> tuple[Source, int]:
         part = bisect_right(self._ends, i)
-        return self._sources[part], i - (self._ends[part - 1] if part else 0)
+        return self.parts[part], i - (self._ends[part - 1] if part else 0)
 
 
 def rows_of(source: Source, indices: Tensor) -> Source:
@@ -229,6 +243,15 @@ def stored_at(source: Source, i: int) -> tuple[Source, int]:
     while isinstance(source, PointingSource):
         source, i = source.at(i)
     return source, i
+
+
+def holders(source: Source) -> Iterator[Source]:
+    """The sources that hold the images of this one themselves, or fetch them; some may come twice."""
+    parts: Sequence[Source] | None = getattr(source, "parts", None)
+    if parts is None:
+        yield source
+    for part in parts or ():
+        yield from holders(part)
 
 
 def small_size(source: Source) -> int | None:

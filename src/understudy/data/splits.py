@@ -8,18 +8,20 @@ from dataclasses import dataclass
 import torch
 
 from understudy.config import UserError
-from understudy.data.caching import cached
+from understudy.data.caching import cached, first_readable
 from understudy.data.config import DataConfig
 from understudy.data.dividing import divided, reduced
 from understudy.data.duplicates import duplicate_notes
 from understudy.data.formats import find
 from understudy.data.found import BadImages, Found
-from understudy.data.hub_stream import stream_parts
+from understudy.data.greys import Greys
+from understudy.data.hub_stream import PEEKED, stream_parts
 from understudy.data.memory import hand_back_memory
-from understudy.data.sources import Source, TensorSource, as_unit, small_size
+from understudy.data.scaling import note_on_greys, settle_greys
+from understudy.data.sources import Source, TensorSource, as_unit, rows_of, small_size
 from understudy.data.unlabelled import read_unlabelled
 
-__all__ = ["DataSplits", "open_data", "splits_of"]
+__all__ = ["DataSplits", "open_data", "splits_of", "square_size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class DataSplits:
         native_size: pixels a side where all training images are square, equal and in memory, else None.
         mean: per channel (R, G, B) of the training images in [0,1], where they are in memory.
         std: likewise.
+        greys: the values that became black and white, where the images have more than 8 bits.
+        channels: of the images; other than 3 only in data sets made in Python.
         num_unlabelled: training images whose label is -1: they join the distillation loss alone.
         notes: what a person should be told: files left out, memory taken, equal images under two labels.
     """
@@ -43,8 +47,10 @@ class DataSplits:
     test: Source | None
     val_origin: str
     native_size: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    greys: Greys | None = None
+    channels: int = 3
     num_unlabelled: int = 0
     notes: tuple[str, ...] = ()
 
@@ -69,6 +75,8 @@ def streamed_splits(config: DataConfig) -> DataSplits:
         UserError: as `stream_parts`.
     """
     found = stream_parts(config)
+    head = rows_of(found.parts["train"], torch.arange(min(PEEKED, len(found.parts["train"]))))
+    greys = settle_greys(head, found.parts.values(), config.grey_range)
     return DataSplits(
         name=found.name,
         classes=found.classes,
@@ -76,25 +84,36 @@ def streamed_splits(config: DataConfig) -> DataSplits:
         val=found.parts["val"],
         test=found.parts.get("test"),
         val_origin=found.val_origin,
+        greys=greys,
         notes=(
+            *note_on_greys(greys),
             "data.streaming: images have no numbers, so there is no bank, no method that remembers samples (crd), "
             "and a resumed run draws the images before its step again to get there",
         ),
     )
 
 
-def splits_of(found: Found, config: DataConfig) -> DataSplits:
+def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -> DataSplits:
     """Divide what a reader found, as the settings say.
+
+    Args:
+        found: all splits as they are stored.
+        config: of the data.
+        greys: the range that the images are scaled by, where that is settled already.
 
     Raises:
         UserError: rows that are not there, an empty split, no test split where val: test wants it, small images
             without memory for them under cache: auto, or, under on_bad_image: stop, an image that cannot be read.
     """
+    notes = [*found.notes]
+    if not found.are_greys_settled:
+        greys = settle_greys(found.splits["train"], found.splits.values(), config.grey_range)
+        notes += note_on_greys(greys)
     parts, origin = divided(found, config)
     parts["train"], note_on_part = reduced(parts["train"], config)
-    unlabelled = read_unlabelled(parts["train"], config)
+    unlabelled = read_unlabelled(parts["train"], config, greys)
     no_images = [*found.no_images, *unlabelled.no_images]
-    notes = [*found.notes, *([note_on_part] if note_on_part else []), *unlabelled.notes]
+    notes += [*([note_on_part] if note_on_part else []), *unlabelled.notes]
     notes += _notes_on_bad(BadImages(no_images), config)
     parts["train"] = unlabelled.train
     names = {source: name for name, source in reversed(parts.items())}  # val and test are one under data.val: test
@@ -119,9 +138,25 @@ def splits_of(found: Found, config: DataConfig) -> DataSplits:
         native_size=small_size(train),
         mean=mean,
         std=std,
+        greys=greys,
         num_unlabelled=int((train.labels < 0).sum()),
         notes=(*notes, *_notes_on_memory(part.source for part in once.values())),
     )
+
+
+def square_size(data: DataSplits) -> int:
+    """Pixels a side of the training images, as far as the first that can be read tells.
+
+    Raises:
+        UserError: none can be read, or that one is no square.
+    """
+    first = first_readable(data.train)
+    if first is None:
+        raise UserError(f"none of the {len(data.train)} training images of {data.name} can be read")
+    height, width = first.shape[-2:]
+    if height != width:
+        raise UserError(f"images are {height}x{width} pixels; square ones are wanted: crop or resize in the data set")
+    return int(width)
 
 
 def _notes_on_bad(bad: BadImages, config: DataConfig) -> list[str]:
@@ -142,18 +177,16 @@ def _notes_on_memory(sources: Iterable[Source]) -> list[str]:
     return [f"decoded images take {num_bytes / 2**20:.1f} MiB of memory"] if num_bytes else []
 
 
-Channels = tuple[float, float, float]
-
-
-def _statistics(source: Source, chunk: int = 1000) -> tuple[Channels, Channels] | tuple[None, None]:
+def _statistics(source: Source, chunk: int = 1000) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
     """Mean and standard deviation per channel over the labelled images, in [0,1]; None of images not in memory."""
     if not isinstance(source, TensorSource):
         return None, None
-    total = torch.zeros(2, 3, dtype=torch.float64)
+    channels = source.images.shape[1]
+    total = torch.zeros(2, channels, dtype=torch.float64)
     is_labelled = source.labels >= 0
     for images, mask in zip(torch.split(source.images, chunk), torch.split(is_labelled, chunk), strict=True):
-        pixels = as_unit(images if mask.all() else images[mask])  # (n,3,H,W)
+        pixels = as_unit(images if mask.all() else images[mask])  # (n,D,H,W)
         total += torch.stack([pixels.sum((0, 2, 3)), pixels.square().sum((0, 2, 3))]).double()
-    mean, square = total / (int(is_labelled.sum()) * source.images[0].numel() / 3)
+    mean, square = total / (int(is_labelled.sum()) * source.images[0].numel() / channels)
     std = (square - mean.square()).clamp_min(0).sqrt()
-    return (mean[0].item(), mean[1].item(), mean[2].item()), (std[0].item(), std[1].item(), std[2].item())
+    return tuple(mean.tolist()), tuple(std.tolist())

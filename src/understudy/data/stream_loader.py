@@ -18,7 +18,8 @@ from understudy.data.found import BadImages
 from understudy.data.images import BadImageError
 from understudy.data.plan import EpochPlan, Share
 from understudy.data.seeding import seeded
-from understudy.data.sources import Source, as_unit, num_cpus
+from understudy.data.sources import Source, as_unit
+from understudy.data.workers import num_workers_for
 from understudy.hashing import hashed
 from understudy.step import Batch
 
@@ -204,7 +205,7 @@ def _loader(
     *,
     keeps_workers: bool,
 ) -> DataLoader[Any]:  # what it yields is the collated _Items
-    num_workers = min(8, num_cpus()) if config.workers is None else config.workers
+    num_workers = num_workers_for(config, items)
     return DataLoader(
         items,
         batch_sampler=batches,

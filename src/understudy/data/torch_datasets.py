@@ -1,56 +1,31 @@
-"""Data sets made in Python: any torch Dataset of (image, label), or a Hugging Face one of {"image", "label"}."""
+"""Data sets made in Python: any torch Dataset of (image, label), or a Hugging Face one, as sources and splits."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
-from torchvision.datasets import VisionDataset
+from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from understudy.config import UserError
-from understudy.data.caching import Cached, cached
+from understudy.data.caching import Cached, cached, first_readable
+from understudy.data.channels import channels_for
+from understudy.data.class_names import carrier, names_of, numbered_by_name
+from understudy.data.columns import Columns
 from understudy.data.config import DataConfig
-from understudy.data.found import Found, SplitName, checked_labels
-from understudy.data.images import BadImageError, from_pil
+from understudy.data.drawing import differs, drawing_transforms, is_fixed, without_drawing
+from understudy.data.found import Found, SplitName, checked_labels, split_name
+from understudy.data.labels import labels_of
+from understudy.data.samples import DatasetSource, Taker
+from understudy.data.scaling import note_on_greys, settle_greys
 from understudy.data.sources import Source
 from understudy.data.splits import DataSplits, splits_of
+from understudy.data.workers import note_on_workers
 
 __all__ = ["dataset_source", "dataset_splits"]
-
-
-class DatasetSource:
-    """A map-style data set, asked for a sample whenever its image is wanted.
-
-    Args:
-        dataset: of (image, label) or {"image": ..., "label": ...}; images are PIL, (H,W), (1,H,W) or (3,H,W)
-            uint8, or float tensors, which stay as they are.
-        labels: (N,) int64.
-    """
-
-    def __init__(self, dataset: Any, labels: Tensor) -> None:
-        self.dataset = dataset
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def image(self, i: int) -> Tensor:
-        """The sample's image; its own transform runs now."""
-        try:
-            image = _parts(self.dataset[i])[0]
-            return from_pil(image) if isinstance(image, Image.Image) else _rgb(image)
-        except OSError as error:  # what PIL raises at a damaged file
-            raise BadImageError(f"{self.name(i)}: {error}") from None
-
-    def name(self, i: int) -> str:
-        """The path, where the data set lists `samples` as ImageFolder does, else the number."""
-        return _name(self.dataset, i)
 
 
 def dataset_source(
@@ -58,9 +33,8 @@ def dataset_source(
 ) -> Source:
     """A torch Dataset (or Hugging Face one) as a Source.
 
-    Labels come from `targets` (torchvision), `tensors[1]` (TensorDataset) or the label column. Where there is none of
-    these, a transform may change them, or one of three samples has another, every sample is read once. Images are
-    cached only where the data set shows that they never change: one without a transform, or made of tensors.
+    Labels are those that the samples have; see `labels_of` for when a list beside them will do. Images are cached only
+    where the data set shows that they never change: one of torchvision's own without a transform, or made of tensors.
 
     Args:
         dataset: with a length; N samples.
@@ -72,14 +46,11 @@ def dataset_source(
             take more than half of the free memory.
     """
     _check_is_a_data_set(dataset)
-    return _cached(dataset, _labels(dataset), classes, cache).source
-
-
-def _cached(dataset: Any, labels: Tensor, classes: Sequence[str] | None, cache: Literal["auto"] | bool) -> Cached:
+    taker = Taker(Columns(), dataset)
+    labels = labels_of(dataset, taker)
     num_classes = len(classes) if classes is not None else int(labels.max()) + 1 if len(labels) else 0
-    source: Source = DatasetSource(dataset, checked_labels(labels, num_classes, what=type(dataset).__name__))
-    mode = cache if cache is True or _is_fixed(dataset) else False
-    return cached(source, mode, what=f"the images of {type(dataset).__name__}")
+    labels = checked_labels(labels, num_classes, what=type(dataset).__name__)
+    return _cached(DatasetSource(dataset, labels, taker), cache).source
 
 
 def dataset_splits(
@@ -90,39 +61,181 @@ def dataset_splits(
     classes: Sequence[str] | None = None,
     name: str = "own data",
     config: DataConfig | None = None,
+    networks: Sequence[nn.Module] = (),
 ) -> DataSplits:
     """DataSplits of data sets made in Python; without `val`, some of `train` is held out by seed.
 
+    Labels of val and test are matched with those of train by the class names that the data sets carry. Images held out
+    of `train` do not go through what its transform draws, where that can be taken away, and a note says where not.
+
     Args:
-        train: as for `dataset_source`; so are val and test.
-        val: None divides train as `config` says.
+        train: as for `dataset_source`, or a mapping of data sets by split (train, validation, test), as a DatasetDict.
+        val: as for `dataset_source`; None divides train as `config` says.
         test: read once, at the end; may be missing.
-        classes: names; None takes `train.classes`, else the numbers.
+        classes: names; None takes those that train carries, else the numbers.
         name: for messages.
-        config: its rows, fraction, seed and cache apply; `root` is not read.
+        config: its rows, columns, fraction, seed, range of greys and cache apply; `root` is not read.
+        networks: that are going to take the images, which settles what becomes of grey ones (see `channels_for`).
 
     Raises:
-        UserError: as `dataset_source` and `open_data`.
+        UserError: as `dataset_source` and `open_data`, or classes in val or test that train lacks.
     """
     config = config or DataConfig(root=name)
-    given: dict[SplitName, Any] = {"train": train, "val": val, "test": test}
-    given = {split: dataset for split, dataset in given.items() if dataset is not None or split == "train"}
+    given = _given(train, val, test)
+    opened: dict[SplitName, _Opened] = {}
     for split, dataset in given.items():
         with _said_of(split):
             _check_is_a_data_set(dataset)
-    once, labels = {}, {}
     for split, dataset in given.items():
         with _said_of(split):
-            labels[split] = _labels(dataset)
-    if classes is None:
-        classes = getattr(train, "classes", None) or _numbers(labels["train"])
-    for split, dataset in given.items():
+            opened[split] = _Opened.of(dataset, config)
+    notes = _without_unlabelled(opened, name)
+    classes = _matched_by_name(opened, classes)
+    sources = {split: _source(part, split, classes) for split, part in opened.items()}
+    with _said_of("train"):
+        greys = settle_greys(sources["train"], sources.values(), config.grey_range, num_looked_at=3)
+        channels, words = channels_for(sources["train"], networks)
+    for source in sources.values():
+        source.channels = channels if networks else None
+    held_out, on_drawing = _not_augmented(opened, sources, config)
+    once: dict[SplitName, Cached] = {}
+    for split, source in sources.items():
         with _said_of(split):
-            once[split] = _cached(dataset, labels[split], classes, config.cache)
-    splits = {split: found.source for split, found in once.items()}
-    bad = tuple(f"{split}: {text}" for split, found in once.items() for text in found.bad)
+            once[split] = _cached(source, config.cache)
+    found = Found(
+        name,
+        tuple(classes),
+        {split: part.source for split, part in once.items()},
+        bad=tuple(f"{split}: {text}" for split, part in once.items() for text in part.bad),
+        notes=(*notes, *words, *note_on_greys(greys), *on_drawing, *note_on_workers(config, sources.values())),
+        held_out=held_out,
+        are_greys_settled=True,
+    )
     # The sources above are cached as far as they may be; a transform that draws must not be frozen now.
-    return splits_of(Found(name, tuple(classes), splits, bad=bad), config.model_copy(update={"cache": False}))
+    splits = splits_of(found, config.model_copy(update={"cache": False}), greys=greys)
+    first = first_readable(splits.train)
+    return splits if first is None else replace(splits, channels=first.shape[0])
+
+
+@dataclass(slots=True)
+class _Opened:
+    """One data set of Python, with its labels as its samples have them."""
+
+    dataset: Any
+    taker: Taker
+    labels: Tensor  # (N,)
+
+    @classmethod
+    def of(cls, dataset: Any, config: DataConfig) -> _Opened:
+        taker = Taker(Columns(config.image_column, config.label_column), dataset)
+        return cls(dataset, taker, labels_of(dataset, taker))
+
+
+def _given(train: Any, val: Any, test: Any) -> dict[SplitName, Any]:
+    """The data sets by split, those of a mapping too."""
+    given: dict[SplitName, Any] = {"train": train}
+    if isinstance(train, Mapping):
+        given = {split: dataset for key, dataset in train.items() if (split := split_name(str(key)))}
+        if "train" not in given:
+            raise UserError(f"train: a {type(train).__name__} without a train split; it has: {', '.join(train) or '-'}")
+    own: dict[SplitName, Any] = {"val": val, "test": test}
+    given |= {split: dataset for split, dataset in own.items() if dataset is not None}
+    return {split: given[split] for split in _SPLITS if split in given}
+
+
+_SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+def _without_unlabelled(opened: dict[SplitName, _Opened], name: str) -> list[str]:
+    """Take away a test split whose labels all are -1, as the hub marks those of contests."""
+    test = opened.get("test")
+    if test is None or not bool((test.labels == -1).all()):
+        return []
+    del opened["test"]
+    return [f"the test split of {name} has no labels and is left out"]
+
+
+def _matched_by_name(opened: Mapping[SplitName, _Opened], classes: Sequence[str] | None) -> Sequence[str]:
+    """Number all labels by the names that train carries, and say which names classes have."""
+    train = opened["train"]
+    own = names_of(carrier(train.dataset, train.labels, train.taker), train.taker)
+    reference = own if own is not None else classes
+    if reference is not None:
+        for split, part in opened.items():
+            theirs = names_of(carrier(part.dataset, part.labels, part.taker), part.taker)
+            is_about_others = own is None and not set(theirs or ()) & set(reference)
+            if not is_about_others:
+                part.labels = numbered_by_name(part.dataset, part.labels, reference, part.taker, what=split)
+    if classes is not None:
+        return classes
+    return own or [str(number) for number in range(max(int(train.labels.max()), 0) + 1)]
+
+
+def _source(part: _Opened, split: SplitName, classes: Sequence[str]) -> DatasetSource:
+    with _said_of(split):
+        labels = checked_labels(part.labels, len(classes), what=type(part.dataset).__name__)
+    return DatasetSource(part.dataset, labels, part.taker)
+
+
+def _cached(source: DatasetSource, cache: Literal["auto"] | bool) -> Cached:
+    mode = cache if cache is True or is_fixed(source.dataset) else False
+    return cached(source, mode, what=f"the images of {type(source.dataset).__name__}")
+
+
+def _not_augmented(
+    opened: Mapping[SplitName, _Opened], sources: dict[SplitName, DatasetSource], config: DataConfig
+) -> tuple[Source | None, list[str]]:
+    """What images held out of train are read from, and notes on evaluation that goes through a transform that draws.
+
+    A val or test data set that is a part of what train is a part of (`random_split`) counts as held out, too.
+    """
+    notes = []
+    held_out = None
+    is_divided = ("val" not in sources and config.val == "auto") or config.val_rows is not None
+    for split, source in list(sources.items()):
+        is_of_train = split == "train" or _base(source.dataset) is _base(opened["train"].dataset)
+        if (split == "train" and not is_divided) or not _draws(source):
+            continue
+        what = "val, held out of train," if split == "train" else split
+        plain = _plain(source) if is_of_train else None
+        if plain is None:
+            notes.append(
+                f"warning  {what} goes through a transform that changes its images from call to call"
+                f"{_named(source.dataset)}, so it is scored on augmented images; give "
+                f"{'val' if split == 'train' else split}= a data set without that"
+            )
+            continue
+        notes.append(f"{what} is shown without what the transform of train draws{_named(source.dataset)}")
+        if split == "train":
+            held_out = plain
+        else:
+            sources[split] = plain
+    return held_out, notes
+
+
+def _draws(source: DatasetSource) -> bool:
+    return not is_fixed(source.dataset) and (bool(drawing_transforms(source.dataset)) or differs(source))
+
+
+def _plain(source: DatasetSource) -> DatasetSource | None:
+    """The same images without what draws; None where that cannot be had, or gives images of another size."""
+    dataset = without_drawing(source.dataset)
+    if dataset is None:
+        return None
+    plain = DatasetSource(dataset, source.labels, source.taker, source.channels)
+    plain.greys = source.greys
+    before, after = first_readable(source), first_readable(plain)
+    is_alike = before is not None and after is not None and (before.shape, before.dtype) == (after.shape, after.dtype)
+    return plain if is_alike and not differs(plain) else None
+
+
+def _base(dataset: Any) -> Any:
+    return _base(dataset.dataset) if type(dataset) is Subset else dataset
+
+
+def _named(dataset: Any) -> str:
+    names = drawing_transforms(dataset)
+    return f" ({', '.join(names)})" if names else ""
 
 
 @contextmanager
@@ -134,132 +247,8 @@ def _said_of(split: SplitName) -> Iterator[None]:
         raise UserError(f"{split}: {error}") from None
 
 
-def _numbers(labels: Tensor) -> list[str]:
-    """'0', '1' up to the largest label."""
-    return [str(number) for number in range(max(int(labels.max()), 0) + 1)]
-
-
 def _check_is_a_data_set(dataset: Any) -> None:
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise UserError(f"{type(dataset).__name__} is no data set with a length and samples by number")
     if len(dataset) == 0:
         raise UserError(f"{type(dataset).__name__} is empty")
-
-
-def _parts(sample: Any) -> tuple[Any, Any]:
-    if isinstance(sample, Mapping):
-        return sample["image"], sample["label"]
-    return sample[0], sample[1]
-
-
-def _name(dataset: Any, i: int) -> str:
-    samples = getattr(dataset, "samples", None)
-    return str(samples[i][0]) if samples else f"sample {i}"
-
-
-def _labels(dataset: Any) -> Tensor:
-    """(N,) int64, those that the samples have; read from every sample only where nothing else is to be trusted."""
-    listed = _listed_labels(dataset)
-    if listed is not None and _holds(listed, dataset):
-        return listed
-    return torch.tensor([_label_of(dataset, i) for i in range(len(dataset))], dtype=torch.int64)
-
-
-def _listed_labels(dataset: Any) -> Tensor | None:
-    """(N,) int64, from a list beside the samples; None where there is none, or samples may have others.
-
-    A Subset or TensorDataset of a class of its own may give other labels than the one that it is made of.
-    """
-    if type(dataset) is Subset:
-        listed = _listed_labels(dataset.dataset)
-        return None if listed is None else listed[torch.as_tensor(dataset.indices)]
-    if type(dataset) is TensorDataset:
-        return _as_class_numbers(dataset.tensors[1])
-    known = None if _may_relabel(dataset) else getattr(dataset, "targets", None)
-    if known is None and "label" in (getattr(dataset, "column_names", None) or ()):
-        known = dataset["label"][:]
-    if known is None or len(known) != len(dataset):
-        return None
-    if len(known) and isinstance(known[0], str):
-        raise _is_no_number(known[0])
-    return _as_class_numbers(torch.as_tensor(known))
-
-
-def _may_relabel(dataset: Any) -> bool:
-    """Whether a transform in torchvision's manner may give the samples other labels than `targets`."""
-    if getattr(dataset, "target_transform", None) is not None:
-        return True
-    joint = getattr(dataset, "transforms", None) if isinstance(dataset, VisionDataset) else None
-    return getattr(joint, "target_transform", joint) is not None
-
-
-def _holds(listed: Tensor, dataset: Any) -> bool:
-    """Whether the first, middle and last sample have the listed labels; one that cannot be read tells nothing."""
-    for i in sorted({0, len(dataset) // 2, len(dataset) - 1}):
-        try:
-            sample = dataset[i]
-        except OSError:
-            continue
-        if _one_label(_parts(sample)[1]) != int(listed[i]):
-            return False
-    return True
-
-
-def _label_of(dataset: Any, i: int) -> int:
-    try:
-        sample = dataset[i]
-    except OSError as error:  # what PIL raises at a damaged file
-        raise UserError(
-            f"{_name(dataset, i)}: {error}, so its label is not known; take it away, or list the labels as `targets`"
-        ) from None
-    return _one_label(_parts(sample)[1])
-
-
-def _as_class_numbers(labels: Tensor) -> Tensor:
-    if labels.ndim != 1:
-        raise _is_no_class("the labels have", labels.shape)
-    return labels.to(torch.int64)
-
-
-def _one_label(label: Any) -> int:
-    if isinstance(label, str):
-        raise _is_no_number(label)
-    shape = tuple(getattr(label, "shape", ()))
-    if math.prod(shape) != 1:
-        raise _is_no_class("a label has", shape)
-    try:
-        return int(label)
-    except (TypeError, ValueError):
-        kind = type(label).__name__
-        raise UserError(f"a label is of type {kind}; one class number for each image is wanted") from None
-
-
-def _is_no_class(which: str, shape: Sequence[int]) -> UserError:
-    return UserError(
-        f"{which} shape {tuple(shape)}; one class number for each image is wanted (for one-hot labels: their argmax)"
-    )
-
-
-def _is_no_number(label: str) -> UserError:
-    return UserError(f"a label is {label!r}; class numbers 0..C-1 are wanted, and the names as classes=[...]")
-
-
-def _is_fixed(dataset: Dataset[Any]) -> bool:
-    """Whether sample i is surely the same on every call."""
-    if type(dataset) is Subset:
-        return _is_fixed(dataset.dataset)
-    if type(dataset) is TensorDataset:
-        return True
-    if hasattr(dataset, "dataset"):  # of a class of its own around another, which may draw whatever this one says
-        return False
-    has_no_transform = hasattr(dataset, "transform") and dataset.transform is None
-    return has_no_transform and getattr(dataset, "transforms", None) is None
-
-
-def _rgb(image: Any) -> Tensor:
-    """(3,H,W) of a tensor or array of one or three channels."""
-    tensor = torch.as_tensor(image)
-    tensor = tensor[None] if tensor.ndim == 2 else tensor
-    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
-        raise UserError(f"an image has shape {tuple(tensor.shape)}; (3,H,W), (1,H,W), (H,W) or a PIL image is wanted")
-    return tensor.expand(3, -1, -1)

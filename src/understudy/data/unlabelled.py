@@ -12,6 +12,7 @@ from understudy.data.caching import first_readable
 from understudy.data.config import DataConfig
 from understudy.data.folders import image_files
 from understudy.data.formats import existing
+from understudy.data.greys import Greys
 from understudy.data.images import printable
 from understudy.data.sources import SMALL, EncodedSource, FileSource, FittedSource, Source, joined
 
@@ -27,11 +28,11 @@ class Unlabelled:
     notes: Sequence[str] = ()
 
 
-def read_unlabelled(train: Source, config: DataConfig) -> Unlabelled:
+def read_unlabelled(train: Source, config: DataConfig, greys: Greys | None = None) -> Unlabelled:
     """`train` with the images at any depth of `config.unlabelled` after its own, under the label -1.
 
     Where train is small images of one size, which may be kept in memory, the unlabelled ones are brought to that size:
-    shorter side resized, centre cut out.
+    shorter side resized, centre cut out. Their greys of more than 8 bits are scaled by the range of train, `greys`.
 
     Raises:
         UserError: no such folder, or no image in it.
@@ -45,6 +46,7 @@ def read_unlabelled(train: Source, config: DataConfig) -> Unlabelled:
     if not paths:
         raise UserError(f"data.unlabelled: {config.unlabelled} holds no image")
     source: EncodedSource = FileSource(folder, paths, torch.full((len(paths),), -1, dtype=torch.int64))
+    source.greys = greys
     notes = [f"{len(paths):,} unlabelled images of {printable(folder)} join train, for the distillation loss alone"]
     size = None if config.cache is False else _size_in_memory(train)
     if size is not None:

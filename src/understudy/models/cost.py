@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from understudy.models.network import channels_of
+
 __all__ = [
     "Cost",
     "cost_of",
@@ -72,7 +74,7 @@ def latency_ms(
     """Median milliseconds of a forward pass in eval mode.
 
     Args:
-        module: (B,3,H,W) to anything; runs on the device that it is on.
+        module: (B,D,H,W) to anything, D as its `Prepare` says; runs on the device that it is on.
         image_size: side in pixels.
         batch_size: B.
         threads: CPU threads; None: as many as torch uses now.
@@ -120,7 +122,7 @@ def median_ms(call: Callable[[], object], *, threads: int | None = None, seconds
 
 def _images(module: nn.Module, batch_size: int, image_size: int) -> Tensor:
     like = next(module.parameters(), torch.empty(0))
-    return torch.zeros(batch_size, 3, image_size, image_size, device=like.device, dtype=like.dtype)
+    return torch.zeros(batch_size, channels_of(module), image_size, image_size, device=like.device, dtype=like.dtype)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from understudy.config import UserError
 
-__all__ = ["Network", "Prepare", "in_format", "network_of"]
+__all__ = ["Network", "Prepare", "channels_of", "in_format", "network_of"]
 
 FEWEST_STRIDED_CHANNELS = 8  # of a strided 1x1 convolution in channels_last; float32 values of an AVX2 register
 
@@ -31,8 +31,9 @@ class Prepare(nn.Module):
             longer one the centre stays; None leaves them as they come.
         crop_share: size as a share of what the shorter side becomes, for images of another size than `size`: below 1,
             the centre is cut out, as evaluation does with photographs.
+        channels: D of the images; 3 but for data sets made in Python.
 
-    Shapes: (B,3,H,W) to (B,3,size,size), or to (B,3,H,W) without a size.
+    Shapes: (B,D,H,W) to (B,D,size,size), or to (B,D,H,W) without a size.
     """
 
     mean: Tensor | None
@@ -45,12 +46,14 @@ class Prepare(nn.Module):
         *,
         size: int | None = None,
         crop_share: float = 1.0,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         if (mean is None) != (std is None):
             raise UserError(f"mean and std go together, got mean={mean}, std={std}; give both or neither")
         self.size = size
         self.crop_share = crop_share
+        self.channels = channels
         self.register_buffer("mean", _per_channel(mean), persistent=False)
         self.register_buffer("std", _per_channel(std), persistent=False)
 
@@ -129,20 +132,22 @@ def network_of(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     image_size: int | None = None,
+    channels: int = 3,
 ) -> Network:
     """A Network around any module that was built in Python; it keeps the weights that it has.
 
     Args:
-        module: (B,3,H,W) images, normalised by `mean` and `std`, to (B,C) logits.
+        module: (B,D,H,W) images, normalised by `mean` and `std`, to (B,C) logits.
         num_classes: C.
         mean: per channel, in [0,1] units; None: the module normalises by itself or not at all.
         std: per channel, in [0,1] units.
         image_size: side in pixels that images are resized to; None: any size will do.
+        channels: D.
     """
     return Network(
         name=type(module).__name__,
         module=module,
-        prepare=Prepare(mean, std, size=image_size),
+        prepare=Prepare(mean, std, size=image_size, channels=channels),
         input_size=image_size,
         num_classes=num_classes,
         starts_from="the weights it came with",
@@ -156,6 +161,11 @@ def _is_narrow_and_strided(module: nn.Module) -> bool:
         and max(module.stride) > 1
         and module.in_channels // module.groups < FEWEST_STRIDED_CHANNELS
     )
+
+
+def channels_of(module: nn.Module) -> int:
+    """Channels of the images that a network takes, by the `Prepare` that it begins with; 3 without one."""
+    return next((part.channels for part in module.modules() if isinstance(part, Prepare)), 3)
 
 
 def _per_channel(values: Sequence[float] | None) -> Tensor | None:

@@ -38,6 +38,7 @@ class _About(Config):
     resize_to: int | None = Field(gt=0)
     crop_share: float = Field(default=1.0, gt=0, le=1)
     kwargs: dict[str, Any]
+    channels: int = Field(default=3, gt=0)  # of the images; other than 3 only where the network came from Python
 
 
 def save_student(
@@ -139,7 +140,13 @@ def _network(module: nn.Module, about: Mapping[str, Any], starts_from: str) -> N
     return Network(
         name=about["name"],
         module=module,
-        prepare=Prepare(about["mean"], about["std"], size=about["resize_to"], crop_share=about["crop_share"]),
+        prepare=Prepare(
+            about["mean"],
+            about["std"],
+            size=about["resize_to"],
+            crop_share=about["crop_share"],
+            channels=about["channels"],
+        ),
         input_size=about["resize_to"],
         num_classes=about["num_classes"],
         starts_from=starts_from,
@@ -181,6 +188,7 @@ def _files(
         "resize_to": network.prepare.size or image_size,
         "crop_share": crop_share,
         "kwargs": dict(network.kwargs),
+        **({} if network.prepare.channels == 3 else {"channels": network.prepare.channels}),
     }
     image_size = image_size or network.input_size
     if network.name.startswith("hf:"):
@@ -204,10 +212,11 @@ def _timm_config(
     source, _, rest = network.name.partition(":")
     architecture = {"timm": rest.partition(".")[0], "cifar": f"cifar_{rest}"}.get(source, network.name)
     own = getattr(network.module, "pretrained_cfg", None) or {}
+    channels = network.prepare.channels
     pretrained_cfg = {key: own[key] for key in _FROM_TIMM if key in own} | {
-        "input_size": [3, image_size or 224, image_size or 224],
-        "mean": network.mean or [0.0, 0.0, 0.0],
-        "std": network.std or [1.0, 1.0, 1.0],
+        "input_size": [channels, image_size or 224, image_size or 224],
+        "mean": network.mean or [0.0] * channels,
+        "std": network.std or [1.0] * channels,
         "num_classes": network.num_classes,
         # As it was evaluated, so that timm's own transform gives the accuracy that was reported.
         "interpolation": "bilinear",
