@@ -19,8 +19,18 @@ class DataConfig(Config):
 
     root: str  # a folder or file, several with commas between them, "hf:NAME" for the hub, or "digits"
     format: Literal[
-        "auto", "folder", "parquet", "cifar10", "cifar100", "tiny-imagenet", "imagenet", "hub", "digits"
-    ] = "auto"  # auto: by what lies there
+        "auto",
+        "folder",
+        "splits",
+        "classes",
+        "parquet",
+        "cifar10",
+        "cifar100",
+        "tiny-imagenet",
+        "imagenet",
+        "hub",
+        "digits",
+    ] = "auto"  # auto: by what lies there; splits, classes: what the folders are, where their names leave it open
     image_column: str = "image"  # parquet and hub; where it is missing, the only column of images is taken
     label_column: str = "label"
     streaming: bool = False  # hub only: images are never stored, and so have no numbers (no bank, no CRD)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -19,19 +21,96 @@ __all__ = ["image_files", "read_folder", "read_trees"]
 # Opening a header takes about 0.1 ms; above this number of files names must do, and damage shows when it is met.
 MOST_CHECKED_FILES = 100_000
 
+MOST_NAMED = 10  # folders in a note
+
 _HEIC = {".heic", ".heif"}
 
 
-def read_folder(root: Path) -> Found:
+def read_folder(
+    root: Path, layout: Literal["folder", "splits", "classes"] = "folder", *, apart: str | None = None
+) -> Found:
     """The splits of a class-per-folder tree. A class's images may lie in folders of their own below it.
+
+    Args:
+        root: the folder.
+        layout: "splits" takes the folders train, val and test for splits, "classes" every folder for a class; "folder"
+            decides by what lies in them (see `_split_folders`).
+        apart: a folder below it that is read as something else (data.unlabelled).
 
     Raises:
         UserError: no images, an empty class folder, or a class in val or test that train lacks.
     """
-    folders = {name: folder for folder in _subfolders(root) if (name := split_name(folder.name))}
+    if layout == "classes":
+        return read_trees(root, {"train": root})
+    folders, notes = _split_folders(root, apart, is_given=layout == "splits")
     if folders and "train" not in folders:
         raise UserError(f"{root} has {', '.join(sorted(folders))} but no train; put CLASS/*.jpg into {root / 'train'}")
-    return read_trees(root, folders or {"train": root})
+    found = read_trees(root, folders or {"train": root})
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def _split_folders(root: Path, apart: str | None, *, is_given: bool) -> tuple[dict[SplitName, Path], list[str]]:
+    """The folders of `root` that are splits, none where all are classes, and what a person should be told.
+
+    A name such as train alone makes no split: its images must lie in class folders, and no folder beside the splits
+    may hold images, unless two of them hold classes of one name, as no two classes would.
+
+    Raises:
+        UserError: folders named as splits whose images lie in no class folder, and nothing else.
+    """
+    folders = [folder for folder in _subfolders(root) if apart is None or folder.resolve() != Path(apart).resolve()]
+    named = {name: folder for folder in folders if (name := split_name(folder.name))}
+    beside = [folder for folder in folders if folder not in named.values() and _holds_image(folder)]
+    flat = [name for name, folder in named.items() if _loose_images(folder) and not _class_folders(folder)]
+    if not named or is_given:
+        return named, _not_read(root, named, beside)
+    if "train" in flat:
+        if beside:
+            return {}, [f"{named['train'].name} is taken for a class, as its images lie in no class folder"]
+        raise UserError(
+            f"{root} has no class folders: the images of {', '.join(sorted(flat))} lie in no folder of a class; it "
+            "should hold train/CLASS/*.jpg or CLASS/*.jpg (for classes of these names, set data.format=classes)"
+        )
+    shared = set.intersection(*(set(_class_folders(folder)) for name, folder in named.items() if name not in flat))
+    if beside and (len(named) - len(flat) < 2 or not shared):
+        classes = ", ".join(printable(folder.name) for folder in beside[:MOST_NAMED])
+        words = f"{', '.join(sorted(folder.name for folder in named.values()))} is taken for a class, beside {classes}"
+        return {}, [f"{words} (data.format=splits takes it for a split, and leaves the others out)"]
+    splits = {name: folder for name, folder in named.items() if name not in flat}
+    return splits, _not_read(root, splits, [*(named[name] for name in flat), *beside])
+
+
+def _not_read(root: Path, splits: Mapping[SplitName, Path], folders: Sequence[Path]) -> list[str]:
+    """What holds images and is left out, since the folders of the splits are read."""
+    if not splits:
+        return []
+    left = [f"{printable(folder.name)}/" for folder in folders]
+    for folder in (root, *splits.values()):
+        if num_loose := len(_loose_images(folder)):
+            where = "this folder" if folder == root else f"{folder.name}/"
+            left.append(f"{num_loose} image{'s' * (num_loose > 1)} directly in {where}")
+    shown = ", ".join(left[:MOST_NAMED]) + (", ..." if len(left) > MOST_NAMED else "")
+    read = ", ".join(f"{folder.name}/CLASS" for folder in splits.values())
+    return [f"not read: {shown}, since {read} are (data.format=classes takes every folder for a class)"] if left else []
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """Names of the folders in it that hold images, or anything that may have been meant for one."""
+    return [path.name for path in _subfolders(folder) if next(_files_below(path, set()), None) is not None]
+
+
+def _holds_image(folder: Path) -> bool:
+    return any(_is_named_as_image(Path(path)) for path in _files_below(folder, set()))
+
+
+def _loose_images(folder: Path) -> list[str]:
+    """Images directly in a folder, by their names."""
+    try:
+        return [
+            entry.name for entry in os.scandir(folder) if not _is_folder(entry) and _is_named_as_image(Path(entry.name))
+        ]
+    except PermissionError:
+        raise _may_not_read(folder) from None
 
 
 def read_trees(root: Path, folders: Mapping[SplitName, Path], *, val_words: str = "val folder") -> Found:
@@ -43,7 +122,9 @@ def read_trees(root: Path, folders: Mapping[SplitName, Path], *, val_words: str 
     listing = {split: _files_by_class(folder) for split, folder in folders.items()}
     classes = tuple(listing["train"])
     if not classes or not any(map(len, listing["train"].values())):
-        raise UserError(f"{root} has no images; it should hold train/CLASS/*.jpg or CLASS/*.jpg")
+        num_loose = len(_loose_images(root))
+        has = f"holds {num_loose} images, but in no folder of a class" if num_loose else "has no images"
+        raise UserError(f"{root} {has}; it should hold train/CLASS/*.jpg or CLASS/*.jpg")
     _check_classes(listing)
     no_images = _without_bad_files(listing, root)
     _check_none_empty(listing, folders)

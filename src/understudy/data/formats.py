@@ -19,7 +19,9 @@ from understudy.untrusted import given_path
 
 __all__ = ["existing", "find", "roots_of"]
 
-Format = Literal["folder", "parquet", "cifar10", "cifar100", "tiny-imagenet", "imagenet", "hub", "digits"]
+Format = Literal[
+    "folder", "splits", "classes", "parquet", "cifar10", "cifar100", "tiny-imagenet", "imagenet", "hub", "digits"
+]
 
 
 def find(config: DataConfig) -> Found:
@@ -73,7 +75,9 @@ def _found(root: str, config: DataConfig) -> Found:
         return read_parquet(path, columns)
     if kind == "cifar10" or kind == "cifar100":
         return read_cifar(path, kind)
-    return {"folder": read_folder, "imagenet": read_imagenet, "tiny-imagenet": read_tiny_imagenet}[kind](path)
+    if kind == "imagenet" or kind == "tiny-imagenet":
+        return {"imagenet": read_imagenet, "tiny-imagenet": read_tiny_imagenet}[kind](path)
+    return read_folder(path, kind, apart=config.unlabelled)
 
 
 def _format(root: str, config: DataConfig) -> Format:
