@@ -29,7 +29,7 @@ def with_parts(
     through `mean` and `std`; it leaves [0,1], and a model with other statistics sees it shifted as it sees the image.
 
     Args:
-        pictures: one image, rendered as (3,S,S) for the student and perhaps (3,T,T) for the teacher.
+        pictures: one image, rendered as (D,S,S) for the student and perhaps (D,T,T) for the teacher.
         parts: settings.
         interpolation: of what RandAugment turns and shifts.
         mean: per channel in [0,1], of the student's normalisation.
@@ -69,7 +69,7 @@ def _erased(pictures: list[Tensor], parts: AugmentParts, mean: Sequence[float], 
     """timm's RandomErasing draws rectangle and noise on an empty canvas, once for all sizes."""
     canvas = torch.full(pictures[0].shape, torch.nan)
     RandomErasing(parts.erasing, mode=parts.erase_mode, device="cpu")(canvas)  # type: ignore[no-untyped-call]
-    shift, scale = (torch.tensor(list(values)).view(3, 1, 1) for values in (mean, std))
+    shift, scale = (torch.tensor(list(values)).view(-1, 1, 1) for values in (mean, std))
     shown = []
     for picture in pictures:
         # "nearest" keeps the noise's distribution, and NaN, which says that nothing is erased there

@@ -70,7 +70,7 @@ def _label_columns(schema: Any) -> list[str]:
         # CIFAR-100 has coarse classes beside the fine ones, which everybody means.
         fine = [name for name in described if name.startswith("fine")]
         return fine if len(fine) == 1 else described
-    kinds = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
+    kinds = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_list)
     named = [field.name for field in schema if any(word in field.name.lower() for word in ("label", "class"))]
     found = [name for name in named if any(is_kind(schema.field(name).type) for is_kind in kinds)]
     fine = [name for name in found if name.startswith("fine")]
@@ -100,7 +100,10 @@ def classes_of(table: Any, columns: Columns) -> tuple[str, ...]:
     if pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type):
         return tuple(sorted(set(labels.drop_null().to_pylist())))
     if not pa.types.is_integer(labels.type):
-        raise UserError(f"column {columns.label!r} holds {labels.type}; labels are whole numbers or strings")
+        several = ", one for each image: several (multi-label classification) are not there yet"
+        is_list = pa.types.is_list(labels.type) or pa.types.is_large_list(labels.type)
+        words = several if is_list else ""
+        raise UserError(f"column {columns.label!r} holds {labels.type}; labels are whole numbers or strings{words}")
     return tuple(str(number) for number in range(1 + max(labels.drop_null().to_pylist(), default=-1)))
 
 

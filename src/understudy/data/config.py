@@ -47,6 +47,7 @@ class DataConfig(Config):
     batch_size: int = Field(default=64, ge=1, le=1_000_000)
     eval_batch_size: int = Field(default=256, ge=1, le=1_000_000)
     drop_last: bool = False
+    sampling: Literal["shuffled", "balanced"] = "shuffled"  # balanced: classes equally often, small ones repeated
     image_size: int | None = Field(default=None, ge=1, le=8_192)  # pixels; None: the model's own
     grey_range: Literal["auto"] | tuple[float, float] = (
         "auto"  # values that become black and white, of greys of more than 8 bits; auto: by the training images
@@ -66,6 +67,16 @@ class DataConfig(Config):
     def _may_be_a_list(cls, value: Any) -> Any:
         is_list = isinstance(value, list | tuple) and value and all(isinstance(part, str) for part in value)
         return ",".join(value) if is_list else value
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _is_of_a_square(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            raise ValueError(
+                f"one number is wanted, got {list(value)}: inputs are square; the shorter side becomes that and the centre "
+                "is cut out. To keep all of wide or tall images, pad or resize them to squares beforehand"
+            )
+        return value
 
     @field_validator("train_rows", "val_rows")
     @classmethod
@@ -103,7 +114,9 @@ class DataConfig(Config):
 
     def _unusable_in_a_stream(self) -> list[str]:
         names = ("per_class", "fraction", "unlabelled")
-        return [name for name in names if getattr(self, name) is not None] + ["cache: true"] * (self.cache is True)
+        unusable = [name for name in names if getattr(self, name) is not None]
+        is_balanced = self.sampling == "balanced"
+        return unusable + ["cache: true"] * (self.cache is True) + ["sampling: balanced"] * is_balanced
 
 
 def parsed_rows(text: str) -> tuple[int, int | None]:

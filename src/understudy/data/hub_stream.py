@@ -77,7 +77,7 @@ class HubStream:
         return list(islice(self.rows(), PEEKED))
 
     def _class_of(self, label: Any, number: int) -> int:
-        found = self._number_of.get(label, -1) if isinstance(label, str) else int(label)
+        found = self._number_of.get(label, -1) if isinstance(label, str) else label if isinstance(label, int) else -1
         if not 0 <= found < len(self._number_of):
             known = len(self._number_of)
             raise UserError(f"{self.name(number)}: label {label!r} is none of the {known} classes, 0..{known - 1}")
@@ -147,7 +147,13 @@ def _undecoded(dataset: Any, config: DataConfig) -> tuple[Any, Columns]:
 
 
 def _classes(dataset: Any, columns: Columns, root: str) -> tuple[str, ...]:
-    names = getattr(dataset.features[columns.label], "names", None)
+    feature = dataset.features[columns.label]
+    names = getattr(feature, "names", None)
+    if not names and (isinstance(feature, list) or hasattr(feature, "feature")):
+        raise UserError(
+            f"column {columns.label!r} of {root} holds several labels for each image; multi-label classification is "
+            "not there yet"
+        )
     if not names:
         raise UserError(
             f"data.streaming: {root} does not name its classes, and of a stream nobody knows how many there are; "

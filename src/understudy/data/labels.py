@@ -147,13 +147,13 @@ _ONE_IS_WANTED = "one class number for each image is wanted"
 _NOT_THERE_YET = "several labels of one image (multi-label classification) are not there yet"
 
 
-def refuse_several_labels(targets: Tensor) -> None:
+def refuse_several_labels(targets: Any) -> None:
     """Refuse targets (B,C) of a loader whose rows are no distributions over the classes.
 
     Raises:
         UserError: a row is negative somewhere or does not add up to 1, as those of several labels.
     """
-    if targets.ndim != 2 or len(targets) == 0:
+    if not isinstance(targets, Tensor) or targets.ndim != 2 or len(targets) == 0:
         return
     sums = targets.double().sum(1)
     if (targets < 0).any() or ((sums - 1).abs() > 1e-2).any():

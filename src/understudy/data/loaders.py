@@ -15,6 +15,7 @@ from understudy.data.config import DataConfig
 from understudy.data.copies import RotatedCopies
 from understudy.data.hub_loader import HubEvalLoader, HubTrainLoader
 from understudy.data.hub_stream import HubStream
+from understudy.data.labels import refuse_several_labels
 from understudy.data.memory_loader import MemoryEvalLoader, MemoryTrainLoader
 from understudy.data.mix import MixedBatches
 from understudy.data.plan import EpochPlan, Share
@@ -55,7 +56,7 @@ def train_loader(
         num_views: epochs after which the augmentation repeats; None: never.
         device: where batches arrive, and where small images are augmented.
         mean: of the student's normalisation, per channel in [0,1], in which erasing draws its noise; None: the
-            training images', else ImageNet's.
+            training images', else ImageNet's (0.5, with a deviation of 0.25, of other than three channels).
         std: likewise.
         rank: of this process.
         world_size: processes that share every batch.
@@ -67,15 +68,18 @@ def train_loader(
     source = data.train if isinstance(data, DataSplits) else data
     augment = augment_for(config, source)
     _check_can_augment(source, augment)
-    plan = EpochPlan.of(len(source), config, seed=seed, num_views=num_views, share=Share(rank, world_size))
+    share = Share(rank, world_size)
+    plan = EpochPlan.of(len(source), config, seed=seed, num_views=num_views, share=share, labels=source.labels)
+    channels = 3
     if isinstance(data, DataSplits):
-        mean, std = mean or data.mean, std or data.std
+        channels, mean, std = data.channels, mean or data.mean, std or data.std
+    _check_channels(channels, augment)
     rendering = Rendering(
         augment,
         image_size,
         None if teacher_size == image_size else teacher_size,
-        tuple(mean or IMAGENET_DEFAULT_MEAN),
-        tuple(std or IMAGENET_DEFAULT_STD),
+        tuple(mean or (IMAGENET_DEFAULT_MEAN if channels == 3 else [0.5] * channels)),
+        tuple(std or (IMAGENET_DEFAULT_STD if channels == 3 else [0.25] * channels)),
     )
     loader = _augmented(source, config, rendering, plan, torch.device(device))
     if config.mix is not None:
@@ -107,6 +111,15 @@ def _check_can_augment(source: Source, augment: Augment) -> None:
             f"data.augment: {augment.policy} works on 8-bit images, but a transform of these data has made them "
             "floating-point numbers; leave that transform out, or the RandAugment or AutoAugment"
         )
+
+
+def _check_channels(channels: int, augment: Augment) -> None:
+    if channels == 3 or not isinstance(augment, AugmentParts) or not (augment.policy or augment.color_jitter):
+        return
+    raise UserError(
+        f"data.augment: {augment.policy or 'color_jitter'} is about colours, and these images have {channels} "
+        f"channel{'s' * (channels > 1)}; leave it out"
+    )
 
 
 def _num_classes_to_mix(data: DataSplits | Source) -> int:
@@ -167,8 +180,14 @@ class PlainLoader:
         self._device = torch.device(device)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The loader's batches; the first `start_step` are drawn and dropped."""
+        """The loader's batches; the first `start_step` are drawn and dropped.
+
+        Raises:
+            UserError: the first batch has several labels for an image.
+        """
         for step, (images, labels) in enumerate(self._batches):
+            if step == 0:  # every batch would wait for a GPU
+                refuse_several_labels(labels)
             if step >= start_step:
                 yield Batch(images=images, targets=labels, view=epoch - 1).to(self._device)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from understudy.config import UserError
 from understudy.data.config import DataConfig
-from understudy.data.sampling import epoch_order, num_steps, view_of
+from understudy.data.sampling import balanced_order, epoch_order, num_steps, view_of
 
 __all__ = ["EpochPlan", "Share"]
 
@@ -42,6 +42,7 @@ class EpochPlan:
         num_views: epochs after which the augmentation repeats; None: never.
         num_copies: differently augmented images of each sample in a batch.
         share: this process's part of every batch.
+        labels: (N,) of all samples, where classes are drawn equally often; None: every sample comes once.
     """
 
     num_samples: int
@@ -51,17 +52,25 @@ class EpochPlan:
     num_views: int | None
     num_copies: int
     share: Share
+    labels: Tensor | None = field(default=None, compare=False)
 
     @classmethod
     def of(
-        cls, num_samples: int, config: DataConfig, *, seed: int, num_views: int | None = None, share: Share
+        cls,
+        num_samples: int,
+        config: DataConfig,
+        *,
+        seed: int,
+        num_views: int | None = None,
+        share: Share,
+        labels: Tensor | None = None,
     ) -> EpochPlan:
-        """The plan of these settings.
+        """The plan of these settings; `labels` (N,) are wanted for data.sampling: balanced.
 
         A last batch that has not one row for every process is left out, on all of them alike.
 
         Raises:
-            UserError: no batch is left.
+            UserError: no batch is left, or classes are to be drawn equally often of samples without labels.
         """
         steps = num_steps(num_samples, config)
         last = num_samples - (steps - 1) * config.batch_size
@@ -72,10 +81,18 @@ class EpochPlan:
                 f"{config.batch_size} (over all processes); raise data.batch_size or start fewer"
             )
         copies = 2 if config.copies == "pairs" else 1
-        return cls(num_samples, config.batch_size, steps, seed, num_views, copies, share)
+        balanced = labels if config.sampling == "balanced" else None
+        if balanced is not None and (balanced < 0).any():
+            raise UserError(
+                "data.sampling: balanced draws classes equally often, and some training images have no label; leave out "
+                "data.sampling, or these images"
+            )
+        return cls(num_samples, config.batch_size, steps, seed, num_views, copies, share, balanced)
 
     def order(self, epoch: int) -> Tensor:
         """(N,) the samples of an epoch (1, 2, ...) in turn."""
+        if self.labels is not None:
+            return balanced_order(self.labels, seed=self.seed, epoch=epoch)
         return epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
 
     def view(self, epoch: int) -> int:

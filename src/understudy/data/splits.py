@@ -23,6 +23,8 @@ from understudy.data.unlabelled import read_unlabelled
 
 __all__ = ["DataSplits", "open_data", "splits_of", "square_size"]
 
+SMALLEST_USUAL = 16  # pixels; networks for large images divide by 32
+
 
 @dataclass(frozen=True, slots=True)
 class DataSplits:
@@ -128,6 +130,7 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
     mean, std = _statistics(train)
     notes += _notes_on_classes(train, found.classes)
     notes += duplicate_notes(decoded, found.classes)
+    notes += _notes_on_sizes(train, config)
     return DataSplits(
         name=found.name,
         classes=found.classes,
@@ -170,6 +173,16 @@ def _notes_on_classes(train: Source, classes: tuple[str, ...]) -> list[str]:
     absent = [name for name, count in zip(classes, counts.tolist(), strict=True) if not count]
     shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
     return [f"train has no image of {len(absent)} of {len(classes)} classes: {shown}"] if absent else []
+
+
+def _notes_on_sizes(train: Source, config: DataConfig) -> list[str]:
+    """What is allowed but hardly meant."""
+    notes = []
+    if config.batch_size > len(train):
+        notes.append(f"data.batch_size {config.batch_size:,} is more than the {len(train):,} training images")
+    if config.image_size is not None and config.image_size < SMALLEST_USUAL:
+        notes.append(f"data.image_size {config.image_size}: of so few pixels most networks leave none to look at")
+    return notes
 
 
 def _notes_on_memory(sources: Iterable[Source]) -> list[str]:
