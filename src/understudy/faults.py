@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,9 +50,17 @@ def faults_in_words(folder: Path, *, what: str = "run folder", last: str = "chec
         if "DataLoader worker" not in str(error):
             raise
         first = str(error).splitlines()[0]
-        raise UserError(
-            f"a process that loads images is gone ({first}), mostly for want of memory; lower data.workers, {goes_on}"
-        ) from None
+        raise UserError(f"a process that loads images is gone ({first}), {_why_gone()}, {goes_on}") from None
+
+
+def _why_gone() -> str:
+    if multiprocessing.get_start_method() == "fork":
+        return "mostly for want of memory; lower data.workers"
+    return (
+        "as processes are not forked here, mostly since the script that they run again has no "
+        "'if __name__ == \"__main__\":' around its calls, else for want of memory; put them below such a line, or "
+        "lower data.workers"
+    )
 
 
 def _why_not_written(error: OSError, folder: Path) -> str | None:

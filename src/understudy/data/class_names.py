@@ -26,9 +26,9 @@ def names_of(dataset: Any, taker: Taker) -> tuple[str, ...] | None:
     ConcatDataset the names of the part that has most.
     """
     if isinstance(dataset, ConcatDataset):
-        parts: list[Any] = dataset.datasets
-        known: list[tuple[str, ...]] = [names for part in parts if (names := names_of(part, taker)) is not None]
-        return max(known, key=len) if len(known) == len(parts) else None
+        known = [names_of(part, taker) for part in dataset.datasets]
+        there: list[tuple[str, ...]] = [names for names in known if names is not None]
+        return max(there, key=len) if len(there) == len(known) else None
     if is_hugging_face(dataset):
         feature = dataset.features.get(taker.label_column) if taker.label_column else None
         return _as_names(getattr(feature, "names", None))
@@ -45,11 +45,15 @@ def carrier(dataset: Any, labels: Tensor, taker: Taker) -> Any:
     """The data set within a person's own wrapper, where that carries the names and has the same labels (N,)."""
     for name in _WRAPPED:
         inner = getattr(dataset, name, None)
-        if names_of(dataset, taker) is None and hasattr(inner, "__len__") and len(inner) == len(labels):
+        if names_of(dataset, taker) is None and _length(inner) == len(labels):
             listed = listed_labels(inner, taker)
             if listed is not None and torch.equal(listed, labels):
                 return inner
     return dataset
+
+
+def _length(dataset: Any) -> int:
+    return len(dataset) if hasattr(dataset, "__len__") else -1
 
 
 def numbered_by_name(dataset: Any, labels: Tensor, names: Sequence[str], taker: Taker, *, what: str) -> Tensor:

@@ -73,8 +73,8 @@ class DataConfig(Config):
     def _is_of_a_square(cls, value: Any) -> Any:
         if isinstance(value, list | tuple):
             raise ValueError(
-                f"one number is wanted, got {list(value)}: inputs are square; the shorter side becomes that and the centre "
-                "is cut out. To keep all of wide or tall images, pad or resize them to squares beforehand"
+                f"one number is wanted, got {list(value)}: inputs are square; the shorter side becomes that and "
+                "the centre is cut out. To keep all of wide or tall images, pad or resize them to squares beforehand"
             )
         return value
 

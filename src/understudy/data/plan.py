@@ -84,8 +84,8 @@ class EpochPlan:
         balanced = labels if config.sampling == "balanced" else None
         if balanced is not None and (balanced < 0).any():
             raise UserError(
-                "data.sampling: balanced draws classes equally often, and some training images have no label; leave out "
-                "data.sampling, or these images"
+                "data.sampling: balanced draws classes equally often, and some training images have no label; leave "
+                "out data.sampling, or these images"
             )
         return cls(num_samples, config.batch_size, steps, seed, num_views, copies, share, balanced)
 
