@@ -67,7 +67,7 @@ class Prepare(nn.Module):
 
     def copied_to(self, device: torch.device) -> Prepare:
         """The same preparation on `device`; this one stays where it is, for networks that were not moved."""
-        copied = Prepare(size=self.size, crop_share=self.crop_share)
+        copied = Prepare(size=self.size, crop_share=self.crop_share, channels=self.channels)
         copied.mean = None if self.mean is None else self.mean.to(device)
         copied.std = None if self.std is None else self.std.to(device)
         return copied
