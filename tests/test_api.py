@@ -1,5 +1,6 @@
 """The Python API at its three heights, as a person writes it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,34 @@ def test_the_student_is_a_trained_copy_in_evaluation_mode(distill: Distill) -> N
     assert not result.student.training
     assert all(torch.equal(student.state_dict()[name], value) for name, value in before.items())
     assert not torch.equal(nn.utils.parameters_to_vector(result.student.parameters()), vector_of(student))
+
+
+def test_the_trained_student_has_its_own_class_and_keys(distill: Distill, teacher: nn.Module) -> None:
+    result = distill(ByHand(), epochs=1, method="projector", settings={"ema": 0.9})
+    assert type(result.student) is ByHand
+    torch.save(result.student, "whole.pth")  # no hook of a tap is left in it
+    torch.save(result.student.state_dict(), "student.pth")
+    again, images = ByHand(), tiny_data().tensors[0]
+    again.load_state_dict(torch.load("student.pth"))
+    loaded = us.load_student(result.run.path, module=ByHand())
+    assert type(loaded) is ByHand
+    for network in (again.eval(), loaded):
+        assert torch.equal(network(images), result.student(images))
+
+
+class UnderModule(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = tiny_network(4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.module(images)
+
+
+def test_a_student_with_a_part_called_module_comes_back_trained(distill: Distill) -> None:
+    result = distill(UnderModule())
+    assert set(result.student.state_dict()) == set(UnderModule().state_dict())
+    assert not torch.equal(vector_of(result.student), vector_of(UnderModule()))
 
 
 def vector_of(module: nn.Module) -> Tensor:
@@ -154,12 +183,56 @@ def test_advice_in_python_names_what_python_has(distill: Distill) -> None:
     assert "allow_weak_teacher" in str(caught.value)
 
 
+def unfinished(result: us.Result) -> Path:
+    """The folder of a run as if it had been stopped just before its end."""
+    result.run.results_file.unlink()
+    return result.run.path
+
+
+class ByHand(nn.Module):
+    """A network of which neither weights nor `repr` say everything."""
+
+    def __init__(self, width: int = 4, *, activation: str = "relu", drop: float = 0.1) -> None:
+        super().__init__()
+        self.activation, self.drop = activation, drop
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv, self.fc = nn.Conv2d(3, width, 3), nn.Linear(width, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = getattr(F, self.activation)(self.conv(images)).mean((2, 3))
+        return self.fc(F.dropout(features, self.drop, self.training))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ({"student": ByHand()}, {"student": ByHand(activation="silu")}, r"student\.outputs"),
+        ({"val": tiny_data(24)}, {"val": tiny_data(36)}, r"val\.images"),
+    ],
+    ids=["the student's activation", "validation images"],
+)
+def test_an_unfinished_run_is_continued_by_the_same_call_alone(
+    before: dict[str, Any], after: dict[str, Any], words: str, distill: Distill, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = unfinished(distill(**{"val": tiny_data(24), "epochs": 1, **before}))
+    capsys.readouterr()
+    assert distill(**{"val": tiny_data(24), "epochs": 1, **after}, quiet=False).run.path != first
+    assert re.search(rf"runs/distill-1 is unfinished, but not of this run \(other .*{words}", capsys.readouterr().out)
+    assert distill(**{"val": tiny_data(24), "epochs": 1, **before}).run.path == first
+
+
+def test_an_unfinished_run_in_out_of_another_network_is_refused(distill: Distill) -> None:
+    unfinished(distill(ByHand(), epochs=1, out="x"))
+    with pytest.raises(us.UserError, match=r"(?s)another recipe; take another --out.*student\.outputs   another one"):
+        distill(ByHand(activation="silu"), epochs=1, out="x")
+
+
 def test_the_same_call_continues_a_run_that_was_cut_off_and_another_one_does_not(distill: Distill) -> None:
-    first = distill().run
-    first.results_file.unlink()  # as if it had been stopped just before its end
-    assert distill(train=tiny_data(45)).run.path != first.path
-    assert distill(teacher=tiny_teacher_again()).run.path != first.path
-    assert distill().run.path == first.path
+    first = unfinished(distill())
+    assert distill(train=tiny_data(45)).run.path != first
+    assert distill(teacher=tiny_teacher_again()).run.path != first
+    assert distill().run.path == first
 
 
 def test_a_data_set_whose_transform_draws_is_known_again(distill: Distill) -> None:
@@ -286,7 +359,7 @@ def test_a_student_with_the_teachers_classifier_comes_back_whole(distill: Distil
     )
     images = tiny_data().tensors[0]
     assert result.student(images).shape == (len(images), 3)
-    assert type(result.student[1]).__name__ == "SimKDStudent"
+    assert type(result.student).__name__ == "SimKDStudent"
 
 
 def test_a_method_that_asks_no_teacher_needs_none(distill: Distill) -> None:

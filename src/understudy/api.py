@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from understudy import runs
@@ -15,19 +16,19 @@ from understudy.building import Parts, live_teacher
 from understudy.building import build_student as build_row
 from understudy.config import UserError
 from understudy.data import Augment, dataset_splits
-from understudy.data.caching import first_readable
 from understudy.data.splits import square_size
 from understudy.data.workers import refuse_in_a_worker
 from understudy.distributed import device_named
+from understudy.handed_over import data_identity, network_identity
 from understudy.hashing import fingerprint
 from understudy.logs import Display
 from understudy.methods import MethodConfig
-from understudy.models import Network, in_format, load_student, network_of
+from understudy.models import Network, in_format, network_of
 from understudy.networks import checked_network, copied
 from understudy.recipe import Recipe, recipe_from
 from understudy.recipe_networks import keeping_classes
 from understudy.report import Results, read_results, write_report
-from understudy.rows import rows_of
+from understudy.rows import Row, rows_of
 from understudy.runfolder import RunFolder
 from understudy.spec import StudentSpec, Surroundings, build_student, tap_teacher
 from understudy.step import Batch
@@ -45,7 +46,8 @@ class Result:
     """What `distill` leaves.
 
     Attributes:
-        student: the trained network in evaluation mode; it takes images as the data set gives them.
+        student: the trained copy of the student in evaluation mode, of its own class and with its own keys; it takes
+            images as the data set gives them. A method that deploys more (simkd) has it within a module of its own.
         results: everything that was measured.
         run: the run folder.
     """
@@ -116,7 +118,8 @@ def distill(
         classes: label names; None: `train.classes`, else the numbers.
         seed: of everything random.
         device: "auto", "cpu" or "cuda".
-        out: the run folder, in which an unfinished run of the same settings goes on; None: a numbered one in runs/.
+        out: the run folder, in which an unfinished run of the same networks, data and settings goes on, and no other
+            does; None: a numbered one in runs/, an unfinished one of just the same where there is one.
         overwrite: replace what a run has left in `out`.
         quiet: print nothing.
         allow_weak_teacher: go on with a teacher at chance level.
@@ -135,7 +138,7 @@ def distill(
     recipe = recipe_from(
         {
             "data": {
-                "root": "python",
+                "root": f"python:{type(train).__name__}",
                 "batch_size": batch_size,
                 "augment": augment,
                 "copies": copies,
@@ -162,12 +165,8 @@ def distill(
         what="these settings",
     )
     parts = _parts_in_memory(recipe, teacher, student, (train, val, test), classes)
-    # Another call with other data must not be taken for this one's continuation.
-    image = first_readable(parts.data.train)
-    assert image is not None, "square_size refuses a data set without one"
-    root = f"python:{fingerprint({'labels': parts.data.train.labels, 'image': image})}"
-    found = {"root": root} | ({} if parts.data.greys is None else {"grey_range": parts.data.greys})
-    recipe = parts.recipe.model_copy(update={"data": recipe.data.model_copy(update=found)})
+    found = {} if parts.data.greys is None else {"grey_range": parts.data.greys}
+    recipe = parts.recipe.model_copy(update={"data": parts.recipe.data.model_copy(update=found)})
     run = runs.execute(
         recipe,
         name="distill",
@@ -175,13 +174,28 @@ def distill(
         overwrite=overwrite,
         display=Display(quiet=quiet),
         parts=parts,
+        # Another call with other networks or data must not be taken for this one's continuation.
+        handed_over={
+            "student": network_identity(student, image_size=parts.image_size),
+            "teacher": None if teacher is None else network_identity(teacher, image_size=parts.image_size),
+            **data_identity(parts.data, {"train": train, "val": val, "test": test}),
+        },
     )
-    trained = load_student(run.student, module=build_row(parts, rows_of(recipe)[0], seed).deployed())
-    trained.to(memory_format=torch.contiguous_format)  # as most code expects it
+    trained = _trained_student(run, parts, rows_of(recipe)[0], seed)
     result = Result(trained.to(parts.device), read_results(run.path), run)
     if not quiet:
         print(f"top-1 {result.top1:.1f} %   {run.path}")
     return result
+
+
+def _trained_student(run: RunFolder, parts: Parts, row: Row, seed: int) -> nn.Module:
+    """What the run deploys, in evaluation mode: the student's own class, or what its method makes of it."""
+    built = build_row(parts, row, seed)
+    is_plain = built.raw_deployed() is built.model.module
+    trained = parts.make_student().module if is_plain else built.deployed()  # without taps where it can be
+    # Written from a module of just these keys: nothing has to be found out about them, as `load_weights` does.
+    trained.load_state_dict(load_file(run.student / "model.safetensors"))
+    return trained.to(memory_format=torch.contiguous_format).eval()  # as most code expects it
 
 
 def trainer(

@@ -28,6 +28,7 @@ __all__ = [
     "differing_content",
     "refuse_another",
     "refuse_another_beside",
+    "split_identity",
     "version_note",
     "versions_here",
 ]
@@ -49,7 +50,9 @@ def bank_key(recipe: Recipe, data: DataSplits, *, image_size: int, student: Netw
     has_parts = isinstance(augment, AugmentParts) and augment.has_parts
     filled = {"mean": student.mean, "std": student.std} if has_parts else {}
     splits = {"train": data.train, "val": data.val} | ({} if data.test is None else {"test": data.test})
-    identities = {source: _identity(source) for source in splits.values()}  # val and test are one under data.val: test
+    identities = {
+        source: split_identity(source) for source in splits.values()
+    }  # val and test are one under data.val: test
     key = {
         "teacher": {
             "model": teacher.model,
@@ -91,9 +94,14 @@ def _set_in_it(weights: str | None) -> dict[str, str]:
     return {} if key is None else {"set": key}
 
 
-def _identity(source: Source) -> dict[str, Any]:
-    """Number of images, all labels, the pixels of a few images, and of all what is quickly had."""
-    places = sorted({i * (len(source) - 1) // (NUM_PROBED - 1) for i in range(NUM_PROBED)})
+def split_identity(source: Source, *, num_probed: int = NUM_PROBED) -> dict[str, Any]:
+    """Number of images, all labels, the pixels of a few images, and of all what is quickly had.
+
+    Args:
+        source: of N images.
+        num_probed: images whose pixels are read in any case, evenly spread.
+    """
+    places = sorted({i * (len(source) - 1) // (num_probed - 1) for i in range(num_probed)})
     pixels = {}
     for place in places:
         with suppress(BadImageError), seeded(place):  # a data set's own transform may draw

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 
 from understudy import checkpoint
 from understudy.config import UserError, differences
+from understudy.handed_over import differing_parts
 from understudy.locking import LOCK_FILE, held
 from understudy.logs import json_text
 from understudy.untrusted import given_path, plain_json, plain_yaml, text_of
@@ -27,6 +28,7 @@ WRITTEN = (  # everything that a run leaves in its folder
     "results.json",
     "predictions.safetensors",
     "memory_format.json",
+    "handed_over.json",
     "report.html",
     LOCK_FILE,
     "checkpoints",
@@ -36,8 +38,15 @@ WRITTEN = (  # everything that a run leaves in its folder
     ".teacher.partial",
     ".student.partial",
 )
-BEGINNINGS = ("environment.json", ".environment.json.partial", ".recipe.yaml.partial")  # of a run that died at once
+BEGINNINGS = (
+    "environment.json",
+    "handed_over.json",
+    ".environment.json.partial",
+    ".handed_over.json.partial",
+    ".recipe.yaml.partial",
+)  # of a run that died at once
 MAX_RECIPE_BYTES = 1_000_000
+MOST_KEYS = 4  # of what differs, in one line
 MAX_RESULTS_BYTES = 64_000_000
 HARMLESS = (
     ("teacher", "allow_weak"),
@@ -63,6 +72,7 @@ class RunFolder:
         self.predictions_file = path / "predictions.safetensors"
         self.report_file = path / "report.html"
         self.memory_format_file = path / "memory_format.json"  # where the recipe leaves it to a measurement
+        self.handed_over_file = path / "handed_over.json"  # of networks and data that Python gave
         self.checkpoints = path / "checkpoints"
         self.teacher = path / "teacher"  # where the run trained it
         self.student = path / "student"  # the one to deploy
@@ -94,6 +104,20 @@ class RunFolder:
             return {}
         return dict(found) if isinstance(found, Mapping) else {}
 
+    def handed_over(self) -> dict[str, Any]:
+        """What tells networks and data that Python gave; empty where a recipe names them."""
+        try:
+            found = plain_json(text_of(self.handed_over_file, most_bytes=MAX_RECIPE_BYTES))
+        except (UserError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def differences(self, recipe: Mapping[str, Any], handed_over: Mapping[str, Any]) -> list[str]:
+        """Every setting, and everything that Python gave, in which this run is another, a line each."""
+        settings = differences(_what_matters(recipe), _what_matters(self.recipe()))
+        parts = [f"  {part}   another one" for part in differing_parts(handed_over, self.handed_over())]
+        return [*settings, *parts]
+
     def results(self) -> dict[str, Any]:
         """The results of a finished run."""
         if not self.is_finished:
@@ -107,8 +131,8 @@ class RunFolder:
             raise UserError(damaged)
         return found
 
-    def begin(self, recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Make the folder and write the resolved recipe and the environment."""
+    def begin(self, recipe: Mapping[str, Any], environment: Mapping[str, Any], handed_over: Mapping[str, Any]) -> None:
+        """Make the folder and write the resolved recipe, the environment and what tells the networks and data."""
         for file in (self.metrics_file, self.timing_file):  # which are added to; the others are replaced
             if file.is_symlink():
                 raise UserError(f"{file} is a link, and what it points to would be written to; take it away")
@@ -116,6 +140,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             # The recipe last: a folder with a recipe alone may be a person's own, one with BEGINNINGS is ours.
             self.write_json(self.environment_file, environment)
+            if handed_over:
+                self.write_json(self.handed_over_file, handed_over)
             checkpoint.write_atomically(
                 self.recipe_file, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).encode()
             )
@@ -149,27 +175,59 @@ def choose_run_folder(
     overwrite: bool,
     runs: Path = Path("runs"),
     environment: Mapping[str, Any] | None = None,
+    handed_over: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> RunFolder:
     """The folder to run in.
 
     With `out`: that one, if it is empty, holds an unfinished run of the same recipe, or may be overwritten.
     Without: the unfinished run of the same recipe where there is one, else the next free number.
 
+    Args:
+        recipe: the resolved one, as plain values.
+        out: as a person named it.
+        name: of a numbered folder.
+        overwrite: whether what a run has left in `out` may go.
+        runs: where numbered folders lie.
+        environment: written beside the recipe.
+        handed_over: what tells networks and data that the recipe does not name (`understudy.handed_over`).
+        say: is told of an unfinished run that is left alone.
+
     Raises:
-        UserError: `out` holds a finished run, or another recipe's (the difference is shown).
+        UserError: `out` holds a finished run, or another one (the difference is shown).
     """
+    given = handed_over or {}
     if out is None:
-        run = _unfinished(recipe, name=name, runs=runs) or RunFolder(runs / f"{name}-{_next_number(name, runs)}")
+        run = _numbered_folder(recipe, given, name=name, runs=runs, say=say)
     else:
         run = RunFolder(given_path(out, what="run folder"))
         if overwrite and run.is_run:
             with held(run.path, what="run folder"):  # by nobody else
                 _clear(run)
-        _refuse_another_run(run, recipe)
-    if run.memory_format_file.is_file() and _what_matters(run.recipe()) != _what_matters(recipe):
+        _refuse_another_run(run, recipe, given)
+    if run.memory_format_file.is_file() and run.differences(recipe, given):
         run.memory_format_file.unlink()  # another recipe's networks were measured
-    run.begin(_as_begun(run, recipe), environment or {})
+    run.begin(_as_begun(run, recipe), environment or {}, given)
     return run
+
+
+def _numbered_folder(
+    recipe: Mapping[str, Any], given: Mapping[str, Any], *, name: str, runs: Path, say: Callable[[str], None]
+) -> RunFolder:
+    """The newest unfinished run of just this, else a new one; an unfinished one of something else is spoken of."""
+    begun = [RunFolder(folder) for _, folder in reversed(_numbered(name, runs))]
+    unfinished = [run for run in begun if run.is_run and not run.is_finished]
+    for run in unfinished:
+        if not run.differences(recipe, given):
+            return run
+    new = RunFolder(runs / f"{name}-{_next_number(name, runs)}")
+    left = next((run for run in unfinished if run.has_something_to_lose and run.recipe()), None)
+    if left is not None:
+        keys = [line.split()[0] if "   here " in line else line.strip() for line in left.differences(recipe, given)]
+        differing = ", ".join(key.removesuffix("   another one") for key in keys[:MOST_KEYS])
+        more = f" and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else ""
+        say(f"note     {left.path} is unfinished, but not of this run (other {differing}{more}): this is {new.path}")
+    return new
 
 
 def _as_begun(run: RunFolder, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -181,14 +239,14 @@ def _as_begun(run: RunFolder, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     return recipe if num_views is None else {**recipe, "bank": {**bank, "num_views": num_views}}
 
 
-def _refuse_another_run(run: RunFolder, recipe: Mapping[str, Any]) -> None:
+def _refuse_another_run(run: RunFolder, recipe: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     if not run.is_run:
         if run.path.is_dir() and any(file.name not in BEGINNINGS for file in run.path.iterdir()):
             raise UserError(f"{run.path} is not empty and holds no run; take another --out")
         return
     if run.is_finished:
         raise UserError(f"{run.path} holds a finished run; take another --out, or --overwrite to replace it")
-    found = list(differences(_what_matters(recipe), _what_matters(run.recipe())))
+    found = run.differences(recipe, given)
     if found and run.has_something_to_lose:
         raise UserError(
             "\n".join(
@@ -207,14 +265,6 @@ def _what_matters(recipe: Mapping[str, Any]) -> dict[str, Any]:
             group = group if isinstance(group, dict) else {}
         group.pop(key, None)
     return kept
-
-
-def _unfinished(recipe: Mapping[str, Any], *, name: str, runs: Path) -> RunFolder | None:
-    for _, folder in reversed(_numbered(name, runs)):
-        run = RunFolder(folder)
-        if run.is_run and not run.is_finished and _what_matters(run.recipe()) == _what_matters(recipe):
-            return run
-    return None
 
 
 def _numbered(name: str, runs: Path) -> list[tuple[int, Path]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +48,7 @@ def execute(
     allow_code: bool = False,
     display: Display,
     parts: Parts | None = None,
+    handed_over: Mapping[str, Any] | None = None,
 ) -> RunFolder:
     """Run a recipe from wherever its folder stands, and write everything that `results.json` and the page need.
 
@@ -59,6 +60,7 @@ def execute(
         allow_code: models may be named as module.path:factory.
         display: tells people how far it is.
         parts: opened data and models, where they do not come from the recipe but from Python.
+        handed_over: what tells these from others (`understudy.handed_over`).
 
     Raises:
         UserError: anything a person can mend.
@@ -77,7 +79,7 @@ def execute(
                 display.say(note)
         check_rows(parts, rows)
 
-        if world.from_first(lambda: _lacks_only_its_page(recipe, out, overwrite)):
+        if world.from_first(lambda: _lacks_only_its_page(recipe, out, overwrite, handed_over or {})):
             run = RunFolder(cast(Path, out))
             if world.is_first:
                 with held(run.path, what="run folder"):
@@ -87,7 +89,13 @@ def execute(
         def chosen() -> Path:
             environment = describe_environment()
             return choose_run_folder(
-                recipe.as_dict(), out=out, name=name, overwrite=overwrite, environment=environment
+                recipe.as_dict(),
+                out=out,
+                name=name,
+                overwrite=overwrite,
+                environment=environment,
+                handed_over=handed_over,
+                say=display.say,
             ).path
 
         run = RunFolder(world.from_first(chosen))
@@ -116,12 +124,14 @@ def _with_views(parts: Parts, num_views: int) -> Parts:
     return replace(parts, recipe=parts.recipe.model_copy(update={"bank": kept}))
 
 
-def _lacks_only_its_page(recipe: Recipe, out: Path | None, overwrite: bool) -> bool:
+def _lacks_only_its_page(recipe: Recipe, out: Path | None, overwrite: bool, handed_over: Mapping[str, Any]) -> bool:
     """Whether `out` holds this very run with its results, and was cut off before its page."""
     if out is None or overwrite:
         return False
     run = RunFolder(given_path(out, what="run folder"))
-    return run.is_finished and not run.report_file.exists() and run.recipe() == recipe.as_dict()
+    if not run.is_finished or run.report_file.exists():
+        return False
+    return run.recipe() == recipe.as_dict() and not run.differences(recipe.as_dict(), handed_over)
 
 
 def _carry_out(execution: Execution) -> None:

@@ -57,6 +57,11 @@ class Prepare(nn.Module):
         self.register_buffer("mean", _per_channel(mean), persistent=False)
         self.register_buffer("std", _per_channel(std), persistent=False)
 
+    @property
+    def does_nothing(self) -> bool:
+        """Whether images pass through as they come."""
+        return self.size is None and self.mean is None
+
     def forward(self, images: Tensor) -> Tensor:
         """The images as the network wants them."""
         if self.size is not None and images.shape[-2:] != (self.size, self.size):

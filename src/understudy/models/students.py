@@ -96,7 +96,8 @@ def load_student(
         prepared: True: it takes images in [0,1], (B,3,H,W), and normalises them itself; those of another size than it
             was trained on are resized and cut as its evaluation did (antialiased; the centre of photographs). A folder
             from before sizes were kept (`resize_to` is null in its config.json) leaves images as they come: resize
-            them yourself. False: the plain network, as it was trained.
+            them yourself. A plain network that does neither comes as it is, under its own keys. False: the plain
+            network, as it was trained.
         module: for a network that was handed over in Python: one that is built alike; its weights are replaced.
         allow_code: let config.json name a factory in your own code, which is then imported and called.
 
@@ -104,7 +105,8 @@ def load_student(
         UserError: no student there, code that is not allowed, or weights that do not fit.
     """
     network = load_student_network(folder, module=module, allow_code=allow_code)
-    return (network.prepared if prepared else network.module).eval()
+    takes_images = not prepared or network.prepare.does_nothing
+    return (network.module if takes_images else network.prepared).eval()
 
 
 def load_student_network(folder: str | Path, *, module: nn.Module | None = None, allow_code: bool = False) -> Network:
