@@ -3,6 +3,7 @@
 import copy
 import re
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,11 @@ from understudy import (
 )
 from understudy import trainer as trainer_by_hand
 from understudy.building import Parts, build_student, build_trainer, open_parts
+from understudy.distributed import World
+from understudy.models import network_of
+from understudy.recipe import merged
 from understudy.rows import rows_of
-from understudy.suiting import check_rows
+from understudy.suiting import check_rows, size_notes
 
 UPDATES = [Joint.Config(lr=0.1, weight_decay=0), DOT.Config(lr=0.1, weight_decay=0)]
 
@@ -221,6 +225,48 @@ class TestRefusals:
         found = refusal(tiny_recipe({"data": {"batch_size": 1}, "rows": ["projector"]}))
         assert "needs at least 2 images in every batch, but the smallest one here has 1" in found
 
+    @pytest.mark.parametrize(
+        ("settings", "world", "words"),
+        [
+            ({}, World(), "1 image (Expected more than 1 value per channel"),
+            ({"data": {"train_rows": "0:64"}}, World(), None),
+            ({"data": {"train_rows": "0:65", "drop_last": True}}, World(), None),
+            ({"data": {"train_rows": "0:66"}}, World(), None),
+            ({"data": {"train_rows": "0:66"}}, World(0, 2), "(66 images, data.batch_size 32, 2 processes)"),
+            (
+                {"data": {"train_rows": "0:66"}, "accumulate": 2},
+                World(),
+                "(66 images, data.batch_size 32, accumulate 2)",
+            ),
+        ],
+        ids=["one image", "no last batch", "drop_last", "two images", "two processes", "two parts"],
+    )
+    @pytest.mark.parametrize("role", ["student", "teacher"])
+    def test_a_last_batch_of_one_with_a_batch_norm_on_one_pixel(
+        self, role: str, settings: dict[str, Any], world: World, words: str | None
+    ) -> None:
+        one_pixel = nn.Sequential(nn.Conv2d(3, 6, 8), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, CLASSES))
+        over = merged({"data": {"train_rows": "0:65"}, "rows": ["alone"]}, settings)
+        recipe = tiny_recipe(merged(over, {"teacher": {"train_epochs": 1}} if role == "teacher" else {}))
+        network = network_of(one_pixel, num_classes=CLASSES)
+        parts = replace(parts_of(recipe), world=world, **{f"{role}_network": network})
+        before = {name: value.clone() for name, value in one_pixel.state_dict().items()}
+        if words is None:
+            check_rows(parts, rows_of(recipe))
+        else:
+            with pytest.raises(UserError) as caught:
+                check_rows(parts, rows_of(recipe))
+            assert str(caught.value).startswith(f"{role} Sequential cannot be trained on a batch of 1 image (Expected")
+            assert words in str(caught.value)
+            assert "set data.drop_last=true or another data.batch_size" in str(caught.value)
+        assert differing(before, one_pixel.state_dict()) == []
+
+    def test_a_teacher_that_is_not_trained_here_may_have_one(self) -> None:
+        one_pixel = nn.Sequential(nn.Conv2d(3, 6, 8), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, CLASSES))
+        recipe = tiny_recipe({"data": {"train_rows": "0:65"}, "rows": ["alone"]})
+        parts = replace(parts_of(recipe), teacher_network=network_of(one_pixel, num_classes=CLASSES))
+        check_rows(parts, rows_of(recipe))
+
     def test_dkd_on_two_classes(self, tmp_path: Path) -> None:
         for folder in ("train/cat", "train/dog", "val/cat", "val/dog"):
             (tmp_path / folder).mkdir(parents=True)
@@ -231,6 +277,14 @@ class TestRefusals:
             "method 'dkd' needs at least 3 classes, but the data has 2; take kd or dist, or tfkd without a teacher"
         )
         assert refusal(tiny_recipe({"data": data, "rows": ["dkd"]})) == expected
+
+    def test_sizes_that_are_hardly_meant_are_spoken_of(self) -> None:
+        assert size_notes(parts_of(tiny_recipe())) == []
+        large = parts_of(tiny_recipe({"data": {"batch_size": 500}}))
+        assert size_notes(large) == ["note     data.batch_size 500: a step takes all 80 training images"]
+        small = parts_of(tiny_recipe({"student": {"model": "timm:resnet10t", "weights": "none"}}))
+        assert "timm:resnet10t halves its images down to 1/32 of their side" in size_notes(small)[0]
+        assert "8 px" in size_notes(small)[0]
 
     def test_a_split_that_is_not_there(self) -> None:
         with pytest.raises(UserError, match="digits has no test split"):

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from understudy import runs
 from understudy.building import Parts, live_teacher
 from understudy.building import build_student as build_row
-from understudy.config import UserError
+from understudy.config import UserError, shortened_repr
 from understudy.data import Augment, dataset_splits
+from understudy.data.plain_loader import as_batch
 from understudy.data.splits import square_size
 from understudy.data.workers import refuse_in_a_worker
 from understudy.distributed import device_named
@@ -25,17 +26,20 @@ from understudy.logs import Display
 from understudy.methods import MethodConfig
 from understudy.models import Network, in_format, network_of
 from understudy.networks import checked_network, copied
+from understudy.random_state import alone
 from understudy.recipe import Recipe, recipe_from
 from understudy.recipe_networks import keeping_classes
 from understudy.report import Results, read_results, write_report
 from understudy.rows import Row, rows_of
 from understudy.runfolder import RunFolder
+from understudy.sharing import refuse_shared_parts
 from understudy.spec import StudentSpec, Surroundings, build_student, tap_teacher
 from understudy.step import Batch
 from understudy.tasks import Classification, Task
 from understudy.teacher_classes import resolved_classes
 from understudy.teachers import LiveTeacher
 from understudy.training import Trainer
+from understudy.untrusted import given_path
 from understudy.updates import Schedule, UpdateConfig
 
 __all__ = ["Result", "distill", "trainer"]
@@ -130,7 +134,7 @@ def distill(
         The trained copy, its scores and its run folder.
 
     Raises:
-        UserError: anything a person can mend.
+        UserError: anything a person can mend; also while another thread of this process trains.
     """
     refuse_in_a_worker()
     student = checked_network(student, role="student", trains=True)
@@ -164,25 +168,26 @@ def distill(
         settings=settings,
         what="these settings",
     )
-    parts = _parts_in_memory(recipe, teacher, student, (train, val, test), classes)
-    found = {} if parts.data.greys is None else {"grey_range": parts.data.greys}
-    recipe = parts.recipe.model_copy(update={"data": parts.recipe.data.model_copy(update=found)})
-    run = runs.execute(
-        recipe,
-        name="distill",
-        out=None if out is None else Path(out),
-        overwrite=overwrite,
-        display=Display(quiet=quiet),
-        parts=parts,
-        # Another call with other networks or data must not be taken for this one's continuation.
-        handed_over={
-            "student": network_identity(student, image_size=parts.image_size),
-            "teacher": None if teacher is None else network_identity(teacher, image_size=parts.image_size),
-            **data_identity(parts.data, {"train": train, "val": val, "test": test}),
-        },
-    )
-    trained = _trained_student(run, parts, rows_of(recipe)[0], seed)
-    result = Result(trained.to(parts.device), read_results(run.path), run)
+    with alone("distill()"):
+        parts = _parts_in_memory(recipe, teacher, student, (train, val, test), classes)
+        found = {} if parts.data.greys is None else {"grey_range": parts.data.greys}
+        recipe = parts.recipe.model_copy(update={"data": parts.recipe.data.model_copy(update=found)})
+        run = runs.execute(
+            recipe,
+            name="distill",
+            out=None if out is None else given_path(out, what="out"),
+            overwrite=overwrite,
+            display=Display(quiet=quiet),
+            parts=parts,
+            # Another call with other networks or data must not be taken for this one's continuation.
+            handed_over={
+                "student": network_identity(student, image_size=parts.image_size),
+                "teacher": None if teacher is None else network_identity(teacher, image_size=parts.image_size),
+                **data_identity(parts.data, {"train": train, "val": val, "test": test}),
+            },
+        )
+        trained = _trained_student(run, parts, rows_of(recipe)[0], seed)
+        result = Result(trained.to(parts.device), read_results(run.path), run)
     if not quiet:
         print(f"top-1 {result.top1:.1f} %   {run.path}")
     return result
@@ -203,7 +208,7 @@ def trainer(
     task: Task,
     students: Sequence[StudentSpec],
     sample: Batch | tuple[Tensor, Tensor],
-    teacher: LiveTeacher | None = None,
+    teacher: LiveTeacher | nn.Module | None = None,
     train_labels: Tensor | None = None,
     seed: int = 0,
 ) -> Trainer:
@@ -214,31 +219,51 @@ def trainer(
         students: one or several; they share every batch and every teacher pass. Their networks are trained
             themselves, where they are, not as copies.
         sample: a batch, or (images, labels) from your loader, on the device to train on; only its shape matters.
-        teacher: None trains the students alone.
+        teacher: a LiveTeacher, or the network to make one of; None trains the students alone.
         train_labels: (N,); methods that keep a memory of the training set need them.
         seed: of connectors, dropout and negatives.
 
     Raises:
-        UserError: two students of one name or one network, a tap that is not there, class counts that differ.
+        UserError: what a recipe would be refused for as well: two students of one name, networks that share a layer,
+            a tap that is not there, class counts that differ.
     """
-    images = sample.images if isinstance(sample, Batch) else sample[0]
-    if len({id(spec.model) for spec in students}) < len(students):
-        raise UserError(
-            "two students share one network, so that each would undo the other; give each a copy of its own"
-        )
+    first = as_batch(sample)
+    specs = [students] if isinstance(students, StudentSpec) else list(students)
+    _refuse_other_things(specs, teacher, train_labels, seed)
+    teacher = LiveTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
+    networks = {
+        f"student {spec.row_name}" if i == 0 else f"student {i + 1}, {spec.row_name},": spec.model
+        for i, spec in enumerate(specs)
+    }
+    refuse_shared_parts({**networks, **({} if teacher is None else {teacher.name: teacher.model.module})})
+    images = first.images
     if teacher is not None:
         teacher.model.to(images.device)
-        tap_teacher(teacher, [config for spec in students for config in spec.methods])
+        tap_teacher(teacher, [config for spec in specs for config in spec.methods])
     around = Surroundings(
         task=task,
         num_classes=task.num_classes,
         sample=images,
         teacher=teacher,
-        teacher_sample=sample.teacher_images if isinstance(sample, Batch) else None,
+        teacher_sample=first.teacher_images,
         train_labels=train_labels,
         seed=seed,
     )
-    return Trainer([build_student(spec, around) for spec in students], teacher=teacher, device=images.device)
+    return Trainer([build_student(spec, around) for spec in specs], teacher=teacher, device=images.device)
+
+
+def _refuse_other_things(specs: Sequence[Any], teacher: object, train_labels: object, seed: object) -> None:
+    """Refuse arguments of another kind than `trainer` takes."""
+    strange = next((spec for spec in specs if not isinstance(spec, StudentSpec)), None)
+    if strange is not None:
+        raise UserError(f"students must be understudy.StudentSpec(network, ...), got {shortened_repr(strange)}")
+    if teacher is not None and not isinstance(teacher, LiveTeacher | nn.Module):
+        raise UserError(f"teacher must be understudy.LiveTeacher(network), a network or None, got {teacher!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise UserError(f"seed must be a whole number, got {seed!r}")
+    is_labels = isinstance(train_labels, Tensor) and train_labels.ndim == 1 and not train_labels.is_floating_point()
+    if train_labels is not None and not is_labels:
+        raise UserError("train_labels must be a tensor (N,) of class numbers, in the order of the samples' indices")
 
 
 def _parts_in_memory(

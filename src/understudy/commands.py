@@ -26,7 +26,7 @@ from understudy.rows import rows_of
 from understudy.runfolder import RunFolder
 from understudy.step import Batch
 from understudy.student import Student
-from understudy.suiting import check_rows
+from understudy.suiting import check_rows, size_notes
 from understudy.teaching import check_teacher, evaluate_teacher
 from understudy.untrusted import given_path, visible
 
@@ -79,6 +79,8 @@ def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     rows = rows_of(recipe)
     parts = open_parts(recipe, allow_code=allow_code, say=display.say)
     check_rows(parts, rows)
+    for note in size_notes(parts):
+        display.say(note)
     display.say(runs.describe_data(parts))
     with TemporaryDirectory() as folder:  # a run keeps what it measured, this does not
         parts = with_format_settled(parts, Path(folder) / "memory_format.json", say=display.say)
@@ -86,7 +88,8 @@ def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     if recipe.teacher is not None and recipe.teacher.train_epochs > 0:
         epochs = recipe.teacher.train_epochs
         display.say(
-            f"teacher  {recipe.teacher.model}   is going to be trained here for {epochs} epochs; not scored yet"
+            f"teacher  {recipe.teacher.model}   is going to be trained here for {epochs} "
+            f"epoch{'s' * (epochs > 1)}; not scored yet"
         )
     elif recipe.teacher is not None:
         check_teacher(parts, evaluate_teacher(parts).get("val"), say=display.say)
@@ -128,8 +131,15 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
     found = parts.task.evaluate({"student": lambda batch: student(batch.images)}, batches, parts.device)
     scores = found["student"]
     top5 = "" if scores.top5 is None else f"   top-5 {scores.top5:.2f} %"
-    images = f"{split} ({len(scores.labels):,} images)"
+    what = split if data is None else f"{parts.data.name}, {_which_images(parts, split)}"
+    images = f"{what} ({len(scores.labels):,} images)"
     return f"{run.student}   {images}   top-1 {scores.top1:.2f} %{top5}   loss {scores.loss:.4f}"
+
+
+def _which_images(parts: Parts, split: str) -> str:
+    """What is evaluated of data that are not the run's."""
+    is_undivided = parts.data.val_origin.startswith("held out")
+    return "all of it" if is_undivided else parts.data.val_origin if split == "val" else "test split"
 
 
 def export(run: RunFolder, file: Path, *, allow_code: bool) -> str:

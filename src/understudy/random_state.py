@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-__all__ = ["RandomState", "seeded"]
+from understudy.config import UserError
+
+__all__ = ["RandomState", "alone", "seeded"]
+
+_LOCK = threading.RLock()
+_holder: list[str] = []  # name of the thread that trains
 
 
 class RandomState:
@@ -42,6 +48,32 @@ class RandomState:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put them there again."""
         self._state = {device: value.cpu() for device, value in state.items()}
+
+
+@contextmanager
+def alone(what: str) -> Iterator[None]:
+    """The only thread of this process that trains, until the block ends; nested blocks of one thread are fine.
+
+    torch has one random state for all threads of a process: two that train would draw each other's numbers.
+
+    Args:
+        what: is begun here, for the message.
+
+    Raises:
+        UserError: another thread trains.
+    """
+    if not _LOCK.acquire(blocking=False):
+        raise UserError(
+            f"{what} is begun in thread {threading.current_thread().name!r} while thread {_holder[0]!r} trains; torch "
+            "has one random state for all threads, so that neither could be repeated: take one after the other, or a "
+            "process for each"
+        )
+    _holder.insert(0, threading.current_thread().name)
+    try:
+        yield
+    finally:
+        _holder.pop(0)
+        _LOCK.release()
 
 
 @contextmanager

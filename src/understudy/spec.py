@@ -5,15 +5,17 @@ The order is fixed: tap -> dry forward (shapes) -> connectors -> update.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from understudy.averaging import Averaging, WeightAverage
 from understudy.compiling import Compile
-from understudy.config import UserError
+from understudy.config import UserError, shortened_repr
 from understudy.connections import load_connectors
 from understudy.distributed import SINGLE, World
 from understudy.hashing import hashed
@@ -47,6 +49,9 @@ class StudentSpec:
         precision: of the networks' passes.
         accumulate: passes a step; each takes a part of the batch.
         compile: whether torch.compile makes the network faster; "reduce-overhead" is its mode with CUDA graphs.
+
+    Raises:
+        UserError: a setting of another kind (all of them named), or accumulation that would tear copies apart.
     """
 
     model: nn.Module
@@ -61,6 +66,11 @@ class StudentSpec:
     accumulate: int = 1
     compile: Compile = False
 
+    def __post_init__(self) -> None:
+        wrong = _wrong_settings(self)
+        if wrong:
+            raise UserError("\n".join(["StudentSpec:", *(f"  {line}" for line in wrong)]))
+
     @property
     def methods(self) -> tuple[MethodConfig, ...]:
         """The settings of all methods."""
@@ -70,6 +80,42 @@ class StudentSpec:
     def row_name(self) -> str:
         """Its name in logs and tables."""
         return self.name or row_name_of(self.methods, self.update)
+
+
+def _wrong_settings(spec: StudentSpec) -> list[str]:
+    """A line for each setting that is not what it should be."""
+    methods = [spec.method] if isinstance(spec.method, MethodConfig | str) else spec.method
+    weight, passes = spec.task_weight, spec.accumulate
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight)
+    is_count = isinstance(passes, int) and not isinstance(passes, bool) and passes >= 1
+    wanted = [
+        ("model", isinstance(spec.model, nn.Module), "a torch.nn.Module"),
+        (
+            "method",
+            isinstance(methods, Sequence) and all(isinstance(config, MethodConfig) for config in methods),
+            "settings such as understudy.methods.KD.Config(), or several of these",
+        ),
+        ("update", isinstance(spec.update, UpdateConfig), "understudy.Joint.Config(...) or understudy.DOT.Config(...)"),
+        ("schedule", isinstance(spec.schedule, Schedule), "an understudy.Schedule"),
+        ("task_weight", weight is None or (is_number and weight >= 0), "a number from 0 on, or None"),
+        ("name", spec.name is None or (isinstance(spec.name, str) and spec.name != ""), "a text, or None"),
+        ("prepare", spec.prepare is None or isinstance(spec.prepare, nn.Module), "a torch.nn.Module, or None"),
+        ("ema", spec.ema is None or isinstance(spec.ema, Averaging), "understudy.averaging.Averaging(decay=...)"),
+        ("precision", spec.precision in get_args(Precision), f"one of {', '.join(get_args(Precision))}"),
+        ("accumulate", is_count, "a whole number from 1 on"),
+        ("compile", spec.compile in get_args(Compile), "True, False or 'reduce-overhead'"),
+    ]
+    wrong = [
+        f"{name} must be {what}, got {shortened_repr(getattr(spec, name))}"
+        for name, is_right, what in wanted
+        if not is_right
+    ]
+    if not wrong and passes > 1:
+        copying = [config.method.name for config in spec.methods if "copies" in config.method.needs_for(config)]
+        wrong += [
+            f"accumulate {passes} would tear the copies of an image apart, which {name} compares" for name in copying
+        ]
+    return wrong
 
 
 @dataclass(frozen=True)
@@ -122,6 +168,7 @@ def build_student(spec: StudentSpec, around: Surroundings) -> Student:
         accumulate=spec.accumulate,
         compiles=spec.compile,
         world=world,
+        image_shape=tuple(around.sample.shape[1:]),
     )
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from understudy.averaging import WeightAverage
-from understudy.border import check_pairing
+from understudy.border import check_num_rows, check_pairing, form_of
 from understudy.compiling import Compile, compiled
+from understudy.config import UserError
 from understudy.distributed import SINGLE, Rows, World
 from understudy.hashing import hashed
 from understudy.precision import Precision, autocast, grad_scaler, raised
@@ -18,10 +19,10 @@ from understudy.random_state import RandomState
 from understudy.step import Batch, Losses, Observation, Pairing
 from understudy.taps import TappedModel
 from understudy.tasks.base import Predictor, Task
+from understudy.trial import USUAL_IMAGES, training_problem
 from understudy.updates.base import Update
 from understudy.updates.schedules import Schedule, lr_factor
-from understudy.weighing import Part, WeightedMethod, labels_of, weighed
-from understudy.yardstick import num_labelled
+from understudy.weighing import Part, WeightedMethod, is_on_local_rows, labels_of, merged, weighed
 
 __all__ = ["Student", "WeightedMethod", "labels_of", "parameters_of"]
 
@@ -44,6 +45,7 @@ class Student:
         accumulate: passes a step; each takes a part of the batch, and their gradients add up to the whole batch's.
         compiles: whether and how the network is compiled, after a first step that shows DOT which loss reaches what.
         world: the processes that train this student together.
+        image_shape: (3,H,W) of the images to come; None: not known.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Student:
         accumulate: int = 1,
         compiles: Compile = False,
         world: World = SINGLE,
+        image_shape: tuple[int, ...] | None = None,
     ) -> None:
         self.name = name
         self.model = model
@@ -81,11 +84,12 @@ class Student:
         self.accumulate = accumulate
         self.compiles = compiles
         self.world = world
+        self.image_shape = image_shape
         self.num_steps = 0
         self.best: dict[str, Any] | None = None  # epoch, top1 and weights of the best evaluated epoch
         # Their batch norms see this process's rows alone; all others' have seen the same rows as everywhere.
         self._local_methods = [w.method for w in self.methods if w.method.config.rows == "local"]
-        self._has_been_checked = False
+        self._checked: set[tuple[bool, ...]] = set()  # forms of batches that the methods can make sense of
         self._compiled: TappedModel | None = None
 
     def begin_step(self, *, progress: float, epochs: int) -> None:
@@ -95,6 +99,8 @@ class Student:
     def step(self, batch: Batch, seen: Observation, *, epoch: int, rows: Rows | None = None) -> tuple[Losses, Pairing]:
         """A whole training step: forward, losses, new weights. `rows`: of the batch, over all processes."""
         rows = rows or Rows((len(batch.images),))
+        if batch.copies is not None:
+            self._refuse_to_tear_copies()
         with self.random_state.swapped_in():
             passes = [
                 self._descend(part_batch, part_seen, epoch, part)
@@ -108,16 +114,19 @@ class Student:
         self.num_steps += 1
         if self.average is not None:
             self.average.update(self.raw_deployed(), step=self.num_steps)
-        return passes[0] if len(passes) == 1 else _merged(passes)
+        return passes[0] if len(passes) == 1 else merged(passes)
 
     def _descend(self, batch: Batch, seen: Observation, epoch: int, part: Part) -> tuple[Losses, Pairing]:
         """One forward pass and its backward pass(es)."""
         with autocast(self.precision, self.device):
-            task_loss, pairings = self.task.pair(self._network(), seen, batch)
+            task_loss, pairings = self._paired(batch, seen)
         pairing = raised(pairings["main"])
-        if not self._has_been_checked:
+        if (form := form_of(pairing)) not in self._checked:
             check_pairing(pairing, [weighted.method for weighted in self.methods])
-            self._has_been_checked = True
+            self._checked.add(form)
+        for weighted in self.methods:
+            is_local = is_on_local_rows(weighted.method.config)
+            check_num_rows(weighted.method, part.rows.mine if is_local else sum(part.rows.counts))
         shared, whole = weighed(
             task_loss,
             pairing,
@@ -129,6 +138,38 @@ class Student:
         )
         self.update.accumulate(shared, scaler=self.scaler)
         return whole, pairing
+
+    def _paired(self, batch: Batch, seen: Observation) -> tuple[Tensor, dict[str, Pairing]]:
+        try:
+            return self.task.pair(self._network(), seen, batch)
+        except ValueError as error:
+            if isinstance(error, UserError) or len(batch.images) > 1:
+                raise
+            raise UserError(too_few_images(self.name, 1, str(error))) from None
+
+    def check_batches_of(self, num_images: int) -> None:
+        """Refuse a smallest batch of an epoch on which the network, or a method, cannot be trained.
+
+        Raises:
+            UserError: naming who cannot, and the way out.
+        """
+        smallest = num_images // min(self.accumulate, num_images)
+        if self.world.size > 1 or smallest >= USUAL_IMAGES:
+            return
+        for weighted in self.methods:
+            check_num_rows(weighted.method, smallest)
+        if self.image_shape is None:
+            return
+        few, usual = (torch.zeros(count, *self.image_shape, device=self.device) for count in (smallest, USUAL_IMAGES))
+        problem = training_problem(self.model, few)
+        if problem is not None and training_problem(self.model, usual) is None:
+            raise UserError(too_few_images(self.name, smallest, problem))
+
+    def _refuse_to_tear_copies(self) -> None:
+        grouped = [w.method.name for w in self.methods if w.method.config.group_size is not None]
+        if self.accumulate > 1 or grouped:
+            what = f"accumulate={self.accumulate}" if self.accumulate > 1 else f"group_size of method {grouped[0]!r}"
+            raise UserError(f"student {self.name}: {what} would tear the copies of an image apart; leave it out")
 
     def _network(self) -> TappedModel:
         # The first step of all is taken eagerly: compiled code gives zeros where a loss reaches nothing, and DOT
@@ -234,35 +275,18 @@ class Student:
         self.best = state["best"]
 
 
+def too_few_images(student: str, num_images: int, problem: str) -> str:
+    """What to say of a batch that is too small for the network itself."""
+    images = f"{num_images} image{'s' * (num_images > 1)}"
+    return (
+        f"student {student} cannot be trained on a batch of {images} ({problem}); leave out an epoch's last batch "
+        "(drop_last=True), or take another batch size"
+    )
+
+
 def parameters_of(model: nn.Module, methods: Iterable[nn.Module]) -> list[tuple[str, nn.Parameter]]:
     """Named parameters that an update moves: the student's and every connector's."""
     named = list(model.named_parameters())
     for number, method in enumerate(methods):
         named += [(f"connectors.{number}.{name}", parameter) for name, parameter in method.named_parameters()]
     return [(name, parameter) for name, parameter in named if parameter.requires_grad]
-
-
-def _merged(passes: Sequence[tuple[Losses, Pairing]]) -> tuple[Losses, Pairing]:
-    """What the log wants of several passes: means over their rows, and all rows' logits and labels."""
-    losses, pairings = [loss for loss, _ in passes], [pairing for _, pairing in passes]
-    num_rows, labelled = [len(pairing.labels) for pairing in pairings], [num_labelled(pairing) for pairing in pairings]
-    of_rows: list[float | Tensor] = [count / sum(num_rows) for count in num_rows]
-    of_labelled: list[float | Tensor] = [count / torch.stack(labelled).sum().clamp_min(1) for count in labelled]
-
-    def mean(values: Sequence[Tensor], shares: Sequence[float | Tensor] = of_rows) -> Tensor:
-        return torch.stack([value.detach() * share for value, share in zip(values, shares, strict=True)]).sum()
-
-    distilled = [loss.distill for loss in losses if loss.distill is not None]
-    seen = [pairing.teacher_logits for pairing in pairings if pairing.teacher_logits is not None]
-    return Losses(
-        task=mean([loss.task for loss in losses], of_labelled),
-        distill=mean(distilled) if distilled else None,
-        terms={
-            name: mean([loss.terms[name] for loss in losses], of_labelled if name == "task_loss" else of_rows)
-            for name in losses[0].terms
-        },
-    ), Pairing(
-        student_logits=torch.cat([pairing.student_logits.detach() for pairing in pairings]),
-        teacher_logits=torch.cat(seen) if seen else None,
-        labels=torch.cat([pairing.labels for pairing in pairings]),
-    )

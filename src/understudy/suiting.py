@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import nn
+
 from understudy.building import Parts
 from understudy.config import UserError
 from understudy.data import DataConfig, Share
 from understudy.methods import MethodConfig
+from understudy.models import Network
 from understudy.rows import Row
 from understudy.spec import check_num_classes
+from understudy.trial import USUAL_IMAGES, training_problem
+from understudy.weighing import is_on_local_rows
 
-__all__ = ["check_rows"]
+__all__ = ["check_rows", "size_notes"]
+
+COPIES = {"none": 1, "pairs": 2, "rotations": 4}
 
 
 def check_rows(parts: Parts, rows: Sequence[Row]) -> None:
     """Refuse before training what could not work: class counts, too few classes or rows, missing taps.
 
     Raises:
-        UserError: naming the method and the way out.
+        UserError: naming the method, or the network, and the way out.
     """
     config = parts.recipe.data
     for method in (method for row in rows for method in row.method):
@@ -30,12 +38,57 @@ def check_rows(parts: Parts, rows: Sequence[Row]) -> None:
                 f"method {name!r}: groups of rows would tear the copies of an image apart; leave out method.group_size "
                 "(rows: local then relates the rows of each process), or set data.copies: none"
             )
-        needed, smallest = method.method.min_rows(method), _fewest_rows(parts, is_local=method.rows == "local")
+        needed, smallest = method.method.min_rows(method), _fewest_rows(parts, is_local=is_on_local_rows(method))
         if smallest < needed:
             raise UserError(
                 f"method {name!r} needs at least {needed} images in every batch, but the smallest one here has "
                 f"{smallest} ({_divided(parts)}); set data.drop_last=true or another data.batch_size"
             )
+    _check_smallest_pass(parts)
+
+
+def size_notes(parts: Parts) -> list[str]:
+    """What to say of sizes that work and are hardly meant: of batches, and of images."""
+    notes, config, num_train = [], parts.recipe.data, len(parts.data.train)
+    if config.batch_size > num_train:
+        notes.append(f"note     data.batch_size {config.batch_size:,}: a step takes all {num_train:,} training images")
+    network = parts.student_network
+    size = network.prepare.size or parts.image_size
+    stages = getattr(network.module, "feature_info", None) or [{}]
+    reduction = stages[-1].get("reduction") if isinstance(stages, list) else None
+    if isinstance(reduction, int) and reduction > size:
+        notes.append(
+            f"note     {network.name} halves its images down to 1/{reduction} of their side, and nothing is left of "
+            f"{size} px to tell apart by then: raise data.image_size, or take a student for small images (cifar:...)"
+        )
+    return notes
+
+
+def _check_smallest_pass(parts: Parts) -> None:
+    """Refuse a network that cannot be trained on the smallest pass, as batch norms on one value of each channel."""
+    recipe, smallest = parts.recipe, _fewest_rows(parts, is_local=True)
+    images, usual = (count * COPIES[recipe.data.copies] for count in (smallest, USUAL_IMAGES))
+    if images >= USUAL_IMAGES:
+        return
+    trained = [("student", parts.student_network, parts.image_size)]
+    if recipe.teacher is not None and recipe.teacher.train_epochs and parts.teacher_network is not None:
+        trained.append(("teacher", parts.teacher_network, parts.teacher_size or parts.image_size))
+    for role, network, size in trained:
+        problem = _problem(network, images, size)
+        if problem is not None and _problem(network, usual, size) is None:
+            few = f"{images} image{'s' * (images > 1)}"
+            raise UserError(
+                f"{role} {network.name} cannot be trained on a batch of {few} ({problem}), and the smallest one "
+                f"here has no more ({_divided(parts)}); set data.drop_last=true or another data.batch_size"
+            )
+
+
+def _problem(network: Network, num_images: int, size: int) -> str | None:
+    if any(isinstance(part, nn.SyncBatchNorm) for part in network.module.modules()):
+        return None  # it sees the rows of all processes
+    device = next((tensor.device for tensor in network.module.parameters()), torch.device("cpu"))
+    images = torch.zeros(num_images, 3, size, size, device=device)
+    return training_problem(network.prepared.to(device), images)
 
 
 def _fewest_rows(parts: Parts, *, is_local: bool) -> int:

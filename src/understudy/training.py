@@ -8,12 +8,15 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
+from understudy.border import check_labels
 from understudy.compiling import begin_compiled_step
 from understudy.config import UserError
 from understudy.data import TrainLoader, from_plain_loader
+from understudy.data.plain_loader import PlainLoader, as_batch, refuse_used_up
 from understudy.distributed import SINGLE, World
 from understudy.measures import Measures, NotFinite
 from understudy.precision import autocast
+from understudy.random_state import alone
 from understudy.step import Batch, Observation
 from understudy.student import Student
 from understudy.tasks.base import Evaluation
@@ -78,6 +81,7 @@ class Trainer:
         self.world = world
         self.epoch = 1  # the one that is running, counted from 1
         self.epochs = 0
+        self.lengths: list[int] = []  # epochs that it was to have done in all, one after the other
         self.step_in_epoch = 0  # steps of it that are done
         self.steps_per_epoch = 0
         self.left_out: set[int] = set()  # steps that are not taken, since they led to what is no number
@@ -102,7 +106,7 @@ class Trainer:
 
     def fit(
         self,
-        loader: TrainLoader | Iterable[tuple[Tensor, Tensor]],
+        loader: TrainLoader | Iterable[Batch | tuple[Tensor, Tensor]],
         *,
         epochs: int,
         val: Iterable[Batch | tuple[Tensor, Tensor]] | None = None,
@@ -111,18 +115,44 @@ class Trainer:
         """Train until `epochs` epochs are done, from wherever this trainer stands.
 
         Args:
-            loader: understudy's own, or any re-iterable of (images, labels); the latter gives no sample indices,
-                so that methods that need them refuse it, and its augmentation cannot be resumed exactly.
+            loader: understudy's own, or any re-iterable of known length of (images, labels), or of Batch with the
+                samples' indices where a method needs them; the augmentation of the latter cannot be resumed exactly.
             epochs: to have done in all, counted from the first one.
             val: evaluated after each epoch.
             watcher: told after every step and every epoch.
 
         Raises:
             NotFinite: a loss was no number, and `stops_at_nan`.
+            UserError: a loader that is empty, used up, or not as long as it says, batches that are none or too small
+                for a student or one of its methods, labels that are no classes, a warm-up as long as the training.
         """
-        is_own = hasattr(loader, "steps_per_epoch")
-        batches = cast(TrainLoader, loader) if is_own else from_plain_loader(cast(Iterable[Any], loader))
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+            raise UserError(f"epochs must be a whole number above 0, got {epochs!r}")
+        batches = self._as_own(loader)
+        if val is not None:
+            refuse_used_up(val, "val")
+        for student in self.students:
+            student.schedule.check_run(epochs)
         self.epochs, self.steps_per_epoch = epochs, batches.steps_per_epoch
+        if self.lengths[-1:] != [epochs]:
+            self.lengths.append(epochs)
+        with alone("a training"):
+            self._fit(batches, val, watcher)
+
+    def _as_own(self, loader: TrainLoader | Iterable[Any]) -> TrainLoader:
+        """The loader, once it is known that every student can be trained on the smallest of its batches."""
+        if hasattr(loader, "steps_per_epoch"):
+            return cast(TrainLoader, loader)
+        plain = from_plain_loader(cast(Iterable[Any], loader))
+        smallest = plain.smallest_batch
+        for student in self.students if smallest is not None else ():
+            student.check_batches_of(smallest)
+        return plain
+
+    def _fit(
+        self, batches: TrainLoader, val: Iterable[Batch | tuple[Tensor, Tensor]] | None, watcher: Watcher | None
+    ) -> None:
+        epochs = self.epochs
         while self.epoch <= epochs:
             self._run_epoch(batches, watcher)
             self._finish_epoch(val)
@@ -135,7 +165,10 @@ class Trainer:
     def _run_epoch(self, loader: TrainLoader, watcher: Watcher | None) -> None:
         for student in self.students:
             student.train()
+        is_plain = isinstance(loader, PlainLoader)
         for batch in loader.epoch(self.epoch, self.step_in_epoch):
+            if is_plain:
+                self._check_labels(batch)
             if self.step + 1 not in self.left_out:
                 self.take_step(batch.to(self.device))
             self.step_in_epoch += 1
@@ -144,18 +177,24 @@ class Trainer:
             if watcher is not None:
                 watcher.stepped(self, is_last=self.step_in_epoch == self.steps_per_epoch)
 
+    def _check_labels(self, batch: Batch) -> None:
+        """Refuse labels that are no classes, wherever looking at them waits for no device."""
+        if batch.targets.device.type == "cpu":
+            check_labels(batch.targets, self.students[0].task.num_classes)
+
     def take_step(self, batch: Batch) -> None:
         """One step of every student on one batch, after one look of the teacher at it."""
         rows = self.world.rows(len(batch.images))
         begin_compiled_step(self._compile_modes)
-        seen = Observation()
-        if self.teacher is not None:
-            with autocast(self.students[0].precision, self.device):
-                seen = self.teacher.observe(batch)
+        # A pass for each precision: what a student is taught must not depend on who else is there.
+        seen = {student.precision: Observation() for student in self.students}
+        for precision in seen if self.teacher is not None else ():
+            with autocast(precision, self.device):
+                seen[precision] = self.teacher.observe(batch)
         progress = self.epoch - 1 + self.step_in_epoch / self.steps_per_epoch
         for student in self.students:
             student.begin_step(progress=progress, epochs=self.epochs)
-            losses, pairing = student.step(batch, seen, epoch=self.epoch, rows=rows)
+            losses, pairing = student.step(batch, seen[student.precision], epoch=self.epoch, rows=rows)
             self.measures.add(student.name, losses, pairing)
         self.measures.end_step(self.step + 1)
 
@@ -186,15 +225,26 @@ class Trainer:
                 student.keep_if_best(self.epoch, self.evaluations[student.name].top1)
 
     def evaluate(self, batches: Iterable[Batch | tuple[Tensor, Tensor]]) -> dict[str, Evaluation]:
-        """Scores of all students by name, on Batches or (images, labels); kept as `evaluations`, too."""
+        """Scores of all students by name, on Batches or (images, labels); kept as `evaluations`, too.
+
+        Mixed or one-hot labels (B,C) count by their largest share.
+
+        Raises:
+            UserError: no images, or labels that are no classes.
+        """
         for student in self.students:
             student.train(False)
         found = {(student.name, kind): predict for student in self.students for kind, predict in student.predictors()}
-        own = (batch if isinstance(batch, Batch) else Batch(images=batch[0], targets=batch[1]) for batch in batches)
+        own = (self._checked(item) for item in batches)
         scores = self.students[0].task.evaluate(found, own, self.device, self.world)
         self.evaluations = {name: score for (name, kind), score in scores.items() if kind == "deployed"}
         self.raw_evaluations = {name: score for (name, kind), score in scores.items() if kind == "raw"}
         return self.evaluations
+
+    def _checked(self, item: object) -> Batch:
+        batch = as_batch(item)
+        self._check_labels(batch)
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs; tensors, numbers, strings, lists and dicts only. For every process."""
@@ -202,6 +252,7 @@ class Trainer:
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
             "left_out": sorted(self.left_out),
+            "lengths": list(self.lengths),
             "history": self.history,
             "students": {student.name: student.state_dict() for student in self.students},
             "measures": self.measures.state_dict(),
@@ -211,6 +262,7 @@ class Trainer:
         """Put back what `state_dict` gave."""
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.left_out |= set(state["left_out"])
+        self.lengths = list(state["lengths"])
         self.history = state["history"]
         self.measures.load_state_dict(state["measures"])
         for student in self.students:

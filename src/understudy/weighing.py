@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from understudy.distributed import SINGLE, Rows, World
-from understudy.methods.base import Method
+from understudy.methods.base import Method, MethodConfig
 from understudy.random_state import RandomState
 from understudy.step import Losses, Pairing
+from understudy.yardstick import num_labelled
 
-__all__ = ["Part", "WeightedMethod", "labels_of", "weighed"]
+__all__ = ["Part", "WeightedMethod", "is_on_local_rows", "labels_of", "merged", "weighed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def weighed(
     gathered: Pairing | None = None
     for label, weighted in zip(labels_of([weighted.method for weighted in methods]), methods, strict=True):
         method = weighted.method
-        if method.rows == "independent" or method.config.rows == "local":
+        if is_on_local_rows(method.config):
             terms, share = _local_terms(method, pairing), part.independent
         else:
             gathered = part.world.gather(pairing, part.rows) if gathered is None else gathered
@@ -84,6 +85,11 @@ def weighed(
     return Losses(_times(task_weight * task_loss, part.task), shared, terms), Losses(
         task_weight * task_loss.detach(), whole, terms
     )
+
+
+def is_on_local_rows(config: MethodConfig) -> bool:
+    """Whether a method sees the rows of one process, and not those of all together."""
+    return config.method.rows == "independent" or config.rows == "local"
 
 
 def labels_of(methods: Sequence[Method]) -> list[str]:
@@ -118,3 +124,29 @@ def _times(loss: Tensor, share: float | Tensor) -> Tensor:
     if isinstance(share, float):
         return loss if share == 1.0 else loss * share
     return loss * share.to(loss.dtype)
+
+
+def merged(passes: Sequence[tuple[Losses, Pairing]]) -> tuple[Losses, Pairing]:
+    """What the log wants of several passes: means over their rows, and all rows' logits and labels."""
+    losses, pairings = [loss for loss, _ in passes], [pairing for _, pairing in passes]
+    num_rows, labelled = [len(pairing.labels) for pairing in pairings], [num_labelled(pairing) for pairing in pairings]
+    of_rows: list[float | Tensor] = [count / sum(num_rows) for count in num_rows]
+    of_labelled: list[float | Tensor] = [count / torch.stack(labelled).sum().clamp_min(1) for count in labelled]
+
+    def mean(values: Sequence[Tensor], shares: Sequence[float | Tensor] = of_rows) -> Tensor:
+        return torch.stack([value.detach() * share for value, share in zip(values, shares, strict=True)]).sum()
+
+    distilled = [loss.distill for loss in losses if loss.distill is not None]
+    seen = [pairing.teacher_logits for pairing in pairings if pairing.teacher_logits is not None]
+    return Losses(
+        task=mean([loss.task for loss in losses], of_labelled),
+        distill=mean(distilled) if distilled else None,
+        terms={
+            name: mean([loss.terms[name] for loss in losses], of_labelled if name == "task_loss" else of_rows)
+            for name in losses[0].terms
+        },
+    ), Pairing(
+        student_logits=torch.cat([pairing.student_logits.detach() for pairing in pairings]),
+        teacher_logits=torch.cat(seen) if seen else None,
+        labels=torch.cat([pairing.labels for pairing in pairings]),
+    )

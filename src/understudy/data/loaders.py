@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -15,15 +14,14 @@ from understudy.data.config import DataConfig
 from understudy.data.copies import RotatedCopies
 from understudy.data.hub_loader import HubEvalLoader, HubTrainLoader
 from understudy.data.hub_stream import HubStream
-from understudy.data.labels import refuse_several_labels
 from understudy.data.memory_loader import MemoryEvalLoader, MemoryTrainLoader
 from understudy.data.mix import MixedBatches
+from understudy.data.plain_loader import PlainLoader, from_plain_loader
 from understudy.data.plan import EpochPlan, Share
 from understudy.data.protocols import EvalLoader, TrainLoader
 from understudy.data.sources import Source, TensorSource, small_size
 from understudy.data.splits import DataSplits
 from understudy.data.stream_loader import StreamEvalLoader, StreamTrainLoader
-from understudy.step import Batch
 
 __all__ = ["EvalLoader", "PlainLoader", "TrainLoader", "eval_loader", "from_plain_loader", "train_loader"]
 
@@ -160,52 +158,3 @@ def eval_loader(
     if isinstance(source, HubStream):
         return HubEvalLoader(source, config, rendering, share, device=device)
     return StreamEvalLoader(source, config, rendering, share, device=device)
-
-
-class PlainLoader:
-    """Any re-iterable of (images, labels) as a TrainLoader and an EvalLoader; order and views are its own.
-
-    Batches carry no indices, so what needs them (banks, contrastive memories, exact resume) cannot be had.
-    """
-
-    def __init__(self, batches: Any, device: torch.device | str = "cpu") -> None:
-        if not hasattr(batches, "__len__"):
-            raise UserError("a plain loader needs a length (steps per epoch); give a DataLoader or a list of batches")
-        self.steps_per_epoch = len(batches)
-        self.batch_size = int(getattr(batches, "batch_size", None) or _first_size(batches))
-        dataset = getattr(batches, "dataset", None)
-        self.num_samples = len(dataset) if isinstance(dataset, Sized) else self.steps_per_epoch * self.batch_size
-        self.skipped: tuple[str, ...] = ()
-        self._batches = batches
-        self._device = torch.device(device)
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The loader's batches; the first `start_step` are drawn and dropped.
-
-        Raises:
-            UserError: the first batch has several labels for an image.
-        """
-        for step, (images, labels) in enumerate(self._batches):
-            if step == 0:  # every batch would wait for a GPU
-                refuse_several_labels(labels)
-            if step >= start_step:
-                yield Batch(images=images, targets=labels, view=epoch - 1).to(self._device)
-
-    def __len__(self) -> int:
-        return self.steps_per_epoch
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.epoch(1)
-
-
-def from_plain_loader(batches: Iterable[Any], device: torch.device | str = "cpu") -> PlainLoader:
-    """A loader of (images (B,3,H,W), labels (B,)) as understudy's own, without indices.
-
-    Raises:
-        UserError: it has no length.
-    """
-    return PlainLoader(batches, device)
-
-
-def _first_size(batches: Iterable[Any]) -> int:
-    return next((len(images) for images, _ in batches), 0)

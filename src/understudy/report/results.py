@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 from understudy.analysis import Summary
 from understudy.config import Config, UserError, shortened_repr
 from understudy.published import as_list
-from understudy.untrusted import plain_json, shown, text_of
+from understudy.untrusted import given_path, plain_json, shown, text_of
 
 __all__ = [
     "ALONE",
@@ -276,12 +276,13 @@ class Results(Record):
         return next((c for c in self.comparisons if (c.row, c.against, c.split) == wanted), None)
 
 
-def read_results(path: Path) -> Results:
+def read_results(path: str | Path) -> Results:
     """Read a results.json, or the one in a run folder.
 
     Raises:
         UserError: there is no such file, it is no JSON, another schema, or lacks keys (all named at once).
     """
+    path = given_path(path, what="run folder")
     file = path / "results.json" if path.is_dir() else path
     if not file.exists():
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -25,8 +25,8 @@ class Evaluation:
     top1: float  # percent
     top5: float | None  # percent; None up to five classes
     loss: float  # mean task loss in nats
-    predictions: Tensor  # (N,) int64 predicted classes on the CPU
-    labels: Tensor  # (N,) int64
+    predictions: Tensor = field(repr=False)  # (N,) int64 predicted classes on the CPU
+    labels: Tensor = field(repr=False)  # (N,) int64
 
     def agreement_with(self, other: Evaluation) -> float:
         """Percentage of images on which both models predict the same class."""

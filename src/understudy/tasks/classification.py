@@ -31,6 +31,10 @@ class Classification:
     """
 
     def __init__(self, num_classes: int, *, label_smoothing: float = 0.0) -> None:
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise UserError(f"num_classes must be a whole number above 0, got {num_classes!r}")
+        if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
+            raise UserError(f"label_smoothing must be a share from 0 to below 1, got {label_smoothing!r}")
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
 
@@ -75,7 +79,10 @@ class Classification:
         device: torch.device,
         world: World = SINGLE,
     ) -> dict[K, Evaluation]:
-        """Top-1, top-5 and loss of each predictor, all on the same pass over the batches."""
+        """Top-1, top-5 and loss of each predictor, all on the same pass over the batches.
+
+        Mixed labels (B,C) enter the loss as they are, and are counted by their largest share.
+        """
         scores = {name: _Scores(self.num_classes, device, world) for name in predictors}
         with torch.no_grad():
             for batch in batches:
@@ -99,19 +106,25 @@ class _Scores:
             }
         ).to(device)
         self.loss = Meter()
+        self.loss.add({"loss": torch.zeros((), device=device)}, 0)  # a process without images adds up nothing, too
         self.predictions: list[Tensor] = []
         self.labels: list[Tensor] = []
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        labelled = labels != UNLABELLED
-        logits, labels = logits[labelled], labels[labelled]
+        targets = labels
+        if labels.ndim == 2:
+            labels = labels.argmax(dim=1)
+        else:
+            labelled = labels != UNLABELLED
+            logits, labels = logits[labelled], labels[labelled]
+            targets = labels
         if len(labels) == 0:
             return
         # A row that is no number is no prediction: argmax would make it class 0, and right wherever that is.
         is_finite = logits.isfinite().all(dim=1)
         wrong = -F.one_hot(labels, logits.shape[1]).to(logits.dtype)
         self.accuracy.update(torch.where(is_finite[:, None], logits, wrong), labels)
-        self.loss.add({"loss": F.cross_entropy(logits, labels)}, len(labels))
+        self.loss.add({"loss": F.cross_entropy(logits, targets)}, len(labels))
         self.predictions.append(torch.where(is_finite, logits.argmax(dim=1), -1))
         self.labels.append(labels)
 
