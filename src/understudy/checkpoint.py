@@ -14,7 +14,17 @@ import torch
 
 from understudy.config import UserError
 
-__all__ = ["load_latest", "remove", "save", "to_disk", "write_atomically"]
+__all__ = [
+    "end_file",
+    "is_damaged",
+    "keep_end",
+    "load_end",
+    "load_latest",
+    "remove",
+    "save",
+    "to_disk",
+    "write_atomically",
+]
 
 DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -69,8 +79,34 @@ def load_latest(folder: Path, tag: str, *, say: Callable[[str], None]) -> dict[s
     return None
 
 
+def end_file(folder: Path, tag: str) -> Path:
+    """Where `keep_end` keeps the last checkpoint of `tag`."""
+    return folder / f"{tag}-end.pt"
+
+
+def keep_end(folder: Path, tag: str) -> None:
+    """Keep the newest checkpoint of `tag`, from which it may go on some day, and delete all others."""
+    files = _checkpoints(folder, tag)
+    for old in files[:-1]:  # the newest stays the newest, whenever this is cut off
+        _delete(old)
+    if files:
+        files[-1].replace(end_file(folder, tag))
+    remove(folder, tag)
+
+
+def load_end(folder: Path, tag: str) -> dict[str, Any] | None:
+    """What `keep_end` kept; None where there is nothing, or nothing whole."""
+    file = end_file(folder, tag)
+    return _read(file) if file.is_file() else None
+
+
+def is_damaged(file: Path) -> bool:
+    """Whether a checkpoint is not what was written."""
+    return _read(file) is None
+
+
 def remove(folder: Path, tag: str) -> None:
-    """Delete every checkpoint of `tag`."""
+    """Delete every checkpoint of `tag` but the one that `keep_end` kept."""
     for file in [*_checkpoints(folder, tag), *folder.glob(f".{tag}-*.partial")]:
         _delete(file)
 

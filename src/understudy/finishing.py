@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -31,9 +31,9 @@ from understudy.training import Trainer
 __all__ = ["finish", "is_kept", "keep_seed"]
 
 
-def is_kept(run: RunFolder, seed: int) -> bool:
-    """Whether a seed is finished."""
-    return _seed_file(run, seed).is_file()
+def is_kept(run: RunFolder, seed: int, *, epochs: int) -> bool:
+    """Whether a seed is finished, after so many epochs."""
+    return run.epochs_of(seed) == epochs
 
 
 def keep_seed(
@@ -63,11 +63,11 @@ def keep_seed(
     for split, evaluations in (("val", trainer.evaluations), ("test", test)):
         if evaluations:
             predictions[f"{split}/labels"] = next(iter(evaluations.values())).labels
-    predictions_file = _seed_file(run, seed).with_suffix(".safetensors")
+    predictions_file = run.seed_file(seed).with_suffix(".safetensors")
     save_file(_contiguous(predictions), predictions_file)
     for file in (predictions_file, *run.students.glob(f"*/seed{seed}/*")):
         checkpoint.to_disk(file)  # before the record that counts on them
-    run.write_json(_seed_file(run, seed), {"rows": records, "skipped": list(skipped)})
+    run.write_json(run.seed_file(seed), {"rows": records, "skipped": list(skipped), "lengths": trainer.lengths})
 
 
 def finish(execution: Execution) -> None:
@@ -77,13 +77,15 @@ def finish(execution: Execution) -> None:
     students: dict[str, Any] = {}
     predictions: dict[str, Tensor] = {}
     skipped: set[str] = set()
+    lengths: set[int] = set()  # epochs that the run was to have, one after the other
     for seed in recipe.seeds:
-        kept = json.loads(_seed_file(run, seed).read_text(encoding="utf-8"))
+        kept = json.loads(run.seed_file(seed).read_text(encoding="utf-8"))
         skipped |= set(kept["skipped"])
+        lengths |= set(kept["lengths"])
         for name, found in kept["rows"].items():
             records[name].append(found["record"])
             students[name] = found["student"]
-        predictions |= load_file(_seed_file(run, seed).with_suffix(".safetensors"))
+        predictions |= load_file(run.seed_file(seed).with_suffix(".safetensors"))
     for split, evaluation in execution.teacher.items():
         predictions[f"{split}/teacher"] = evaluation.predictions
     save_file(_contiguous(predictions), run.predictions_file)
@@ -102,12 +104,20 @@ def finish(execution: Execution) -> None:
         note = BadImages(sorted(skipped), ("image cannot be read", "images cannot be read")).note()
         execution.display.say(note)
         results["data"]["notes"].append(note)
+    if len(lengths) > 1:
+        results["data"]["notes"].append(_length_note(sorted(lengths)))
     found = Results.read(results, what="results of this run")
     best = found.best_row or found.rows[0]
     results["headline"] = {"row": best.name, "sentence": headline(found)}
     results["deployed"] = _deploy(run, best)
     _time_models(execution)
     run.write_json(run.results_file, results)
+
+
+def _length_note(lengths: Sequence[int]) -> str:
+    """What became of a run that went on beyond its end."""
+    parts = [f"from epoch {begun + 1} on as a run of {length}" for begun, length in pairwise(lengths)]
+    return f"learning rates: first as a run of {lengths[0]} epoch{'s' * (lengths[0] > 1)}, then {', then '.join(parts)}"
 
 
 def _deploy(run: RunFolder, row: ResultsRow) -> dict[str, Any]:
@@ -134,10 +144,6 @@ def _time_models(execution: Execution) -> None:
         measured = {"images_per_second": rate, "threads": torch.get_num_threads()}
         execution.run.append_timing({**speed, **measured, "device": str(parts.device)})
     execution.run.append_timing({"kind": "memory", "peak_gib": peak_memory_gib(parts.device)})
-
-
-def _seed_file(run: RunFolder, seed: int) -> Path:
-    return run.checkpoints / f"seed{seed}.json"
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

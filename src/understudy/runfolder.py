@@ -1,11 +1,9 @@
-"""The folder of one run: which one to take, what lies in it, and how it is written."""
+"""The folder of one run: what lies in it, and how it is written."""
 
 from __future__ import annotations
 
 import copy
-import re
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,11 @@ import yaml
 from understudy import checkpoint
 from understudy.config import UserError, differences
 from understudy.handed_over import differing_parts
-from understudy.locking import LOCK_FILE, held
+from understudy.locking import LOCK_FILE
 from understudy.logs import json_text
 from understudy.untrusted import given_path, plain_json, plain_yaml, text_of
 
-__all__ = ["RunFolder", "choose_run_folder", "open_run_folder"]
+__all__ = ["WRITTEN", "RunFolder", "open_run_folder"]
 
 WRITTEN = (  # everything that a run leaves in its folder
     "recipe.yaml",
@@ -38,15 +36,7 @@ WRITTEN = (  # everything that a run leaves in its folder
     ".teacher.partial",
     ".student.partial",
 )
-BEGINNINGS = (
-    "environment.json",
-    "handed_over.json",
-    ".environment.json.partial",
-    ".handed_over.json.partial",
-    ".recipe.yaml.partial",
-)  # of a run that died at once
 MAX_RECIPE_BYTES = 1_000_000
-MOST_KEYS = 4  # of what differs, in one line
 MAX_RESULTS_BYTES = 64_000_000
 HARMLESS = (
     ("teacher", "allow_weak"),
@@ -112,6 +102,18 @@ class RunFolder:
             return {}
         return found if isinstance(found, dict) else {}
 
+    def seed_file(self, seed: int) -> Path:
+        """The record that marks a seed as done."""
+        return self.checkpoints / f"seed{seed}.json"
+
+    def epochs_of(self, seed: int) -> int | None:
+        """After how many epochs a seed was done; None where it is not."""
+        try:
+            found = plain_json(text_of(self.seed_file(seed), most_bytes=MAX_RESULTS_BYTES))
+            return int(found["lengths"][-1])
+        except (UserError, ValueError, TypeError, LookupError):
+            return None
+
     def differences(self, recipe: Mapping[str, Any], handed_over: Mapping[str, Any]) -> list[str]:
         """Every setting, and everything that Python gave, in which this run is another, a line each."""
         settings = differences(_what_matters(recipe), _what_matters(self.recipe()))
@@ -167,94 +169,6 @@ def open_run_folder(path: str | Path) -> RunFolder:
     return run
 
 
-def choose_run_folder(
-    recipe: Mapping[str, Any],
-    *,
-    out: Path | None,
-    name: str,
-    overwrite: bool,
-    runs: Path = Path("runs"),
-    environment: Mapping[str, Any] | None = None,
-    handed_over: Mapping[str, Any] | None = None,
-    say: Callable[[str], None] = lambda _: None,
-) -> RunFolder:
-    """The folder to run in.
-
-    With `out`: that one, if it is empty, holds an unfinished run of the same recipe, or may be overwritten.
-    Without: the unfinished run of the same recipe where there is one, else the next free number.
-
-    Args:
-        recipe: the resolved one, as plain values.
-        out: as a person named it.
-        name: of a numbered folder.
-        overwrite: whether what a run has left in `out` may go.
-        runs: where numbered folders lie.
-        environment: written beside the recipe.
-        handed_over: what tells networks and data that the recipe does not name (`understudy.handed_over`).
-        say: is told of an unfinished run that is left alone.
-
-    Raises:
-        UserError: `out` holds a finished run, or another one (the difference is shown).
-    """
-    given = handed_over or {}
-    if out is None:
-        run = _numbered_folder(recipe, given, name=name, runs=runs, say=say)
-    else:
-        run = RunFolder(given_path(out, what="run folder"))
-        if overwrite and run.is_run:
-            with held(run.path, what="run folder"):  # by nobody else
-                _clear(run)
-        _refuse_another_run(run, recipe, given)
-    if run.memory_format_file.is_file() and run.differences(recipe, given):
-        run.memory_format_file.unlink()  # another recipe's networks were measured
-    run.begin(_as_begun(run, recipe), environment or {}, given)
-    return run
-
-
-def _numbered_folder(
-    recipe: Mapping[str, Any], given: Mapping[str, Any], *, name: str, runs: Path, say: Callable[[str], None]
-) -> RunFolder:
-    """The newest unfinished run of just this, else a new one; an unfinished one of something else is spoken of."""
-    begun = [RunFolder(folder) for _, folder in reversed(_numbered(name, runs))]
-    unfinished = [run for run in begun if run.is_run and not run.is_finished]
-    for run in unfinished:
-        if not run.differences(recipe, given):
-            return run
-    new = RunFolder(runs / f"{name}-{_next_number(name, runs)}")
-    left = next((run for run in unfinished if run.has_something_to_lose and run.recipe()), None)
-    if left is not None:
-        keys = [line.split()[0] if "   here " in line else line.strip() for line in left.differences(recipe, given)]
-        differing = ", ".join(key.removesuffix("   another one") for key in keys[:MOST_KEYS])
-        more = f" and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else ""
-        say(f"note     {left.path} is unfinished, but not of this run (other {differing}{more}): this is {new.path}")
-    return new
-
-
-def _as_begun(run: RunFolder, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The recipe with the views of its bank that the run began with, where it has: the bank may have grown since."""
-    bank, begun = recipe.get("bank"), run.recipe().get("bank")
-    if not isinstance(bank, Mapping) or not isinstance(begun, Mapping) or not run.has_something_to_lose:
-        return recipe
-    num_views = begun.get("num_views")
-    return recipe if num_views is None else {**recipe, "bank": {**bank, "num_views": num_views}}
-
-
-def _refuse_another_run(run: RunFolder, recipe: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    if not run.is_run:
-        if run.path.is_dir() and any(file.name not in BEGINNINGS for file in run.path.iterdir()):
-            raise UserError(f"{run.path} is not empty and holds no run; take another --out")
-        return
-    if run.is_finished:
-        raise UserError(f"{run.path} holds a finished run; take another --out, or --overwrite to replace it")
-    found = run.differences(recipe, given)
-    if found and run.has_something_to_lose:
-        raise UserError(
-            "\n".join(
-                [f"{run.path} holds an unfinished run of another recipe; take another --out, or --overwrite", *found]
-            )
-        )
-
-
 def _what_matters(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide what comes out."""
     kept = copy.deepcopy(dict(recipe))
@@ -265,24 +179,3 @@ def _what_matters(recipe: Mapping[str, Any]) -> dict[str, Any]:
             group = group if isinstance(group, dict) else {}
         group.pop(key, None)
     return kept
-
-
-def _numbered(name: str, runs: Path) -> list[tuple[int, Path]]:
-    pattern = re.compile(re.escape(name) + r"-(\d+)")
-    matches = [(pattern.fullmatch(folder.name), folder) for folder in (runs.iterdir() if runs.is_dir() else ())]
-    return sorted((int(match[1]), folder) for match, folder in matches if match)
-
-
-def _next_number(name: str, runs: Path) -> int:
-    taken = _numbered(name, runs)
-    return taken[-1][0] + 1 if taken else 1
-
-
-def _clear(run: RunFolder) -> None:
-    """Delete what a run has written, and nothing else that may lie in the folder."""
-    for name in WRITTEN:
-        path = run.path / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

@@ -27,10 +27,11 @@ from understudy.models.cost import count_parameters, cpu_threads
 from understudy.recipe import Recipe, lr_note
 from understudy.report import compact, write_report
 from understudy.rows import Row, rows_of
-from understudy.runfolder import RunFolder, choose_run_folder
+from understudy.run_choice import choose_run_folder
+from understudy.runfolder import RunFolder
 from understudy.spec import weighted
 from understudy.step import Batch
-from understudy.suiting import check_rows
+from understudy.suiting import check_rows, size_notes
 from understudy.teaching import check_teacher, evaluate_teacher, teacher_ready
 from understudy.untrusted import given_path
 from understudy.updates import DOT, UpdateConfig
@@ -78,6 +79,8 @@ def execute(
             for note in parts.data.notes:
                 display.say(note)
         check_rows(parts, rows)
+        for note in size_notes(parts):
+            display.say(note)
 
         if world.from_first(lambda: _lacks_only_its_page(recipe, out, overwrite, handed_over or {})):
             run = RunFolder(cast(Path, out))
@@ -213,9 +216,9 @@ def _prepare_teacher(execution: Execution) -> None:
 def _run_seed(execution: Execution, seed: int) -> None:
     """Train all rows of one seed, unless an earlier call has."""
     recipe, parts, display = execution.recipe, execution.parts, execution.display
-    if parts.world.from_first(lambda: is_kept(execution.run, seed)):
+    if parts.world.from_first(lambda: is_kept(execution.run, seed, epochs=recipe.epochs)):
         if parts.world.is_first:  # the call that kept it may have died before it cleared up
-            checkpoint.remove(execution.run.checkpoints, f"seed{seed}")
+            checkpoint.keep_end(execution.run.checkpoints, f"seed{seed}")
         return
     trainer = build_trainer(parts, execution.rows, seed)
     label = f"seed {recipe.seeds.index(seed) + 1}/{len(recipe.seeds)}" if len(recipe.seeds) > 1 else "training"
@@ -252,5 +255,5 @@ def _run_seed(execution: Execution, seed: int) -> None:
     met = set().union(*parts.world.gather_objects(skipped))
     if parts.world.is_first:
         keep_seed(execution, trainer, seed, test, sorted(met))
-        checkpoint.remove(execution.run.checkpoints, f"seed{seed}")
+        checkpoint.keep_end(execution.run.checkpoints, f"seed{seed}")
     parts.world.exchange(0)  # nobody goes on before the seed is kept

@@ -129,7 +129,7 @@ class RunWatcher:
             Interrupted: somebody wants the run to stop; it was saved.
         """
         self._loader = loader
-        self.resume(trainer)
+        self.resume(trainer, epochs=epochs)
         heeded = None if val is None else self.stop.heeded(val, self.world, before=lambda: self._saved(trainer))
         while True:
             try:
@@ -141,15 +141,27 @@ class RunWatcher:
                     raise UserError(_way_out(bad, len(trainer.left_out))) from None
                 self._roll_back(trainer, bad)
 
-    def resume(self, trainer: Trainer) -> None:
-        """Put the trainer where the newest good checkpoint of this stretch left it, if there is one."""
-        state = self._latest()
+    def resume(self, trainer: Trainer, *, epochs: int) -> None:
+        """Put the trainer where the newest good checkpoint of this stretch left it, if there is one.
+
+        A stretch that was over after fewer epochs goes on from its end; the metrics of what came after it stay.
+        """
+        state = self._latest() or self._end_of_shorter(epochs)
         if state is None:
             self.save(trainer)  # so that a run that dies in its first epoch knows where its metrics began
             return
-        self._put_back(trainer, state)
+        is_longer = state["trainer"]["lengths"][-1:] not in ([], [epochs])
+        self._put_back(trainer, state, keeps_metrics=is_longer)
+        if is_longer:
+            trainer.lengths.append(epochs)
+            self.save(trainer)
         if trainer.step_in_epoch or trainer.epoch > 1:
             self.display.say(f"{self.label} goes on in epoch {trainer.epoch}, after step {trainer.step_in_epoch} of it")
+
+    def _end_of_shorter(self, epochs: int) -> dict[str, Any] | None:
+        """Where this stretch ended when it was to have fewer epochs; None where it was not."""
+        state = self.world.from_first(lambda: checkpoint.load_end(self.run.checkpoints, self.tag))
+        return state if state is not None and state["trainer"]["lengths"][-1] < epochs else None
 
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint, after a look at what it would keep: there is always one from before a bad step.
@@ -216,8 +228,8 @@ class RunWatcher:
             lambda: checkpoint.load_latest(self.run.checkpoints, self.tag, say=self.display.say)
         )
 
-    def _put_back(self, trainer: Trainer, state: Mapping[str, Any]) -> None:
-        if self.metrics:
+    def _put_back(self, trainer: Trainer, state: Mapping[str, Any], *, keeps_metrics: bool = False) -> None:
+        if self.metrics and not keeps_metrics:
             missing = state["metrics_bytes"] - self.metrics.size
             if missing > 0:
                 raise UserError(
