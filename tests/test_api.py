@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import understudy as us
 from front_helpers import refused, tiny_data, tiny_network, tiny_teacher
+from understudy.data.dividing import held_out
 
 Distill = Callable[..., us.Result]
 
@@ -165,6 +166,14 @@ class SaysTwoThings(nn.Module):
         ({"teacher": SaysTwoThings()}, r"must return \(B,C\) logits, got tuple"),
         ({"classes": ["red", "green"]}, r"label 2 of row 2 is outside 0\.\.1"),
         ({"method": "projector", "batch_size": 1}, "needs at least 2 images in every batch"),
+        ({"settings": [("ema", 0.9)]}, r"settings must be a mapping such as \{'ema': 0\.999\}, got"),
+        ({"settings": {"data": {"image_size": 16}}}, r"settings: data\.image_size says nothing here"),
+        ({"settings": {"student": {"model": "x"}}}, r"settings: student\.model says nothing here"),
+        ({"settings": {"teacher": {"train_epochs": 1}}, "teacher": None, "method": "none"}, "settings: teacher"),
+        ({"classes": 3}, "classes must be names, one for each class in order, got 3"),
+        ({"classes": ["a", None, "c"]}, "classes must be names"),
+        ({"out": 3}, "out must be a folder's name, got 3"),
+        ({"seed": 2**70}, "a seed of more than 18 digits"),
         ({"train": iter([1])}, "is no data set with a length and samples by number"),
         ({"train": Subset(tiny_data(), [])}, "empty|no image"),
         ({"train": TensorDataset(tiny_data().tensors[0], F.one_hot(tiny_data().tensors[1]))}, "label"),
@@ -175,6 +184,29 @@ class SaysTwoThings(nn.Module):
 def test_what_cannot_be_distilled_is_refused_in_words(distill: Distill, settings: dict[str, Any], text: str) -> None:
     with pytest.raises(us.UserError, match=text):
         distill(**settings)
+
+
+def test_classes_may_be_numbers(distill: Distill) -> None:
+    assert distill(epochs=1, classes=[7, 8, 9]).results.data.classes == ("7", "8", "9")
+
+
+def test_of_several_rows_the_student_is_the_one_that_is_deployed(distill: Distill) -> None:
+    simkd = us.methods.SimKD.Config(match="embedding", student_tap="embedding", teacher_tap="embedding")
+    result = distill(epochs=3, method=simkd, task_weight=0.0, settings={"rows": ["alone", "simkd"]})
+    deployed = result.results.row(result.results.deployed.row)
+    assert (type(result.student).__name__ == "SimKDStudent") == (deployed.name == "simkd")
+    images, labels = data_of_val(result)
+    with torch.no_grad():
+        top1 = 100 * (result.student(images).argmax(1) == labels).double().mean().item()
+    assert result.top1 == pytest.approx(top1, abs=1e-3) == deployed.summary.top1.mean
+
+
+def data_of_val(result: us.Result) -> tuple[Tensor, Tensor]:
+    """The held-out part of `tiny_data`, in stored order."""
+    images, labels = tiny_data().tensors
+    held = held_out(labels, 0.2, 0)[1]
+    assert len(held) == result.results.data.num_val
+    return images[held], labels[held]
 
 
 def test_advice_in_python_names_what_python_has(distill: Distill) -> None:

@@ -74,7 +74,7 @@ def data_with(place: int | None) -> TensorDataset:
 
 
 def of_network(module: nn.Module) -> dict[str, Any]:
-    return network_identity(module, image_size=8)
+    return network_identity(module, image_shape=(3, 8, 8))
 
 
 def of_data(train: Any, **others: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,12 @@ from understudy.updates import Schedule, UpdateConfig
 
 __all__ = ["Result", "distill", "trainer"]
 
+GIVEN_AS_OBJECTS = {
+    "data": ("root", "format", "image_column", "label_column", "streaming", "image_size"),
+    "teacher": ("model", "weights", "kwargs"),
+    "student": ("model", "weights", "kwargs"),
+}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -65,8 +72,12 @@ class Result:
 
     @property
     def top1(self) -> float:
-        """Percent of the test images (of the validation images without a test set) after the last epoch."""
-        return self.results.top1(self.results.rows[0]).mean
+        """Percent of the test images (of the validation images without a test set) after the last epoch.
+
+        The mean over the seeds of the row that `student` is of, where `settings` ask for several.
+        """
+        deployed = self.results.deployed and self.results.row(self.results.deployed.row)
+        return self.results.top1(deployed or self.results.rows[0]).mean
 
     def report(self, file: str | Path) -> Path:
         """Write the run's page to `file`."""
@@ -139,6 +150,7 @@ def distill(
     refuse_in_a_worker()
     student = checked_network(student, role="student", trains=True)
     teacher = None if teacher is None else checked_network(teacher, role="teacher")
+    _refuse_other_settings(settings, out, classes, has_teacher=teacher is not None)
     recipe = recipe_from(
         {
             "data": {
@@ -169,9 +181,12 @@ def distill(
         what="these settings",
     )
     with alone("distill()"):
-        parts = _parts_in_memory(recipe, teacher, student, (train, val, test), classes)
+        parts = _parts_in_memory(
+            recipe, teacher, student, (train, val, test), classes and [str(name) for name in classes]
+        )
         found = {} if parts.data.greys is None else {"grey_range": parts.data.greys}
         recipe = parts.recipe.model_copy(update={"data": parts.recipe.data.model_copy(update=found)})
+        image_shape = parts.surroundings(seed).sample.shape[1:]
         run = runs.execute(
             recipe,
             name="distill",
@@ -181,16 +196,37 @@ def distill(
             parts=parts,
             # Another call with other networks or data must not be taken for this one's continuation.
             handed_over={
-                "student": network_identity(student, image_size=parts.image_size),
-                "teacher": None if teacher is None else network_identity(teacher, image_size=parts.image_size),
+                "student": network_identity(student, image_shape=image_shape),
+                "teacher": None if teacher is None else network_identity(teacher, image_shape=image_shape),
                 **data_identity(parts.data, {"train": train, "val": val, "test": test}),
             },
         )
-        trained = _trained_student(run, parts, rows_of(recipe)[0], seed)
-        result = Result(trained.to(parts.device), read_results(run.path), run)
+        results = read_results(run.path)
+        row = next(row for row in rows_of(recipe) if results.deployed is None or row.name == results.deployed.row)
+        result = Result(_trained_student(run, parts, row, seed).to(parts.device), results, run)
     if not quiet:
         print(f"top-1 {result.top1:.1f} %   {run.path}")
     return result
+
+
+def _refuse_other_settings(settings: object, out: object, classes: object, *, has_teacher: bool) -> None:
+    """Refuse what is no settings, folder or names, and settings that would speak of other networks or data."""
+    if not isinstance(settings, Mapping | None):
+        raise UserError(f"settings must be a mapping such as {{'ema': 0.999}}, got {shortened_repr(settings)}")
+    if not isinstance(out, str | os.PathLike | None):
+        raise UserError(f"out must be a folder's name, got {shortened_repr(out)}")
+    if not isinstance(classes, Sequence | None) or not all(isinstance(name, str | int) for name in classes or ()):
+        raise UserError(f"classes must be names, one for each class in order, got {shortened_repr(classes)}")
+    if not has_teacher and (settings or {}).get("teacher") is not None:
+        raise UserError("settings: teacher says nothing here, where no teacher is given; leave it out")
+    for group, keys in GIVEN_AS_OBJECTS.items():
+        named = (settings or {}).get(group)
+        found = [key for key in keys if isinstance(named, Mapping) and key in named]
+        if found:
+            raise UserError(
+                f"settings: {group}.{found[0]} says nothing here, where networks and data sets are handed over as "
+                "objects that are taken as they are; leave it out"
+            )
 
 
 def _trained_student(run: RunFolder, parts: Parts, row: Row, seed: int) -> nn.Module:

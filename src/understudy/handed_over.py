@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -27,12 +27,12 @@ TOLERANCE = 1e-4  # of an output's size: another CPU rounds otherwise, another a
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
-def network_identity(module: nn.Module, *, image_size: int) -> dict[str, Any]:
+def network_identity(module: nn.Module, *, image_shape: Sequence[int]) -> dict[str, Any]:
     """What tells a network from another: its modules, its weights, and what it makes of noise in either mode.
 
     Args:
         module: anything; it is copied and left as it was.
-        image_size: side in pixels of the noise.
+        image_shape: (3,H,W) of the noise.
     """
     tensors = dict(chain(module.named_parameters(), module.named_buffers()))
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
@@ -40,8 +40,8 @@ def network_identity(module: nn.Module, *, image_size: int) -> dict[str, Any]:
     return {
         "modules": _digest(repr(module), *classes, "frozen", *frozen),
         "weights": fingerprint(tensors),
-        "outputs": _outputs(module, image_size, training=False),
-        "outputs in training": _outputs(module, image_size, training=True),
+        "outputs": _outputs(module, image_shape, training=False),
+        "outputs in training": _outputs(module, image_shape, training=True),
     }
 
 
@@ -53,7 +53,7 @@ def data_identity(data: DataSplits, given: Mapping[str, Any]) -> dict[str, Any]:
         given: the data sets that they were made of, by split.
     """
     splits = {"train": data.train, "val": data.val, "test": data.test}
-    return {"classes": _digest(*data.classes)} | {
+    return {"classes": _digest(*map(str, data.classes))} | {
         split: None if source is None else {**_images(source), "transforms": _digest(*_transforms(given.get(split)))}
         for split, source in splits.items()
     }
@@ -92,9 +92,9 @@ def _transforms(dataset: Any) -> Iterator[str]:
         dataset = getattr(dataset, "dataset", None)
 
 
-def _outputs(module: nn.Module, image_size: int, *, training: bool) -> list[float] | str:
+def _outputs(module: nn.Module, image_shape: Sequence[int], *, training: bool) -> list[float] | str:
     """A few projections of the outputs on noise, or the kind of error that they end in."""
-    noise = torch.rand(NUM_NOISE_IMAGES, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(NUM_NOISE_IMAGES, *image_shape, generator=torch.Generator().manual_seed(0))
     try:
         with seeded(0), torch.no_grad():
             outputs = list(_tensors(copy.deepcopy(module).cpu().train(training)(noise)))

@@ -35,6 +35,7 @@ __all__ = [
 
 ALONE = ("alone", "none")
 MOST_SEEDS = 1_000
+LARGEST_SEED = 10**18
 
 
 class StudentConfig(Config):
@@ -162,6 +163,8 @@ class Recipe(Config):
     def _seeds_differ(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(value)) < len(value):
             raise ValueError(f"{list(value)} names a seed twice")
+        if any(abs(seed) >= LARGEST_SEED for seed in value):
+            raise ValueError(f"{list(value)} has a seed of more than 18 digits, which results.json cannot hold")
         return value
 
     @model_validator(mode="after")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.building import Parts
 from understudy.config import UserError
@@ -70,12 +71,13 @@ def _check_smallest_pass(parts: Parts) -> None:
     images, usual = (count * COPIES[recipe.data.copies] for count in (smallest, USUAL_IMAGES))
     if images >= USUAL_IMAGES:
         return
-    trained = [("student", parts.student_network, parts.image_size)]
+    around = parts.surroundings(recipe.seeds[0])
+    trained = [("student", parts.student_network, around.sample)]
     if recipe.teacher is not None and recipe.teacher.train_epochs and parts.teacher_network is not None:
-        trained.append(("teacher", parts.teacher_network, parts.teacher_size or parts.image_size))
-    for role, network, size in trained:
-        problem = _problem(network, images, size)
-        if problem is not None and _problem(network, usual, size) is None:
+        trained.append(("teacher", parts.teacher_network, cast(Tensor, around.teacher_sample)))
+    for role, network, sample in trained:
+        problem = _problem(network, images, sample)
+        if problem is not None and _problem(network, usual, sample) is None:
             few = f"{images} image{'s' * (images > 1)}"
             raise UserError(
                 f"{role} {network.name} cannot be trained on a batch of {few} ({problem}), and the smallest one "
@@ -83,11 +85,11 @@ def _check_smallest_pass(parts: Parts) -> None:
             )
 
 
-def _problem(network: Network, num_images: int, size: int) -> str | None:
+def _problem(network: Network, num_images: int, sample: Tensor) -> str | None:
     if any(isinstance(part, nn.SyncBatchNorm) for part in network.module.modules()):
         return None  # it sees the rows of all processes
     device = next((tensor.device for tensor in network.module.parameters()), torch.device("cpu"))
-    images = torch.zeros(num_images, 3, size, size, device=device)
+    images = torch.zeros(num_images, *sample.shape[1:], device=device)
     return training_problem(network.prepared.to(device), images)
 
 
