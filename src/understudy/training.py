@@ -143,10 +143,11 @@ class Trainer:
         """The loader, once it is known that every student can be trained on the smallest of its batches."""
         if hasattr(loader, "steps_per_epoch"):
             return cast(TrainLoader, loader)
-        plain = from_plain_loader(cast(Iterable[Any], loader))
+        plain = from_plain_loader(loader)
         smallest = plain.smallest_batch
-        for student in self.students if smallest is not None else ():
-            student.check_batches_of(smallest)
+        if smallest is not None:
+            for student in self.students:
+                student.check_batches_of(smallest)
         return plain
 
     def _fit(
@@ -188,9 +189,10 @@ class Trainer:
         begin_compiled_step(self._compile_modes)
         # A pass for each precision: what a student is taught must not depend on who else is there.
         seen = {student.precision: Observation() for student in self.students}
-        for precision in seen if self.teacher is not None else ():
-            with autocast(precision, self.device):
-                seen[precision] = self.teacher.observe(batch)
+        if self.teacher is not None:
+            for precision in seen:
+                with autocast(precision, self.device):
+                    seen[precision] = self.teacher.observe(batch)
         progress = self.epoch - 1 + self.step_in_epoch / self.steps_per_epoch
         for student in self.students:
             student.begin_step(progress=progress, epochs=self.epochs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -133,7 +134,9 @@ class _Scores:
         labels = self.world.gather_rows(torch.cat([empty, *self.labels]))
         if not len(labels):
             raise UserError("there are no images to evaluate on")
-        accuracy = self.accuracy.compute()  # torchmetrics adds up over the processes
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The ``compute`` method", UserWarning)  # a process may have no images
+            accuracy = self.accuracy.compute()  # torchmetrics adds up over the processes
         return Evaluation(
             top1=_percent(accuracy["top1"]),
             top5=_percent(accuracy["top5"]) if "top5" in accuracy else None,
