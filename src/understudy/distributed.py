@@ -1,8 +1,9 @@
 """Several processes that train as one: the only importer of torch.distributed.
 
-Models are not wrapped: DistributedDataParallel averages only the first of DOT's two backward passes, in silence, and
-its buffer broadcast erases what other ranks wrote into a memory bank. Gradients are added up here, flat and in buckets,
-after each rank's losses were weighted by its share of the rows; related rows are gathered with gradient before.
+Models are not wrapped: DistributedDataParallel averages nothing of what autograd.grad gives, as DOT calls it, in
+silence, and its buffer broadcast erases what other ranks wrote into a memory bank. Gradients are added up here, flat and
+in buckets, after each rank's losses were weighted by its share of the rows; related rows are gathered with gradient
+before.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from understudy.config import UserError
 from understudy.step import Pairing
 
-__all__ = ["SINGLE", "Rows", "World", "device_named", "joined", "launched_world_size", "said_once"]
+__all__ = ["SINGLE", "Rows", "World", "averaged", "device_named", "joined", "launched_world_size", "said_once"]
 
 BUCKET_BYTES = 25 * 2**20  # as DistributedDataParallel's; fewer calls than tensors, less memory than all of them
 TIMEOUT = timedelta(minutes=30)  # of one exchange: a first compiled step may take long, a dead peer is noticed sooner
@@ -67,8 +68,7 @@ class World:
             return list(tensors)
         sums: list[Tensor] = []
         for bucket in _buckets(tensors):
-            flat = torch.cat([_flat(tensor) for tensor in bucket])
-            dist.all_reduce(flat)
+            flat = _all_reduced(torch.cat([_flat(tensor) for tensor in bucket]))
             parts = torch.split(flat, [tensor.numel() for tensor in bucket])
             sums += [_shaped_like(part, tensor) for part, tensor in zip(parts, bucket, strict=True)]
         return sums
@@ -167,6 +167,17 @@ class Rows:
         return self.counts[self.rank]
 
 
+def averaged(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The means over the processes that torch.distributed has brought together, as DistributedDataParallel takes them.
+
+    A lone process gets its tensors back.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return list(tensors)
+    world = _world()
+    return [total / world.size for total in world.add_up(tensors)]
+
+
 def device_named(name: str, world: World = SINGLE) -> torch.device:
     """The device of a recipe; "auto" is CUDA where torch finds it, each process of a machine on a GPU of its own."""
     if name == "auto":
@@ -246,6 +257,14 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         return gradients[0][ctx.start : ctx.start + ctx.count] * ctx.size, None, None
+
+
+def _all_reduced(flat: Tensor) -> Tensor:
+    """The sum over all ranks, on the same device; NCCL by itself, as a user may have set it up, has no CPU."""
+    if flat.device.type == "cpu" and "cpu" not in dist.get_backend_config():
+        return _all_reduced(flat.to("cuda")).cpu()
+    dist.all_reduce(flat)
+    return flat
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, compress
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 
@@ -12,21 +12,19 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from understudy.config import UserError
+from understudy.distributed import averaged
 from understudy.step import Losses
 from understudy.updates.base import UpdateConfig, initial_lr_of, scale_lr_
-from understudy.updates.rules import (
-    RULES,
-    STREAMS,
-    Part,
-    check_momenta,
-    checked_optimizer,
-    momentum_key,
-    parts_of,
-    reached_by,
-    summed,
-)
+from understudy.updates.layout import Layout
+from understudy.updates.parts import STREAMS, joined_key, momentum_key, summed
+from understudy.updates.reach import enter, joining, leave_out, reached_by
+from understudy.updates.rules import RULES, check_momenta, checked_optimizer
 
 __all__ = ["DOT", "reached_by"]
+
+# What a parameter group remembers of the losses; values are replaced, never changed. Steps by loss since it was first
+# seen; losses that an eager pass has shown these parameters; places of parameters that `settle` has spoken about.
+NOTHING_KNOWN: dict[str, Any] = {"steps": {}, "seen_eagerly": [], "settled": []}
 
 
 class DOT(torch.optim.Optimizer):
@@ -99,8 +97,8 @@ class DOT(torch.optim.Optimizer):
             return DOT(self.groups(parameters, undecayed), **settings)
 
     gradients: dict[str, list[Tensor]]  # pending, by stream, in the order of `reached`: to replace, not to write into
-    _reached: dict[str, list[Tensor]]
-    _parts: list[Part] | None  # None: `_arrange` has to build it anew
+    _layout: Layout | None  # None: memberships have changed since
+    _is_agreed: bool  # whether all processes know the same members, and nothing is open
     _scaler: torch.amp.GradScaler | None  # of the last backward
     _step_supports_amp_scaling = True  # torch's sign for "unscales its own gradients": scaler.step(self) calls step()
 
@@ -121,7 +119,7 @@ class DOT(torch.optim.Optimizer):
         allow_negative_momentum: bool = False,
     ) -> None:
         self.clip_norm = clip_norm
-        self.add_up: Callable[[Sequence[Tensor]], list[Tensor]] = list  # sums gradients over processes
+        self.add_up: Callable[[Sequence[Tensor]], list[Tensor]] = averaged  # a run's own sums: its losses carry shares
         self._forget()
         settings: dict[str, Any] = {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay}
         settings |= {"optimizer": optimizer, "dampening": dampening, "beta2": beta2, "eps": eps, "gain": gain}
@@ -139,18 +137,22 @@ class DOT(torch.optim.Optimizer):
         Raises:
             UserError: a loss without gradient, or one that reaches none of the parameters.
         """
-        given = {"task": task, "distill": distill}
-        losses = {stream: loss for stream, loss in given.items() if loss is not None}
-        self._discover(losses)
+        losses = {stream: loss for stream, loss in (("task", task), ("distill", distill)) if loss is not None}
+        for stream, loss in losses.items():
+            if not loss.requires_grad:
+                raise UserError(f"the {stream} loss carries no gradient; pass None where there is no such loss")
+        if not self._laid_out().holds():
+            self._lay_out_anew()
+            self._is_agreed = False
         self._scaler = scaler
-        used = [stream for stream in losses if self._reached[stream]]
-        for stream in used:
-            loss = losses[stream] if scaler is None else scaler.scale(losses[stream])
-            retains = stream != used[-1]
-            found = torch.autograd.grad(loss, self._reached[stream], retain_graph=retains, materialize_grads=True)
+        found = self._gradients_of(losses, scaler)
+        for stream, gradients in found.items():
+            self._let_join(stream, losses[stream], gradients)
+        for stream, gradients in found.items():
+            mine = _in_order(gradients, self._laid_out().reached[stream])
             # Out of place throughout: autograd may hand out one tensor for two parameters, or an expanded one.
             pending = self.gradients.get(stream)
-            self.gradients[stream] = list(found if pending is None else torch._foreach_add(pending, found))
+            self.gradients[stream] = list(torch._foreach_add(pending, mine)) if pending else mine
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -165,10 +167,13 @@ class DOT(torch.optim.Optimizer):
                 value = closure()
         if not self.gradients:
             raise UserError("DOT has no gradients to step on; call optimizer.backward(task=..., distill=...) first")
-        for stream, parameters in self._reached.items():
-            if parameters and stream not in self.gradients:
-                self.gradients[stream] = [torch.zeros_like(parameter) for parameter in parameters]
-        self.gradients = {stream: self.add_up(found) for stream, found in self.gradients.items()}
+        self._agree()
+        # In the order of the streams: every process has to add up the same one at a time.
+        self.gradients = {
+            stream: self.add_up(self.gradients.get(stream) or _in_order({}, parameters))
+            for stream, parameters in self._laid_out().reached.items()
+            if parameters
+        }
         if self._scaler is None:
             self._update()
         else:
@@ -183,9 +188,7 @@ class DOT(torch.optim.Optimizer):
 
     def reached(self, stream: str) -> list[Tensor]:
         """Parameters that the "task" or "distill" loss reaches, in the order of `gradients`; none until settled."""
-        if self._parts is None:
-            self._arrange()
-        return list(self._reached.get(stream, ()))
+        return list(self._laid_out().reached.get(stream, ()))
 
     def settle(self, *, task: Iterable[Tensor], distill: Iterable[Tensor]) -> None:
         """Say which parameters each loss reaches, instead of having it found out; drops what is pending.
@@ -204,8 +207,11 @@ class DOT(torch.optim.Optimizer):
                     f"{strangers} of the parameters that the {stream} loss reaches are not this optimizer's"
                 )
             for parameter in mine - members:
-                self.state.get(parameter, {}).pop(momentum_key(stream), None)
-            self._enter(stream, members)
+                for key in (momentum_key(stream), joined_key(stream)):
+                    self.state.get(parameter, {}).pop(key, None)
+            enter(stream, members, self.param_groups, self.state)
+        for group in self.param_groups:
+            group["settled"] = [place for place, p in enumerate(group["params"]) if p.requires_grad]
         self._forget()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -214,7 +220,7 @@ class DOT(torch.optim.Optimizer):
         check_momenta(settings["momentum"], settings["delta"], settings["allow_negative_momentum"])
         checked_optimizer(settings["optimizer"])
         super().add_param_group(param_group)
-        self.param_groups[-1]["steps"] = {}  # per loss that these parameters were shown to; what is absent is unsettled
+        self.param_groups[-1] |= NOTHING_KNOWN
         self._forget()
 
     def __call__(self, losses: Losses) -> None:
@@ -245,64 +251,88 @@ class DOT(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # of load_state_dict as well as of a copy
         super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in NOTHING_KNOWN.items():
+                group.setdefault(name, value)
         self._forget()
 
     def _forget(self) -> None:
-        """Drop what is pending and every list that a step works on; `_arrange` builds them anew."""
+        """Drop what is pending and the lists that a step works on."""
         self.gradients = {}
-        self._reached = {}
-        self._parts = None
+        self._layout = None
+        self._is_agreed = False
         self._scaler = None
 
-    def _discover(self, losses: Mapping[str, Tensor]) -> None:
-        """Settle what is not settled yet: whom each of the losses reaches."""
-        for stream, loss in losses.items():
-            if not loss.requires_grad:
-                raise UserError(f"the {stream} loss carries no gradient; pass None where there is no such loss")
-            fresh = [group for group in self.param_groups if stream not in group["steps"]]
-            if fresh:
-                members = reached_by(loss, chain.from_iterable(group["params"] for group in fresh))
-                if not members and len(fresh) == len(self.param_groups):
-                    raise UserError(f"the {stream} loss reaches none of the parameters that DOT was given")
-                self._enter(stream, members)
-                self._parts = None
-        if self._parts is None:
-            self._arrange()
+    def _laid_out(self) -> Layout:
+        if self._layout is None:
+            self._layout = Layout(self.param_groups, self.state)
+        return self._layout
 
-    def _enter(self, stream: str, members: Iterable[Tensor]) -> None:
-        """Make the stream known, and give its members the momentum that marks them as such."""
-        for group in self.param_groups:
-            group["steps"] = {stream: 0} | group["steps"]
-        for parameter in members:
-            self.state[parameter].setdefault(momentum_key(stream), torch.zeros_like(parameter))
+    def _lay_out_anew(self) -> None:
+        """Lay the parameters out as they are reached now, and what is pending in the same order."""
+        before, self._layout = self._laid_out().reached, None
+        pending = {s: dict(zip(before[s], found, strict=True)) for s, found in self.gradients.items()}
+        self.gradients = {s: _in_order(found, self._laid_out().reached[s]) for s, found in pending.items()}
 
-    def _arrange(self) -> None:
-        """Bring the parameters of a group that the same losses reach together, and what is pending into their order."""
-        pending = {s: dict(zip(self._reached[s], found, strict=True)) for s, found in self.gradients.items()}
-        self._parts = parts_of(self.param_groups, self.state)
-        self._reached = {
-            stream: [parameter for part in self._parts if stream in part.places for parameter in part.parameters]
-            for stream in STREAMS
-        }
-        self.gradients = {s: [found[p] for p in self._reached[s]] for s, found in pending.items()}
+    def _gradients_of(
+        self, losses: Mapping[str, Tensor], scaler: torch.amp.GradScaler | None
+    ) -> dict[str, dict[Tensor, Tensor]]:
+        """Each loss's gradients, of the parameters that it reaches and of those that it may turn out to reach."""
+        layout = self._laid_out()
+        asked = {stream: layout.reached[stream] + layout.open[stream] for stream in losses}
+        asked = {stream: parameters for stream, parameters in asked.items() if parameters}
+        found = {}
+        for stream, parameters in asked.items():
+            loss = losses[stream] if scaler is None else scaler.scale(losses[stream])
+            retains = stream != [*asked][-1]
+            gradients = torch.autograd.grad(loss, parameters, retain_graph=retains, allow_unused=True)
+            found[stream] = {
+                p: gradient for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None
+            }
+            if not found[stream] and all(stream not in group["steps"] for group in self.param_groups):
+                raise UserError(f"the {stream} loss reaches none of the parameters that DOT was given")
+        return found
+
+    def _let_join(self, stream: str, loss: Tensor, gradients: Mapping[Tensor, Tensor]) -> None:
+        """Make members of the parameters that the loss turns out to reach."""
+        found = {p: gradients[p] for p in self._laid_out().open[stream] if p in gradients}
+        members = joining(stream, loss, found, self.param_groups, self.state)
+        is_new = any(stream not in group["steps"] for group in self.param_groups)
+        if members or (is_new and any(momentum_key(stream) in known for known in self.state.values())):
+            enter(stream, set(members), self.param_groups, self.state)
+            self._lay_out_anew()
+
+    def _agree(self) -> None:
+        """Make members of what another process's losses reach; once nothing is open, there is nothing to exchange."""
+        if self._is_agreed:
+            return
+        layout = self._laid_out()
+        (everywhere,) = self.add_up([layout.members])
+        if everywhere is not layout.members:  # what a lone process gets back
+            for stream, is_member in zip(STREAMS, (everywhere > 0).T.tolist(), strict=True):
+                if any(is_member):
+                    enter(stream, set(compress(layout.parameters, is_member)), self.param_groups, self.state)
+            self._lay_out_anew()
+        self._is_agreed = not any(self._laid_out().open.values())
 
     def _update(self) -> None:
-        assert self._parts is not None  # there are gradients, so backward has arranged them
+        layout = self._laid_out()
         if self.clip_norm is not None:
-            sums = [summed(part.cut(self.gradients)) for part in self._parts]
+            sums = [summed(part.cut(self.gradients)) for part in layout.parts]
             norm = nn.utils.get_total_norm(chain.from_iterable(sums))
             factor = torch.clamp(self.clip_norm / (norm + 1e-6), max=1.0)
             self.gradients = {s: list(torch._foreach_mul(found, factor)) for s, found in self.gradients.items()}
-        for part in self._parts:
+        for part in layout.parts:
             RULES[part.group["optimizer"]](part, part.cut(self.gradients))
         for group in self.param_groups:
             group["steps"] = {stream: count + 1 for stream, count in group["steps"].items()}
+        leave_out(layout.dormant, self.state)
 
     def _update_unless_inf(self, scaler: torch.amp.GradScaler) -> None:
         """Have the scaler unscale, test and step by showing it all streams as one optimizer with `.grad`s."""
         holders: list[Tensor] = []
         for stream, found in self.gradients.items():
-            shown = [parameter.detach() for parameter in self._reached[stream]]
+            shown = [parameter.detach() for parameter in self._laid_out().reached[stream]]
             for holder, gradient in zip(shown, found, strict=True):
                 holder.grad = gradient.clone()  # it unscales in place
             self.gradients[stream] = [cast(Tensor, holder.grad) for holder in shown]
@@ -311,3 +341,8 @@ class DOT(torch.optim.Optimizer):
         self._shown = SimpleNamespace(param_groups=[{"params": holders}], step=self._update)
         scaler.step(cast(Any, self._shown))
         self._shown.param_groups = []
+
+
+def _in_order(found: Mapping[Tensor, Tensor], parameters: Iterable[Tensor]) -> list[Tensor]:
+    """The gradients of these parameters, zeros where there is none."""
+    return [found[parameter] if parameter in found else torch.zeros_like(parameter) for parameter in parameters]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import compress
 from typing import Any, Literal
 
 import torch
@@ -79,10 +80,12 @@ class Joint:
 
     def step(self) -> None:
         """Change the weights by the gradients that have added up, over all processes."""
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        reached = [parameter for parameter in parameters if parameter.grad is not None]
-        for parameter, gradient in zip(reached, self.add_up([parameter.grad for parameter in reached]), strict=True):
+        reached = self._reached_anywhere()
+        gradients = [parameter.grad for parameter in reached if parameter.grad is not None]  # all of them
+        for parameter, gradient in zip(reached, self.add_up(gradients), strict=True):
             parameter.grad = gradient
+        if isinstance(self.optimizer, torch.optim.SGD):
+            _give_momenta_to_newcomers(self.optimizer)
         if self.clip_norm is not None:
             if self._scaler is not None:
                 self._scaler.unscale_(self.optimizer)
@@ -95,6 +98,19 @@ class Joint:
             self.optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
             self._scaler.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _reached_anywhere(self) -> list[Tensor]:
+        """The parameters that have a gradient in any of the processes; where it is missing here, it becomes zeros."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        here = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
+        (anywhere,) = self.add_up([here])
+        if anywhere is here:  # what a lone process gets back
+            return [parameter for parameter in parameters if parameter.grad is not None]
+        reached = list(compress(parameters, (anywhere > 0).tolist()))
+        for parameter in reached:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return reached
 
     @property
     def lr(self) -> float:
@@ -117,3 +133,20 @@ class Joint:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         self.optimizer.load_state_dict(state)
+
+
+def _give_momenta_to_newcomers(optimizer: torch.optim.SGD) -> None:
+    """A momentum of zeros for parameters that have their first gradient after others had theirs.
+
+    torch's fused SGD cannot begin some momenta and go on with others in one step: it fails with a TypeError. Where all
+    begin, it does so by itself; 0 * momentum + g is what it begins with.
+    """
+    for group in optimizer.param_groups:
+        if not group["fused"] or group["momentum"] == 0 or group["dampening"] != 0:
+            continue
+        fresh = [
+            p for p in group["params"] if p.grad is not None and "momentum_buffer" not in optimizer.state.get(p, {})
+        ]
+        if fresh and len(fresh) < sum(parameter.grad is not None for parameter in group["params"]):
+            for parameter in fresh:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

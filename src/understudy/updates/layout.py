@@ -1,0 +1,47 @@
+"""Layout: an optimizer's parameters in the lists that a step works on, as long as the losses reach the same ones."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from understudy.updates.parts import STREAMS, momentum_key, parts_of
+from understudy.updates.reach import Groups, State, open_to
+
+__all__ = ["Layout"]
+
+
+class Layout:
+    """Who is reached by what, as the optimizer's state has it now; whoever changes that needs a new one.
+
+    Attributes:
+        parameters: all of them, P, in the order of the groups.
+        parts: the trainable ones that a loss reaches, as a step works on them.
+        reached: the same by stream; a stream's gradients are in this order.
+        open: by stream, those of which it may turn out that it reaches them, too.
+        dormant: those that were reached before they were frozen.
+    """
+
+    def __init__(self, groups: Groups, state: State) -> None:
+        self.parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
+        self.parts = parts_of(groups, state)
+        self.reached = {
+            stream: [parameter for part in self.parts if stream in part.places for parameter in part.parameters]
+            for stream in STREAMS
+        }
+        self.open = {stream: open_to(stream, groups, state) for stream in STREAMS}
+        self.dormant = [p for p in self.parameters if not p.requires_grad and state.get(p)]
+        self._trainable = [parameter.requires_grad for parameter in self.parameters]
+        self._state = state
+
+    def holds(self) -> bool:
+        """Whether the same parameters are trainable as when this was made."""
+        return self._trainable == [parameter.requires_grad for parameter in self.parameters]
+
+    @cached_property
+    def members(self) -> Tensor:
+        """(P, streams) on the CPU: 1 where a stream reaches a parameter, else 0; what several processes compare."""
+        known = [[momentum_key(stream) in self._state.get(p, {}) for stream in STREAMS] for p in self.parameters]
+        return torch.tensor(known, dtype=torch.float32)

@@ -1,0 +1,102 @@
+"""Parts: parameters that the same losses reach, laid out in lists for a step without a loop over parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["SQUARES", "STREAMS", "Gradients", "Part", "joined_key", "momentum_key", "parts_of", "summed"]
+
+# The losses by name, with the sign of delta in the momentum of each. The first that reaches a parameter carries its
+# weight decay. DeepKD's three streams are the same mechanism with one more name.
+STREAMS = {"task": -1.0, "distill": +1.0}
+
+SQUARES = "second_moment"  # its name in the state
+FIRST_SQUARES = {"adamw": 0.0}  # what the second moment starts from, of optimizers that have one
+
+Gradients = Mapping[str, list[Tensor]]  # by stream
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Parameters of one group that the same losses reach since the same step, with the lists that a step works on."""
+
+    group: dict[str, Any]
+    parameters: list[Tensor]
+    places: dict[str, slice]  # where their gradients lie among all of a stream's
+    momenta: dict[str, list[Tensor]]
+    squares: list[Tensor]  # second moments, where the optimizer has them
+    joined: dict[str, int]  # steps of the group before these had that momentum, or second moment
+
+    def cut(self, gradients: Gradients) -> dict[str, list[Tensor]]:
+        """The gradients of these parameters, out of those of all."""
+        return {stream: gradients[stream][place] for stream, place in self.places.items()}
+
+    def momentum(self, stream: str) -> float:
+        """The stream's own where several meet, else the group's."""
+        shift = STREAMS[stream] * self.group["delta"] if len(self.places) > 1 else 0.0
+        return float(self.group["momentum"] + shift)
+
+    def age(self, stream: str) -> int:
+        """How often the stream has moved these parameters."""
+        return int(self.group["steps"][stream] - self.joined[stream])
+
+    def age_of_squares(self) -> int:
+        """How many gradients their second moments hold."""
+        return int(max(self.group["steps"].values()) - self.joined[SQUARES])
+
+
+def momentum_key(stream: str) -> str:
+    """Name of a stream's momentum in the optimizer's state; a parameter that has it is reached by the stream."""
+    return f"momentum_{stream}"
+
+
+def joined_key(stream: str) -> str:
+    """Name in the optimizer's state of how many steps its group had taken before; what joined at once has none."""
+    return f"joined_{stream}"
+
+
+def parts_of(groups: Iterable[dict[str, Any]], state: Mapping[Tensor, dict[str, Any]]) -> list[Part]:
+    """The trainable parameters of every group, apart by the streams that reach them and since when; others left out."""
+    parts: list[Part] = []
+    ends = dict.fromkeys(STREAMS, 0)
+    for group in groups:
+        alike: dict[tuple[tuple[str, int], ...], list[Tensor]] = {}
+        for parameter in group["params"]:
+            if parameter.requires_grad and (known := _known_of(parameter, group, state)):
+                alike.setdefault(known, []).append(parameter)
+        for known, parameters in alike.items():
+            streams = [stream for stream, _ in known if stream in STREAMS]
+            places = {stream: slice(ends[stream], ends[stream] + len(parameters)) for stream in streams}
+            ends |= {stream: place.stop for stream, place in places.items()}
+            momenta = {stream: [state[p][momentum_key(stream)] for p in parameters] for stream in streams}
+            squares = [state[p][SQUARES] for p in parameters if group["optimizer"] in FIRST_SQUARES]
+            parts.append(Part(group, parameters, places, momenta, squares, dict(known)))
+    return parts
+
+
+def _known_of(
+    parameter: Tensor, group: dict[str, Any], state: Mapping[Tensor, dict[str, Any]]
+) -> tuple[tuple[str, int], ...]:
+    """What a parameter has of its own, with the steps of its group before that; a second moment is begun here."""
+    mine = state.get(parameter, {})
+    streams = [stream for stream in STREAMS if momentum_key(stream) in mine]
+    first = FIRST_SQUARES.get(group["optimizer"])
+    if streams and first is not None and SQUARES not in mine:
+        mine[SQUARES] = torch.full_like(parameter, first)
+        if passed := max(group["steps"].values()):
+            mine[joined_key(SQUARES)] = passed
+    names = streams if first is None or not streams else [*streams, SQUARES]
+    return tuple((name, mine.get(joined_key(name), 0)) for name in names)
+
+
+def summed(gradients: Gradients) -> list[Tensor]:
+    """The streams' gradients of one part, added up."""
+    total, *others = gradients.values()
+    for other in others:
+        total = list(torch._foreach_add(total, other))
+    return total
