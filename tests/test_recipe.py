@@ -288,7 +288,11 @@ def test_a_recipe_that_is_not_there_gets_the_way_out(name: str, text: str) -> No
         ("select_on=best", "select_on   input should be 'last', 'val' or 'test', got 'best'"),
         ("select_on=test", "select_on: test needs the test images after every epoch; set data.val: test"),
         ("schedule.warmup_epochs=5", "schedule.warmup_epochs: a warm-up of 5 epochs leaves nothing of a run of 1"),
-        ("update.optimizer=rmsprp", "update.optimizer   input should be 'sgd', 'adamw' or 'rmsprop_tf', got 'rmsprp'"),
+        (
+            "update.optimizer=rmsprp",
+            "update.optimizer   input should be 'sgd', 'adamw', 'rmsprop', 'rmsprop_tf', 'nadam' or 'lion', "
+            "got 'rmsprp'",
+        ),
         ("method=5", "method   "),
         ("update=5", "update   "),
         ("update=null", "update   "),
@@ -387,9 +391,10 @@ def test_an_epoch_cannot_be_selected_on_test_images_that_are_called_val() -> Non
     assert "data.val is test; write select_on: test" in problems("select_on=val", data=as_the_papers_do)
 
 
-def test_a_dot_row_beside_an_optimizer_that_it_has_no_rule_for_is_refused() -> None:
-    with pytest.raises(UserError, match="DOT has no rule for 'rmsprop_tf'; take sgd or adamw, or update joint"):
-        rows_of(recipe("update.optimizer=rmsprop_tf", rows=["kd", "kd+dot"]))
+def test_a_dot_row_keeps_the_optimizer_of_the_joint_row_beside_it() -> None:
+    for settings in ({"optimizer": "rmsprop_tf", "eps": 1e-3}, {"optimizer": "nesterov"}):
+        joint, dot = (row.update for row in rows_of(recipe(update=settings, rows=["kd", "kd+dot"])))
+        assert (dot.name, dot.optimizer, dot.nesterov, dot.eps) == ("dot", joint.optimizer, joint.nesterov, joint.eps)
 
 
 def test_another_number_of_images_a_step_than_the_rate_was_chosen_for_is_told() -> None:

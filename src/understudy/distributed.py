@@ -1,9 +1,9 @@
 """Several processes that train as one: the only importer of torch.distributed.
 
 Models are not wrapped: DistributedDataParallel averages nothing of what autograd.grad gives, as DOT calls it, in
-silence, and its buffer broadcast erases what other ranks wrote into a memory bank. Gradients are added up here, flat and
-in buckets, after each rank's losses were weighted by its share of the rows; related rows are gathered with gradient
-before.
+silence, and its buffer broadcast erases what other ranks wrote into a memory bank. Gradients are added up here, flat
+and in buckets, after each rank's losses were weighted by its share of the rows; related rows are gathered with
+gradient before.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.optim import RMSpropTF
+from timm.optim import Lion, RMSpropTF
 from torch import nn
 
 from understudy.step import Losses
@@ -44,8 +44,20 @@ def trained(model: nn.Module, update: Joint, steps: range) -> dict[str, torch.Te
             Joint.Config(optimizer="rmsprop_tf", lr=0.01, momentum=0.8, alpha=0.95, eps=1e-3, weight_decay=0.1),
             lambda p: RMSpropTF(p, lr=0.01, momentum=0.8, alpha=0.95, eps=1e-3, weight_decay=0.1, foreach=False),
         ),
+        (
+            Joint.Config(optimizer="rmsprop", lr=0.01, momentum=0.8, eps=1e-3, weight_decay=0.1),
+            lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.8, eps=1e-3, weight_decay=0.1),
+        ),
+        (
+            Joint.Config(optimizer="nadam", lr=0.01, momentum=0.8, beta2=0.95, eps=1e-6, weight_decay=0.1),
+            lambda p: torch.optim.NAdam(p, lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1),
+        ),
+        (
+            Joint.Config(optimizer="lion", lr=0.01, momentum=0.8, weight_decay=0.1),
+            lambda p: Lion(p, lr=0.01, betas=(0.8, 0.99), weight_decay=0.1),
+        ),
     ],
-    ids=["sgd", "adamw", "rmsprop_tf"],
+    ids=["sgd", "adamw", "rmsprop_tf", "rmsprop", "nadam", "lion"],
 )
 def test_joint_equals_a_plain_training_loop(config: Joint.Config, optimizer) -> None:
     ours, plain = network(), network()
@@ -78,7 +90,7 @@ def test_joint_clips_the_gradient_of_the_sum() -> None:
     assert parameter.tolist() == pytest.approx([-0.6, -0.8], rel=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop_tf"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop_tf", "rmsprop", "nadam", "lion"])
 def test_joint_resumes_bit_for_bit(optimizer: str) -> None:
     whole, resumed, config = network(), network(), Joint.Config(optimizer=optimizer, lr=0.1)
     expected = trained(whole, config.build(whole.named_parameters()), range(6))

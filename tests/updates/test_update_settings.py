@@ -6,6 +6,7 @@ from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from understudy.config import Config, UserError
+from understudy.recipe_files import merged, read_recipe
 from understudy.updates import DOT, UPDATES, Joint, UpdateConfig, undecayed_names, update_named
 
 
@@ -32,10 +33,17 @@ class Recipe(Config):
             "unless allow_negative_momentum is set",
         ),
         ({"momentun": 0.9}, "update.momentun   unknown; did you mean momentum?"),
-        ({"gain": "ema"}, "update.gain   belongs to optimizer adamw, not to sgd; leave it out, got 'ema'"),
         (
-            {"optimizer": "rmsprop_tf"},
-            "update.optimizer   DOT has no rule for 'rmsprop_tf'; take sgd or adamw, or update joint",
+            {"gain": "ema"},
+            "update.gain   belongs to optimizer adamw, nadam or lion, not to sgd; leave it out, got 'ema'",
+        ),
+        (
+            {"optimizer": "rmsprop_tf", "gain": "ema"},
+            "update.gain   belongs to optimizer adamw, nadam or lion, not to rmsprop_tf; leave it out, got 'ema'",
+        ),
+        (
+            {"optimizer": "nesterov", "dampening": 0.1},
+            "update.dampening   Nesterov's momentum has none; leave it out, got 0.1",
         ),
         (
             {"optimizer": "adamw", "dampening": 0.1},
@@ -57,9 +65,15 @@ def test_a_setting_that_cannot_be_is_refused_at_its_key(update: dict[str, object
             {"nesterov": True, "optimizer": "adamw"},
             "nesterov   belongs to optimizer sgd, not to adamw; leave it out, got True",
         ),
-        ({"beta2": 0.9}, "beta2   belongs to optimizer adamw, not to sgd; leave it out, got 0.9"),
-        ({"eps": 1e-3}, r"eps   belongs to optimizer adamw or rmsprop_tf, not to sgd; leave it out, got 0\.001"),
-        ({"optimizer": "adamw", "alpha": 0.99}, "alpha   belongs to optimizer rmsprop_tf, not to adamw; leave it out"),
+        ({"beta2": 0.9}, "beta2   belongs to optimizer adamw, nadam or lion, not to sgd; leave it out, got 0.9"),
+        (
+            {"eps": 1e-3},
+            r"eps   belongs to optimizer adamw, nadam, rmsprop or rmsprop_tf, not to sgd; leave it out, got 0\.0",
+        ),
+        (
+            {"optimizer": "adamw", "alpha": 0.99},
+            "alpha   belongs to optimizer rmsprop or rmsprop_tf, not to adamw; leave it out",
+        ),
     ],
 )
 def test_joint_refuses_settings_that_its_optimizer_would_not_read(settings: dict[str, object], problem: str) -> None:
@@ -74,9 +88,32 @@ def test_negative_deltas_and_allowed_negative_momenta_are_accepted() -> None:
 
 @pytest.mark.parametrize("name", UPDATES)
 def test_what_a_config_writes_it_reads_again(name: str) -> None:
-    for optimizer in ("sgd", "adamw"):
+    for optimizer in ("sgd", "adamw", "rmsprop", "rmsprop_tf", "nadam", "lion"):
         config = update_named(name).Config(optimizer=optimizer)
         assert type(config).read(config.model_dump(mode="json"), what="update") == config
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_an_optimizer_with_a_default_of_its_own_has_it_unless_told_otherwise(name: str) -> None:
+    config = update_named(name).Config
+    assert [config(optimizer=o).alpha for o in ("rmsprop", "rmsprop_tf")] == [0.99, 0.9]
+    assert [config(optimizer=o).beta2 for o in ("lion", "nadam")] == [0.99, 0.999]
+    assert config(optimizer="lion", beta2=0.999).beta2 == 0.999
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_nesterov_is_short_for_sgd_that_looks_ahead(name: str) -> None:
+    config = update_named(name).Config
+    assert config(optimizer="nesterov") == config(optimizer="sgd", nesterov=True)
+
+
+@pytest.mark.parametrize("strategy", ["dist-b1", "dist-b2"])
+def test_the_strategies_of_dist_open_with_dot(strategy: str) -> None:
+    settings = merged(read_recipe(f"strategies/{strategy}"), {"update": {"name": "dot"}})
+    update = DOT.Config.read(settings["update"], what="update")
+    built = update.build([("weight", nn.Parameter(torch.ones(2, 2)))])
+    found = (built.param_groups[0]["optimizer"], built.param_groups[0]["nesterov"], built.param_groups[0]["eps"])
+    assert found == {"dist-b1": ("sgd", True, 1e-8), "dist-b2": ("rmsprop_tf", False, 1e-3)}[strategy]
 
 
 def test_an_unknown_update_is_refused_with_the_nearest_name() -> None:

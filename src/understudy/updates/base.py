@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from understudy.config import Config, UserError
 from understudy.step import Losses
 
-__all__ = ["Optimizer", "Update", "UpdateConfig", "initial_lr_of", "scale_lr_", "undecayed_names"]
+__all__ = [
+    "OWN_DEFAULTS",
+    "Optimizer",
+    "Update",
+    "UpdateConfig",
+    "initial_lr_of",
+    "one_of",
+    "scale_lr_",
+    "undecayed_names",
+]
 
-Optimizer = Literal["sgd", "adamw", "rmsprop_tf"]
+Optimizer = Literal["sgd", "adamw", "rmsprop", "rmsprop_tf", "nadam", "lion"]
+
+# Where an optimizer is commonly run with another value than the rest: torch's RMSprop, the paper of Lion.
+OWN_DEFAULTS: dict[str, dict[str, float]] = {"rmsprop": {"alpha": 0.99}, "lion": {"beta2": 0.99}}
 
 
 class Update(Protocol):
     """Turns the losses of one step into new weights. It sees scalars and parameters, nothing else.
 
     Attributes:
-        add_up: sums gradients over the processes of a run, before they are clipped and used; a lone one's are theirs.
+        add_up: sums gradients over the processes of a run, before they are clipped and used; a lone process gets back
+            the very tensors it gave.
+        retains_graph: whether `accumulate` goes through a graph more than once.
     """
+
+    retains_graph: ClassVar[bool]
 
     add_up: Callable[[Sequence[Tensor]], list[Tensor]]
 
@@ -55,12 +71,16 @@ class Update(Protocol):
 
 
 class UpdateConfig(Config):
-    """Settings that every update has. Under AdamW `momentum` is beta_1."""
+    """Settings that every update has. Under AdamW, NAdam and Lion `momentum` is beta_1.
+
+    `optimizer: nesterov` is short for sgd with `nesterov: true`.
+    """
 
     only_with: ClassVar[dict[str, tuple[str, ...]]] = {  # settings that not every optimizer reads
-        "beta2": ("adamw",),
-        "alpha": ("rmsprop_tf",),
-        "eps": ("adamw", "rmsprop_tf"),
+        "beta2": ("adamw", "nadam", "lion"),
+        "alpha": ("rmsprop", "rmsprop_tf"),
+        "eps": ("adamw", "nadam", "rmsprop", "rmsprop_tf"),
+        "nesterov": ("sgd",),
     }
 
     name: str
@@ -70,9 +90,19 @@ class UpdateConfig(Config):
     weight_decay: float = Field(default=5e-4, ge=0)  # Tian et al. 2020
     decay_norm_and_bias: bool = True  # False: not norms and biases, nor what the network itself asks to leave out
     clip_norm: float | None = Field(default=None, gt=0)  # longest gradient of a step, over all parameters together
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    alpha: float = Field(default=0.9, ge=0, lt=1)  # RMSprop's memory of squared gradients; TensorFlow's default
-    eps: float = Field(default=1e-8, gt=0)  # RMSprop: under the root; 1e-3 in the EfficientNet recipes
+    beta2: float = Field(default=0.999, ge=0, lt=1)  # Lion: 0.99
+    alpha: float = Field(default=0.9, ge=0, lt=1)  # RMSprop's memory of squared gradients; TensorFlow's; torch's: 0.99
+    eps: float = Field(default=1e-8, gt=0)  # rmsprop_tf: under the root; 1e-3 in the EfficientNet recipes
+    nesterov: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_its_own_defaults(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not isinstance(chosen := data.get("optimizer"), str):
+            return data
+        if chosen == "nesterov":
+            return {**data, "optimizer": "sgd", "nesterov": True}
+        return {**OWN_DEFAULTS.get(chosen, {}), **data}
 
     @field_validator("*")
     @classmethod
@@ -81,10 +111,15 @@ class UpdateConfig(Config):
         field = str(info.field_name)
         readers, chosen = cls.only_with.get(field), info.data.get("optimizer")
         if readers and chosen not in (None, *readers) and value != cls.model_fields[field].default:
-            raise ValueError(
-                f"belongs to optimizer {' or '.join(readers)}, not to {chosen}; leave it out, got {value!r}"
-            )
+            raise ValueError(f"belongs to optimizer {one_of(readers)}, not to {chosen}; leave it out, got {value!r}")
         return value
+
+    @field_validator("nesterov")
+    @classmethod
+    def _has_a_momentum_to_look_ahead_with(cls, nesterov: bool, info: ValidationInfo) -> bool:
+        if nesterov and info.data.get("momentum") == 0:
+            raise ValueError("needs a momentum above 0, got 0")
+        return nesterov
 
     def build(self, parameters: Iterable[tuple[str, nn.Parameter]], *, undecayed: Collection[str] = ()) -> Update:
         """The update of these named parameters; frozen ones are left out.
@@ -117,6 +152,12 @@ class UpdateConfig(Config):
         others = [parameter for (_, parameter), is_spared in zip(trainable, spared, strict=True) if is_spared]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
+
+
+def one_of(names: Iterable[str]) -> str:
+    """The names as a choice in words: "a, b or c"."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def undecayed_names(model: nn.Module) -> frozenset[str]:

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain, compress
-from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from understudy.config import UserError
 from understudy.distributed import averaged
 from understudy.step import Losses
-from understudy.updates.base import UpdateConfig, initial_lr_of, scale_lr_
+from understudy.updates.base import Optimizer, initial_lr_of, scale_lr_
+from understudy.updates.dot_settings import (
+    DOTSettings,
+    check_clip_norm,
+    check_groups_at_step,
+    check_state,
+    completed,
+    has_warned_of_unread_gradients,
+)
 from understudy.updates.layout import Layout
-from understudy.updates.parts import STREAMS, joined_key, momentum_key, summed
-from understudy.updates.reach import enter, joining, leave_out, reached_by
-from understudy.updates.rules import RULES, check_momenta, checked_optimizer
+from understudy.updates.parts import STREAMS, Gradients, momentum_key, summed
+from understudy.updates.reach import enter, gradients_of, joining, leave_out, reached_by, settle
+from understudy.updates.rules import rule_of
+from understudy.updates.scaling import step_unless_inf
 
 __all__ = ["DOT", "reached_by"]
 
 # What a parameter group remembers of the losses; values are replaced, never changed. Steps by loss since it was first
 # seen; losses that an eager pass has shown these parameters; places of parameters that `settle` has spoken about.
 NOTHING_KNOWN: dict[str, Any] = {"steps": {}, "seen_eagerly": [], "settled": []}
+ABSENT_BEFORE: dict[str, Any] = {"alpha": 0.9, "nesterov": False}  # settings that states of earlier versions lack
 
 
 class DOT(torch.optim.Optimizer):
@@ -37,20 +45,25 @@ class DOT(torch.optim.Optimizer):
         p         <- p - lr (v_task + v_distill)
 
     A parameter that only one of the losses reaches (a connector; the classifier under a feature loss) keeps `momentum`
-    itself, and the decay joins the gradient there is. Which loss reaches which parameter is settled when that loss is
-    first seen, or by `settle`. A loss that is None later counts as zero.
+    itself, and the decay joins the gradient there is. Which loss reaches which parameter is found out as it happens, or
+    said by `settle`: what is skipped or frozen at first joins with its first gradient, and what is frozen later stays
+    put. A loss that is None, or leaves out what it has reached before, counts as zero there.
 
     In use: `optimizer.backward(task=task_loss, distill=distill_loss)`, then `optimizer.step()`. Several backward calls
-    before a step add up, each loss in its own stream. `parameter.grad` is neither read nor written, and `zero_grad`
-    is not needed: it drops what has been added up. With a GradScaler: `backward(..., scaler=scaler)`,
-    `scaler.step(optimizer)`, `scaler.update()`; both streams are unscaled, tested and, where need be, skipped together.
-    Compiled models: call `settle` or an eager backward first (compiled code gives zeros for what a loss does not
-    reach), and set `torch._functorch.config.donated_buffer = False`, since the first of two passes retains the graph.
+    before a step add up, each loss in its own stream. `parameter.grad` is neither read nor written: `zero_grad` is not
+    needed (it drops what has been added up), and `clip_grad_norm_` does nothing, `clip_norm` clips. With a GradScaler:
+    `backward(..., scaler=scaler)`, `scaler.step(optimizer)`, `scaler.update()`; both streams are unscaled, tested and,
+    where need be, skipped together. In several processes of torch.distributed: means over them, as under
+    DistributedDataParallel, whether it wraps the network or not (docs/distributed.md). Compiled models: set
+    `torch._functorch.config.donated_buffer = False`, since the first of two passes retains the graph. Compiled code
+    gives zeros for what a loss does not reach; `settle`, or an eager backward first, spares looking for them.
 
-    With `optimizer="adamw"` (the paper's footnote 3) `momentum` and delta make one beta_1 per stream, the second moment
-    is that of the summed gradient, all moments are bias-corrected and the decay is decoupled. Adam's first moment
-    gains 1 for any beta where heavy-ball momentum m gains 1 / (1 - m): `gain="heavy_ball"` restores the ratios by
-    (1 - momentum) / (1 - momentum of the stream), `gain="ema"` leaves them out.
+    The paper's footnote 3 has DOT with every optimizer that has a momentum: `optimizer` and `nesterov` choose the rule
+    (rules.py has the formulas). What an optimizer has beside the momenta is of the summed gradient, and there is one of
+    it: second moments of AdamW, NAdam and RMSprop, Lion's sign. Under AdamW, NAdam and Lion `momentum` and delta make
+    one beta_1 per stream. A first moment there gains 1 for any beta where heavy-ball momentum m gains 1 / (1 - m):
+    `gain="heavy_ball"` restores the ratios by (1 - momentum) / (1 - momentum of the stream), `gain="ema"` leaves them
+    out.
 
     Differs from the authors' code: a parameter that only the distill loss reaches is decayed from its first step on,
     theirs from the second (test_dot_rule.py has the numbers); parameter groups, accumulation and AMP.
@@ -59,47 +72,37 @@ class DOT(torch.optim.Optimizer):
         params: parameters or parameter groups; each group may have its own value of every setting but `clip_norm`.
         delta: shifts momentum between the streams; the paper's 0.075 is for CIFAR-100, 0.09 for ImageNet. Negative:
             the task's is the longer memory.
-        dampening: the gradient joins its momentum times 1 - dampening, except at the first step. SGD only.
+        optimizer: "sgd", "adamw", "nadam", "rmsprop" (torch's), "rmsprop_tf" (TensorFlow's, timm's) or "lion";
+            "nesterov" is short for sgd with `nesterov=True`. The decay is decoupled under AdamW and Lion.
+        dampening: the gradient joins its momentum times 1 - dampening, except at the first step. Plain SGD only.
         clip_norm: longest summed gradient of a step, over all parameters together; both streams are scaled by the same.
-        beta2, eps, gain: AdamW only.
+        beta2: AdamW, NAdam, and Lion; None: 0.999, Lion's 0.99.
+        alpha: memory of squared gradients, both kinds of RMSprop; None: 0.99 of torch's, 0.9 of TensorFlow's.
+        eps: AdamW, NAdam, RMSprop; under the root in TensorFlow's.
+        gain: AdamW, NAdam, Lion.
         allow_negative_momentum: lets momentum - |delta| fall below 0.
 
     Raises:
-        UserError: momentum and delta that do not go together.
+        UserError: a setting out of its bounds, of a group's, too; momentum and delta that do not go together. What a
+            scheduler makes of them is looked at in every step.
     """
 
-    class Config(UpdateConfig):
-        """DOT with SGD (the paper's) or AdamW."""
-
-        only_with = UpdateConfig.only_with | {"dampening": ("sgd",), "gain": ("adamw",)}
-        name: Literal["dot"] = "dot"
-        allow_negative_momentum: bool = False
-        delta: float = Field(default=0.075, validate_default=True)  # CIFAR-100; 0.09 for ImageNet
-        dampening: float = Field(default=0.0, ge=0, lt=1)
-        gain: Literal["heavy_ball", "ema"] = "heavy_ball"
-
-        @field_validator("optimizer")
-        @classmethod
-        def _has_a_rule(cls, optimizer: str) -> str:
-            return checked_optimizer(optimizer)
-
-        @field_validator("delta")
-        @classmethod
-        def _goes_with_the_momentum(cls, delta: float, info: ValidationInfo) -> float:
-            momentum = info.data.get("momentum")
-            if momentum is not None:  # else that is a problem of its own
-                check_momenta(momentum, delta, bool(info.data.get("allow_negative_momentum")))
-            return delta
+    class Config(DOTSettings):
+        """DOT with SGD (the paper's), Nesterov's momentum, AdamW, NAdam, RMSprop (torch's or TensorFlow's) or Lion."""
 
         def build(self, parameters: Iterable[tuple[str, nn.Parameter]], *, undecayed: Collection[str] = ()) -> DOT:
             """A DOT, which is an Update itself."""
-            settings = self.model_dump(exclude={"name", "decay_norm_and_bias", "alpha"})
+            settings = self.model_dump(exclude={"name", "decay_norm_and_bias"})
             return DOT(self.groups(parameters, undecayed), **settings)
+
+    retains_graph = True
 
     gradients: dict[str, list[Tensor]]  # pending, by stream, in the order of `reached`: to replace, not to write into
     _layout: Layout | None  # None: memberships have changed since
     _is_agreed: bool  # whether all processes know the same members, and nothing is open
     _scaler: torch.amp.GradScaler | None  # of the last backward
+    _shown: object  # what that scaler has seen of this optimizer
+    _has_warned = False
     _step_supports_amp_scaling = True  # torch's sign for "unscales its own gradients": scaler.step(self) calls step()
 
     def __init__(
@@ -110,19 +113,23 @@ class DOT(torch.optim.Optimizer):
         delta: float = 0.075,
         weight_decay: float = 0.0,
         *,
-        optimizer: Literal["sgd", "adamw"] = "sgd",
+        optimizer: Optimizer | Literal["nesterov"] = "sgd",
+        nesterov: bool = False,
         dampening: float = 0.0,
         clip_norm: float | None = None,
-        beta2: float = 0.999,
+        beta2: float | None = None,
+        alpha: float | None = None,
         eps: float = 1e-8,
         gain: Literal["heavy_ball", "ema"] = "heavy_ball",
         allow_negative_momentum: bool = False,
     ) -> None:
+        check_clip_norm(clip_norm)
         self.clip_norm = clip_norm
         self.add_up: Callable[[Sequence[Tensor]], list[Tensor]] = averaged  # a run's own sums: its losses carry shares
         self._forget()
         settings: dict[str, Any] = {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay}
-        settings |= {"optimizer": optimizer, "dampening": dampening, "beta2": beta2, "eps": eps, "gain": gain}
+        settings |= {"optimizer": optimizer, "nesterov": nesterov, "dampening": dampening}
+        settings |= {"beta2": beta2, "alpha": alpha, "eps": eps, "gain": gain}
         super().__init__(params, settings | {"allow_negative_momentum": allow_negative_momentum})
 
     def backward(
@@ -145,11 +152,16 @@ class DOT(torch.optim.Optimizer):
             self._lay_out_anew()
             self._is_agreed = False
         self._scaler = scaler
-        found = self._gradients_of(losses, scaler)
+        layout = self._laid_out()
+        asked = {stream: layout.reached[stream] + layout.open[stream] for stream in losses}
+        found = gradients_of(losses, asked, scaler)
+        for stream, gradients in found.items():
+            if not gradients and all(stream not in group["steps"] for group in self.param_groups):
+                raise UserError(f"the {stream} loss reaches none of the parameters that DOT was given")
         for stream, gradients in found.items():
             self._let_join(stream, losses[stream], gradients)
         for stream, gradients in found.items():
-            mine = _in_order(gradients, self._laid_out().reached[stream])
+            mine = self._laid_out().in_order(stream, gradients)
             # Out of place throughout: autograd may hand out one tensor for two parameters, or an expanded one.
             pending = self.gradients.get(stream)
             self.gradients[stream] = list(torch._foreach_add(pending, mine)) if pending else mine
@@ -159,7 +171,7 @@ class DOT(torch.optim.Optimizer):
         """Change the weights by what `backward` has added up, and start adding anew.
 
         Raises:
-            UserError: there was no backward before.
+            UserError: there was no backward before; or settings that a scheduler has made of the groups cannot be.
         """
         value = None
         if closure is not None:
@@ -167,18 +179,22 @@ class DOT(torch.optim.Optimizer):
                 value = closure()
         if not self.gradients:
             raise UserError("DOT has no gradients to step on; call optimizer.backward(task=..., distill=...) first")
+        check_clip_norm(self.clip_norm)
+        check_groups_at_step(self.param_groups)
+        self._has_warned = self._has_warned or has_warned_of_unread_gradients(self.param_groups)
         self._agree()
+        reached = self._laid_out().reached
         # In the order of the streams: every process has to add up the same one at a time.
-        self.gradients = {
-            stream: self.add_up(self.gradients.get(stream) or _in_order({}, parameters))
-            for stream, parameters in self._laid_out().reached.items()
-            if parameters
+        added_up = {
+            stream: self.add_up(self.gradients.get(stream) or self._laid_out().in_order(stream, {}))
+            for stream in STREAMS
+            if reached[stream]
         }
-        if self._scaler is None:
-            self._update()
-        else:
-            self._update_unless_inf(self._scaler)
         self.gradients = {}
+        if self._scaler is None:
+            self._update(added_up)
+        else:
+            self._shown = step_unless_inf(self._scaler, added_up, reached, self._update)
         return value
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -199,29 +215,23 @@ class DOT(torch.optim.Optimizer):
         Raises:
             UserError: a parameter that is not this optimizer's.
         """
-        mine = {parameter for group in self.param_groups for parameter in group["params"]}
-        for stream, given in (("task", task), ("distill", distill)):
-            members = set(given)
-            if strangers := len(members - mine):
-                raise UserError(
-                    f"{strangers} of the parameters that the {stream} loss reaches are not this optimizer's"
-                )
-            for parameter in mine - members:
-                for key in (momentum_key(stream), joined_key(stream)):
-                    self.state.get(parameter, {}).pop(key, None)
-            enter(stream, members, self.param_groups, self.state)
-        for group in self.param_groups:
-            group["settled"] = [place for place, p in enumerate(group["params"]) if p.requires_grad]
+        settle({"task": task, "distill": distill}, self.param_groups, self.state)
         self._forget()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; which loss reaches the new parameters is found out at the next backward."""
-        settings = self.defaults | param_group
-        check_momenta(settings["momentum"], settings["delta"], settings["allow_negative_momentum"])
-        checked_optimizer(settings["optimizer"])
-        super().add_param_group(param_group)
+        super().add_param_group(completed(self.defaults | param_group))
         self.param_groups[-1] |= NOTHING_KNOWN
         self._forget()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave.
+
+        Raises:
+            UserError: it is another optimizer's; or its settings cannot be.
+        """
+        check_state(state_dict, ABSENT_BEFORE)
+        super().load_state_dict(state_dict)
 
     def __call__(self, losses: Losses) -> None:
         """Both backward passes and one step: DOT is an `Update` itself."""
@@ -252,7 +262,7 @@ class DOT(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:  # of load_state_dict as well as of a copy
         super().__setstate__(state)
         for group in self.param_groups:
-            for name, value in NOTHING_KNOWN.items():
+            for name, value in (NOTHING_KNOWN | ABSENT_BEFORE).items():
                 group.setdefault(name, value)
         self._forget()
 
@@ -262,6 +272,7 @@ class DOT(torch.optim.Optimizer):
         self._layout = None
         self._is_agreed = False
         self._scaler = None
+        self._shown = None
 
     def _laid_out(self) -> Layout:
         if self._layout is None:
@@ -272,26 +283,7 @@ class DOT(torch.optim.Optimizer):
         """Lay the parameters out as they are reached now, and what is pending in the same order."""
         before, self._layout = self._laid_out().reached, None
         pending = {s: dict(zip(before[s], found, strict=True)) for s, found in self.gradients.items()}
-        self.gradients = {s: _in_order(found, self._laid_out().reached[s]) for s, found in pending.items()}
-
-    def _gradients_of(
-        self, losses: Mapping[str, Tensor], scaler: torch.amp.GradScaler | None
-    ) -> dict[str, dict[Tensor, Tensor]]:
-        """Each loss's gradients, of the parameters that it reaches and of those that it may turn out to reach."""
-        layout = self._laid_out()
-        asked = {stream: layout.reached[stream] + layout.open[stream] for stream in losses}
-        asked = {stream: parameters for stream, parameters in asked.items() if parameters}
-        found = {}
-        for stream, parameters in asked.items():
-            loss = losses[stream] if scaler is None else scaler.scale(losses[stream])
-            retains = stream != [*asked][-1]
-            gradients = torch.autograd.grad(loss, parameters, retain_graph=retains, allow_unused=True)
-            found[stream] = {
-                p: gradient for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None
-            }
-            if not found[stream] and all(stream not in group["steps"] for group in self.param_groups):
-                raise UserError(f"the {stream} loss reaches none of the parameters that DOT was given")
-        return found
+        self.gradients = {s: self._laid_out().in_order(s, found) for s, found in pending.items()}
 
     def _let_join(self, stream: str, loss: Tensor, gradients: Mapping[Tensor, Tensor]) -> None:
         """Make members of the parameters that the loss turns out to reach."""
@@ -315,34 +307,15 @@ class DOT(torch.optim.Optimizer):
             self._lay_out_anew()
         self._is_agreed = not any(self._laid_out().open.values())
 
-    def _update(self) -> None:
+    def _update(self, gradients: Gradients) -> None:
         layout = self._laid_out()
         if self.clip_norm is not None:
-            sums = [summed(part.cut(self.gradients)) for part in layout.parts]
+            sums = [summed(part.cut(gradients)) for part in layout.parts]
             norm = nn.utils.get_total_norm(chain.from_iterable(sums))
             factor = torch.clamp(self.clip_norm / (norm + 1e-6), max=1.0)
-            self.gradients = {s: list(torch._foreach_mul(found, factor)) for s, found in self.gradients.items()}
+            gradients = {stream: list(torch._foreach_mul(found, factor)) for stream, found in gradients.items()}
         for part in layout.parts:
-            RULES[part.group["optimizer"]](part, part.cut(self.gradients))
+            rule_of(part)(part, part.cut(gradients))
         for group in self.param_groups:
             group["steps"] = {stream: count + 1 for stream, count in group["steps"].items()}
         leave_out(layout.dormant, self.state)
-
-    def _update_unless_inf(self, scaler: torch.amp.GradScaler) -> None:
-        """Have the scaler unscale, test and step by showing it all streams as one optimizer with `.grad`s."""
-        holders: list[Tensor] = []
-        for stream, found in self.gradients.items():
-            shown = [parameter.detach() for parameter in self._laid_out().reached[stream]]
-            for holder, gradient in zip(shown, found, strict=True):
-                holder.grad = gradient.clone()  # it unscales in place
-            self.gradients[stream] = [cast(Tensor, holder.grad) for holder in shown]
-            holders += shown
-        # The scaler remembers optimizers by id() until its update(), so this one has to live on.
-        self._shown = SimpleNamespace(param_groups=[{"params": holders}], step=self._update)
-        scaler.step(cast(Any, self._shown))
-        self._shown.param_groups = []
-
-
-def _in_order(found: Mapping[Tensor, Tensor], parameters: Iterable[Tensor]) -> list[Tensor]:
-    """The gradients of these parameters, zeros where there is none."""
-    return [found[parameter] if parameter in found else torch.zeros_like(parameter) for parameter in parameters]

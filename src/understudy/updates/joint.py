@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import compress
 from typing import Any, Literal
 
 import torch
-from pydantic import ValidationInfo, field_validator
+from timm.optim.lion import Lion
 from timm.optim.rmsprop_tf import RMSpropTF
 from torch import Tensor, nn
 
@@ -26,35 +26,32 @@ class Joint:
     """
 
     class Config(UpdateConfig):
-        """SGD with momentum (Nesterov's where asked for), AdamW, or RMSprop as TensorFlow has it."""
+        """SGD with momentum (Nesterov's where asked for), AdamW, NAdam, RMSprop (torch's or TensorFlow's) or Lion."""
 
-        only_with = UpdateConfig.only_with | {"nesterov": ("sgd",)}
         name: Literal["joint"] = "joint"
-        nesterov: bool = False
-
-        @field_validator("nesterov")
-        @classmethod
-        def _has_a_momentum_to_look_ahead_with(cls, nesterov: bool, info: ValidationInfo) -> bool:
-            if nesterov and info.data.get("momentum") == 0:
-                raise ValueError("needs a momentum above 0, got 0")
-            return nesterov
 
         def build(self, parameters: Iterable[tuple[str, nn.Parameter]], *, undecayed: Collection[str] = ()) -> Joint:
-            """A Joint around torch's SGD or AdamW, or timm's RMSpropTF."""
+            """A Joint around torch's optimizer of that name, or timm's RMSpropTF or Lion."""
             return Joint(self._optimizer(self.groups(parameters, undecayed)), clip_norm=self.clip_norm)
 
         def _optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
             # Fused: on the CPU too, where torch would loop over the parameters in Python unless told otherwise.
             lr, momentum, decay = self.lr, self.momentum, self.weight_decay
-            if self.optimizer == "adamw":
-                return torch.optim.AdamW(groups, lr, (momentum, self.beta2), self.eps, decay, fused=True)
-            if self.optimizer == "rmsprop_tf":
+            betas = (momentum, self.beta2)
+            made: Mapping[str, Callable[[], torch.optim.Optimizer]] = {
+                "sgd": lambda: torch.optim.SGD(
+                    groups, lr, momentum=momentum, weight_decay=decay, nesterov=self.nesterov, fused=True
+                ),
+                "adamw": lambda: torch.optim.AdamW(groups, lr, betas, self.eps, decay, fused=True),
+                "nadam": lambda: torch.optim.NAdam(groups, lr, betas, self.eps, decay),
+                "rmsprop": lambda: torch.optim.RMSprop(groups, lr, self.alpha, self.eps, decay, momentum),
                 # timm chooses: foreach on GPUs, else a loop; on the CPU foreach took ResNet-18 twice as long.
-                optimizer: torch.optim.Optimizer = RMSpropTF(groups, lr, self.alpha, self.eps, decay, momentum)
-                return optimizer
-            return torch.optim.SGD(
-                groups, lr, momentum=momentum, weight_decay=decay, nesterov=self.nesterov, fused=True
-            )
+                "rmsprop_tf": lambda: RMSpropTF(groups, lr, self.alpha, self.eps, decay, momentum),
+                "lion": lambda: Lion(groups, lr, betas, decay),
+            }
+            return made[self.optimizer]()
+
+    retains_graph = False
 
     def __init__(self, optimizer: torch.optim.Optimizer, *, clip_norm: float | None = None) -> None:
         self.optimizer = optimizer
@@ -133,6 +130,11 @@ class Joint:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         self.optimizer.load_state_dict(state)
+        if isinstance(self.optimizer, torch.optim.NAdam):
+            # torch casts the product of momenta as if it were a parameter's: another number, on a GPU a wait for it.
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            for number, saved in state["state"].items():
+                self.optimizer.state[parameters[number]]["mu_product"] = saved["mu_product"].detach().cpu().clone()
 
 
 def _give_momenta_to_newcomers(optimizer: torch.optim.SGD) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import torch
@@ -39,6 +40,10 @@ class Layout:
     def holds(self) -> bool:
         """Whether the same parameters are trainable as when this was made."""
         return self._trainable == [parameter.requires_grad for parameter in self.parameters]
+
+    def in_order(self, stream: str, found: Mapping[Tensor, Tensor]) -> list[Tensor]:
+        """A gradient for each parameter that the stream reaches, zeros where none was found."""
+        return [found[p] if p in found else torch.zeros_like(p) for p in self.reached[stream]]
 
     @cached_property
     def members(self) -> Tensor:

@@ -16,7 +16,8 @@ __all__ = ["SQUARES", "STREAMS", "Gradients", "Part", "joined_key", "momentum_ke
 STREAMS = {"task": -1.0, "distill": +1.0}
 
 SQUARES = "second_moment"  # its name in the state
-FIRST_SQUARES = {"adamw": 0.0}  # what the second moment starts from, of optimizers that have one
+# What the second moment starts from, of optimizers that have one.
+FIRST_SQUARES = {"adamw": 0.0, "nadam": 0.0, "rmsprop": 0.0, "rmsprop_tf": 1.0}
 
 Gradients = Mapping[str, list[Tensor]]  # by stream
 

@@ -8,9 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from understudy.config import UserError
 from understudy.updates.parts import SQUARES, STREAMS, joined_key, momentum_key
 
-__all__ = ["Groups", "State", "enter", "is_of_compiled_code", "joining", "leave_out", "open_to", "reached_by"]
+__all__ = [
+    "Groups",
+    "State",
+    "enter",
+    "gradients_of",
+    "is_of_compiled_code",
+    "joining",
+    "leave_out",
+    "open_to",
+    "reached_by",
+    "settle",
+]
 
 Groups = Sequence[dict[str, Any]]  # an optimizer's param_groups
 State = Mapping[Tensor, dict[str, Any]]  # an optimizer's state, by parameter
@@ -27,6 +39,27 @@ def reached_by(loss: Tensor, parameters: Iterable[Tensor]) -> list[Tensor]:
     gradients = torch.autograd.grad(loss, trainable, retain_graph=True, allow_unused=True)
     found = {p: gradient for p, gradient in zip(trainable, gradients, strict=True) if gradient is not None}
     return _not_all_zero(found) if is_of_compiled_code(loss) else list(found)
+
+
+def gradients_of(
+    losses: Mapping[str, Tensor], asked: Mapping[str, Sequence[Tensor]], scaler: torch.amp.GradScaler | None
+) -> dict[str, dict[Tensor, Tensor]]:
+    """Each loss's gradients by parameter, out of one graph, which is freed; those that there are, of those asked for.
+
+    Args:
+        losses: scalars, by stream.
+        asked: parameters, by stream; a stream without any is left out.
+        scaler: scales the losses.
+    """
+    found = {}
+    streams = [stream for stream in losses if asked[stream]]
+    for stream in streams:
+        loss = losses[stream] if scaler is None else scaler.scale(losses[stream])
+        retains = stream != streams[-1]
+        gradients = torch.autograd.grad(loss, asked[stream], retain_graph=retains, allow_unused=True)
+        pairs = zip(asked[stream], gradients, strict=True)
+        found[stream] = {parameter: gradient for parameter, gradient in pairs if gradient is not None}
+    return found
 
 
 def is_of_compiled_code(loss: Tensor) -> bool:
@@ -88,6 +121,25 @@ def enter(stream: str, members: Collection[Tensor], groups: Groups, state: State
                 state[parameter][key] = torch.zeros_like(parameter)
                 if passed := group["steps"][stream]:
                     state[parameter][joined_key(stream)] = passed
+
+
+def settle(reached: Mapping[str, Iterable[Tensor]], groups: Groups, state: State) -> None:
+    """Have each stream reach these parameters and no others, whatever is found later; of frozen ones nothing is said.
+
+    Raises:
+        UserError: a parameter that is not in the groups.
+    """
+    mine = {parameter for group in groups for parameter in group["params"]}
+    for stream, given in reached.items():
+        members = set(given)
+        if strangers := len(members - mine):
+            raise UserError(f"{strangers} of the parameters that the {stream} loss reaches are not this optimizer's")
+        for parameter in mine - members:
+            for key in (momentum_key(stream), joined_key(stream)):
+                state.get(parameter, {}).pop(key, None)
+        enter(stream, members, groups, state)
+    for group in groups:
+        group["settled"] = [place for place, parameter in enumerate(group["params"]) if parameter.requires_grad]
 
 
 def leave_out(parameters: Iterable[Tensor], state: State) -> None:
