@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from understudy.averaging import WeightAverage
 from understudy.border import check_num_rows, check_pairing, form_of
-from understudy.compiling import Compile, compiled
+from understudy.compiling import Compile, compiled, graphs_retained
 from understudy.config import UserError
 from understudy.distributed import SINGLE, Rows, World
 from understudy.hashing import hashed
@@ -101,7 +101,7 @@ class Student:
         rows = rows or Rows((len(batch.images),))
         if batch.copies is not None:
             self._refuse_to_tear_copies()
-        with self.random_state.swapped_in():
+        with self.random_state.swapped_in(), graphs_retained(bool(self.compiles) and self.update.retains_graph):
             passes = [
                 self._descend(part_batch, part_seen, epoch, part)
                 for part_batch, part_seen, part in self._parts(batch, seen, rows)
