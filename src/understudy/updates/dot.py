@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain, compress
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,17 +12,11 @@ from understudy.config import UserError
 from understudy.distributed import averaged
 from understudy.step import Losses
 from understudy.updates.base import Optimizer, initial_lr_of, scale_lr_
-from understudy.updates.dot_settings import (
-    DOTSettings,
-    check_clip_norm,
-    check_groups_at_step,
-    check_state,
-    completed,
-    has_warned_of_unread_gradients,
-)
-from understudy.updates.layout import Layout
-from understudy.updates.parts import STREAMS, Gradients, momentum_key, summed
-from understudy.updates.reach import enter, gradients_of, joining, leave_out, reached_by, settle
+from understudy.updates.dot_settings import DOTSettings, check_at_step, check_clip_norm, check_state, completed
+from understudy.updates.dot_settings import has_warned_of_unread_gradients as has_warned
+from understudy.updates.layout import Layout, have_others_joined, have_some_joined
+from understudy.updates.parts import STREAMS, Gradients, clipped
+from understudy.updates.reach import gradients_of, leave_out, reached_by, settle
 from understudy.updates.rules import rule_of
 from understudy.updates.scaling import step_unless_inf
 
@@ -128,9 +121,9 @@ class DOT(torch.optim.Optimizer):
         self.add_up: Callable[[Sequence[Tensor]], list[Tensor]] = averaged  # a run's own sums: its losses carry shares
         self._forget()
         settings: dict[str, Any] = {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay}
-        settings |= {"optimizer": optimizer, "nesterov": nesterov, "dampening": dampening}
-        settings |= {"beta2": beta2, "alpha": alpha, "eps": eps, "gain": gain}
-        super().__init__(params, settings | {"allow_negative_momentum": allow_negative_momentum})
+        settings |= {"optimizer": optimizer, "nesterov": nesterov, "dampening": dampening, "beta2": beta2}
+        settings |= {"alpha": alpha, "eps": eps, "gain": gain, "allow_negative_momentum": allow_negative_momentum}
+        super().__init__(params, settings)
 
     def backward(
         self, *, task: Tensor | None = None, distill: Tensor | None = None, scaler: torch.amp.GradScaler | None = None
@@ -159,7 +152,8 @@ class DOT(torch.optim.Optimizer):
             if not gradients and all(stream not in group["steps"] for group in self.param_groups):
                 raise UserError(f"the {stream} loss reaches none of the parameters that DOT was given")
         for stream, gradients in found.items():
-            self._let_join(stream, losses[stream], gradients)
+            if have_some_joined(self._laid_out(), stream, losses[stream], gradients, self.param_groups, self.state):
+                self._lay_out_anew()
         for stream, gradients in found.items():
             mine = self._laid_out().in_order(stream, gradients)
             # Out of place throughout: autograd may hand out one tensor for two parameters, or an expanded one.
@@ -179,9 +173,8 @@ class DOT(torch.optim.Optimizer):
                 value = closure()
         if not self.gradients:
             raise UserError("DOT has no gradients to step on; call optimizer.backward(task=..., distill=...) first")
-        check_clip_norm(self.clip_norm)
-        check_groups_at_step(self.param_groups)
-        self._has_warned = self._has_warned or has_warned_of_unread_gradients(self.param_groups)
+        check_at_step(self.param_groups, self.clip_norm)
+        self._has_warned = self._has_warned or has_warned(self.param_groups)
         self._agree()
         reached = self._laid_out().reached
         # In the order of the streams: every process has to add up the same one at a time.
@@ -285,35 +278,17 @@ class DOT(torch.optim.Optimizer):
         pending = {s: dict(zip(before[s], found, strict=True)) for s, found in self.gradients.items()}
         self.gradients = {s: self._laid_out().in_order(s, found) for s, found in pending.items()}
 
-    def _let_join(self, stream: str, loss: Tensor, gradients: Mapping[Tensor, Tensor]) -> None:
-        """Make members of the parameters that the loss turns out to reach."""
-        found = {p: gradients[p] for p in self._laid_out().open[stream] if p in gradients}
-        members = joining(stream, loss, found, self.param_groups, self.state)
-        is_new = any(stream not in group["steps"] for group in self.param_groups)
-        if members or (is_new and any(momentum_key(stream) in known for known in self.state.values())):
-            enter(stream, set(members), self.param_groups, self.state)
-            self._lay_out_anew()
-
     def _agree(self) -> None:
-        """Make members of what another process's losses reach; once nothing is open, there is nothing to exchange."""
-        if self._is_agreed:
-            return
-        layout = self._laid_out()
-        (everywhere,) = self.add_up([layout.members])
-        if everywhere is not layout.members:  # what a lone process gets back
-            for stream, is_member in zip(STREAMS, (everywhere > 0).T.tolist(), strict=True):
-                if any(is_member):
-                    enter(stream, set(compress(layout.parameters, is_member)), self.param_groups, self.state)
-            self._lay_out_anew()
-        self._is_agreed = not any(self._laid_out().open.values())
+        """Have all processes know the same members; once nothing is open, there is nothing to exchange."""
+        if not self._is_agreed:
+            if have_others_joined(self._laid_out(), self.add_up, self.param_groups, self.state):
+                self._lay_out_anew()
+            self._is_agreed = not any(self._laid_out().open.values())
 
     def _update(self, gradients: Gradients) -> None:
         layout = self._laid_out()
         if self.clip_norm is not None:
-            sums = [summed(part.cut(gradients)) for part in layout.parts]
-            norm = nn.utils.get_total_norm(chain.from_iterable(sums))
-            factor = torch.clamp(self.clip_norm / (norm + 1e-6), max=1.0)
-            gradients = {stream: list(torch._foreach_mul(found, factor)) for stream, found in gradients.items()}
+            gradients = clipped(gradients, layout.parts, self.clip_norm)
         for part in layout.parts:
             rule_of(part)(part, part.cut(gradients))
         for group in self.param_groups:

@@ -17,9 +17,9 @@ from understudy.updates.rules import RULES
 
 __all__ = [
     "DOTSettings",
+    "check_at_step",
     "check_clip_norm",
     "check_group",
-    "check_groups_at_step",
     "check_state",
     "completed",
     "has_warned_of_unread_gradients",
@@ -113,12 +113,13 @@ def check_group(group: Mapping[str, Any], *, slack: float = 0.0) -> None:
         raise UserError("nesterov needs a momentum above 0 and no dampening")
 
 
-def check_groups_at_step(groups: Sequence[Mapping[str, Any]]) -> None:
-    """As `check_group`, of what a scheduler or a hand has made of the groups since.
+def check_at_step(groups: Sequence[Mapping[str, Any]], clip_norm: Any) -> None:
+    """As `check_group` and `check_clip_norm`, of what a scheduler or a hand has made of them since.
 
     Raises:
         UserError: with the number of the group.
     """
+    check_clip_norm(clip_norm)
     for number, group in enumerate(groups):
         try:
             check_group(group, slack=ROUNDING)

@@ -1,17 +1,18 @@
-"""Layout: an optimizer's parameters in the lists that a step works on, as long as the losses reach the same ones."""
+"""Layout: an optimizer's parameters in the lists that a step works on, and when these are out of date."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import compress
 
 import torch
 from torch import Tensor
 
 from understudy.updates.parts import STREAMS, momentum_key, parts_of
-from understudy.updates.reach import Groups, State, open_to
+from understudy.updates.reach import Groups, State, enter, joining, open_to
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "have_others_joined", "have_some_joined"]
 
 
 class Layout:
@@ -50,3 +51,33 @@ class Layout:
         """(P, streams) on the CPU: 1 where a stream reaches a parameter, else 0; what several processes compare."""
         known = [[momentum_key(stream) in self._state.get(p, {}) for stream in STREAMS] for p in self.parameters]
         return torch.tensor(known, dtype=torch.float32)
+
+
+def have_some_joined(
+    layout: Layout, stream: str, loss: Tensor, gradients: Mapping[Tensor, Tensor], groups: Groups, state: State
+) -> bool:
+    """Make members of the parameters that a loss turns out to reach; whether the layout is out of date by that."""
+    found = {parameter: gradients[parameter] for parameter in layout.open[stream] if parameter in gradients}
+    members = joining(stream, loss, found, groups, state)
+    is_new = any(stream not in group["steps"] for group in groups)
+    if not members and not (is_new and any(momentum_key(stream) in known for known in state.values())):
+        return False
+    enter(stream, set(members), groups, state)
+    return True
+
+
+def have_others_joined(
+    layout: Layout, add_up: Callable[[Sequence[Tensor]], list[Tensor]], groups: Groups, state: State
+) -> bool:
+    """Make members of what the losses of other processes reach; whether there are any."""
+    (everywhere,) = add_up([layout.members])
+    if everywhere is layout.members:  # what a lone process gets back
+        return False
+    have_joined = False
+    for column, stream in enumerate(STREAMS):
+        is_member, is_known = everywhere[:, column] > 0, layout.members[:, column] > 0
+        is_new = any(stream not in group["steps"] for group in groups)
+        if (is_member & ~is_known).any() or (is_new and is_member.any()):
+            enter(stream, set(compress(layout.parameters, is_member.tolist())), groups, state)
+            have_joined = True
+    return have_joined

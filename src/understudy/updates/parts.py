@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["SQUARES", "STREAMS", "Gradients", "Part", "joined_key", "momentum_key", "parts_of", "summed"]
+__all__ = ["SQUARES", "STREAMS", "Gradients", "Part", "clipped", "joined_key", "momentum_key", "parts_of", "summed"]
 
 # The losses by name, with the sign of delta in the momentum of each. The first that reaches a parameter carries its
 # weight decay. DeepKD's three streams are the same mechanism with one more name.
@@ -101,3 +102,11 @@ def summed(gradients: Gradients) -> list[Tensor]:
     for other in others:
         total = list(torch._foreach_add(total, other))
     return total
+
+
+def clipped(gradients: Gradients, parts: Iterable[Part], longest: float) -> dict[str, list[Tensor]]:
+    """The gradients scaled by one factor, so that the sum of the streams, over all parts together, is not longer."""
+    sums = [summed(part.cut(gradients)) for part in parts]
+    norm = nn.utils.get_total_norm(chain.from_iterable(sums))
+    factor = torch.clamp(longest / (norm + 1e-6), max=1.0)
+    return {stream: list(torch._foreach_mul(found, factor)) for stream, found in gradients.items()}
