@@ -213,7 +213,10 @@ class TestCompiled:
         eager, compiled = (self.trained(compiled=c, optimizer=optimizer, spare_from=3) for c in (False, True))
         assert_same(compiled, eager)
 
-    def test_a_parameter_that_an_eager_first_step_did_not_reach_is_trained_by_compiled_ones(self) -> None:
+    @pytest.mark.parametrize("shares", [(1, 0), (0, 1), (1, 1)], ids=["task", "distill", "both"])
+    def test_a_parameter_that_an_eager_first_step_did_not_reach_is_trained_by_compiled_ones(
+        self, shares: tuple[int, int]
+    ) -> None:
         places = []
         for compiled in (False, True):
             made, forward = self.heads(compiled)
@@ -224,7 +227,11 @@ class TestCompiled:
             with torch._functorch.config.patch(donated_buffer=False):
                 for step in range(3):
                     task, distill, spare = forward(torch.full((2, 4), float(step + 1), dtype=torch.float64))
-                    dot.backward(task=task.sum() + (spare.sum() if step else 0), distill=distill.sum())
+                    losses = [
+                        head.sum() + (spare.sum() if step and share else 0)
+                        for head, share in zip((task, distill), shares, strict=True)
+                    ]
+                    dot.backward(task=losses[0], distill=losses[1])
                     dot.step()
             places.append(made)
         assert_same(*places)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class DOT(torch.optim.Optimizer):
             settings = self.model_dump(exclude={"name", "decay_norm_and_bias"})
             return DOT(self.groups(parameters, undecayed), **settings)
 
-    retains_graph = True
+    retains_graph: ClassVar[bool] = True
 
     gradients: dict[str, list[Tensor]]  # pending, by stream, in the order of `reached`: to replace, not to write into
     _layout: Layout | None  # None: memberships have changed since
@@ -149,13 +149,13 @@ class DOT(torch.optim.Optimizer):
         asked = {stream: layout.reached[stream] + layout.open[stream] for stream in losses}
         found = gradients_of(losses, asked, scaler)
         for stream, gradients in found.items():
-            if not gradients and all(stream not in group["steps"] for group in self.param_groups):
+            is_known = any(stream in group["steps"] for group in self.param_groups)
+            if not is_known and all(gradient is None for gradient in gradients):
                 raise UserError(f"the {stream} loss reaches none of the parameters that DOT was given")
+        if have_some_joined(layout, losses, found, self.param_groups, self.state):
+            self._lay_out_anew()
         for stream, gradients in found.items():
-            if have_some_joined(self._laid_out(), stream, losses[stream], gradients, self.param_groups, self.state):
-                self._lay_out_anew()
-        for stream, gradients in found.items():
-            mine = self._laid_out().in_order(stream, gradients)
+            mine = self._laid_out().in_order(stream, asked[stream], gradients)
             # Out of place throughout: autograd may hand out one tensor for two parameters, or an expanded one.
             pending = self.gradients.get(stream)
             self.gradients[stream] = list(torch._foreach_add(pending, mine)) if pending else mine
@@ -179,7 +179,7 @@ class DOT(torch.optim.Optimizer):
         reached = self._laid_out().reached
         # In the order of the streams: every process has to add up the same one at a time.
         added_up = {
-            stream: self.add_up(self.gradients.get(stream) or self._laid_out().in_order(stream, {}))
+            stream: self.add_up(self.gradients.get(stream) or self._laid_out().in_order(stream, (), ()))
             for stream in STREAMS
             if reached[stream]
         }
@@ -275,8 +275,7 @@ class DOT(torch.optim.Optimizer):
     def _lay_out_anew(self) -> None:
         """Lay the parameters out as they are reached now, and what is pending in the same order."""
         before, self._layout = self._laid_out().reached, None
-        pending = {s: dict(zip(before[s], found, strict=True)) for s, found in self.gradients.items()}
-        self.gradients = {s: self._laid_out().in_order(s, found) for s, found in pending.items()}
+        self.gradients = {s: self._laid_out().in_order(s, before[s], found) for s, found in self.gradients.items()}
 
     def _agree(self) -> None:
         """Have all processes know the same members; once nothing is open, there is nothing to exchange."""

@@ -136,7 +136,7 @@ def check_clip_norm(clip_norm: Any) -> None:
     Raises:
         UserError: neither None nor a finite number above 0.
     """
-    if clip_norm is not None and not (isinstance(clip_norm, Real) and 0 < clip_norm < math.inf):
+    if clip_norm is not None and not (isinstance(clip_norm, Real) and 0 < float(clip_norm) < math.inf):
         raise UserError(f"clip_norm must be a finite number above 0, or None to clip nothing, got {clip_norm!r}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import compress
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from timm.optim.lion import Lion
@@ -51,7 +51,7 @@ class Joint:
             }
             return made[self.optimizer]()
 
-    retains_graph = False
+    retains_graph: ClassVar[bool] = False
 
     def __init__(self, optimizer: torch.optim.Optimizer, *, clip_norm: float | None = None) -> None:
         self.optimizer = optimizer

@@ -42,9 +42,15 @@ class Layout:
         """Whether the same parameters are trainable as when this was made."""
         return self._trainable == [parameter.requires_grad for parameter in self.parameters]
 
-    def in_order(self, stream: str, found: Mapping[Tensor, Tensor]) -> list[Tensor]:
-        """A gradient for each parameter that the stream reaches, zeros where none was found."""
-        return [found[p] if p in found else torch.zeros_like(p) for p in self.reached[stream]]
+    def in_order(self, stream: str, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[Tensor]:
+        """A gradient for each parameter that the stream reaches, zeros where these parameters have none."""
+        mine = self.reached[stream]
+        # As a rule they are in order by now; to look each up by its hash would cost more than all else here.
+        if len(parameters) < len(mine) or any(one is not other for one, other in zip(mine, parameters, strict=False)):
+            found = dict(zip(parameters, gradients, strict=True))
+            gradients = [found.get(parameter) for parameter in mine]
+        pairs = zip(mine, gradients, strict=False)
+        return [torch.zeros_like(parameter) if gradient is None else gradient for parameter, gradient in pairs]
 
     @cached_property
     def members(self) -> Tensor:
@@ -54,16 +60,32 @@ class Layout:
 
 
 def have_some_joined(
-    layout: Layout, stream: str, loss: Tensor, gradients: Mapping[Tensor, Tensor], groups: Groups, state: State
+    layout: Layout,
+    losses: Mapping[str, Tensor],
+    gradients: Mapping[str, Sequence[Tensor | None]],
+    groups: Groups,
+    state: State,
 ) -> bool:
-    """Make members of the parameters that a loss turns out to reach; whether the layout is out of date by that."""
-    found = {parameter: gradients[parameter] for parameter in layout.open[stream] if parameter in gradients}
-    members = joining(stream, loss, found, groups, state)
-    is_new = any(stream not in group["steps"] for group in groups)
-    if not members and not (is_new and any(momentum_key(stream) in known for known in state.values())):
-        return False
-    enter(stream, set(members), groups, state)
-    return True
+    """Make members of the open parameters that have a gradient; whether the layout is out of date by that.
+
+    Args:
+        layout: tells which are open.
+        losses: by stream.
+        gradients: by stream, of the reached and then of the open parameters.
+        groups, state: the optimizer's.
+    """
+    members = {}
+    for stream, found in gradients.items():  # of all streams before any is entered: that changes who is nobody's
+        pairs = zip(layout.open[stream], found[len(layout.reached[stream]) :], strict=True)
+        late = {parameter: gradient for parameter, gradient in pairs if gradient is not None}
+        members[stream] = joining(stream, losses[stream], late, groups, state)
+    have_joined = False
+    for stream, joined in members.items():
+        is_new = any(stream not in group["steps"] for group in groups)
+        if joined or (is_new and any(momentum_key(stream) in known for known in state.values())):
+            enter(stream, set(joined), groups, state)
+            have_joined = True
+    return have_joined
 
 
 def have_others_joined(

@@ -43,22 +43,20 @@ def reached_by(loss: Tensor, parameters: Iterable[Tensor]) -> list[Tensor]:
 
 def gradients_of(
     losses: Mapping[str, Tensor], asked: Mapping[str, Sequence[Tensor]], scaler: torch.amp.GradScaler | None
-) -> dict[str, dict[Tensor, Tensor]]:
-    """Each loss's gradients by parameter, out of one graph, which is freed; those that there are, of those asked for.
+) -> dict[str, tuple[Tensor | None, ...]]:
+    """Each loss's gradients of the parameters asked for, out of one graph, which is freed; None where there is none.
 
     Args:
         losses: scalars, by stream.
         asked: parameters, by stream; a stream without any is left out.
         scaler: scales the losses.
     """
-    found = {}
+    found: dict[str, tuple[Tensor | None, ...]] = {}
     streams = [stream for stream in losses if asked[stream]]
     for stream in streams:
         loss = losses[stream] if scaler is None else scaler.scale(losses[stream])
         retains = stream != streams[-1]
-        gradients = torch.autograd.grad(loss, asked[stream], retain_graph=retains, allow_unused=True)
-        pairs = zip(asked[stream], gradients, strict=True)
-        found[stream] = {parameter: gradient for parameter, gradient in pairs if gradient is not None}
+        found[stream] = torch.autograd.grad(loss, asked[stream], retain_graph=retains, allow_unused=True)
     return found
 
 

@@ -192,7 +192,7 @@ def _nadam_factors(beta: float, age: int) -> tuple[float, float, float]:
     """mu_1 ... mu_t, mu_t and mu_(t+1) of NAdam at t = `age`."""
 
     def factor(step: int) -> float:
-        return beta * (1 - 0.5 * 0.96 ** (step * MOMENTUM_DECAY))
+        return float(beta * (1 - 0.5 * 0.96 ** (step * MOMENTUM_DECAY)))
 
     product = 1.0
     for step in range(1, age + 1):
