@@ -324,7 +324,7 @@ def _parts_in_memory(
     network = None if teacher is None else network_from(teacher, "teacher")
     if network is not None and recipe.teacher is not None and recipe.teacher.classes is not None:
         kept = resolved_classes(recipe.teacher, data.classes)
-        network = keeping_classes(network, kept, width)
+        network = keeping_classes(network, kept, image_size)
         recipe = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"classes": kept})})
     return Parts(
         recipe=recipe,
