@@ -3,8 +3,10 @@
 import pytest
 
 from strategy_helpers import augmentation, under
-from understudy.recipe import Recipe
-from understudy.recipe_files import strategy_names
+from understudy.config import UserError
+from understudy.layers import merged
+from understudy.recipe import Recipe, recipe_from
+from understudy.recipe_files import read_recipe, read_recipes, recipe_names, strategy_names
 from understudy.updates import lr_factor
 
 
@@ -93,3 +95,55 @@ def test_deit_is_trained_as_the_projector_paper_trains_it() -> None:
     )  # fmt: skip
     assert found.data.mix is not None
     assert (found.data.mix.mixup, found.data.mix.cutmix, found.label_smoothing) == (0.8, 1.0, 0.1)
+
+
+# --- Laid on a recipe: what belongs to its pair or method stays ---------------------------------------------------
+
+
+def laid_on(name: str, strategy: str) -> Recipe:
+    return recipe_from(read_recipes([name, f"strategies/{strategy}"]))
+
+
+def without_published(recipe: Recipe) -> dict[str, object]:
+    return recipe.as_dict() | {"published": None}
+
+
+@pytest.mark.parametrize("method", ["kd", "crd", "dkd"])
+def test_dots_strategy_on_a_recipe_is_the_recipe_under_dot(method: str) -> None:
+    pairs = [name.rpartition("/")[2] for name in recipe_names() if f"/cifar100/{method}-dot/" in name]
+    assert len(pairs) == (13 if method == "kd" else 3)
+    for pair in pairs:
+        found, wanted = laid_on(f"cifar100/{method}/{pair}", "dot-cifar100"), f"cifar100/{method}-dot/{pair}"
+        assert without_published(found) == without_published(recipe_from(read_recipes([wanted]))), pair
+        assert found.published == ()
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["crd-cifar100", "dot-cifar100", "dist-a1", "projector-cifar100-rotations", "projector-cifar100-randaugment"],
+)
+@pytest.mark.parametrize("student", ["resnet50-mobilenetv2", "wrn_40_2-shufflenetv1", "resnet32x4-shufflenetv2"])
+def test_slow_starters_keep_their_rate_under_every_strategy_of_their_data(strategy: str, student: str) -> None:
+    assert laid_on(f"cifar100/kd/{student}", strategy).update.lr == 0.01
+    assert laid_on("cifar100/kd/vgg13-vgg8", strategy).update.lr == 0.05
+    typed = recipe_from(read_recipes([f"cifar100/kd/{student}", f"strategies/{strategy}"]), ["update.lr=0.3"])
+    assert typed.update.lr == 0.3
+
+
+def test_a_strategy_of_another_optimizer_brings_its_own_rate_for_every_student() -> None:
+    assert laid_on("cifar100/kd/resnet50-mobilenetv2", "dist-b2").update.lr == 0.048
+
+
+def test_a_rule_waits_until_student_and_method_are_known() -> None:
+    strategy = read_recipe("strategies/dot-cifar100")
+    for first in ("student", "method"):
+        layers = {"student": {"student": {"model": "cifar:mobilenetv2"}}, "method": {"method": {"name": "crd"}}}
+        below = merged(merged(strategy, {"data": {"root": "x"}}), layers.pop(first))
+        found = recipe_from(merged(below, {**layers.popitem()[1], "teacher": {"model": "cifar:vgg13"}}))
+        assert (found.update.lr, found.update.model_dump()["delta"]) == (0.01, 0.05)
+
+
+@pytest.mark.parametrize("rules", [5, {"student": "x"}, [5], [{"update": {"lr": 1}}]])
+def test_a_rule_for_nobody_is_refused_in_words(rules: object) -> None:
+    with pytest.raises(UserError, match="where: is a list of rules such as"):
+        merged({"where": rules}, {})

@@ -22,7 +22,7 @@ from understudy.memory_format import with_format_settled
 from understudy.methods import METHODS
 from understudy.recipe import Recipe, load_recipe
 from understudy.reopened import image_sizes, recipe_of, refuse_what_python_made, results_of, student_of, teacher_of
-from understudy.rows import rows_of
+from understudy.rows import row_named, rows_of, written_out
 from understudy.runfolder import RunFolder
 from understudy.step import Batch
 from understudy.student import Student
@@ -45,9 +45,21 @@ def train(recipe: Recipe, *, out: Path | None, overwrite: bool, allow_code: bool
 
 def compare(recipe: Recipe, *, out: Path | None, overwrite: bool, allow_code: bool, display: Display) -> RunFolder:
     """Run several rows, by default the student alone and the most used ways to distil."""
-    recipe = recipe if recipe.rows else Recipe.read({**recipe.as_dict(), "rows": DEFAULT_ROWS}, what="this comparison")
+    recipe = written_out(recipe if recipe.rows else _with_usual_rows(recipe, display))
     name = f"{_data_name(recipe)}-compare"
     return runs.execute(recipe, name=name, out=out, overwrite=overwrite, allow_code=allow_code, display=display)
+
+
+def _with_usual_rows(recipe: Recipe, display: Display) -> Recipe:
+    """The recipe for those of the usual rows that can be compared under it; nobody asked for the others."""
+    fitting = []
+    for row in DEFAULT_ROWS:
+        try:
+            row_named(recipe, row)
+            fitting.append(row)
+        except UserError as error:
+            display.say(f"left out  {error}")
+    return recipe.with_rows(fitting)
 
 
 def bank(recipe: Recipe, *, out: Path | None, options: BankOptions, allow_code: bool, display: Display) -> list[Path]:

@@ -6,17 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_serializer, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SerializeAsAny, field_serializer, field_validator, model_validator
 
 from understudy.averaging import Averaging
 from understudy.compiling import Compile
-from understudy.config import Config, UserError, unknown_name
+from understudy.config import Config, UserError
 from understudy.data import DataConfig
+from understudy.layers import ORIGIN, merged, method_names, nested, settings_alone
+from understudy.method_settings import method_config, method_configs, update_config
 from understudy.methods import METHODS, MethodConfig
+from understudy.origin import Changed, Origin, changed_settings
 from understudy.precision import Precision
 from understudy.published import Published, as_list
-from understudy.recipe_files import merged, parsed_yaml, read_recipe, recipe_names
-from understudy.updates import UPDATES, Joint, Schedule, UpdateConfig
+from understudy.recipe_files import parsed_yaml, read_recipe, recipe_names
+from understudy.row_settings import RowSettings, row_settings
+from understudy.updates import Joint, Schedule, UpdateConfig
 
 __all__ = [
     "BankConfig",
@@ -33,7 +37,6 @@ __all__ = [
     "recipe_names",
 ]
 
-ALONE = ("alone", "none")
 MOST_SEEDS = 1_000
 LARGEST_SEED = 10**18
 
@@ -104,7 +107,7 @@ class Recipe(Config):
     epochs: int = Field(default=30, ge=1)
     select_on: Literal["last", "val", "test"] = "last"  # which epoch is the headline: the last, or the best on a split
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, max_length=MOST_SEEDS)  # a number n means 0 to n-1
-    rows: tuple[str, ...] = ()  # of a compare, such as alone, kd, kd+dot, crd+kd
+    rows: tuple[str | RowSettings, ...] = ()  # of a compare: names such as kd+dot or crd+kd, or settings of their own
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1_024)  # of torch on the CPU; None: its own choice
     precision: Precision = "float32"  # of the networks' passes; losses and weights stay float32
@@ -119,25 +122,22 @@ class Recipe(Config):
     checkpoint_steps: int | None = Field(default=None, ge=1)  # likewise, by steps since the start
     published: tuple[Published, ...] = ()  # first the headline; one mapping is a list of one
 
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
     @field_validator("method", mode="before")
     @classmethod
     def _methods(cls, value: Any) -> tuple[MethodConfig, ...]:
-        value = value.split("+") if isinstance(value, str) else value
-        items = value if isinstance(value, Sequence) else [value]
-        return tuple(method_config(item) for item in items if not _is_none(item))
+        return method_configs(value)
 
     @field_validator("update", mode="before")
     @classmethod
     def _update(cls, value: Any) -> UpdateConfig:
-        if isinstance(value, UpdateConfig):
-            return value
-        if not isinstance(value, str | Mapping):
-            raise ValueError(f"must be joint, dot, or a mapping with one of these as its name, got {value!r}")
-        settings = {"name": value} if isinstance(value, str) else dict(value)
-        name = settings.setdefault("name", "joint")
-        if not isinstance(name, str) or name not in UPDATES:
-            raise ValueError(f"{name!r} is {unknown_name(str(name), UPDATES)}")
-        return UPDATES[name].Config.nested(settings)
+        return update_config(value)
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _rows(cls, value: Any) -> Any:
+        return tuple(map(row_settings, value)) if isinstance(value, list | tuple) else value
 
     @field_validator("ema", mode="before")
     @classmethod
@@ -222,9 +222,24 @@ class Recipe(Config):
             raise ValueError("distilling needs a teacher; set teacher.model, or method: none to train alone")
         return self
 
+    @field_serializer("rows")
+    def _rows_as_written(self, rows: tuple[str | RowSettings, ...]) -> list[Any]:
+        return [row if isinstance(row, str) else row.model_dump(mode="json", exclude_unset=True) for row in rows]
+
     @field_serializer("method")
     def _named_methods(self, methods: tuple[MethodConfig, ...]) -> list[dict[str, Any]]:
         return [{"name": config.method.name, **config.model_dump(mode="json")} for config in methods]
+
+    @property
+    def origin(self) -> Origin:
+        """The recipe that this one began as, and what was changed in it since."""
+        return self._origin
+
+    def with_rows(self, rows: Sequence[str | RowSettings]) -> Recipe:
+        """The same recipe for other rows."""
+        found = Recipe.read({**self.as_dict(), "rows": list(rows)}, what="this comparison")
+        found._origin = self._origin
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved recipe as plain values; `recipe_from` reads it back to an equal one."""
@@ -252,13 +267,32 @@ def recipe_from(
     settings = merged(data, settings or {})
     for override in overrides:
         key, separator, value = override.partition("=")
-        if not separator or not key:
+        if not separator or not key.strip() or key.strip() != key:
             raise UserError(f"{override!r} is no override; write key=value, such as update.lr=0.01")
-        nested: Any = parsed_yaml(value, what=f"the value of {key}")
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        settings = merged(settings, nested)
-    return Recipe.read(settings, what=what)
+        settings = merged(settings, nested(key, parsed_yaml(value, what=f"the value of {key}")))
+    recipe = Recipe.read(settings_alone(settings), what=what)
+    return _with_origin(recipe, settings[ORIGIN]) if ORIGIN in settings else recipe
+
+
+def _with_origin(recipe: Recipe, begun: Mapping[str, Any]) -> Recipe:
+    """The recipe with what is known of its origin; what was published for other settings is left out."""
+    name, changes = begun["recipe"], begun["changes"]
+    changed = _changed(recipe, name) if changes else ()
+    if changed and "published" not in changes:
+        recipe = recipe.model_copy(update={"published": ()})
+    if changed and "rows" not in changes:
+        rows = [row if isinstance(row, str) else row.model_copy(update={"published": ()}) for row in recipe.rows]
+        recipe = recipe.model_copy(update={"rows": tuple(rows)})
+    recipe._origin = Origin(name, changes, changed, begun["data"])
+    return recipe
+
+
+def _changed(recipe: Recipe, name: str) -> tuple[Changed, ...]:
+    try:
+        before = Recipe.read(settings_alone(read_recipe(name)), what=name)
+    except UserError:
+        return ()  # half a recipe, which only what was laid on it made one
+    return changed_settings(before.as_dict(), recipe.as_dict())
 
 
 def lr_note(recipe: Recipe, images_per_step: int | None = None) -> str | None:
@@ -278,26 +312,7 @@ def lr_note(recipe: Recipe, images_per_step: int | None = None) -> str | None:
     )
 
 
-def _row_needs_teacher(row: str) -> bool:
-    methods = [METHODS[part] for part in row.split("+") if part in METHODS]
+def _row_needs_teacher(row: str | RowSettings) -> bool:
+    names = row.split("+") if isinstance(row, str) else method_names(row.changes().get("method")) or []
+    methods = [METHODS[name] for name in names if name in METHODS]
     return any(method.needs_teacher(method.Config()) for method in methods)
-
-
-def _is_none(item: Any) -> bool:
-    name = item.get("name") if isinstance(item, Mapping) else item
-    return item is None or (isinstance(name, str) and name in ALONE)
-
-
-def method_config(item: Any) -> MethodConfig:
-    """Settings of a method from its name, a mapping with its name, or themselves."""
-    if isinstance(item, MethodConfig):
-        return item
-    if not isinstance(item, str | Mapping):
-        raise ValueError(f"must be a method's name or a mapping with one, got {item!r}")
-    settings = {"name": item} if isinstance(item, str) else dict(item)
-    if "name" not in settings:
-        raise ValueError(f"these settings have no name, so no method is meant: {', '.join(map(str, settings))}")
-    name = str(settings.pop("name"))
-    if name not in METHODS:
-        raise ValueError(f"{name!r} is {unknown_name(name, ['none', *METHODS])}")
-    return METHODS[name].Config.nested(settings)

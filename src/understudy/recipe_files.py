@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from understudy.config import UserError, nearest, shortened_repr
+from understudy.layers import ORIGIN, laid_on_each_other, merged
 from understudy.untrusted import given_path, plain_yaml
-from understudy.updates import UPDATES, UpdateConfig
 
 __all__ = [
     "ASSUMED",
+    "METHODS_FILE",
     "STRATEGIES",
     "merged",
     "parsed_yaml",
     "read_recipe",
     "read_recipes",
+    "read_shipped",
     "recipe_names",
+    "shipped_names",
     "strategy_names",
 ]
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_EXTENDED = 20  # recipes above each other
 STRATEGIES = "strategies/"
+METHODS_FILE = "methods"  # beside the recipes of a data set: settings of rows that have no recipe
 ASSUMED = "classification/"  # what the name of a shipped recipe may leave out
-WHOLE = ("published",)  # settings of which a layer gives all or none: what a table says of one run, it says of no other
-ABOUT_A_MODEL = ("weights", "kwargs", "expected_top1")  # what another model does not inherit
-UNRUN = ("base", "pairs")  # files and folders that are extended, not run
+UNRUN = ("base", "pairs", METHODS_FILE)  # files and folders that are read by others, not run
 
 
 def recipe_names() -> list[str]:
     """Names of the shipped recipes that can be run."""
-    return [name for name in _shipped() if not name.startswith(STRATEGIES) and not set(UNRUN) & set(name.split("/"))]
+    return [
+        name for name in shipped_names() if not name.startswith(STRATEGIES) and not set(UNRUN) & set(name.split("/"))
+    ]
 
 
 def strategy_names() -> list[str]:
     """Names of the shipped strategies: how long, by which steps and on which augmentation a recipe is trained."""
-    return [name for name in _shipped() if name.startswith(STRATEGIES)]
+    return [name for name in shipped_names() if name.startswith(STRATEGIES)]
+
+
+@cache
+def shipped_names() -> tuple[str, ...]:
+    """Names of all shipped files, those that are only read by others too."""
+    root = _root()
+    return tuple(sorted(str(file.relative_to(root).with_suffix("").as_posix()) for file in root.rglob("*.yaml")))
 
 
 def read_recipes(names: Sequence[str]) -> dict[str, Any]:
@@ -52,36 +64,21 @@ def read_recipes(names: Sequence[str]) -> dict[str, Any]:
             f"one recipe at a time, got {', '.join(names)}; settings are key=value, and what can be laid on a recipe "
             f"is named {STRATEGIES}NAME"
         )
-    return _laid_on_each_other(read_recipe(name) for name in names)
+    return laid_on_each_other(read_recipe(name) for name in names)
 
 
 def read_recipe(name_or_file: str) -> dict[str, Any]:
-    """The plain values of a recipe file or shipped recipe, laid on those of the recipes that it extends in turn."""
+    """The plain values of a recipe file or shipped recipe, laid on those of the recipes that it extends in turn.
+
+    Beside the settings: the shipped recipe that they began with (`origin`), and rules that wait (`where`).
+    """
     return _read(name_or_file, (), {})
 
 
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping.
-
-    A mapping with a new `name` replaces the old one, since another method's settings mean nothing to it; another
-    update keeps what all updates have (learning rate, momentum, decay), another optimizer what it reads too, another
-    model what is not about weights. What was published is replaced as a whole.
-    """
-    result = dict(base)
-    for key, value in over.items():
-        before = result.get(key)
-        if key in ("method", "update"):
-            value, before = _as_mapping(value), _as_mapping(before)
-        if key in WHOLE or not (isinstance(before, Mapping) and isinstance(value, Mapping)):
-            result[key] = value
-        elif value.get("name", before.get("name")) == before.get("name"):
-            result[key] = merged(_kept(before, value), value)
-        elif key == "update":
-            shared = {name: setting for name, setting in before.items() if name in UpdateConfig.model_fields}
-            result[key] = {**_kept(shared, value), **value}
-        else:
-            result[key] = dict(value)
-    return result
+@cache
+def read_shipped(name: str) -> dict[str, Any]:
+    """`read_recipe` of a shipped one, read once; not to be written to."""
+    return read_recipe(name)
 
 
 def parsed_yaml(text: str, *, what: str) -> Any:
@@ -100,9 +97,20 @@ def _read(name_or_file: str, seen: tuple[str, ...], known: dict[str, dict[str, A
     if here not in known:
         data = _read_yaml(file)
         parents = _parents(data.pop("extends", None), what=f"recipe {name_or_file}")
-        below = _laid_on_each_other(_read(_beside(file, parent), (*seen, here), known) for parent in parents)
-        known[here] = merged(below, data)
+        below = laid_on_each_other(_read(_beside(file, parent), (*seen, here), known) for parent in parents)
+        known[here] = _with_origin(merged(below, data), file)
     return known[here]
+
+
+def _with_origin(settings: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The settings with the shipped recipe that they are or began with; an own file that extends none is its own."""
+    shipped = _shipped_name(file)
+    if shipped is not None and shipped.startswith(STRATEGIES):
+        return settings
+    if shipped is None and ORIGIN in settings:
+        return settings
+    data = settings.get(ORIGIN, {}).get("data") or (shipped and "/".join(shipped.split("/")[:2]))
+    return {**settings, ORIGIN: {"recipe": shipped or str(file), "data": data, "changes": {}}}
 
 
 def _parents(extended: Any, *, what: str) -> list[str]:
@@ -113,37 +121,14 @@ def _parents(extended: Any, *, what: str) -> list[str]:
     return parents
 
 
-def _kept(before: Mapping[str, Any], value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What of the settings before still means something under a new model or optimizer."""
-    if "model" in before and value.get("model", before["model"]) != before["model"]:
-        return {name: setting for name, setting in before.items() if name not in ABOUT_A_MODEL}
-    old = before.get("optimizer", UpdateConfig.model_fields["optimizer"].default)
-    new = value.get("optimizer", old)
-    if new != old:
-        readers = {name: who for update in UPDATES.values() for name, who in update.Config.only_with.items()}
-        return {name: setting for name, setting in before.items() if new in readers.get(name, (new,))}
-    return before
-
-
-def _laid_on_each_other(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for layer in layers:
-        result = merged(result, layer)
-    return result
-
-
-def _as_mapping(value: Any) -> Any:
-    """'kd' as {name: kd}; anything else, 'crd+kd' too, as it is."""
-    return {"name": value} if isinstance(value, str) and "+" not in value else value
-
-
 def _root() -> Path:
     return Path(str(resources.files("understudy") / "recipes"))
 
 
-def _shipped() -> list[str]:
-    root = _root()
-    return sorted(str(file.relative_to(root).with_suffix("").as_posix()) for file in root.rglob("*.yaml"))
+def _shipped_name(file: Path) -> str | None:
+    """'classification/digits/demo', or None for a person's own file."""
+    inside = file.resolve(), _root().resolve()
+    return inside[0].relative_to(inside[1]).with_suffix("").as_posix() if inside[0].is_relative_to(inside[1]) else None
 
 
 def _beside(file: Path, parent: str) -> str:
@@ -176,6 +161,6 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise UserError(f"recipe {file} is no UTF-8 text") from None
     data = parsed_yaml(text, what=f"recipe {file}")
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or ORIGIN in data:
         raise UserError(f"recipe {file} must be a mapping of settings, got {type(data).__name__}")
     return data

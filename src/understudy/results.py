@@ -94,7 +94,9 @@ def assemble(
         "teacher": _teacher_facts(parts, teacher),
         "rows": [_row_facts(row, students[row.name], seed_records[row.name]) for row in rows],
         "comparisons": _comparisons(rows, recipe.seeds, predictions),
-        "published": [source.model_dump() for source in recipe.published],
+        "published": [] if recipe.rows else [source.model_dump() for source in recipe.published],
+        "changed": [{"key": one.key, "before": one.before, "now": one.now} for one in recipe.origin.changed],
+        "changed_from": recipe.origin.recipe if recipe.origin.changed else None,
     }
 
 
@@ -133,6 +135,9 @@ def _row_facts(row: Row, student: Mapping[str, Any], seeds: Sequence[Mapping[str
         ],
         "task_weight": row.task_weight,
         "update": settings["update"],
+        "settings_from": row.settings_from,
+        "varied": row.varied,
+        "published": settings["published"],
         "student": dict(student),
         "seeds": list(seeds),
         "summary": {

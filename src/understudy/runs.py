@@ -186,8 +186,15 @@ def describe_rows(parts: Parts, rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         methods = ", ".join(_with_weight(config) for config in row.method) or "nothing distilled"
-        lines.append(f"  {row.name:<14} {methods}; task {row.task_weight:g}; {_moved_by(row.update)}")
+        lines.append(
+            f"  {row.name:<14} {methods}; task {row.task_weight:g}; {_moved_by(row.update)}{_source(row, rows)}"
+        )
     return "\n".join(lines)
+
+
+def _source(row: Row, rows: Sequence[Row]) -> str:
+    """Where a row's settings come from, where that is not the one recipe."""
+    return f"; settings of {row.settings_from}" if len({each.settings_from for each in rows}) > 1 else ""
 
 
 def _with_weight(config: Any) -> str:

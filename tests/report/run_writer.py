@@ -61,6 +61,26 @@ def write_run(
     return folder
 
 
+def write_sweep(
+    folder: Path,
+    varied: Sequence[Mapping[str, Any]],
+    *,
+    published: Sequence[float] = (),
+    rows: Sequence[str] = ("alone",),
+    **options: Any,
+) -> Path:
+    """A run of these rows and of one for each of `varied`, with what was published for the first of them."""
+    names = [" ".join(f"{key}={value}" for key, value in one.items()) for one in varied]
+    write_run(folder, rows=[*rows, *names], accuracy={name: 0.88 + 0.01 * i for i, name in enumerate(names)}, **options)
+    results = results_of(folder)
+    for number, row in enumerate(results["rows"][len(rows) :]):
+        row["varied"] = dict(varied[number])
+        if number < len(published):
+            row["published"] = [{"top1": published[number], "task_loss": 0.1, "source": "a table"}]
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
 def results_of(folder: Path, **changes: Any) -> dict[str, Any]:
     """results.json of a folder as a dict, with top-level keys replaced."""
     return copy.deepcopy(json.loads((folder / "results.json").read_text())) | changes

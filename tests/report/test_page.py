@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from run_writer import results_of, write_run
+from run_writer import results_of, write_run, write_sweep
 
 from understudy.config import UserError
 from understudy.report import headline, read_run, write_report
@@ -183,3 +183,30 @@ def test_unlearnt_images_are_right_by_the_teacher_and_wrong_under_every_seed(ful
     assert found is not None
     assert list(found.images) == expected.nonzero()[0].tolist()
     assert found.images
+
+
+def test_a_changed_recipe_names_its_changes_and_no_published_number(tmp_path):
+    folder = write_run(tmp_path / "run")
+    changed = [{"key": "update.delta", "before": 0.075, "now": -0.09}, {"key": "ema", "before": None, "now": 0.9}]
+    results = results_of(folder, changed=changed, changed_from="classification/cifar100/kd-dot/vgg13-vgg8")
+    (folder / "results.json").write_text(json.dumps(results))
+
+    text = Page(write_report(folder).read_text()).text
+
+    said = "Changed for cifar100/kd-dot/vgg13-vgg8: update.delta -0.09 (there 0.075), ema 0.9 (there null)."
+    assert said in text
+    assert "Published" not in text
+
+
+def test_rows_show_what_was_published_for_them_and_whose_settings_they_have(tmp_path):
+    folder = write_sweep(tmp_path / "run", [{"update.delta": 0.05}, {"update.delta": 0.09}], published=(74.22,))
+    results = results_of(folder)
+    results["rows"][1]["settings_from"] = "recipe cifar100/kd-dot/vgg13-vgg8"
+    (folder / "results.json").write_text(json.dumps(results))
+
+    text = Page(write_report(folder).read_text()).text
+
+    assert "published top-1, %" in text
+    assert "74.22" in text
+    assert "a table" in text
+    assert "recipe cifar100/kd-dot/vgg13-vgg8" in text

@@ -123,6 +123,7 @@ def _render(run: RunFolder) -> str:
         unlearnt=unlearnt(run, best.name) if best else None,
         most_images=_MOST_IMAGES,
         settings=[(row, [_said(method) for method in row.methods], _said(row.update)) for row in results.rows],
+        has_sources=any(row.settings_from for row in results.rows),
         environment=list(_flat(run.environment)),
         run_time=duration(run.timing.run_seconds) if run.timing.run_seconds else None,
         recipe=run.recipe,

@@ -18,6 +18,7 @@ from understudy.untrusted import given_path, plain_json, shown, text_of
 __all__ = [
     "ALONE",
     "SCHEMA",
+    "Changed",
     "Comparison",
     "DataFacts",
     "Deployed",
@@ -142,6 +143,16 @@ class RowSummary(Record):
     kl_to_teacher: SeedSummary | None = None
 
 
+class Published(Record):
+    """What a table reports for this recipe."""
+
+    top1: Number
+    top5: Number | None = None
+    task_loss: Number | None = None  # on training images
+    distill_loss: Number | None = None
+    source: str = ""
+
+
 class Row(Record):
     """One way to train the student."""
 
@@ -149,6 +160,9 @@ class Row(Record):
     methods: tuple[dict[str, Any], ...] = ()
     task_weight: float | None = None
     update: dict[str, Any] | None = None
+    settings_from: str = ""  # whose settings: "this recipe", "recipe NAME", "defaults of DATA"
+    varied: dict[str, Any] = Field(default_factory=dict)  # by key: what a sweep varies, and its value here
+    published: tuple[Published, ...] = ()  # for this row
     student: ModelFacts
     seeds: tuple[SeedResult, ...] = Field(default=(), max_length=MOST_SEEDS)
     summary: RowSummary
@@ -206,14 +220,12 @@ class Deployed(Record):
     folder: str
 
 
-class Published(Record):
-    """What a table reports for this recipe."""
+class Changed(Record):
+    """A setting that is another one than in the recipe begun with."""
 
-    top1: Number
-    top5: Number | None = None
-    task_loss: Number | None = None  # on training images
-    distill_loss: Number | None = None
-    source: str = ""
+    key: str
+    before: Any = None
+    now: Any = None
 
 
 class Results(Record):
@@ -233,6 +245,8 @@ class Results(Record):
     headline: Headline | None = None
     deployed: Deployed | None = None
     published: Annotated[tuple[Published, ...], BeforeValidator(as_list)] = ()  # first the headline
+    changed: tuple[Changed, ...] = ()  # for which no published number stands beside the run
+    changed_from: str | None = None  # the recipe begun with
 
     @property
     def split(self) -> Split:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 from understudy.report.numbers import decimal, points, size_ratio
 from understudy.report.results import ALONE, Comparison, Published, Results, Row
 from understudy.report.run_folder import Timing
 
-__all__ = ["basis_sentence", "best_epoch_sentence", "headline", "published_sentence", "row_sentence"]
+__all__ = [
+    "basis_sentence",
+    "best_epoch_sentence",
+    "changed_sentence",
+    "headline",
+    "published_sentence",
+    "row_sentence",
+]
 
+_MOST_CHANGES = 12  # that are named in a sentence; the recipe of the run has them all
 _CANNOT_TELL = "these images and seeds cannot tell the rows apart"
 
 
@@ -72,6 +81,14 @@ def best_epoch_sentence(results: Results) -> str:
     )
 
 
+def changed_sentence(results: Results) -> str:
+    """'Changed for cifar100/kd-dot/...: update.delta -0.09 (there 0.075). What was published for it is left out.'"""
+    said = [f"{one.key} {_plain(one.now)} (there {_plain(one.before)})" for one in results.changed[:_MOST_CHANGES]]
+    more = f" and {len(results.changed) - _MOST_CHANGES} more" if len(results.changed) > _MOST_CHANGES else ""
+    name = (results.changed_from or "the recipe").removeprefix("classification/")
+    return f"Changed for {name}: {', '.join(said)}{more}. What was published for it is left out."
+
+
 def published_sentence(results: Results) -> str:
     """'Published: top-1 75.12 %, top-5 93.46 % (DOT, table 3 (a)); top-1 ...', the headline's source first."""
     return f"Published: {'; '.join(map(_reported, results.published))}."
@@ -83,6 +100,10 @@ def _reported(published: Published) -> str:
     said = [f"{name} {decimal(value, 2)} %" for name, value in shares.items() if value is not None]
     said += [f"{name} {decimal(value, 4)}" for name, value in losses.items() if value is not None]
     return ", ".join(said) + (f" ({published.source})" if published.source else "")
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _selection_caveat(results: Results) -> str:

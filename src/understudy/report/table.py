@@ -10,7 +10,7 @@ from understudy.analysis import Summary
 from understudy.report.numbers import ABSENT, compact, decimal, loss, spread
 from understudy.report.results import Results, Row, Scores, Teacher
 from understudy.report.run_folder import Timing
-from understudy.report.sentences import basis_sentence, best_epoch_sentence, published_sentence
+from understudy.report.sentences import basis_sentence, best_epoch_sentence, changed_sentence, published_sentence
 
 __all__ = ["Cell", "Column", "Line", "Table", "comparison_table"]
 
@@ -61,6 +61,7 @@ _COLUMNS = (
     Column("row", "row"),
     Column("test_top1", "test top-1", "%, {epoch}"),
     Column("top1", "top-1", "%, {epoch}"),
+    Column("published", "published", "top-1, %"),
     Column("raw_top1", "not averaged", "%, last epoch"),
     Column("last_top1", "last", "epoch"),
     Column("best_top1", "best", "epoch"),
@@ -96,6 +97,7 @@ def comparison_table(results: Results, timing: Timing | None = None) -> Table:
         if column.key != "top1" and all(line.cells[i].value is None for line in lines if line.kind != "teacher")
     ]
     told_already = ["last_top1"] if results.select_on == "last" else []
+    told_already += ["published"] if results.published else []  # below, with every source
     if results.split == "test" and results.data.val_origin == "test split":
         told_already.append("top1")  # test and validation are the same images
     return Table(tuple(columns), tuple(lines), tuple(_notes(results))).without([*empty, *told_already])
@@ -107,6 +109,7 @@ def _row_cells(row: Row, timing: Timing) -> tuple[Cell, ...]:
         Cell(row.name, row.name),
         _percent(summary.test_top1),
         _percent(summary.top1),
+        _published(row),
         _mean(summary.raw_top1),
         _mean(summary.last_top1),
         _mean(summary.best_top1),
@@ -127,7 +130,7 @@ def _teacher_cells(teacher: Teacher, timing: Timing) -> tuple[Cell, ...]:
         Cell("teacher", "teacher"),
         top1(teacher.test),
         top1(teacher.val),
-        *[Cell()] * 6,  # its best epoch is not known, and it agrees with itself
+        *[Cell()] * 7,  # its best epoch is not known, and it agrees with itself
         _count(teacher.parameters),
         _count(teacher.macs),
         _speed(timing.speed_of(teacher.model, "teacher")),
@@ -145,6 +148,10 @@ def _notes(results: Results) -> Iterator[str]:
         )
     if results.published:
         yield published_sentence(results)
+    elif sources := sorted({source.source for row in results.rows for source in row.published}):
+        yield f"Published: what papers report for a row's settings ({'; '.join(sources)})."
+    if results.changed:
+        yield changed_sentence(results)
 
 
 def _mean(summary: Summary | None) -> Cell:
@@ -153,6 +160,10 @@ def _mean(summary: Summary | None) -> Cell:
 
 def _percent(summary: Summary | None) -> Cell:
     return Cell(spread(summary), summary.mean, summary.std) if summary else Cell()
+
+
+def _published(row: Row) -> Cell:
+    return Cell(decimal(row.published[0].top1, 2), row.published[0].top1) if row.published else Cell()
 
 
 def _loss(summary: Summary | None) -> Cell:
