@@ -3,6 +3,7 @@
 import io
 import re
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import pytest
 import yaml
@@ -147,3 +148,14 @@ def test_a_word_like_no_name_gets_the_words_that_there_are() -> None:
 def test_words_that_never_occur_together_are_counted_apart() -> None:
     with pytest.raises(UserError, match="apart they are in: digits 1, resnet20 2; leave one out"):
         names_with(["digits", "resnet20"], NAMES)
+
+
+def test_the_readme_counts_the_recipes_that_there_are() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (said,) = re.findall(r"# more than (\d+) of them", readme)
+    assert int(said) < len(recipe_names()) <= int(said) + 60
+
+
+def test_the_papers_ablations_are_listed_by_one_word() -> None:
+    found = names_with(["sweeps"], recipe_names())
+    assert {"classification/sweeps/dot-delta", "classification/sweeps/dist-relations"} <= set(found)

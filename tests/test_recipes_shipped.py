@@ -272,7 +272,7 @@ def test_every_teacher_of_the_tables_that_is_a_file_has_a_recipe_that_trains_it(
         teacher = shipped(name).teacher
         if teacher is None or not (teacher.weights or "").startswith("weights/"):
             continue
-        data = name.removeprefix("classification/").split("/")[0]
+        data = (shipped(name).origin.data or "").removeprefix("classification/")  # of a sweep: what it sweeps
         trained = shipped(f"{data}/teachers/{teacher.model.removeprefix('cifar:')}")
         assert (trained.student.model, trained.teacher, trained.method) == (teacher.model, None, ())
         assert trained.data == shipped(name).data.model_copy(update={"copies": "none", "augment": trained.data.augment,

@@ -30,6 +30,7 @@ from understudy.options import (
     Seeds,
     StudentOption,
     StudentWeights,
+    Sweep,
     TeacherOption,
     TeacherWeights,
     TrainTeacher,
@@ -91,6 +92,7 @@ def train(
 def compare(
     words: Words = None,
     rows: Rows = None,
+    sweep: Sweep = None,
     teacher: TeacherOption = None,
     teacher_weights: TeacherWeights = None,
     train_teacher: TrainTeacher = None,
@@ -106,12 +108,16 @@ def compare(
     allow_weak_teacher: AllowWeak = False,
     format: Format = "text",
 ) -> None:
-    """Train several rows of one recipe under shared teacher passes, and print one table."""
+    """Train several rows of one recipe under shared teacher passes, and print one table.
+
+    A row is a name, such as kd+dot, and trains what the shipped recipe of the same data and pair says for it; without
+    one, the data set's or the method's defaults, which is said. --sweep makes rows that vary one setting each.
+    """
     check_format(format)
     typed = Typed(
         teacher=teacher, teacher_weights=teacher_weights, train_teacher=train_teacher, student=student,
-        student_weights=student_weights, data=data, rows=rows, epochs=epochs, seeds=seeds,
-        allow_weak_teacher=allow_weak_teacher,
+        student_weights=student_weights, data=data, rows=rows, sweeps=tuple(sweep or ()),
+        epochs=epochs, seeds=seeds, allow_weak_teacher=allow_weak_teacher,
     )  # fmt: skip
     recipe, may_run_code = recipe_meant(words, typed, bank)
     display = Display(to_stderr=format != "text")

@@ -25,6 +25,7 @@ __all__ = [
     "Seeds",
     "StudentOption",
     "StudentWeights",
+    "Sweep",
     "TeacherOption",
     "TeacherWeights",
     "TrainTeacher",
@@ -63,7 +64,19 @@ Seeds = Annotated[
         metavar="N|A,B,...", help="How many seeds (3 means 0, 1, 2), or which (4, or 1,5; a comma names them)."
     ),
 ]
-Rows = Annotated[str | None, typer.Option(metavar="A,B,...", help="Such as alone,kd,kd+dot,dist.")]
+Rows = Annotated[
+    str | None,
+    typer.Option(metavar="A,B,...", help="Such as alone,kd,kd+dot,dist; each has the settings of its shipped recipe."),
+]
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sweep",
+        metavar="KEY=V1,V2,...",
+        help="Rows that vary a setting: method.*, update.* or task_weight; several sweeps are combined.",
+        show_default=False,
+    ),
+]
 Out = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="The run folder; without it, a numbered one under runs/.")
 ]

@@ -9,6 +9,7 @@ from typing import Any
 from understudy.config import UserError
 from understudy.models.sources import SOURCES
 from understudy.recipe import MOST_SEEDS, Recipe, merged
+from understudy.sweeps import sweep_rows
 
 __all__ = ["Typed"]
 
@@ -28,6 +29,7 @@ class Typed:
     method: str | None = None
     update: str | None = None
     rows: str | None = None
+    sweeps: tuple[str, ...] = ()
     epochs: int | None = None
     seeds: str | None = None
     allow_weak_teacher: bool = False
@@ -46,15 +48,22 @@ class Typed:
             "student": _there({"model": self.student, "weights": self.student_weights}),
             "method": None if self.method is None else _methods(self.method),
             "update": None if self.update is None else {"name": self.update},
-            "rows": None if self.rows is None else [row.strip() for row in self.rows.split(",")],
+            "rows": self._rows(),
             "epochs": self.epochs,
             "seeds": None if self.seeds is None else _seeds(self.seeds),
         }
         settings = merged(base, _there(typed))
-        if "teacher" in settings and not ({"method", "rows"} & set(settings)):
+        if "teacher" in settings and "method" not in settings and (self.sweeps or "rows" not in settings):
             settings["method"] = DEFAULT_METHOD
         _ask_for_what_is_missing(settings)
         return settings
+
+    def _rows(self) -> list[Any] | None:
+        """Named rows, then those of the sweeps; None where neither was typed."""
+        if self.rows is None and not self.sweeps:
+            return None
+        named = [] if self.rows is None else [row.strip() for row in self.rows.split(",")]
+        return [*named, *(sweep_rows(self.sweeps) if self.sweeps else [])]
 
     def names_all_code_of(self, recipe: Recipe, overrides: Sequence[str]) -> bool:
         """Whether every module.path:factory of the recipe was typed by the person who runs it."""

@@ -6,10 +6,17 @@ import warnings
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
-from run_writer import ACCURACY, write_run
+from run_writer import ACCURACY, write_run, write_sweep
 
 from understudy.report import all_plots, read_run
-from understudy.report.figures import accuracy_plot, class_plot, curves_plot, difference_plot, outcome_plot
+from understudy.report.figures import (
+    accuracy_plot,
+    class_plot,
+    curves_plot,
+    difference_plot,
+    outcome_plot,
+    setting_plot,
+)
 from understudy.report.plots import looks, shortened
 
 NAMES = ["curves", "accuracy", "differences", "classes", "outcomes"]
@@ -34,7 +41,13 @@ def test_a_whole_run_has_every_figure_with_a_sentence_on_how_to_read_it(run):
     assert all(plot.reading.endswith(".") for plot in plots)
 
 
-@pytest.mark.parametrize("fixture", ["run", "crowded"])
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    varied = [{"update.delta": delta} for delta in (0.09, -0.09, 0.0, 0.05)]
+    return read_run(write_sweep(tmp_path_factory.mktemp("runs") / "sweep", varied, published=(90.5, 80.1)))
+
+
+@pytest.mark.parametrize("fixture", ["run", "crowded", "sweep"])
 def test_no_two_labels_overlap_and_none_leaves_the_figure(fixture, request):
     for plot in all_plots(request.getfixturevalue(fixture)):
         renderer = FigureCanvasAgg(plot.figure).get_renderer()
@@ -164,3 +177,37 @@ def test_one_epoch_is_drawn_as_points(tmp_path):
 
     assert plot is not None
     assert all(line.get_marker() not in ("None", None) for line in plot.figure.axes[0].lines)
+
+
+def panels(plot):
+    return {axes.get_title(loc="left"): axes for axes in plot.figure.axes}
+
+
+def test_a_sweep_is_drawn_against_its_setting_with_published_points_beside(sweep):
+    plot = setting_plot(sweep)
+    axes = panels(plot)
+
+    assert list(axes) == ["top-1 (validation), %", "task loss (train), nats", "KL to teacher (T=4, train), nats"]
+    means = {row.varied["update.delta"]: row.summary.top1.mean for row in sweep.results.rows if row.varied}
+    line = axes["top-1 (validation), %"].lines[0]
+    assert list(line.get_xdata()) == [-0.09, 0.0, 0.05, 0.09]
+    assert list(line.get_ydata()) == pytest.approx([means[x] for x in line.get_xdata()])
+    diamonds = [tuple(map(float, (*dot.get_xdata(), *dot.get_ydata()))) for dot in axes["top-1 (validation), %"].lines
+                if dot.get_marker() == "D"]  # fmt: skip
+    assert diamonds == [(0.09, 90.5), (-0.09, 80.1)]
+    assert "update.delta" in plot.title
+
+
+def test_words_are_set_side_by_side_and_two_settings_make_a_line_for_each_value_of_the_other(tmp_path):
+    kinds = [{"method.normalisation": kind} for kind in ("none", "l2", "batch")]
+    axes = panels(setting_plot(read_run(write_sweep(tmp_path / "words", kinds))))["top-1 (validation), %"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["none", "l2", "batch"]
+
+    both = [{"update.delta": delta, "task_weight": weight} for delta in (0.01, 0.02, 0.03) for weight in (0.1, 0.5)]
+    axes = panels(setting_plot(read_run(write_sweep(tmp_path / "both", both, seeds=(0,)))))["top-1 (validation), %"]
+    assert [list(line.get_xdata()) for line in axes.lines[:2]] == [[0.01, 0.02, 0.03]] * 2
+
+
+@pytest.mark.parametrize("varied", [[], [{"update.delta": 0.05}]], ids=["no sweep", "one value"])
+def test_a_run_that_varies_nothing_has_no_figure_of_a_setting(tmp_path, varied):
+    assert setting_plot(read_run(write_sweep(tmp_path / "run", varied))) is None

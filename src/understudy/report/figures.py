@@ -17,8 +17,9 @@ from understudy.analysis import outcomes, paired_bootstrap, per_class_accuracy
 from understudy.report.plots import GREY, STYLE, TEACHER_COLOR, Dash, Plot, RowLook, looks, new_figure, shortened
 from understudy.report.results import ALONE, Results
 from understudy.report.run_folder import EpochRecord, RunFolder
+from understudy.report.setting_figure import setting_plot
 
-__all__ = ["accuracy_plot", "all_plots", "class_plot", "curves_plot", "difference_plot", "outcome_plot"]
+__all__ = ["accuracy_plot", "all_plots", "class_plot", "curves_plot", "difference_plot", "outcome_plot", "setting_plot"]
 
 _ROW_INCHES = 0.34
 _MOST_CLASSES = 20  # more do not fit a screen; those with the largest gaps are shown
@@ -26,7 +27,7 @@ _MOST_CLASSES = 20  # more do not fit a screen; those with the largest gaps are 
 
 def all_plots(run: RunFolder) -> list[Plot]:
     """Every figure that the run has the numbers for, in the order of the page."""
-    makers = (curves_plot, accuracy_plot, difference_plot, class_plot, outcome_plot)
+    makers = (curves_plot, setting_plot, accuracy_plot, difference_plot, class_plot, outcome_plot)
     return [plot for make in makers if (plot := make(run)) is not None]
 
 
