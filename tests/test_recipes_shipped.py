@@ -1,18 +1,24 @@
 """The shipped recipes' settings against the papers and their code; their numbers are held in tests/recipes/."""
 
+import json
 import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from strategy_helpers import augmentation, under
+from understudy.config import UserError
+from understudy.models import create_model
 from understudy.models.names import known_names
 from understudy.recipe import Recipe, load_recipe
 from understudy.recipe_files import recipe_names, strategy_names
 from understudy.rows import rows_of
-from understudy.spec import weighted
+from understudy.spec import taps_of, weighted
+from understudy.taps import check_taps
 
 
 @cache
@@ -31,6 +37,28 @@ def test_every_shipped_recipe_resolves_into_rows_of_models_that_there_are() -> N
             if rest.partition(".")[0] not in known[source]:
                 unknown.add(model)
     assert not unknown
+
+
+@cache
+def unbuilt(model: str, kwargs: str) -> nn.Module:
+    """A network without memory for its weights."""
+    with torch.device("meta"):
+        return create_model(model, num_classes=10, weights="none", kwargs=json.loads(kwargs)).module
+
+
+def test_every_shipped_recipe_finds_what_its_methods_look_at() -> None:
+    refused = {}
+    for name in recipe_names():
+        found = shipped(name)
+        for method in (method for row in rows_of(found) for method in row.method):
+            taps = taps_of(method)
+            for side, wanted in ((found.student, taps.student), (found.teacher, taps.teacher)):
+                if side is not None and wanted:
+                    try:
+                        check_taps(unbuilt(side.model, json.dumps(side.kwargs)), wanted, name=side.model)
+                    except UserError as error:
+                        refused[name] = str(error)
+    assert not refused
 
 
 def test_what_is_only_extended_is_no_recipe_and_a_strategy_is_none_either() -> None:

@@ -15,8 +15,8 @@ def as_map(feature: Tensor, module: nn.Module, *, is_channels_first: bool) -> Te
 
     Args:
         feature: what a module gave.
-        module: the network, which may say that its maps are (B,H,W,D) and how many tokens are no places.
-        is_channels_first: whether the map is (B,D,H,W) whatever the network says, as a convolution's is.
+        module: the network, which may say how many tokens are no places.
+        is_channels_first: whether a map is (B,D,H,W); else it is (B,H,W,D).
     """
     if feature.ndim == 3:  # tokens (B,N,D): drop class and register tokens, unfold the square grid
         side = _side_of_grid(feature.shape[1], getattr(module, "num_prefix_tokens", None))
@@ -25,7 +25,7 @@ def as_map(feature: Tensor, module: nn.Module, *, is_channels_first: bool) -> Te
         tokens = feature[:, feature.shape[1] - side**2 :].transpose(1, 2)  # (B,D,side*side)
         return tokens.reshape(*tokens.shape[:2], side, side)
     if feature.ndim == 4:
-        if getattr(module, "output_fmt", "NCHW") == "NHWC" and not is_channels_first:
+        if not is_channels_first:
             return feature.permute(0, 3, 1, 2)
         if feature.shape[2:] == (1, 1):
             return feature.flatten(1)

@@ -17,6 +17,7 @@ from understudy.config import UserError, nearest
 from understudy.feature_layout import as_map, described, only_map
 from understudy.networks import in_one_line, is_channels_last, other_dtype_note
 from understudy.passes import Repeat, left_as_it_was
+from understudy.stages import gives_channels_last, stages_of
 from understudy.tap_hooks import Catcher, place
 
 __all__ = ["TapShape", "TappedModel", "Taps", "check_taps", "classifier_name"]
@@ -56,7 +57,7 @@ class TappedModel(nn.Module):
     Args:
         module: any network.
         prepare: the network's own first operation on images in [0,1] (normalisation, resizing); None: nothing.
-        taps: names as in `Taps`; "stages" is expanded through timm's feature_info.
+        taps: names as in `Taps`; "stages" and "preact_stages" are expanded as `stages_of` finds them.
         name: what error messages call the model.
 
     Raises:
@@ -76,6 +77,9 @@ class TappedModel(nn.Module):
         self._has_shown_classifier = False
         self._catcher = Catcher()
         self._handles: list[RemovableHandle] = []
+        # Found once: compiled code should not look for it.
+        self._stage_places = {tap: _resolved(module, tap) for tap in self.taps}
+        self._are_channels_last = {tap: gives_channels_last(module, self._resolved(tap)) for tap in self.taps}
 
     def forward(self, images: Tensor) -> tuple[Any, dict[str, Tensor]]:
         """The model's output on (B,3,H,W) images, and its tapped features by name."""
@@ -101,14 +105,14 @@ class TappedModel(nn.Module):
         return other
 
     def norms(self) -> dict[str, nn.BatchNorm2d]:
-        """Frozen copies of the batch norms behind the tapped pre-activations, where feature_info names them."""
+        """Frozen copies of the batch norms behind the tapped pre-activations, where it is known which these are."""
+        of_places = {stage.preact: stage.norm for stage in stages_of(self.module) if stage.preact and stage.norm}
         found = {}
         for tap in self.taps:
-            group, _, number = tap.partition(".")
-            paths = _stage_paths(self.module, "norms") if group == "preact_stages" else []
-            norm = self.module.get_submodule(paths[int(number)]) if number.isdigit() and paths else None
+            path = of_places.get(self._resolved(tap)) if tap.startswith("preact_stages.") else None
+            norm = _submodule(self.module, path) if path else None
             if isinstance(norm, nn.BatchNorm2d):
-                found[tap] = copy.deepcopy(norm).eval().requires_grad_(False)
+                found[tap] = _plain_copy(norm)
         return found
 
     def dry_forward(self, sample: Tensor) -> tuple[Any, dict[str, TapShape]]:
@@ -204,7 +208,7 @@ class TappedModel(nn.Module):
         """The module path (with ':input' where that side is meant) behind a short name."""
         if tap == "embedding":
             return f"{self.classifier}:input" if self.classifier else tap
-        return _resolved(self.module, tap)
+        return self._stage_places.get(tap, tap)
 
     def _features(self, caught: Mapping[str, Any]) -> dict[str, Tensor]:
         for tap in self.taps:
@@ -233,9 +237,8 @@ class TappedModel(nn.Module):
             raise UserError(
                 f"what {self.model_name} holds at {tap!r} is {described(caught)}, not a tensor; tap a module inside it"
             )
-        path, _, side = self._resolved(tap).partition(":")
-        is_convolution = not side and isinstance(self.module.get_submodule(path), nn.Conv2d)
-        mapped = as_map(feature, self.module, is_channels_first=is_convolution)
+        is_channels_first = not self._are_channels_last[tap]
+        mapped = as_map(feature, self.module, is_channels_first=is_channels_first)
         if mapped is None:
             raise UserError(
                 f"what {self.model_name} holds at {tap!r} are {feature.shape[1]} tokens {tuple(feature.shape)}, which "
@@ -268,9 +271,9 @@ def _expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str
         if tap in ("stages", "preact_stages"):
             paths = _stage_paths(module, tap)
             if not paths:
+                why = _why_no_preactivations(module) if tap == "preact_stages" else " (timm's feature_info)"
                 raise UserError(
-                    f"{name} does not say where its {tap} are (timm's feature_info); "
-                    f"name modules instead: {_listed(tap_names(module))}"
+                    f"{name} does not say where its {tap} are{why}; name modules instead: {_listed(tap_names(module))}"
                 )
             yield from (f"{tap}.{i}" for i in range(len(paths)))
         else:
@@ -299,12 +302,20 @@ def _resolved(module: nn.Module, tap: str) -> str:
 
 
 def _stage_paths(module: nn.Module, group: str) -> list[str]:
-    info = getattr(module, "feature_info", None)
-    if info is None:
-        return []
-    rows = info if isinstance(info, list) else list(getattr(info, "info", []))
-    key = {"stages": "module", "preact_stages": "preact", "norms": "norm"}[group]
-    return [row[key] for row in rows if row.get(key)]
+    stages = stages_of(module)
+    return [stage.output for stage in stages] if group == "stages" else [s.preact for s in stages if s.preact]
+
+
+def _why_no_preactivations(module: nn.Module) -> str:
+    outputs = [stage.output for stage in stages_of(module)]
+    return f": no activation is known to end its stages ({_listed(outputs, 4)})" if outputs else " (nor its stages)"
+
+
+def _plain_copy(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """Frozen, without the activation that timm keeps in a norm."""
+    copied = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    copied.load_state_dict(copy.deepcopy(norm.state_dict()), strict=False, assign=True)
+    return copied.eval().requires_grad_(False)
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:

@@ -108,6 +108,21 @@ def test_the_authors_choice_of_preactivations_can_be_named() -> None:
     assert [teacher for _, teacher in method.levels] == ["embedding", *reversed(stages)]
 
 
+@pytest.mark.parametrize(
+    ("preact", "ours", "theirs"),
+    [("none", "stages", "stages"), ("teacher", "stages", "preact_stages"), ("both", "preact_stages", "preact_stages")],
+)
+def test_preact_says_which_side_is_looked_at_before_its_activations(preact: str, ours: str, theirs: str) -> None:
+    method = built(ReviewKD, deep_context(), preact=preact)
+    assert ReviewKD.taps_for(method.config) == Taps(student=(ours, "embedding"), teacher=(theirs, "embedding"))
+    assert method.levels[1:] == [(f"{ours}.{i}", f"{theirs}.{i}") for i in (3, 2, 1)]
+
+
+def test_numbered_stages_are_those_of_the_side_that_preact_names() -> None:
+    method = built(ReviewKD, deep_context(), preact="teacher", student_stages=[-1], teacher_stages=[2])
+    assert method.levels[1:] == [("stages.3", "preact_stages.2")]
+
+
 @pytest.mark.parametrize(("most", "mid"), [(512, 6), (2, 2)])
 def test_fusion_is_as_wide_as_the_students_embedding_at_most(most: int, mid: int) -> None:
     method = built(ReviewKD, deep_context(), max_mid_channels=most)

@@ -64,9 +64,9 @@ class AB(StageMethod, name="ab"):
     (`method: none`) or by KD. Nothing of this method is needed in the second, so it has no setting for it; with
     the default task weight, both are done in one run.
 
-    It looks in front of an activation: the networks of the cifar family declare where (`preact_stages`). Of others
-    name modules in `student_stages` and `teacher_stages`, such as layer1.1.bn2 or blocks.3.mlp.fc1: the output of a
-    stage is not what the method compares.
+    It looks in front of an activation (`preact_stages`): known for networks of the cifar family and for timm's and
+    torchvision's ResNet, RegNet, VGG, MobileNet and EfficientNet. Of others name modules in `student_stages` and
+    `teacher_stages`, such as blocks.3.mlp.fc1: the output of a stage is not what the method compares.
 
     Differs from: nothing in value (golden ab), 3/1000 and the weights of stages included, which are the authors'
     code's. Sizes that RepDistiller's connector does not know are brought together by averaging.

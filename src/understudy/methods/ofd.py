@@ -87,9 +87,11 @@ class OFD(StageMethod, name="ofd"):
     The margin of a channel is the mean of its negative values, from the teacher's batch norm. Task 1 and 0.001 times
     this on CIFAR-100; on ImageNet 1e-4 for resnet50-mobilenetv1.
 
-    Stages are paired as `StageMethod` says, among the pre-activations. Both networks must say where these are
-    (feature_info "preact" and, on the teacher's side, "norm"), which excludes networks without ReLU after batch norm,
-    such as ViTs. Another student's can be named, as `student_stages: ["layer2.1.act2:input", ...]` of timm's resnet18.
+    Stages are paired as `StageMethod` says, among the pre-activations: what enters the last activation of a stage, or
+    its output where that is a linear bottleneck (MobileNetV2, EfficientNet), as in the authors' segmentation code.
+    Known are those of the cifar family and of timm's and torchvision's ResNet, RegNet, VGG, MobileNet and EfficientNet.
+    Networks without batch norm in front of an activation, such as ViTs, have none; of others, stages can be named, as
+    `student_stages: ["layer2.1.act2:input", ...]`.
 
     Differs from: the authors run the teacher with batch statistics while training; here it is in eval mode, as for
     every method. A batch-norm channel of weight 0 has a finite margin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from understudy.methods.base import Context, LossWeights, MethodConfig, Paper, a
 from understudy.methods.connectors import pooled
 from understudy.methods.connectors_embeddings import conv_norm
 from understudy.methods.connectors_features import as_map
-from understudy.methods.stage_pairs import StageConfig, StageMethod
+from understudy.methods.stage_pairs import Group, StageConfig, StageMethod
 from understudy.step import Pairing
 from understudy.taps import Taps
 
@@ -27,7 +28,7 @@ def reviewkd_loss(reviewed: Sequence[Tensor], teacher_maps: Sequence[Tensor]) ->
     """Hierarchical context loss (HCL): squared distance at the full size and at a pyramid of pooled ones.
 
     Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021. Per level the mean of
-    MSE(s, t) with weight 1 and MSE(P_l s, P_l t) for those l of 4, 2, 1 below the map's side, with weights 1/2, 1/4,
+    MSE(s, t) with weight 1 and MSE(P_l s, P_l t) for those l of 4, 2, 1 below the map's height, with weights 1/2, 1/4,
     1/8 in the order used; P_l is adaptive average pooling to l x l.
 
     Args:
@@ -54,7 +55,7 @@ def _context_distance(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher = as_map(at_least_float32(student)), as_map(at_least_float32(teacher.detach()))
     distance, weight, total_weight = F.mse_loss(student, teacher), 1.0, 1.0
     for side in _POOLED_SIDES:
-        if side < min(student.shape[2:]):
+        if side < student.shape[2]:  # the height alone, as in the authors' code, for maps that are not square too
             weight /= 2
             total_weight += weight
             gap = F.adaptive_avg_pool2d(student - teacher, side)
@@ -107,11 +108,12 @@ class ReviewKD(StageMethod, name="reviewkd"):
     authors take 5 for resnet32x4-resnet8x4, on ImageNet 1 (resnet34-resnet18) or 8 (resnet50-mobilenetv1) with
     warm-up 1.
 
-    Differs from: their CIFAR-100 code looks at the teacher before the activations, on ImageNet at the student too. The
-    default is what any network offers, ViTs and timm's models included; theirs is `student_stages: [1, 2, 3]` with
-    `teacher_stages: [preact_stages.1, preact_stages.2, preact_stages.3]`, where we equal it to 1e-12 in float64
-    (golden reviewkd). Stages are paired as `StageMethod` says rather than cut off by zip; named ones go from shallow to
-    deep. Maps need not be square.
+    `preact` says which side is looked at before the activations that end its stages: the teacher in their CIFAR-100
+    code, the student too in their ImageNet code. Both have to offer pre-activations then (see ofd).
+
+    Differs from: the default, which looks at stages behind their activations, what any network offers, ViTs included.
+    With `preact: teacher` we equal their code to 1e-12 in float64 (golden reviewkd). Stages are paired as
+    `StageMethod` says rather than cut off by zip; named ones go from shallow to deep. Maps need not be square.
     """
 
     class Config(StageConfig):
@@ -120,6 +122,7 @@ class ReviewKD(StageMethod, name="reviewkd"):
         max_mid_channels: int = Field(
             default=512, ge=1
         )  # mid = min(this, the student's embedding); fixed in mdistiller
+        preact: Literal["none", "teacher", "both"] = "none"  # mdistiller: teacher, and on ImageNet both (STU_PREACT)
 
     paper = Paper(
         authors="Chen, Liu, Zhao, Jia",
@@ -144,6 +147,13 @@ class ReviewKD(StageMethod, name="reviewkd"):
             AttentionFusion(student[ours].channels, mid_channels, teacher[theirs].channels, fuses=number > 0)
             for number, (ours, theirs) in enumerate(self.levels)
         )
+
+    @classmethod
+    def groups_for(cls, config: MethodConfig) -> tuple[Group, Group]:
+        """Pre-activations on the sides that `preact` names."""
+        assert isinstance(config, cls.Config)
+        ours: Group = "preact_stages" if config.preact == "both" else "stages"
+        return ours, "stages" if config.preact == "none" else "preact_stages"
 
     @classmethod
     def taps_for(cls, config: MethodConfig) -> Taps:

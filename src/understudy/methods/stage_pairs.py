@@ -17,6 +17,7 @@ __all__ = ["StageConfig", "StageMethod", "StagePair", "refuse_single_positions",
 
 Stages = tuple[int | str, ...]
 Group = Literal["stages", "preact_stages"]
+Side = Literal["student", "teacher"]
 
 _MOST_BY_DEFAULT = 4  # pairs of two isotropic networks: as many as a pyramid has stages
 
@@ -73,9 +74,15 @@ class StageMethod(Method):
         """All stages of a side, unless every stage of both is given by name."""
         assert isinstance(config, StageConfig)
         ours, theirs = config.student_stages, config.teacher_stages
+        student_group, teacher_group = cls.groups_for(config)
         if ours is None or theirs is None:  # the counterpart of a stage is found among all of them
-            return Taps((cls.group, *_strings(ours)), (cls.group, *_strings(theirs)))
-        return Taps(_taps(ours, cls.group), _taps(theirs, cls.group))
+            return Taps((student_group, *_strings(ours)), (teacher_group, *_strings(theirs)))
+        return Taps(_taps(ours, student_group), _taps(theirs, teacher_group))
+
+    @classmethod
+    def groups_for(cls, config: MethodConfig) -> tuple[Group, Group]:
+        """Among which taps the student's stages are numbered, and among which the teacher's."""
+        return cls.group, cls.group
 
     @staticmethod
     def chosen(pairs: list[StagePair]) -> list[StagePair]:
@@ -91,8 +98,8 @@ class StageMethod(Method):
 
     def _pairs(self, config: StageConfig, context: Context) -> list[StagePair]:
         student, teacher = context.student, context.teacher
-        ours = self._named(config.student_stages, student, "student")
-        theirs = self._named(config.teacher_stages, teacher, "teacher")
+        ours = self._named(config.student_stages, self._numbered(student, "student"), student, "student")
+        theirs = self._named(config.teacher_stages, self._numbered(teacher, "teacher"), teacher, "teacher")
         if ours is None or theirs is None:
             defaults = self._defaults(student, teacher)
             if ours is None and theirs is None:
@@ -112,10 +119,11 @@ class StageMethod(Method):
     def _defaults(self, student: TapShapes, teacher: TapShapes) -> list[tuple[str, str]]:
         ours, theirs = self._candidates(student, "student"), self._candidates(teacher, "teacher")
         num_pairs = min(len(ours), len(theirs))
-        if self._is_isotropic(student) and self._is_isotropic(teacher):
+        are_isotropic = self._is_isotropic(student, "student"), self._is_isotropic(teacher, "teacher")
+        if all(are_isotropic):
             num_pairs = min(num_pairs, _MOST_BY_DEFAULT)
-        ours = spread(ours, num_pairs) if self._is_isotropic(student) else ours[-num_pairs:]
-        theirs = spread(theirs, num_pairs) if self._is_isotropic(teacher) else theirs[-num_pairs:]
+        ours = spread(ours, num_pairs) if are_isotropic[0] else ours[-num_pairs:]
+        theirs = spread(theirs, num_pairs) if are_isotropic[1] else theirs[-num_pairs:]
         return list(zip(ours, theirs, strict=True))
 
     def _partners(self, named: list[str], partners: dict[str, str], side: str, other: str) -> list[str]:
@@ -128,10 +136,9 @@ class StageMethod(Method):
                 )
         return [partners[name] for name in named]
 
-    def _named(self, stages: Stages | None, shapes: TapShapes, side: str) -> list[str] | None:
+    def _named(self, stages: Stages | None, numbered: list[str], shapes: TapShapes, side: Side) -> list[str] | None:
         if stages is None:
             return None
-        numbered = self._numbered(shapes)
         names: list[str] = []
         for stage in stages:
             if isinstance(stage, int) and -len(numbered) <= stage < len(numbered):
@@ -140,30 +147,33 @@ class StageMethod(Method):
                 names.append(stage)
             else:
                 raise UserError(
-                    f"method {self.name!r}: {side}_stages names {stage!r}, but the {side} has "
-                    f"{len(numbered)} {self.group}, numbered from 0, and taps at {', '.join(shapes) or 'nothing'}"
+                    f"method {self.name!r}: {side}_stages names {stage!r}, but the {side} has {len(numbered)} "
+                    f"{self._group(side)}, numbered from 0, and taps at {', '.join(shapes) or 'nothing'}"
                 )
         if not names:
             raise UserError(f"method {self.name!r}: {side}_stages is empty; name a stage, or leave it out")
         return names
 
-    def _candidates(self, shapes: TapShapes, side: str) -> list[str]:
-        names = self._numbered(shapes)
+    def _candidates(self, shapes: TapShapes, side: Side) -> list[str]:
+        names = self._numbered(shapes, side)
         if not names:
             raise UserError(
-                f"method {self.name!r} compares {self.group}, and the {side} offers none; name modules of both "
+                f"method {self.name!r} compares {self._group(side)}, and the {side} offers none; name modules of both "
                 "networks in method.student_stages and method.teacher_stages"
             )
-        begins_with_stem = self.has_stem and len(names) > 1 and not self._is_isotropic(shapes)
+        begins_with_stem = self.has_stem and len(names) > 1 and not self._is_isotropic(shapes, side)
         return names[1:] if begins_with_stem else names
 
-    def _is_isotropic(self, shapes: TapShapes) -> bool:
-        names = self._numbered(shapes)
+    def _is_isotropic(self, shapes: TapShapes, side: Side) -> bool:
+        names = self._numbered(shapes, side)
         return len(names) > 1 and len({_size(shapes[name]) for name in names}) == 1
 
-    def _numbered(self, shapes: TapShapes) -> list[str]:
-        found = [name for name in shapes if name.startswith(f"{self.group}.")]
+    def _numbered(self, shapes: TapShapes, side: Side) -> list[str]:
+        found = [name for name in shapes if name.startswith(f"{self._group(side)}.")]
         return sorted(found, key=lambda name: int(name.rpartition(".")[2]))
+
+    def _group(self, side: Side) -> Group:
+        return self.groups_for(self.config)[side == "teacher"]
 
 
 def spread(names: Sequence[str], num_chosen: int) -> list[str]:

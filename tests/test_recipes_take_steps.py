@@ -1,0 +1,77 @@
+"""Every shipped recipe builds what it names and takes two steps, on a few digits and from random weights."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from understudy.building import build_trainer, open_parts
+from understudy.recipe import recipe_from
+from understudy.recipe_files import merged, read_recipe, recipe_names
+from understudy.rows import rows_of
+from understudy.suiting import check_rows
+
+torch.set_num_threads(1)
+
+# Stages of torchvision's networks, and pre-activations of timm's: neither are declared.
+FAST = ["imagenet/at/resnet34-resnet18", "imagenet/ofd/resnet50-mobilenetv1"]
+DIGITS = {"root": "digits", "format": "auto", "train_rows": "0:8", "val_rows": "1000:1016", "val": "auto"}
+# Swin-L as it is built, with a hundredth of its weights.
+SMALL_SWIN = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4]}
+
+
+@cache
+def stand_in(name: str) -> dict[str, Any]:
+    """A shipped recipe on eight digits: four images a step, and twelve more where copies stand beside them."""
+    shipped = read_recipe(name)
+    size = 64 if name.startswith("imagenet/") else 32
+    over: dict[str, Any] = {
+        "data": {**DIGITS, "batch_size": 4, "image_size": size, "workers": 0},
+        "student": {"weights": "none"},
+        "seeds": [0],
+        "device": "cpu",
+        "lr_is_for_images": None,
+    }
+    if "teacher" in shipped:
+        over["teacher"] = {"weights": "none", "allow_weak": True, "expected_top1": None}
+        if "swin_large" in shipped["teacher"]["model"]:
+            over["teacher"]["kwargs"] = SMALL_SWIN
+    return merged(shipped, over)
+
+
+def losses_of_two_steps(recipe: Mapping[str, Any]) -> list[dict[str, float]]:
+    parts = open_parts(recipe_from(recipe), allow_code=False, say=lambda text: None)
+    rows = rows_of(parts.recipe)
+    check_rows(parts, rows)
+    trainer = build_trainer(parts, rows, 0)
+    loader = parts.train_loader(0)
+    trainer.epochs, trainer.steps_per_epoch = parts.recipe.epochs, loader.steps_per_epoch
+    losses = []
+    for student in trainer.students:
+        student.train()
+    for batch in loader.epoch(1):
+        trainer.take_step(batch)
+        trainer.measures.close_interval()
+        losses += [trainer.measures.interval[student.name] for student in trainer.students]
+        trainer.step_in_epoch += 1
+    return losses
+
+
+def check(name: str) -> None:
+    recipe = stand_in(name)
+    losses = losses_of_two_steps(recipe)
+    assert len(losses) == 2 * max(1, len(recipe.get("rows", ())))
+    assert all(torch.tensor(list(step.values())).isfinite().all() for step in losses), losses
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_recipe_whose_networks_declare_too_little_takes_two_steps(name: str) -> None:
+    check(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name not in FAST])
+def test_every_other_shipped_recipe_takes_two_steps(name: str) -> None:
+    check(name)
