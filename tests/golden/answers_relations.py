@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 import torch.nn.functional as F
 from answers import answers
@@ -94,7 +96,7 @@ def crd(case: Case) -> dict[str, Tensor]:
     )
     parts: dict[str, Tensor] = {}
     drawn = torch.Generator().manual_seed(hyper["draw_seed"])
-    losses = []
+    losses, contrasts = [], []
     for step in range(hyper["steps"]):
         index = case[f"index.{step}"]
         contrast = case.inputs.get(f"contrast_index.{step}")
@@ -103,11 +105,24 @@ def crd(case: Case) -> dict[str, Tensor]:
         pairing = _pairing(case[f"student_features.{step}"], case[f"teacher_features.{step}"], index)
         terms = functional_call(method, weights, (pairing, contrast))
         losses.append(terms["student"] + terms["teacher"])
-        parts |= {f"loss.step{step}": losses[-1], f"contrast_index.{step}": contrast}
+        contrasts.append(contrast)
+        parts[f"loss.step{step}"] = losses[-1]
         for side, name in enumerate(("v1", "v2")):
             parts[f"Z_{name}.step{step}"] = method.log_normaliser[side].exp()
             parts[f"memory_{name}.step{step}"] = method.memory[side].clone()
-    return {"loss": torch.stack(losses).sum(), **parts}
+    return {"loss": torch.stack(losses).sum(), **parts, **_indices(case, contrasts)}
+
+
+def _indices(case: Case, contrasts: list[Tensor]) -> dict[str, Tensor]:
+    """What was drawn, under the names and in the shapes that are stored: step by step, or of all steps at once."""
+    drawn = torch.stack(contrasts)  # (steps, B, K + 1)
+    found = {}
+    for name, stored in case.expected.items():
+        if "contrast_index" in name:
+            step = re.search(r"(\d+)$", name)
+            one = drawn[int(step[1])] if step else drawn if stored.numel() == drawn.numel() else drawn[0]
+            found[name.removeprefix("out.")] = one.reshape(stored.shape)
+    return found
 
 
 def _crd_method(case: Case, student: Tensor, teacher: Tensor) -> CRD:

@@ -13,7 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-FOLDER = Path(os.environ.get("UNDERSTUDY_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden"))
+_SHARED = Path(__file__).resolve().parents[3] / "shared"
+_USUAL = os.pathsep.join(str(_SHARED / name) for name in ("golden", "golden-dense", "golden-successors"))
+# Folders of golden methods, colons between them; a method may have cases in several.
+FOLDERS = [Path(folder) for folder in os.environ.get("UNDERSTUDY_GOLDEN", _USUAL).split(os.pathsep) if folder]
+ABSENT = f"no golden cases in {', '.join(str(folder) for folder in FOLDERS)}"
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,13 @@ class Case:
 
 
 def paths_of(method: str) -> list[Path]:
-    """The case files of a golden method, as paths without suffix; empty where the folder is absent."""
-    return sorted(path.with_suffix("") for path in (FOLDER / method).glob("*.json"))
+    """The case files of a golden method, as paths without suffix; empty where no folder has any."""
+    return [path.with_suffix("") for folder in FOLDERS for path in sorted((folder / method).glob("*.json"))]
+
+
+def methods_stored() -> list[str]:
+    """Every golden method that a folder holds cases of."""
+    return sorted({path.parent.name for folder in FOLDERS for path in folder.glob("*/*.json")})
 
 
 def reference_is_finite_in_float32(path: Path) -> bool:

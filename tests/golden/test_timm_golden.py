@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import timm.data.mixup
 import torch
-from cases import FOLDER, Case, load, paths_of, problem
+from cases import ABSENT, Case, load, paths_of, problem
 from timm.data import Mixup
 from timm.optim import RMSpropTF
 from timm.utils import ModelEmaV2, ModelEmaV3
@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 
 def cases(method: str) -> list[Any]:
     """The case files of a golden method; where the folder is absent, one skip that says so."""
-    absent = pytest.param(None, id="absent", marks=pytest.mark.skip(f"no golden cases of {method} in {FOLDER}"))
+    absent = pytest.param(None, id="absent", marks=pytest.mark.skip(f"{method}: {ABSENT}"))
     return [pytest.param(path, id=f"{method}/{path.name}") for path in paths_of(method)] or [absent]
 
 

@@ -238,3 +238,16 @@ def test_every_setting_of_the_distance_reaches_it() -> None:
         projected = method.projector(batch.student_features["embedding"])
         expected = 3 * projector_loss(projected, teacher, **settings)
         torch.testing.assert_close(method(batch)[str(settings["distance"])], expected)
+
+
+def test_correlation_in_float32_is_that_of_float64_to_the_last_digits() -> None:
+    worst = 0.0
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        apart, teacher = (torch.randn(32, 64, generator=generator) for _ in range(2))
+        student = 30 + teacher + apart / 2
+        exact = projector_loss(student.double(), teacher.double(), distance="correlation")
+        found = projector_loss(student, teacher, distance="correlation")
+        assert found.dtype == torch.float32
+        worst = max(worst, abs(found.double() - exact).item())
+    assert worst < 5e-7

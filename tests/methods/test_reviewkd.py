@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from examples import Array, few, normal, seeds
 from examples_embeddings import (
     STUDENT,
@@ -106,6 +107,15 @@ def test_the_authors_choice_of_preactivations_can_be_named() -> None:
     method = built(ReviewKD, deep_context(), student_stages=[1, 2, 3], teacher_stages=stages)
     assert ReviewKD.taps_for(method.config) == Taps(student=("stages", "embedding"), teacher=(*stages, "embedding"))
     assert [teacher for _, teacher in method.levels] == ["embedding", *reversed(stages)]
+
+
+def test_the_pyramid_of_a_wide_map_is_that_of_its_height() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(2, 3, 3, 1, generator=generator) for _ in range(2))
+    gaps = [(ours - theirs).square().mean()]
+    gaps += [F.adaptive_avg_pool2d(ours - theirs, side).square().mean() for side in (2, 1)]  # 2 is wider than the map
+    expected = (gaps[0] + gaps[1] / 2 + gaps[2] / 4) / 1.75
+    torch.testing.assert_close(reviewkd_loss([ours], [theirs]), expected)
 
 
 @pytest.mark.parametrize(

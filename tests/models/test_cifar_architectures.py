@@ -17,8 +17,9 @@ from understudy.taps import TappedModel
 
 torch.set_num_threads(1)
 
-GOLDEN = Path(os.environ.get("UNDERSTUDY_GOLDEN", Path(__file__).parents[2] / "../shared/golden"))
-ARCHITECTURES = GOLDEN / "architectures.json"
+GOLDEN = os.environ.get("UNDERSTUDY_GOLDEN", str(Path(__file__).parents[2] / "../shared/golden"))
+FILES = [Path(folder) / "architectures.json" for folder in GOLDEN.split(os.pathsep)]
+ARCHITECTURES = next((file for file in FILES if file.is_file()), FILES[0])
 NAMES = [
     *(f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110, "8x4", "32x4", 18, 50)),
     *("wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"),

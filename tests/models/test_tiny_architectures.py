@@ -18,8 +18,9 @@ from understudy.taps import TappedModel, check_taps
 
 torch.set_num_threads(1)
 
-GOLDEN = Path(os.environ.get("UNDERSTUDY_GOLDEN", Path(__file__).parents[2] / "../shared/golden"))
-ARCHITECTURES = GOLDEN / "architectures.json"
+GOLDEN = os.environ.get("UNDERSTUDY_GOLDEN", str(Path(__file__).parents[2] / "../shared/golden"))
+FILES = [Path(folder) / "architectures.json" for folder in GOLDEN.split(os.pathsep)]
+ARCHITECTURES = next((file for file in FILES if file.is_file()), FILES[0])
 
 # What the field calls it, and what it is here: (name, further arguments, taps that give its features).
 NETWORKS: dict[str, tuple[str, dict[str, Any], list[str]]] = {

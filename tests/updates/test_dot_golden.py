@@ -14,8 +14,8 @@ from understudy.updates import DOT
 
 torch.set_num_threads(1)
 
-GOLDEN = Path(os.environ.get("UNDERSTUDY_GOLDEN", Path(__file__).parents[2] / "../shared/golden")) / "dot"
-CASES = sorted(GOLDEN.glob("*.json"))
+_FOLDERS = os.environ.get("UNDERSTUDY_GOLDEN", str(Path(__file__).parents[2] / "../shared/golden")).split(os.pathsep)
+CASES = sorted(file for folder in _FOLDERS for file in (Path(folder) / "dot").glob("*.json"))
 BUFFERS = {"momentum_buffer": "momentum_task", "momentum_kd_buffer": "momentum_distill"}  # theirs: ours
 STREAMS = {"task": "grad_task", "distill": "grad_kd"}
 

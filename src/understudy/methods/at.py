@@ -11,7 +11,7 @@ from torch import Tensor
 
 from understudy.config import UserError, unknown_name
 from understudy.methods.base import Context, LossWeights, Paper
-from understudy.methods.connectors_features import comparable_maps
+from understudy.methods.connectors_features import as_map, comparable_maps
 from understudy.methods.stage_pairs import StageConfig, StageMethod, refuse_single_positions
 from understudy.step import Pairing
 
@@ -53,6 +53,7 @@ def at_loss(
 
 def attention(maps: Tensor, *, exponent: int = 2, form: AttentionForm = "code") -> Tensor:
     """Attention (M, H * W) of maps (M, D, H, W), every row of length 1 (0 where the map is 0)."""
+    maps = as_map(maps)
     if form not in get_args(AttentionForm):
         raise UserError(f"form {form!r} is {unknown_name(form, get_args(AttentionForm))}")
     strength = maps.pow(exponent).mean(dim=1) if form == "code" else maps.abs().pow(exponent).sum(dim=1)

@@ -30,6 +30,7 @@ __all__ = [
     "at_least_float32",
     "comparable_logits",
     "method_named",
+    "refuse_all_but_rows",
 ]
 
 Need = Literal["teacher_logits", "hard_labels", "indices", "copies"]
@@ -227,3 +228,17 @@ def comparable_logits(student_logits: Tensor, teacher_logits: Tensor) -> tuple[T
             "features only (method 'projector' with kl_weight 0)"
         )
     return at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
+
+
+def refuse_all_but_rows(what: str, *tensors: Tensor) -> None:
+    """Refuse tensors that are no rows (M, D), such as maps.
+
+    Raises:
+        UserError: naming what wants rows, and the shapes.
+    """
+    if any(tensor.ndim != 2 for tensor in tensors):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise UserError(
+            f"{what} takes rows (M, D), but got {shapes}; average maps (M, D, H, W) over their positions first, or "
+            "give every position a row of its own"
+        )

@@ -19,6 +19,7 @@ from understudy.methods.connectors_relations import (
     embedding_taps,
     embeddings,
     inner_products,
+    sample_rows,
 )
 from understudy.step import Pairing
 from understudy.taps import Taps
@@ -35,8 +36,8 @@ def cc_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
     1 / (M - 1) * sum over m < M, d of |s - t|_{m,d} |s - t|_{m+1,d}. It depends on the order of the rows.
 
     Args:
-        student_embedding: (M, D); half types are raised to float32, wider ones stay.
-        teacher_embedding: (M, D), embedded by a layer that is trained too, so gradient flows into it.
+        student_embedding: (M, D) or (M, D, H, W); half types are raised to float32, wider ones stay.
+        teacher_embedding: of the same shape, embedded by a layer that is trained too, so gradient flows into it.
 
     Returns:
         Scalar: sum over D, mean over the M - 1 neighbours; 0 for one row.
@@ -66,8 +67,8 @@ def cc_kernel_loss(
     supposes rows of length 1.
 
     Args:
-        student_embedding: (M, D); half types are raised to float32, wider ones stay.
-        teacher_embedding: (M, D), embedded by a layer that may be trained, so gradient flows into it.
+        student_embedding: (M, D) or (M, D, H, W); half types are raised to float32, wider ones stay.
+        teacher_embedding: of the same shape, embedded by a layer that may be trained, so gradient flows into it.
         kernel: "gaussian" or "bilinear".
         gamma: of the Gaussian kernel, > 0.
         order: last p of its series.
@@ -92,7 +93,7 @@ def _comparable(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             f"cc compares embeddings of one size, but the student's are {tuple(student.shape)} and the teacher's "
             f"{tuple(teacher.shape)}; embed both with the same number of channels first"
         )
-    return at_least_float32(student), at_least_float32(teacher)
+    return sample_rows(student), sample_rows(teacher)
 
 
 def _kernel_matrix(rows: Tensor, kernel: Kernel, gamma: float, order: int) -> Tensor:

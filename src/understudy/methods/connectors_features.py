@@ -18,7 +18,16 @@ _LARGEST_KERNEL = 9  # beyond it the connector would have more weights than most
 
 
 def as_map(feature: Tensor) -> Tensor:
-    """A vector (M, D) as a map (M, D, 1, 1); a map as it is."""
+    """A vector (M, D) as a map (M, D, 1, 1); a map as it is.
+
+    Raises:
+        UserError: neither.
+    """
+    if feature.ndim not in (2, 4):
+        raise UserError(
+            f"a map is (M, D, H, W), or a vector (M, D), but got {tuple(feature.shape)}; lay out tokens (M, N, D) as "
+            "a map first"
+        )
     return feature[:, :, None, None] if feature.ndim == 2 else feature
 
 

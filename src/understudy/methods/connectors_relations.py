@@ -19,6 +19,7 @@ __all__ = [
     "embeddings",
     "inner_products",
     "rows_by_copy",
+    "sample_rows",
 ]
 
 NUM_COPIES = 4  # rotations by 0, 90, 180 and 270 degrees
@@ -56,6 +57,22 @@ def embeddings(pairing: Pairing, config: EmbeddingConfig) -> tuple[Tensor, Tenso
     """Pooled features (M, D_s), in the student's dtype, and (M, D_t), detached and in at least float32."""
     teacher = at_least_float32(pairing.teacher_features[config.teacher_tap].detach())
     return pooled(pairing.student_features[config.student_tap]), pooled(teacher)
+
+
+def sample_rows(features: Tensor) -> Tensor:
+    """One row for each sample, in at least float32: maps (M, D, H, W) and tokens (M, N, D) as (M, D * H * W).
+
+    Relations between samples are taken of whole maps, as in the official codes; average them first for the relations
+    of means.
+
+    Raises:
+        UserError: fewer than two axes.
+    """
+    if features.ndim < 2:
+        raise UserError(
+            f"relations between samples need a row for each, (M, D) or (M, D, H, W), but got {tuple(features.shape)}"
+        )
+    return at_least_float32(features).flatten(1)
 
 
 def inner_products(rows: Tensor, others: Tensor) -> Tensor:

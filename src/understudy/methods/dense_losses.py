@@ -55,6 +55,7 @@ def cwd_loss(
         UserError: the shapes differ, an unknown norm or divergence, or "kl" of what is no distribution.
     """
     student, teacher = comparable_logits(student, teacher)
+    _refuse_all_but_maps("cwd", student, teacher)
     num_images, num_channels, height, width = student.shape
     if norm_type not in get_args(ChannelNorm):
         raise UserError(f"norm_type {norm_type!r} is {unknown_name(norm_type, get_args(ChannelNorm))}")
@@ -98,6 +99,7 @@ def skd_pixelwise_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor
         UserError: the shapes differ.
     """
     student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits)
+    _refuse_all_but_maps("skd", student_logits, teacher_logits)
     crossed = F.softmax(teacher_logits, dim=1) * F.log_softmax(student_logits, dim=1)
     return -crossed.sum() / crossed[0, 0].numel()
 
@@ -121,6 +123,7 @@ def skd_pairwise_loss(student: Tensor, teacher: Tensor, *, scale: float = 0.5) -
     Raises:
         UserError: maps of different size.
     """
+    _refuse_all_but_maps("skd", student, teacher)
     if student.shape[2:] != teacher.shape[2:] or len(student) != len(teacher):
         raise UserError(
             f"skd compares the same patches of both maps, but the student's are {tuple(student.shape)} and the "
@@ -136,6 +139,12 @@ def _similarities(maps: Tensor, patch: tuple[int, int]) -> Tensor:
     norms: Tensor = torch.linalg.vector_norm(nodes.detach(), dim=1, keepdim=True)
     nodes = nodes / (norms + 1e-8)
     return nodes.mT @ nodes
+
+
+def _refuse_all_but_maps(what: str, *tensors: Tensor) -> None:
+    if any(tensor.ndim != 4 for tensor in tensors):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise UserError(f"{what} takes maps (N, C, H, W), but got {shapes}; lay out tokens (N, L, C) as a map first")
 
 
 def anchor_boxes(
@@ -225,6 +234,7 @@ def fgfi_loss(adapted: Tensor, teacher: Tensor, counts: Tensor) -> Tensor:
     Raises:
         UserError: the shapes do not fit.
     """
+    _refuse_all_but_maps("fgfi", adapted, teacher)
     if adapted.shape != teacher.shape or counts.shape != adapted[:, 0].shape:
         raise UserError(
             f"fgfi needs maps (B, D, H, W) and counts (B, H, W), but got student {tuple(adapted.shape)}, teacher "

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from understudy.config import UserError, unknown_name
-from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits
+from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits, refuse_all_but_rows
 from understudy.step import Pairing
 
 __all__ = ["DIST", "EpsMode", "dist_loss", "inter_class_relation", "intra_class_relation"]
@@ -66,6 +66,7 @@ def inter_class_relation(student: Tensor, teacher: Tensor, *, eps_mode: EpsMode 
     Returns:
         Scalar in 0..2; a row without variance on either side counts 1.
     """
+    refuse_all_but_rows("inter_class_relation", student, teacher)
     return 1 - _correlation_of_rows(student, teacher, eps_mode).mean()
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from understudy.methods.base import LossWeights, Method, MethodConfig, comparable_logits
+from understudy.methods.base import LossWeights, Method, MethodConfig, comparable_logits, refuse_all_but_rows
 from understudy.methods.dist import DIST
 from understudy.methods.logit_rows import as_rows
 from understudy.step import Pairing
@@ -58,6 +58,7 @@ def rank_relation(student: Tensor, teacher: Tensor, *, temperature: float = 0.1)
     Returns:
         Scalar in 0..2; about 1e-5 where the sides agree, 1 for rows whose values are all equal.
     """
+    refuse_all_but_rows("rank_relation", student, teacher)
     student, teacher = (_centred(soft_ranks(side, temperature=temperature)) for side in (student, teacher))
     norms = (student.square().mean(dim=1) + _EPS) * (teacher.square().mean(dim=1) + _EPS)
     return 1 - ((student * teacher).mean(dim=1) * norms.rsqrt()).mean()

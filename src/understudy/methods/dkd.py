@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from understudy.config import UserError
-from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits
+from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits, refuse_all_but_rows
 from understudy.step import Pairing
 
 __all__ = ["DKD", "dkd_loss"]
@@ -51,6 +51,7 @@ def _decoupled(
 ) -> tuple[Tensor, Tensor]:
     """TCKD and NCKD, each times T^2, mean over labelled rows. Everything stays in log space."""
     student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits)
+    refuse_all_but_rows("dkd", student_logits)
     if labels.shape != student_logits.shape[:1]:
         raise UserError(
             f"dkd needs one class number per row, but got labels {tuple(labels.shape)} for logits "

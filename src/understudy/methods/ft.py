@@ -62,7 +62,16 @@ def ft_loss(
 
 
 def paraphraser_loss(reconstructed: Tensor, teacher_features: Tensor) -> Tensor:
-    """Mean squared error over all entries of (M, D, H, W) maps: what the paraphraser is trained by."""
+    """Mean squared error over all entries of (M, D, H, W) maps: what the paraphraser is trained by.
+
+    Raises:
+        UserError: the shapes differ.
+    """
+    if reconstructed.shape != teacher_features.shape:
+        raise UserError(
+            f"the paraphraser gives back the teacher's map {tuple(teacher_features.shape)}, but got "
+            f"{tuple(reconstructed.shape)}"
+        )
     return F.mse_loss(at_least_float32(reconstructed), at_least_float32(teacher_features.detach()))
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from understudy.config import UserError
-from understudy.methods.base import Context, LossWeights, Method, MethodConfig, Paper, at_least_float32
+from understudy.methods.base import Context, LossWeights, Method, MethodConfig, Paper
 from understudy.methods.connectors import linear_connector
 from understudy.methods.connectors_relations import (
     EmbeddingConfig,
@@ -16,6 +16,7 @@ from understudy.methods.connectors_relations import (
     embedding_taps,
     embeddings,
     inner_products,
+    sample_rows,
 )
 from understudy.step import Pairing
 from understudy.taps import Taps
@@ -68,8 +69,8 @@ def itrd_correlation_loss(projected: Tensor, teacher_features: Tensor, *, alpha:
     has c_d = 0.
 
     Args:
-        projected: (M, D), M >= 2; half types are raised to float32.
-        teacher_features: (M, D), no gradient flows into it.
+        projected: (M, D) or (M, D, H, W), M >= 2; half types are raised to float32.
+        teacher_features: of the same shape, no gradient flows into it.
         alpha: > 0.
 
     Returns:
@@ -89,7 +90,7 @@ def itrd_correlation_loss(projected: Tensor, teacher_features: Tensor, *, alpha:
 
 
 def _standardised(features: Tensor) -> Tensor:
-    features = at_least_float32(features)
+    features = sample_rows(features)
     variance, mean = torch.var_mean(features, dim=0)
     scale = variance.clamp(min=_VARIANCE_FLOOR).rsqrt() * (variance > _VARIANCE_FLOOR)
     return (features - mean) * scale
@@ -115,7 +116,7 @@ def itrd_mutual_loss(student_features: Tensor, teacher_features: Tensor, *, take
 
 
 def _cosines(features: Tensor) -> Tensor:
-    rows = F.normalize(at_least_float32(features), dim=1)
+    rows = F.normalize(sample_rows(features), dim=1)
     return inner_products(rows, rows)  # (M, M)
 
 

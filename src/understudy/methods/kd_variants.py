@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from understudy.methods.base import at_least_float32
+from understudy.methods.base import at_least_float32, comparable_logits
 from understudy.methods.kd import kd_loss
-from understudy.methods.logit_rows import label_cross_entropy
+from understudy.methods.logit_rows import as_rows, label_cross_entropy
 
 __all__ = ["elementwise_kd_loss", "takd_objective"]
 
 
 def elementwise_kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """KD averaged over all M * C elements: C times smaller than Hinton et al.'s.
+    """KD averaged over all elements: C times smaller than Hinton et al.'s.
 
     What torch's `KLDivLoss()` computes by default, and so the code of TAKD, DeiT's soft distillation and Tf-KD.
 
     Args:
-        student_logits: (M, C); half types are raised to float32, wider ones stay.
-        teacher_logits: (M, C), no gradient flows into it.
+        student_logits: (M, C), or (N, C, H, W) whose pixels count as rows; half types are raised to float32.
+        teacher_logits: the same shape, no gradient flows into it.
         temperature: T > 0, softens both distributions.
 
     Returns:
@@ -27,7 +27,8 @@ def elementwise_kd_loss(student_logits: Tensor, teacher_logits: Tensor, *, tempe
     Raises:
         UserError: the shapes differ.
     """
-    return kd_loss(student_logits, teacher_logits, temperature=temperature) / student_logits.shape[1]
+    student_rows, teacher_rows = (as_rows(logits) for logits in comparable_logits(student_logits, teacher_logits))
+    return kd_loss(student_rows, teacher_rows, temperature=temperature) / student_rows.shape[1]
 
 
 def takd_objective(

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from understudy.config import UserError
+from understudy.methods.base import refuse_all_but_rows
 
 __all__ = ["as_rows", "classes_of", "label_cross_entropy", "mean_over_labelled", "other_classes"]
 
@@ -32,6 +33,7 @@ def classes_of(labels: Tensor, logits: Tensor, *, method: str) -> tuple[Tensor, 
     Raises:
         UserError: neither shape.
     """
+    refuse_all_but_rows(method, logits)
     if labels.shape == logits.shape:
         return labels.argmax(dim=1), torch.ones_like(labels[:, 0], dtype=torch.bool)
     if labels.shape != logits.shape[:1]:
@@ -63,7 +65,15 @@ def label_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: floa
     """Cross-entropy of (M, C) logits, in nats, mean over the labelled rows; 0 where no row is labelled.
 
     Labels are (M,) class numbers, -1 where unlabelled, or (M, C) mixed.
+
+    Raises:
+        UserError: other shapes.
     """
+    if logits.ndim != 2 or labels.shape not in (logits.shape, logits.shape[:1]):
+        raise UserError(
+            f"the cross-entropy takes logits (M, C) and labels (M,) or (M, C), but got {tuple(logits.shape)} and "
+            f"{tuple(labels.shape)}; lay out pixels as rows first"
+        )
     if labels.ndim == 2:
         return F.cross_entropy(logits, labels.to(logits.dtype), label_smoothing=label_smoothing)
     total = F.cross_entropy(

@@ -63,6 +63,7 @@ def ofd_loss(connected: Sequence[Tensor], teacher_maps: Sequence[Tensor], margin
     Raises:
         UserError: the numbers of stages or channels differ.
     """
+    connected, teacher_maps = ([as_map(maps) for maps in side] for side in (connected, teacher_maps))
     shapes = [[tuple(maps.shape[:2]) for maps in side] for side in (connected, teacher_maps)]
     if shapes[0] != shapes[1] or len(margins) != len(connected):
         raise UserError(

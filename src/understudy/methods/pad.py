@@ -10,7 +10,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from understudy.config import UserError
-from understudy.methods.base import Context, LossWeights, Method, MethodConfig, Paper, TapShapes, at_least_float32
+from understudy.methods.base import (
+    Context,
+    LossWeights,
+    Method,
+    MethodConfig,
+    Paper,
+    TapShapes,
+    at_least_float32,
+    refuse_all_but_rows,
+)
 from understudy.methods.connectors import linear_connector, pooled
 from understudy.step import Pairing
 from understudy.taps import Taps
@@ -37,6 +46,7 @@ def pad_loss(student_features: Tensor, teacher_features: Tensor, log_variances: 
     Raises:
         UserError: the shapes do not fit.
     """
+    refuse_all_but_rows("pad", student_features, teacher_features)
     sizes = (student_features.shape, (len(student_features), 1))
     if student_features.shape != teacher_features.shape or log_variances.shape not in sizes:
         raise UserError(

@@ -6,8 +6,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, at_least_float32
-from understudy.methods.connectors_relations import EmbeddingConfig, embedding_taps, embeddings, inner_products
+from understudy.methods.base import LossWeights, Method, MethodConfig, Paper
+from understudy.methods.connectors_relations import (
+    EmbeddingConfig,
+    embedding_taps,
+    embeddings,
+    inner_products,
+    sample_rows,
+)
 from understudy.step import Pairing
 from understudy.taps import Taps
 
@@ -23,8 +29,8 @@ def pkt_loss(
     mean over i, j of q_t log((q_t + eps) / (q_s + eps)), q_ij = k_ij / sum_j k_ij, k = (cos(f_i, f_j) + 1) / 2.
 
     Args:
-        student_features: (M, D_s); half types are raised to float32, wider ones stay.
-        teacher_features: (M, D_t), D_t may differ; no gradient flows into it.
+        student_features: (M, D_s) or (M, D_s, H, W); half types are raised to float32, wider ones stay.
+        teacher_features: (M, ...) of any other size; no gradient flows into it.
         eps: added to the length of every row and inside the logarithm.
         excludes_self: leave i = j out, as the paper does and the authors' code does not.
 
@@ -37,7 +43,7 @@ def pkt_loss(
 
 
 def _neighbour_probabilities(features: Tensor, eps: float, excludes_self: bool) -> Tensor:
-    features = at_least_float32(features)
+    features = sample_rows(features)
     # vector_norm has gradient 0 at a zero row, where the root of a sum of squares has NaN.
     rows = features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + eps)
     kernel = (inner_products(rows, rows) + 1) / 2  # (M, M)

@@ -19,6 +19,7 @@ from understudy.methods.base import (
     Paper,
     TapShapes,
     at_least_float32,
+    refuse_all_but_rows,
 )
 from understudy.methods.connectors import linear_connector, mlp_connector, pooled
 from understudy.methods.kd import kd_loss
@@ -73,18 +74,22 @@ def projector_loss(
     Raises:
         UserError: the shapes differ, or an unknown normalisation or distance.
     """
+    refuse_all_but_rows("projector", projected, teacher_features)
     if projected.shape != teacher_features.shape:
         raise UserError(
             f"projected features are {tuple(projected.shape)}, the teacher's {tuple(teacher_features.shape)}; "
             "project onto as many channels as the teacher has, and pool maps first"
         )
+    dtype = torch.promote_types(at_least_float32(projected).dtype, at_least_float32(teacher_features).dtype)
+    # Near 1, where the logarithm is near 0, float32 leaves the correlations' fourth powers too few digits.
+    wide = torch.float64 if distance == "correlation" and projected.device.type != "mps" else dtype
     student, teacher = (
         whitened(rows, whitening=whitening, eps=eps)
         if normalisation == "whiten"
         else _normalised(rows, normalisation, num_groups, eps)
-        for rows in (at_least_float32(projected), at_least_float32(teacher_features.detach()))
+        for rows in (projected.to(wide), teacher_features.detach().to(wide))
     )
-    return _distance(student, teacher, distance, alpha, logsumexp_temperature)
+    return _distance(student, teacher, distance, alpha, logsumexp_temperature).to(dtype)
 
 
 def _normalised(rows: Tensor, normalisation: Normalisation, num_groups: int, eps: float) -> Tensor:

@@ -6,7 +6,15 @@ from pydantic import Field
 from torch import Tensor
 
 from understudy.config import UserError
-from understudy.methods.base import Context, LossWeights, Method, MethodConfig, Paper, at_least_float32
+from understudy.methods.base import (
+    Context,
+    LossWeights,
+    Method,
+    MethodConfig,
+    Paper,
+    at_least_float32,
+    refuse_all_but_rows,
+)
 from understudy.methods.connectors import linear_connector, pooled
 from understudy.methods.connectors_embeddings import tap_channels, unit_rows
 from understudy.step import Pairing
@@ -30,6 +38,7 @@ def projector_ensemble_loss(projected: Tensor, teacher_features: Tensor) -> Tens
     Raises:
         UserError: the shapes differ.
     """
+    refuse_all_but_rows("projector_ensemble", projected, teacher_features)
     if projected.shape != teacher_features.shape:
         raise UserError(
             f"projected features are {tuple(projected.shape)}, the teacher's {tuple(teacher_features.shape)}; "

@@ -9,7 +9,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, at_least_float32
-from understudy.methods.connectors_relations import EmbeddingConfig, embedding_taps, embeddings, inner_products
+from understudy.methods.connectors_relations import (
+    EmbeddingConfig,
+    embedding_taps,
+    embeddings,
+    inner_products,
+    sample_rows,
+)
 from understudy.step import Pairing
 from understudy.taps import Taps
 
@@ -36,8 +42,8 @@ def rkd_loss(
     between student and teacher, mu each side's mean distance.
 
     Args:
-        student_features: (M, D_s); half types are raised to float32, wider ones stay.
-        teacher_features: (M, D_t), D_t may differ; no gradient flows into it.
+        student_features: (M, D_s) or (M, D_s, H, W); half types are raised to float32, wider ones stay.
+        teacher_features: (M, ...) of any other size; no gradient flows into it.
         distance_weight: w_d.
         angle_weight: w_a.
         squared: compare squared distances.
@@ -69,7 +75,7 @@ def rkd_distance_loss(
 
 def _relative_distances(features: Tensor, squared: bool, eps: float) -> Tensor:
     """(M, M) distances over their mean off the diagonal, the diagonal 0."""
-    features = at_least_float32(features)
+    features = sample_rows(features)
     # From differences, not from a Gram matrix: in float32 that one loses the distances of near rows.
     distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=eps**0.5)
     if squared:
@@ -86,14 +92,14 @@ def rkd_angle_loss(student_features: Tensor, teacher_features: Tensor, *, neares
     values are computed again in the backward pass, so that memory stays bounded for any M.
 
     Args:
-        student_features: (M, D_s).
-        teacher_features: (M, D_t), no gradient flows into it.
+        student_features: (M, D_s) or (M, D_s, H, W).
+        teacher_features: (M, ...) of any other size, no gradient flows into it.
         nearest: student rows this near have no direction from each other, and no gradient.
 
     Returns:
         Scalar mean over all M^3 triples.
     """
-    student, teacher = at_least_float32(student_features), at_least_float32(teacher_features.detach())
+    student, teacher = sample_rows(student_features), sample_rows(teacher_features.detach())
     num_rows = len(student)
     per_vertex = num_rows * max(num_rows, student.shape[1], teacher.shape[1])
     block = max(1, _BLOCK_ELEMENTS // per_vertex)

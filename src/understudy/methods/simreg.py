@@ -8,7 +8,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from understudy.config import UserError
-from understudy.methods.base import Context, LossWeights, Method, MethodConfig, Paper, at_least_float32
+from understudy.methods.base import (
+    Context,
+    LossWeights,
+    Method,
+    MethodConfig,
+    Paper,
+    at_least_float32,
+    refuse_all_but_rows,
+)
 from understudy.methods.connectors import linear_connector, pooled
 from understudy.methods.connectors_embeddings import tap_channels, unit_rows
 from understudy.step import Pairing
@@ -33,6 +41,7 @@ def simreg_loss(predicted: Tensor, teacher_features: Tensor) -> Tensor:
     Raises:
         UserError: the shapes differ.
     """
+    refuse_all_but_rows("simreg", predicted, teacher_features)
     if predicted.shape != teacher_features.shape:
         raise UserError(
             f"predicted features are {tuple(predicted.shape)}, the teacher's {tuple(teacher_features.shape)}; "

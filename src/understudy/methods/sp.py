@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.methods.base import LossWeights, Paper, at_least_float32
-from understudy.methods.connectors_relations import inner_products
+from understudy.methods.base import LossWeights, Paper
+from understudy.methods.connectors_relations import inner_products, sample_rows
 from understudy.methods.stage_pairs import StageConfig, StageMethod, StagePair
 from understudy.step import Pairing
 
@@ -31,7 +31,7 @@ def sp_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
 
 
 def _similarities(features: Tensor) -> Tensor:
-    rows = at_least_float32(features).flatten(1)
+    rows = sample_rows(features)
     return F.normalize(inner_products(rows, rows), dim=1)  # (M, M)
 
 

@@ -9,7 +9,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from understudy.config import UserError
-from understudy.methods.base import Context, LossWeights, Method, MethodConfig, Paper, at_least_float32
+from understudy.methods.base import (
+    Context,
+    LossWeights,
+    Method,
+    MethodConfig,
+    Paper,
+    at_least_float32,
+    refuse_all_but_rows,
+)
 from understudy.methods.connectors import pooled
 from understudy.methods.connectors_embeddings import conv_norm, deepest_stage, frozen_classifier
 from understudy.methods.connectors_features import as_map, full_precision
@@ -50,6 +58,7 @@ def srrl_loss(
 
 
 def _terms(projected: Tensor, teacher: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    refuse_all_but_rows("srrl", projected, teacher)
     if projected.shape != teacher.shape:
         raise UserError(
             f"projected features are {tuple(projected.shape)}, the teacher's {tuple(teacher.shape)}; "

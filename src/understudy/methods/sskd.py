@@ -19,6 +19,7 @@ from understudy.methods.base import (
     Paper,
     at_least_float32,
     comparable_logits,
+    refuse_all_but_rows,
 )
 from understudy.methods.connectors import mlp_connector
 from understudy.methods.connectors_relations import (
@@ -104,6 +105,11 @@ def similarities(embeddings: Tensor) -> Tensor:
     Returns:
         ((R-1)B, B), at least float32; copy by copy, image by image.
     """
+    if embeddings.ndim != 3:
+        raise UserError(
+            f"sskd compares embeddings (R, B, D), copy by copy, but got {tuple(embeddings.shape)}; average maps over "
+            "their positions first"
+        )
     rows = F.normalize(at_least_float32(embeddings), dim=2, eps=1e-8)
     return inner_products(rows[1:].flatten(0, 1), rows[0])
 
@@ -150,6 +156,7 @@ def kept_kd_loss(
         Scalar T^2 KL in nats: sum over C, mean over the rows kept; 0 where there are none.
     """
     student, teacher = comparable_logits(student_scores, teacher_scores)
+    refuse_all_but_rows("kept_kd_loss", student, teacher)
     log_student, log_teacher = (F.log_softmax(scores / temperature, dim=1) for scores in (student, teacher))
     divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=1)
     keep = kept_rows(teacher, labels, ratio)
