@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from engine_helpers import batches, small_net, small_teacher
-from understudy import Batch, Classification, Observation, TappedModel, UserError
-from understudy.tasks import Evaluation
+from engine_helpers import batches, small_net, small_teacher, tiny_recipe
+from understudy import Batch, Classification, Observation, StudentSpec, TappedModel, UserError
+from understudy.building import open_parts
+from understudy.spec import Surroundings, build_student
+from understudy.tasks import Evaluation, class_weights_for
 
 CPU = torch.device("cpu")
 
@@ -184,3 +186,75 @@ def test_a_row_that_is_no_number_is_no_prediction_and_never_right() -> None:
     assert found.top5 is not None
     assert found.top5 < 100
     assert found.predictions.tolist() == [-1, *range(1, 8)]
+
+
+class TestClassWeights:
+    WEIGHTS = torch.linspace(0.01, 0.1, 10)  # a batch of them sums to less than 1
+
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    @pytest.mark.parametrize("are_mixed", [False, True])
+    def test_the_loss_is_torchs_weighted_mean(self, smoothing: float, are_mixed: bool) -> None:
+        targets = batches()[0].targets
+        if are_mixed:
+            targets = 0.3 * F.one_hot(targets, 10) + 0.7 * F.one_hot(targets.roll(1), 10)
+        loss, pairing = pair(Classification(10, label_smoothing=smoothing, class_weights=self.WEIGHTS), targets)
+        wanted = torch.nn.CrossEntropyLoss(weight=self.WEIGHTS, label_smoothing=smoothing)
+        torch.testing.assert_close(loss, wanted(pairing.student_logits, targets))
+
+    def test_images_without_a_label_do_not_count(self) -> None:
+        targets = batches()[0].targets.clone()
+        targets[[1, 4]] = -1
+        loss, pairing = pair(Classification(10, class_weights=self.WEIGHTS), targets)
+        known = targets >= 0
+        wanted = F.cross_entropy(pairing.student_logits[known], targets[known], weight=self.WEIGHTS)
+        torch.testing.assert_close(loss, wanted)
+        assert pair(Classification(10, class_weights=self.WEIGHTS), torch.full((8,), -1))[0].item() == 0
+
+    @pytest.mark.parametrize("passes", [2, 4])
+    def test_a_step_in_several_passes_is_the_weighted_mean_over_the_whole_step(self, passes: int) -> None:
+        moved = []
+        for count in (1, passes):
+            task = Classification(10, class_weights=self.WEIGHTS)
+            around = Surroundings(task=task, num_classes=10, sample=batches()[0].images)
+            torch.manual_seed(0)
+            network = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+            network(batches()[0].images)
+            student = build_student(StudentSpec(network, accumulate=count), around)
+            student.train()
+            student.step(batches()[0], Observation(), epoch=1)
+            moved.append(network[1].weight.detach().clone())
+        torch.testing.assert_close(moved[1], moved[0], rtol=1e-5, atol=1e-7)
+
+    def test_balanced_weights_let_all_classes_count_the_same(self) -> None:
+        labels = torch.tensor([0, 0, 0, 1, -1, -1, 3, 3])
+        weights = class_weights_for("balanced", labels, 4)
+        torch.testing.assert_close(weights, torch.tensor([6 / 12, 6 / 4, 6 / 4, 6 / 8]))
+        assert class_weights_for(None, labels, 4) is None
+        assert class_weights_for((1, 2, 3, 4), labels, 4).tolist() == [1, 2, 3, 4]
+
+    @pytest.mark.parametrize(
+        ("setting", "text"),
+        [
+            ((1.0, 2.0), r"one for each of the 4 classes.*got \(2,\)"),
+            ((0.0,) * 4, "one of them above"),
+            ((1.0, 1.0, -1.0, 1.0), "at least 0"),
+            ((1.0, 1.0, math.nan, 1.0), "at least 0"),
+        ],
+    )
+    def test_weights_that_do_not_fit_the_classes_are_refused(self, setting: tuple[float, ...], text: str) -> None:
+        with pytest.raises(UserError, match=text):
+            class_weights_for(setting, torch.arange(4), 4)
+
+    def test_labels_that_nobody_has_read_cannot_be_counted(self) -> None:
+        with pytest.raises(UserError, match="balanced counts the training labels"):
+            class_weights_for("balanced", torch.full((8,), -1), 4)
+
+    def test_a_recipe_says_them(self) -> None:
+        data = {"train_rows": "0:80"}
+        task = open_parts(tiny_recipe({"data": data, "class_weights": "balanced"}), allow_code=False, say=print).task
+        assert task.class_weights is not None
+        labels = open_parts(tiny_recipe({"data": data}), allow_code=False, say=print).data.train.labels
+        totals = torch.bincount(labels, minlength=10) * task.class_weights
+        torch.testing.assert_close(totals, torch.full((10,), 8.0))
+        with pytest.raises(UserError, match="one for each of the 10 classes"):
+            open_parts(tiny_recipe({"class_weights": [1, 2]}), allow_code=False, say=print)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from understudy import runs
-from understudy.building import Parts, live_teacher
+from understudy.building import Parts, classification, live_teacher
 from understudy.building import build_student as build_row
 from understudy.config import UserError, shortened_repr
 from understudy.data import Augment, dataset_splits
@@ -36,7 +36,7 @@ from understudy.runfolder import RunFolder
 from understudy.sharing import refuse_shared_parts
 from understudy.spec import StudentSpec, Surroundings, build_student, tap_teacher
 from understudy.step import Batch
-from understudy.tasks import Classification, Task
+from understudy.tasks import Task
 from understudy.teacher_classes import resolved_classes
 from understudy.teachers import LiveTeacher
 from understudy.training import Trainer
@@ -331,7 +331,7 @@ def _parts_in_memory(
         data=data,
         device=device,
         image_size=image_size,
-        task=Classification(num_classes, label_smoothing=recipe.label_smoothing),
+        task=classification(recipe, data),
         student_network=network_from(student),
         make_student=lambda: network_from(student),
         teacher=None if network is None else live_teacher(network, device, recipe),

@@ -33,7 +33,7 @@ from understudy.recipe_networks import LARGE_IMAGE_SIZE, network_named, with_cla
 from understudy.rows import Row
 from understudy.spec import StudentSpec, Surroundings, tap_teacher
 from understudy.student import Student
-from understudy.tasks import Classification
+from understudy.tasks import Classification, class_weights_for
 from understudy.teachers import LiveTeacher
 from understudy.teachers.bank import BankTeacher
 from understudy.training import Trainer
@@ -42,6 +42,7 @@ __all__ = [
     "Parts",
     "build_student",
     "build_trainer",
+    "classification",
     "deployed_network",
     "in_world",
     "live_teacher",
@@ -178,7 +179,7 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
         data=data,
         device=device,
         image_size=image_size,
-        task=Classification(len(data.classes), label_smoothing=recipe.label_smoothing),
+        task=classification(recipe, data),
         student_network=student,
         make_student=partial(create, recipe.student),
         teacher=live_teacher(teacher, device, recipe) if teacher is not None else None,
@@ -198,6 +199,12 @@ def _teacher_size(recipe: Recipe, data: DataSplits, teacher: Network | None, ima
         return None
     is_told = recipe.teacher is not None and recipe.teacher.image_size is not None
     return teacher.input_size if is_told or data.native_size is None else None
+
+
+def classification(recipe: Recipe, data: DataSplits) -> Classification:
+    """The task of a recipe on its data."""
+    weights = class_weights_for(recipe.class_weights, data.train.labels, len(data.classes))
+    return Classification(len(data.classes), label_smoothing=recipe.label_smoothing, class_weights=weights)
 
 
 def _refuse_unseen(recipe: Recipe, device: torch.device, world: World) -> None:

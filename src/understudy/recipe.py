@@ -100,6 +100,7 @@ class Recipe(Config):
     method: tuple[SerializeAsAny[MethodConfig], ...] = ()  # one mapping, a name, or a list of these; none: alone
     task_weight: float | None = Field(default=None, ge=0)  # None: the method's own default
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None  # in the task loss; balanced: by their images
     update: SerializeAsAny[UpdateConfig] = Joint.Config()
     schedule: Schedule = Schedule()
     lr_is_for_images: int | None = Field(default=None, ge=1)  # a step; a run with another number is told of it

@@ -187,7 +187,7 @@ class Student:
         if num_passes == 1 and world.size == 1:
             yield batch, seen, Part(rows)
             return
-        labelled = world.add_up([self.task.num_labelled(batch).double()])[0].clamp_min(1)
+        labelled = world.add_up([self.task.num_labelled(batch).double()])[0].clamp_min(torch.finfo(torch.double).tiny)
         total = sum(rows.counts)
         for place in range(num_passes):
             bounds = [(place * count // num_passes, (place + 1) * count // num_passes) for count in rows.counts]

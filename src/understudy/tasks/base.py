@@ -50,7 +50,7 @@ class Task(Protocol):
         """The task's own loss (a scalar with gradient), and the Pairings by name."""
 
     def num_labelled(self, batch: Batch) -> Tensor:
-        """() how many predictions the task's own loss is a mean of; stays on the device."""
+        """() how many predictions the task's own loss is a mean of, weighed as there; stays on the device."""
 
     def evaluate(
         self,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from understudy.step import Batch, Observation, Pairing
 from understudy.taps import TappedModel
 from understudy.tasks.base import Evaluation, K, Predictor
 
-__all__ = ["Classification"]
+__all__ = ["Classification", "class_weights_for"]
 
 UNLABELLED = -1
 
@@ -29,15 +30,24 @@ class Classification:
     Args:
         num_classes: C.
         label_smoothing: share of every label that is spread over all classes (Szegedy et al., CVPR 2016).
+        class_weights: (C,) what an image of each class counts; None: all the same. The loss is torch's weighted mean
+            over the whole step: divided by the weights of its labels, or by the number of images where labels are
+            mixed. Scores are of unweighted images.
+
+    Raises:
+        UserError: class_weights that are not C numbers of at least 0, one of them above.
     """
 
-    def __init__(self, num_classes: int, *, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, num_classes: int, *, label_smoothing: float = 0.0, class_weights: Tensor | Sequence[float] | None = None
+    ) -> None:
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise UserError(f"num_classes must be a whole number above 0, got {num_classes!r}")
         if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing must be a share from 0 to below 1, got {label_smoothing!r}")
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
+        self.class_weights = None if class_weights is None else _checked(class_weights, num_classes)
 
     def pair(self, student: TappedModel, seen: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
         """Mean cross-entropy over the labelled images that are no copies, and the Pairing of all (B,C) logits."""
@@ -58,20 +68,42 @@ class Classification:
         return task_loss, {"main": pairing}
 
     def num_labelled(self, batch: Batch) -> Tensor:
-        """() how many images the cross-entropy is a mean of."""
+        """() how many images the cross-entropy is a mean of, each as often as its class counts."""
         targets = batch.targets if batch.copies is None else batch.targets[batch.copies == 0]
         if targets.ndim == 2:
             return torch.full((), float(len(targets)), device=targets.device)
-        return torch.count_nonzero(targets != UNLABELLED).float()
+        if self.class_weights is None:
+            return torch.count_nonzero(targets != UNLABELLED).float()
+        return self._counts_of(targets, self._weights_on(targets.device)).sum()
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy over the labelled rows; 0 where none is labelled."""
+        weights = None if self.class_weights is None else self._weights_on(logits.device).to(logits.dtype)
         total = F.cross_entropy(
-            logits, targets, ignore_index=UNLABELLED, label_smoothing=self.label_smoothing, reduction="sum"
+            logits,
+            targets,
+            weight=weights,
+            ignore_index=UNLABELLED,
+            label_smoothing=self.label_smoothing,
+            reduction="sum",
         )
         if targets.ndim == 2:
             return total / len(targets)
-        return total / (targets != UNLABELLED).sum().clamp_min(1)
+        if weights is None:
+            return total / (targets != UNLABELLED).sum().clamp_min(1)
+        counts = self._counts_of(targets, weights)
+        return total / counts.sum().clamp_min(torch.finfo(counts.dtype).tiny)
+
+    def _weights_on(self, device: torch.device) -> Tensor:
+        """The class weights, kept on the device that asked last: a step must not wait for a copy."""
+        assert self.class_weights is not None
+        if self.class_weights.device != device:
+            self.class_weights = self.class_weights.to(device)
+        return self.class_weights
+
+    def _counts_of(self, targets: Tensor, weights: Tensor) -> Tensor:
+        """(B,) the weight of each image's class; 0 without a label."""
+        return weights[targets.clamp(min=0)] * (targets != UNLABELLED)
 
     def evaluate(
         self,
@@ -144,6 +176,50 @@ class _Scores:
             predictions=self.world.gather_rows(torch.cat([empty, *self.predictions])).cpu(),
             labels=labels.cpu(),
         )
+
+
+def class_weights_for(
+    setting: Literal["balanced"] | Sequence[float] | None, labels: Tensor, num_classes: int
+) -> Tensor | None:
+    """What each class counts, as a recipe's `class_weights` says.
+
+    "balanced" is N / (C * n_c) for the n_c of N labelled training images: all classes together count the same, an
+    image 1 on average. A class without images counts as one with one.
+
+    Args:
+        setting: of the recipe.
+        labels: (N,) of the training images, -1 where unlabelled.
+        num_classes: C.
+
+    Returns:
+        (C,) float32, or None.
+
+    Raises:
+        UserError: no label to count, or a list that does not fit the classes.
+    """
+    if setting is None:
+        return None
+    if setting != "balanced":
+        return _checked(setting, num_classes)
+    counts = torch.bincount(labels[labels >= 0].long(), minlength=num_classes)
+    if not counts.any():
+        raise UserError(
+            "class_weights: balanced counts the training labels, and streamed images have none before they are read; "
+            "give a list of weights, or leave out data.streaming"
+        )
+    return (counts.sum() / (num_classes * counts.clamp(min=1).double())).float()
+
+
+def _checked(weights: Tensor | Sequence[float], num_classes: int) -> Tensor:
+    found = torch.as_tensor(weights, dtype=torch.float32)
+    if found.shape != (num_classes,):
+        raise UserError(
+            f"class_weights: one for each of the {num_classes} classes, in their order, is wanted, but got "
+            f"{tuple(found.shape)}; or write balanced"
+        )
+    if not (found.isfinite().all() and (found >= 0).all() and found.any()):
+        raise UserError(f"class_weights must be at least 0, and one of them above, got {found.tolist()}")
+    return found
 
 
 def _percent(share: Tensor) -> float:
