@@ -188,6 +188,14 @@ def test_a_row_that_is_no_number_is_no_prediction_and_never_right() -> None:
     assert found.predictions.tolist() == [-1, *range(1, 8)]
 
 
+def test_balanced_accuracy_is_the_mean_of_the_classes_own() -> None:
+    labels = torch.tensor([0, 0, 0, 0, 1, 3, 3])
+    said = torch.tensor([0, 0, 0, 1, 0, 3, 3])
+    found = evaluated(5, F.one_hot(said, 5).double(), labels)
+    assert found.balanced_accuracy == pytest.approx(100 * (3 / 4 + 0 + 1) / 3)
+    assert found.top1 == pytest.approx(100 * 5 / 7, abs=1e-4)
+
+
 class TestClassWeights:
     WEIGHTS = torch.linspace(0.01, 0.1, 10)  # a batch of them sums to less than 1
 

@@ -96,8 +96,11 @@ def _stage_at(module: nn.Module, path: str) -> Stage:
     end, inner = path, _submodule(module, path)
     if isinstance(inner, _ACTIVATIONS):
         return Stage(path, f"{path}:input", _norm_in_front(module, path))
-    while isinstance(inner, nn.Sequential) or _is_a(inner, "timm.models.regnet.RegStage"):
-        name, last = list(inner.named_children())[-1] if len(list(inner.children())) else ("", None)
+    while inner is not None and (isinstance(inner, nn.Sequential) or _is_a(inner, "timm.models.regnet.RegStage")):
+        children: list[tuple[str, nn.Module]] = list(inner.named_children())
+        if not children:
+            break
+        name, last = children[-1]
         if isinstance(last, _ACTIVATIONS):
             return Stage(path, f"{end}.{name}:input", _norm_in_front(module, f"{end}.{name}"))
         end, inner = f"{end}.{name}", last

@@ -32,6 +32,14 @@ class Evaluation:
         """Percentage of images on which both models predict the same class."""
         return 100.0 * (self.predictions == other.predictions).double().mean().item()
 
+    @property
+    def balanced_accuracy(self) -> float:
+        """Percent: the mean over the classes that have images of the share of them that is predicted right."""
+        num_classes = int(self.labels.max()) + 1
+        counts = torch.bincount(self.labels, minlength=num_classes)
+        right = torch.bincount(self.labels[self.predictions == self.labels], minlength=num_classes)
+        return 100.0 * (right[counts > 0].double() / counts[counts > 0]).mean().item()
+
     def scores(self) -> dict[str, float]:
         """The numbers alone, for logs and results."""
         found = {"top1": self.top1, "loss": self.loss}
