@@ -25,11 +25,20 @@ class Tally(Protocol):
 
 @dataclass(frozen=True)
 class Ending:
-    """How a process ended: its exit code (minus the signal), what it printed, and how long it (or its end) took."""
+    """How a process ended.
+
+    Attributes:
+        code: exit code, or minus the signal.
+        said: all that it printed.
+        end_seconds: from the signal that it was sent to its end, less what it waited for a processor; None: none sent.
+        processor_seconds: that it took in all.
+        counts: of its changes of files, where it came to its own end.
+    """
 
     code: int
     said: str
-    seconds: float
+    end_seconds: float | None
+    processor_seconds: float
     counts: Mapping[str, int]
 
 
@@ -92,7 +101,7 @@ class Killing:
     server: Server
     recipe: Path
     expected: Mapping[str, bytes]
-    seconds: float
+    processor_seconds: float
     events: int
     writes: int
 
@@ -102,13 +111,13 @@ class Killing:
         ending = server.run(recipe, out)
         assert ending.code == 0, ending.said
         counts = ending.counts
-        return cls(server, recipe, files_of(out), ending.seconds, counts["events"], counts["writes"])
+        return cls(server, recipe, files_of(out), ending.processor_seconds, counts["events"], counts["writes"])
 
     def moment(self, drawn: random.Random) -> dict[str, Any]:
         """Any time at all, just before some change of a file, or half-way through writing one."""
         kind = drawn.choice(["after", "after", "event", "write"])
         if kind == "after":
-            return {"after": drawn.uniform(0, self.seconds)}
+            return {"after": drawn.uniform(0, self.processor_seconds)}
         return {kind: drawn.randint(1, self.events if kind == "event" else self.writes)}
 
     def survives(self, folder: Path, *, kills: int, seed: str) -> tuple[int, int]:

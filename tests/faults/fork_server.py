@@ -21,13 +21,16 @@ from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where own_time.py is
+
 import understudy.cli
 import understudy.models.cost
-import understudy.report.plots  # matplotlib, too: imported late otherwise, once in every fork
+import understudy.report.plots
+from own_time import own_clock
 
 FILE_EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "shutil.copytree")
 NOBODY = 65534
-MOST_SECONDS = 120  # of a run, before it is ended
+MOST_SECONDS = 600  # of a run, before it is ended as one that hangs
 
 
 class Arm:
@@ -38,6 +41,7 @@ class Arm:
         event: die just before the so-many-th change of a file (opening to write, renaming, deleting, new folders).
         at: die just before the first change of a file whose path this pattern is found in.
         write: die while the so-many-th file is written whole, with half of its bytes on the disk.
+        image: let a process that loads images die just before it opens its so-many-th one; each counts its own.
         from_the_start: count from before the folder knows that it is a run.
         as_nobody: from its first write on, the run has no rights but anybody's; before, it has its imports to read.
     """
@@ -49,10 +53,12 @@ class Arm:
         event: int | None,
         at: str | None,
         write: int | None,
+        image: int | None,
         from_the_start: bool,
         as_nobody: bool,
     ) -> None:
         self.out, self.at_event, self.at_path, self.at_write = str(out), event, at, write
+        self.at_image, self.num_images, self.run_pid = image, 0, os.getpid()
         self.as_nobody = as_nobody and os.getuid() == 0  # to whom nothing is forbidden
         self.begun = out / "recipe.yaml" if from_the_start else out / "environment.json"
         self.counts = from_the_start
@@ -62,6 +68,9 @@ class Arm:
         sys.addaudithook(self._on_audit)
 
     def _on_audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if os.getpid() != self.run_pid:
+            self._on_audit_of_worker(event, str(arguments[0]) if arguments else "")
+            return
         if event == "open":
             path, _, flags = arguments
             changes = isinstance(path, str) and path.startswith(self.out) and flags & (os.O_WRONLY | os.O_RDWR)
@@ -76,6 +85,12 @@ class Arm:
         is_there = self.at_path is not None and re.search(self.at_path, str(arguments[0])) is not None
         if self.num_events == self.at_event or is_there:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _on_audit_of_worker(self, event: str, path: str) -> None:
+        if event == "open" and path.endswith(".jpg"):
+            self.num_images += 1
+            if self.num_images == self.at_image:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def _on_fsync(self, file: int) -> None:
         is_whole_file = os.readlink(f"/proc/self/fd/{file}").endswith(".partial")
@@ -107,6 +122,7 @@ def run(job: Mapping[str, Any], said: Path) -> None:
         event=kill.get("event"),
         at=kill.get("at"),
         write=kill.get("write"),
+        image=kill.get("image"),
         from_the_start=bool(kill.get("from_the_start")),
         as_nobody=bool(job.get("as_nobody")),
     )
@@ -134,50 +150,44 @@ def ended(job: Mapping[str, Any], said: Path) -> dict[str, Any]:
     pid = os.fork()
     if pid == 0:
         run(job, said)
-    began, (status, signalled) = time.monotonic(), _killed_or_waited_for(pid, job, said)
-    seconds = time.monotonic() - (signalled or began)
+    end_seconds = _waited_for(pid, job, said)
+    _, status, used = os.wait4(pid, 0)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)  # workers that outlived it
     counts = said.with_suffix(".counts")
     return {
         "code": os.waitstatus_to_exitcode(status),
         "said": said.read_text(encoding="utf-8", errors="replace"),
-        "seconds": seconds,
+        "end_seconds": end_seconds,
+        "processor_seconds": used.ru_utime + used.ru_stime,
         "counts": json.loads(counts.read_text()) if counts.exists() else {},
     }
 
 
-def _killed_or_waited_for(pid: int, job: Mapping[str, Any], said: Path) -> tuple[int, float | None]:
-    """Wait status, and when the signal was sent."""
+def _waited_for(pid: int, job: Mapping[str, Any], said: Path) -> float | None:
+    """Seconds from the signal that was sent, if any, to the end, but for those of waiting for a processor.
+
+    `after` is in processor seconds of the run's, so that it is as far as that on a busy machine, too.
+    """
     kill = job.get("kill") or {}
-    began = time.monotonic()
+    began, clock = time.monotonic(), (~pid << 3) | 2  # clock_getcpuclockid(3), which Python lacks
     send_at: float | None = None
     signalled: float | None = None
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        now = time.monotonic()
-        if done:
-            return status, signalled
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if send_at is None and "after" in kill and _is_time(kill, Path(job["out"]), said):
-            send_at = now + kill["after"]
-        if send_at is not None and signalled is None and now >= send_at:
-            receiver = _first_child(pid) if kill.get("worker") else pid
-            if receiver is not None:
-                os.kill(receiver, kill.get("signal", signal.SIGKILL))
-                signalled = now
-        if now > began + MOST_SECONDS:
+            send_at = time.clock_gettime(clock) + kill["after"]
+        if send_at is not None and signalled is None and time.clock_gettime(clock) >= send_at:
+            os.kill(pid, kill.get("signal", signal.SIGKILL))
+            signalled = own_clock(pid)
+        if time.monotonic() > began + MOST_SECONDS:
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.001)
+    return None if signalled is None else own_clock(pid) - signalled
 
 
 def _is_time(kill: Mapping[str, Any], out: Path, said: Path) -> bool:
     """Whether the clock of the kill may start: the folder is known as a run, and what was waited for was said."""
     return (out / "environment.json").exists() and kill.get("once_said", "") in said.read_text(errors="replace")
-
-
-def _first_child(pid: int) -> int | None:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(children[0]) if children else None
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,47 +13,38 @@ from pathlib import Path
 import pytest
 from faulty_runs import Killing, Server, Tally, files_of, image_settings, image_tree, lost_bytes, recipe_file
 
-MOST_SECONDS = 60  # until the others have noticed
+MOST_SECONDS = 300  # until the others have noticed; an exchange waits for 30 minutes
 
 
 def test_a_run_whose_worker_is_killed_says_so_and_goes_on_when_it_is_started_again(
     server: Server, tmp_path: Path, tally: Tally
 ) -> None:
-    settings = image_settings(image_tree(tmp_path / "images")) | {"epochs": 10}
+    settings = image_settings(image_tree(tmp_path / "images")) | {"epochs": 3}
     peace = Killing.of(server, recipe_file(tmp_path, settings), tmp_path / "in peace/run")
-    kill = {"worker": True, "after": 0.2, "once_said": "student  "}
-    ending = server.run(peace.recipe, tmp_path / "run", kill=kill)
+    # Of 48 an epoch; 16 are evaluated, by processes of their own. By its 42nd, a step has been taken.
+    ending = server.run(peace.recipe, tmp_path / "run", kill={"image": 42})
     assert ending.code == 2, ending.said
     assert "a process that loads images is gone" in ending.said
     assert "lower data.workers" in ending.said
     assert "Traceback" not in ending.said
-    assert ending.seconds < MOST_SECONDS
     ending = server.run(peace.recipe, tmp_path / "run")
     assert ending.code == 0, ending.said
+    assert "goes on in epoch 1, after step " in ending.said
     lost = lost_bytes(tmp_path / "run", peace.expected)
     tally("data worker killed", injected=1, recovered=1, lost_bytes=lost)
 
 
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
-
-
 def launched(recipe: Path, out: Path, said: Path) -> subprocess.Popen[bytes]:
     """The recipe in two processes under torchrun."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = ["-m", "understudy", "compare", str(recipe), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with said.open("wb") as stream:
-        return subprocess.Popen(
-            [*command, str(free_port()), *arguments], env=environment, stdout=stream, stderr=subprocess.STDOUT
-        )
+        return subprocess.Popen([*command, *arguments], env=environment, stdout=stream, stderr=subprocess.STDOUT)
 
 
 def run_to_its_end(recipe: Path, out: Path, said: Path) -> None:
-    code = launched(recipe, out, said).wait(300)
+    code = launched(recipe, out, said).wait(600)
     assert code == 0, said.read_text()
 
 
@@ -67,7 +57,7 @@ def rank_of(launcher: int, rank: int) -> int:
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], said: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not condition():
         assert process.poll() is None, said.read_text()
         assert time.monotonic() < deadline, said.read_text()
