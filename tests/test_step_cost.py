@@ -1,6 +1,5 @@
 """The loop costs little beside its arithmetic: a ratio within one process, of processor time."""
 
-import statistics
 import time
 from collections.abc import Callable
 
@@ -86,6 +85,6 @@ def test_a_whole_step_costs_at_most_a_quarter_more_than_its_arithmetic(update: s
     trainer = Trainer([build_student(spec, around)], teacher=teacher, device=CPU)
     watcher = Alternating(bare_step(update))
     trainer.fit(train_loader(source, settings, seed=0, image_size=32), epochs=1, watcher=watcher)
-    ratios = [ours / bare for ours, bare in watcher.pairs[WARMUP:]]
-    assert len(ratios) == PAIRS
-    assert statistics.median(ratios) < 1.25
+    ours, bare = zip(*watcher.pairs[WARMUP:], strict=True)
+    assert len(ours) == PAIRS
+    assert min(ours) / min(bare) < 1.25  # the least of each: what else the machine does comes on top

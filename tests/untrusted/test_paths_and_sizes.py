@@ -124,9 +124,9 @@ def test_a_chain_of_recipes_that_extend_each_other_has_an_end() -> None:
      "data.batch_size=1000000000000", "epochs=" + "9" * 30, "student.kwargs={width: .inf, depth: " + "9" * 30 + "}"],
 )  # fmt: skip
 def test_numbers_that_would_fill_the_machine_are_refused_at_once(setting: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     refused("train", *DIGITS, setting, "--out", "x")
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert not Path("x").exists()
 
 
