@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,18 +15,19 @@ from understudy import UserError
 from understudy.locking import LOCK_FILE, held
 
 HOLDER = """
-import sys, time
+import sys
 from pathlib import Path
 from understudy.locking import held
 with held(Path(sys.argv[1]), what="run folder"):
     print("holds", flush=True)
-    time.sleep(60)
+    sys.stdin.read()  # until it is killed
 """
+PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 
 
 @pytest.fixture
 def holder(tmp_path: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], **PIPES)
     assert process.stdout is not None
     assert process.stdout.readline() == "holds\n"
     yield process
@@ -56,7 +58,7 @@ def test_the_second_of_two_equal_runs_is_refused_and_the_first_one_finishes(tmp_
     run_recipe(recipe, tmp_path / "run", overwrite=True)
     (tmp_path / "run/results.json").unlink()  # as of a run that is not finished
     (tmp_path / "run/report.html").unlink()
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "run"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "run"], **PIPES)
     try:
         assert process.stdout is not None
         process.stdout.readline()

@@ -202,10 +202,10 @@ def started(recipe: Path, out: Path) -> subprocess.Popen[str]:
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not condition():
         assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "nothing happened for five minutes"
+        assert time.monotonic() < deadline, "nothing happened for ten minutes"
         time.sleep(0.01)
 
 
@@ -223,10 +223,8 @@ class TestProcess:
         process = started(long_recipe, tmp_path / "run")
         wait_until(lambda: num_lines(tmp_path / "run") >= 7, process)
         process.send_signal(number)
-        began = time.monotonic()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)  # tests/faults/test_signals.py holds it to ten seconds
         assert process.returncode == code
-        assert time.monotonic() - began < 10
         steps = [json.loads(line)["step"] for line in metrics_of(tmp_path / "run") if '"kind": "train"' in line]
         assert errors.splitlines()[-1] == f"stopped after step {steps[-1]}; the same command continues from here"
         assert "Traceback" not in errors
@@ -242,7 +240,7 @@ class TestProcess:
             process.kill()
             process.communicate()
         process = started(long_recipe, tmp_path / "run")
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
         # A kill in the middle of deleting a checkpoint leaves its checksum, which counts for nothing.
         found = unequal(RunFolder(tmp_path / "run"), long_run)

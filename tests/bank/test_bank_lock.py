@@ -17,7 +17,7 @@ FORKING = multiprocessing.get_context("fork")  # a start afresh would import tor
 def answer_to_a_second_call(out: Path) -> str:
     """What another process is told that makes the same bank."""
     with ProcessPoolExecutor(1, mp_context=FORKING) as pool:
-        return pool.submit(_refusal, out).result(timeout=60)
+        return pool.submit(_refusal, out).result(timeout=600)
 
 
 def _refusal(out: Path) -> str:

@@ -108,7 +108,7 @@ make(small_recipe(), Path(sys.argv[1]), display=die, shard_samples=32)
 def test_a_bank_that_was_killed_becomes_the_one_left_in_peace(tmp_path: Path) -> None:
     here = Path(__file__).parent
     code = KILLED_AFTER.format(paths=[str(here), str(here.parent)])
-    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "cut")], timeout=300)
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "cut")], timeout=600)
     assert killed.returncode == -signal.SIGKILL
     make(small_recipe(), tmp_path / "cut", **SMALL_SHARDS)
     make(small_recipe(), tmp_path / "whole", **SMALL_SHARDS)

@@ -286,7 +286,7 @@ def test_two_processes_read_one_bank(tmp_path: Path) -> None:
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     for name, option in (("live", ()), ("banked", ("--bank", str(tmp_path / "bank")))):
         words = ("-m", "understudy", "train", str(file), *option, "--out", str(tmp_path / name))
-        said = subprocess.run([*torchrun, *words], capture_output=True, text=True, timeout=300)
+        said = subprocess.run([*torchrun, *words], capture_output=True, text=True, timeout=600)
         assert said.returncode == 0, said.stderr
     live, banked = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("live", "banked"))
     assert banked["rows"][0]["seeds"] == live["rows"][0]["seeds"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 SIZE = 2
+MOST_SECONDS = 600.0  # of a call, before the pair is ended as one that hangs
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class TwoProcesses:
     def __init__(self, *, share_gpu: bool = False) -> None:
         self._share_gpu = share_gpu
         self._processes: list[Any] = []
+        self._store: Any = None
         self._lines: list[Connection] = []
 
     def start(self, function: Callable[..., Any], *arguments: Any) -> None:
@@ -45,7 +46,7 @@ class TwoProcesses:
         for line in self._lines:
             line.send((function, arguments))
 
-    def finish(self, timeout: float = 120.0) -> list[Any]:
+    def finish(self, timeout: float = MOST_SECONDS) -> list[Any]:
         """What the call gave, by rank. After an exception the pair is started anew: the other may be left waiting."""
         until = time.monotonic() + timeout
         answers: list[Any] = [None] * SIZE
@@ -59,7 +60,7 @@ class TwoProcesses:
             raise RuntimeError("\n".join(answer.traceback or answer.text for answer in raised))
         return answers
 
-    def call(self, function: Callable[..., Any], *arguments: Any, timeout: float = 120.0) -> list[Any]:
+    def call(self, function: Callable[..., Any], *arguments: Any, timeout: float = MOST_SECONDS) -> list[Any]:
         """What `function(*arguments)` gives in each process, by rank; both are pickled."""
         self.start(function, *arguments)
         return self.finish(timeout)
@@ -69,13 +70,19 @@ class TwoProcesses:
         for process in self._processes:
             process.terminate()
             process.join()
-        self._processes, self._lines = [], []
+        self._processes, self._lines, self._store = [], [], None
 
     def _open(self) -> None:
-        context, port = multiprocessing.get_context("spawn"), _free_port()
+        from torch.distributed import TCPStore  # the processes, too, import this file, before they know their GPUs
+
+        context = multiprocessing.get_context("spawn")
+        # Served from here, as torchrun does it, on a port that is free because it is taken at once.
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         for rank in range(SIZE):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, port, theirs, self._share_gpu), daemon=True)
+            process = context.Process(
+                target=_serve, args=(rank, self._store.port, theirs, self._share_gpu), daemon=True
+            )
             process.start()
             self._processes.append(process)
             self._lines.append(ours)
@@ -84,7 +91,7 @@ class TwoProcesses:
 def _serve(rank: int, port: int, line: Connection, share_gpu: bool) -> None:
     """Answer calls until the end."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0" if share_gpu else str(rank), "WORLD_SIZE": str(SIZE)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     if not share_gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
@@ -101,9 +108,3 @@ def _serve(rank: int, port: int, line: Connection, share_gpu: bool) -> None:
                 line.send(function(*arguments))
             except BaseException as error:
                 line.send(Raised(f"{type(error).__name__}: {error}", traceback.format_exc()))
-
-
-def _free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])

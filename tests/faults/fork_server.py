@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where own_time.py is
 
 import understudy.cli
 import understudy.models.cost
-import understudy.report.plots
+import understudy.report.plots  # matplotlib, too: imported late otherwise, once in every fork
 from own_time import own_clock
 
 FILE_EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "shutil.copytree")
