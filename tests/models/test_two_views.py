@@ -73,18 +73,21 @@ def test_both_see_one_crop_of_one_decoded_image_each_at_its_size_and_normalisati
     )
     config = DataConfig(root="python", batch_size=3, augment={"name": "resized_crop"}, workers=workers)
     loader = train_loader(source, config, seed=0, image_size=24, teacher_size=40)
+    watched = LiveTeacher(teacher.module, prepare=teacher.prepare)
     loop = trainer(
         task=Classification(3),
         students=[StudentSpec(student.module, method=KD.Config(), prepare=student.prepare)],
         sample=Batch(torch.zeros(2, 3, 24, 24), torch.zeros(2).long(), teacher_images=torch.zeros(2, 3, 40, 40)),
-        teacher=LiveTeacher(teacher.module, prepare=teacher.prepare),
+        teacher=watched,
     )
+    looking = watched.model.module  # a second network on the same tensors, so that the first keeps its modes
+    assert isinstance(looking, Recorder)
     student.module.given.clear()  # of the dry pass
-    teacher.module.given.clear()
+    looking.given.clear()
     loop.fit(loader, epochs=1)
 
     small = unnormalised(torch.cat(student.module.given), student)
-    large = unnormalised(torch.cat(teacher.module.given), teacher)
+    large = unnormalised(torch.cat(looking.given), teacher)
     assert (small.shape, large.shape) == ((9, 3, 24, 24), (9, 3, 40, 40))
     same_size = F.interpolate(large, size=(24, 24), mode="bilinear", antialias=True)
     apart = (small - same_size).abs().mean(dim=(1, 2, 3))
