@@ -19,7 +19,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_student_that_its_method_has_added_to_scores_as_it_did_in_the_run(run: Path) -> None:
     last = json.loads((run / "results.json").read_text())["rows"][0]["seeds"][0]["last"]
-    assert f"top-1 {last['top1']:.2f} %   top-5 {last['top5']:.2f} %   loss {last['loss']:.4f}" in done("evaluate", run)
+    scores = f"top-1 {last['top1']:.2f} %   top-5 {last['top5']:.2f} %   balanced {last['balanced_accuracy']:.2f} %"
+    assert f"{scores}   loss {last['loss']:.4f}" in done("evaluate", run)
 
 
 def test_results_that_deploy_another_runs_row_are_refused(run: Path, tmp_path: Path) -> None:

@@ -125,8 +125,17 @@ class TestScores:
         among_five = sum(int(labels[i] in ranked[i, :5]) for i in range(20))
         loss = -sum(logits[i].log_softmax(0)[labels[i]].item() for i in range(20)) / 20
         found = evaluated(8, logits, labels, batch_size=batch_size)
+        by_class = [(ranked[labels == c, 0] == c).double().mean().item() for c in labels.unique()]
+        balanced = 100 * sum(by_class) / len(by_class)
+        assert balanced != pytest.approx(100 * first / 20)
         assert found.scores() == pytest.approx(
-            {"top1": 100 * first / 20, "top5": 100 * among_five / 20, "loss": loss}, rel=1e-6
+            {
+                "top1": 100 * first / 20,
+                "top5": 100 * among_five / 20,
+                "loss": loss,
+                "balanced_accuracy": round(balanced, 4),
+            },
+            rel=1e-6,
         )
         assert 0 < first < among_five < 20  # else this test could not tell them apart
         assert torch.equal(found.predictions, ranked[:, 0])

@@ -143,9 +143,12 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
     found = parts.task.evaluate({"student": lambda batch: student(batch.images)}, batches, parts.device)
     scores = found["student"]
     top5 = "" if scores.top5 is None else f"   top-5 {scores.top5:.2f} %"
+    counts = scores.labels.bincount()
+    is_even = len(counts[counts > 0].unique()) == 1
+    balanced = "" if is_even else f"   balanced {scores.balanced_accuracy:.2f} %"
     what = split if data is None else f"{parts.data.name}, {_which_images(parts, split)}"
     images = f"{what} ({len(scores.labels):,} images)"
-    return f"{run.student}   {images}   top-1 {scores.top1:.2f} %{top5}   loss {scores.loss:.4f}"
+    return f"{run.student}   {images}   top-1 {scores.top1:.2f} %{top5}{balanced}   loss {scores.loss:.4f}"
 
 
 def _which_images(parts: Parts, split: str) -> str:

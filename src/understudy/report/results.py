@@ -82,6 +82,7 @@ class Scores(Record):
 
     top1: Number
     top5: Number | None = None  # above five classes only
+    balanced_accuracy: Number | None = None  # percent: mean over the classes of the share that is right
     loss: Number | None = None
     agreement: Number | None = None  # percent of images on which teacher and student name one class
     epoch: Count | None = None

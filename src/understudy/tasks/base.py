@@ -42,7 +42,7 @@ class Evaluation:
 
     def scores(self) -> dict[str, float]:
         """The numbers alone, for logs and results."""
-        found = {"top1": self.top1, "loss": self.loss}
+        found = {"top1": self.top1, "loss": self.loss, "balanced_accuracy": round(self.balanced_accuracy, 4)}
         return found if self.top5 is None else {**found, "top5": self.top5}
 
 
