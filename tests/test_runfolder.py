@@ -48,6 +48,20 @@ def test_an_unfinished_run_of_the_same_recipe_is_continued(tmp_path: Path) -> No
     assert choose(ONE, runs=tmp_path).path == first.path
 
 
+def test_an_unfinished_run_of_an_older_version_is_continued_where_later_settings_are_at_their_defaults(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe = load_recipe(tmp_path / "recipe.yaml").as_dict()
+    older = {key: value for key, value in recipe.items() if key != "class_weights"}
+    older["data"] = {key: value for key, value in recipe["data"].items() if key != "sampling"}
+    assert older != recipe
+    runs = tmp_path / "runs"
+    begun = choose(older, runs=runs)
+    assert choose(recipe, runs=runs).path == begun.path
+    assert choose({**recipe, "class_weights": "balanced"}, runs=runs).path != begun.path
+
+
 def test_a_finished_run_is_never_taken_again(tmp_path: Path) -> None:
     finish(choose(ONE, runs=tmp_path))
     assert choose(ONE, runs=tmp_path).path.name == "pets-kd-2"

@@ -293,6 +293,8 @@ def _changed(recipe: Recipe, name: str) -> tuple[Changed, ...]:
         before = Recipe.read(settings_alone(read_recipe(name)), what=name)
     except UserError:
         return ()  # half a recipe, which only what was laid on it made one
+    if not before.published and all(isinstance(row, str) or not row.published for row in before.rows):
+        return ()  # there is nothing that it could no longer stand beside
     return changed_settings(before.as_dict(), recipe.as_dict())
 
 

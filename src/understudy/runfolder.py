@@ -14,6 +14,7 @@ from understudy.config import UserError, differences
 from understudy.handed_over import differing_parts
 from understudy.locking import LOCK_FILE
 from understudy.logs import json_text
+from understudy.recipe import recipe_from
 from understudy.untrusted import given_path, plain_json, plain_yaml, text_of
 
 __all__ = ["WRITTEN", "RunFolder", "open_run_folder"]
@@ -116,7 +117,7 @@ class RunFolder:
 
     def differences(self, recipe: Mapping[str, Any], handed_over: Mapping[str, Any]) -> list[str]:
         """Every setting, and everything that Python gave, in which this run is another, a line each."""
-        settings = differences(_what_matters(recipe), _what_matters(self.recipe()))
+        settings = differences(_what_matters(recipe), _what_matters(_completed(self.recipe())))
         parts = [f"  {part}   another one" for part in differing_parts(handed_over, self.handed_over())]
         return [*settings, *parts]
 
@@ -167,6 +168,14 @@ def open_run_folder(path: str | Path) -> RunFolder:
         missing = " and ".join(file.name for file in (run.recipe_file, run.environment_file) if not file.is_file())
         raise UserError(f"{path} is no run folder (no {missing} in it)")
     return run
+
+
+def _completed(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe with the defaults of settings that it lacks, as one that an older version wrote does."""
+    try:
+        return recipe_from(recipe).as_dict()
+    except UserError:
+        return recipe
 
 
 def _what_matters(recipe: Mapping[str, Any]) -> dict[str, Any]:
