@@ -161,8 +161,8 @@ def test_distill_runs_in_the_faster_format_and_gives_back_a_plain_network(tmp_pa
     result = us.distill(
         None, student, train=data, val=data, method="none", epochs=1, batch_size=16, out=tmp_path / "run", quiet=True
     )
-    assert seen
-    assert all(seen)
+    assert True in seen
+    assert all(seen[seen.index(True) :])  # before: contiguous copies, by which the network is known again
     assert is_channels_last(student) is False  # what was handed over stays as it was
     assert all(value.is_contiguous() for value in result.student.state_dict().values())
 

@@ -180,7 +180,7 @@ def test_odd_students_are_distilled_and_read_again(make: Callable[[], nn.Module]
     result = distilled(small_net(1), student, tmp_path / "run", device=torch.device("cpu"))
     assert result.student(IMAGES).shape == (8, CLASSES)
     if make is pruned:
-        assert (result.student.state_dict()["1.conv.weight_mask"] == 0).sum() == 81
+        assert (result.student.state_dict()["conv.weight_mask"] == 0).sum() == 81
 
 
 def test_a_student_that_keeps_a_view_of_its_maps_runs_contiguous_and_that_is_said_once(

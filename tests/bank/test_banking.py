@@ -54,7 +54,7 @@ def test_its_size_is_said_before_it_is_made(tmp_path: Path) -> None:
     display = Heard()
     make(small_recipe(), tmp_path, display=display, dtype="float16", views=3)
     (line,) = [text for text in display.said if text.startswith("bank ")]
-    assert "1 seed x 3 views of 80 images, 25 bytes each (10 logits; float16): 6 kB" in line
+    assert "1 seed x 3 views of 80 images, 29 bytes each (10 logits; float16): 6.96 kB" in line
 
 
 def test_several_seeds_lie_beside_each_other_and_show_other_views(tmp_path: Path) -> None:

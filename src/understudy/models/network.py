@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -178,5 +179,5 @@ def _per_channel(values: Sequence[float] | None) -> Tensor | None:
 
 
 def _as_list(values: Tensor | None) -> list[float] | None:
-    # Seven digits are what float32 holds: 0.485, not 0.48500001430511475.
-    return None if values is None else [float(f"{value:.7g}") for value in values.flatten().tolist()]
+    # The fewest digits that give the same float32 again: 0.485, not 0.48500001430511475.
+    return None if values is None else [float(str(np.float32(value))) for value in values.flatten().tolist()]
