@@ -21,7 +21,14 @@ torch.set_num_threads(1)
 # Stages of torchvision's networks, and pre-activations of timm's: neither are declared.
 FAST = ["imagenet/at/resnet34-resnet18", "imagenet/ofd/resnet50-mobilenetv1"]
 FIRST_STAGES = {"ft": "paraphraser", "sskd": "head", "hsakd": "heads"}  # whose connectors a second run wants
-DIGITS = {"root": "digits", "format": "auto", "train_rows": "0:8", "val_rows": "1000:1016", "val": "auto"}
+DIGITS = {
+    "fraction": None,
+    "root": "digits",
+    "format": "auto",
+    "train_rows": "0:8",
+    "val_rows": "1000:1016",
+    "val": "auto",
+}
 # Swin-L as it is built, with a hundredth of its weights.
 SMALL_SWIN = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4]}
 
@@ -30,15 +37,14 @@ SMALL_SWIN = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4]
 def stand_in(name: str) -> dict[str, Any]:
     """A shipped recipe on eight digits: four images a step, and twelve more where copies stand beside them."""
     shipped = read_recipe(name)
-    size = 32 if "/imagenet/" in f"/{name}" else 16  # pixels: a quarter of the work of twice as many
+    is_large = (shipped["data"].get("image_size") or 0) >= 224
+    size = 32 if is_large else 16  # pixels: a quarter of the work of twice as many
     over: dict[str, Any] = {
         "data": {**DIGITS, "batch_size": 4, "image_size": size, "workers": 0},
         "student": {"weights": "none"},
         "seeds": [0],
         "device": "cpu",
         "lr_is_for_images": None,
-        # In channels_last torch 2.14 corrupts memory on the CPU: four channels (digits/demo), batches of four.
-        "channels_last": False,
     }
     if shipped.get("teacher"):
         over["teacher"] = {"weights": "none", "allow_weak": True, "expected_top1": None}
