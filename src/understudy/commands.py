@@ -144,7 +144,7 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
     scores = found["student"]
     top5 = "" if scores.top5 is None else f"   top-5 {scores.top5:.2f} %"
     counts = scores.labels.bincount()
-    is_even = len(counts[counts > 0].unique()) == 1
+    is_even = len(set(counts[counts > 0].tolist())) == 1
     balanced = "" if is_even else f"   balanced {scores.balanced_accuracy:.2f} %"
     what = split if data is None else f"{parts.data.name}, {_which_images(parts, split)}"
     images = f"{what} ({len(scores.labels):,} images)"
