@@ -16,9 +16,9 @@ import yaml
 from engine_helpers import DROPOUT_STUDENT, Eventful, reproducible_files, run_recipe, tiny_recipe
 from understudy import Recipe, UserError
 from understudy.checkpoint import load_latest
+from understudy.interrupted import Interrupted
 from understudy.logs import Display
 from understudy.runfolder import RunFolder
-from understudy.training import Interrupted
 from understudy.watching import StopRequest
 
 # A teacher that is trained, then two seeds of three rows: training stretches 1, 2, 3 of three, six and six steps.

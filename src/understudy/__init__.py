@@ -4,27 +4,16 @@ One call: `distill`. Composed by hand: `trainer`, `LiveTeacher`, `StudentSpec`. 
 losses. What is not listed here may change without notice.
 """
 
-from understudy import methods
-from understudy.api import Result, distill, trainer
-from understudy.config import UserError
-from understudy.data import DataConfig
-from understudy.methods.base import Context, LossWeights, Method, MethodConfig
-from understudy.methods.dist import dist_loss
-from understudy.methods.dkd import dkd_loss
-from understudy.methods.kd import kd_loss
-from understudy.methods.projector import projector_loss
-from understudy.models import create_model, load_student
-from understudy.recipe import Recipe, load_recipe
-from understudy.spec import StudentSpec
-from understudy.step import Batch, Losses, Observation, Pairing
-from understudy.student import Student
-from understudy.taps import TappedModel, Taps
-from understudy.tasks import Classification
-from understudy.teachers import LiveTeacher
-from understudy.training import Trainer
-from understudy.updates import DOT, Joint, Schedule, lr_factor
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
+from understudy.timm_names import register_with_timm
+
+if TYPE_CHECKING:
+    from understudy.public import *  # noqa: F403
+
+__all__ = [  # noqa: F405
     "DOT",
     "Batch",
     "Classification",
@@ -59,3 +48,22 @@ __all__ = [
     "projector_loss",
     "trainer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name or a module of this package, imported when it is asked for: torch alone takes seconds."""
+    if name in __all__:
+        found = getattr(import_module("understudy.public"), name)
+    elif not name.startswith("_") and find_spec(f"understudy.{name}") is not None:
+        found = import_module(f"understudy.{name}")
+    else:
+        raise AttributeError(f"module 'understudy' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_with_timm()

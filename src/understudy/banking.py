@@ -20,8 +20,9 @@ from understudy.config import UserError
 from understudy.data import TrainLoader
 from understudy.data.found import BadImages
 from understudy.denormals import denormals_flushed
-from understudy.distributed import launched_world_size
 from understudy.faults import faults_in_words
+from understudy.interrupted import Interrupted
+from understudy.launched import launched_world_size
 from understudy.locking import held
 from understudy.logs import Display
 from understudy.methods import MethodConfig
@@ -37,7 +38,6 @@ from understudy.tasks import Evaluation
 from understudy.teachers.bank_files import BankFolder, Manifest
 from understudy.teachers.bank_rows import BankLayout, joined_rows, packed
 from understudy.teaching import check_teacher, evaluate_teacher
-from understudy.training import Interrupted
 from understudy.watching import StopRequest
 
 __all__ = ["BankOptions", "make_banks"]

@@ -1,25 +1,27 @@
-"""Typer commands: parse, call, print. A command is listed when it works."""
+"""Typer commands: parse, call, print. A command is listed when it works.
+
+A command imports what it does within its body, so that --help and --version need no torch.
+"""
 
 from __future__ import annotations
 
 import signal
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from understudy import commands
-from understudy.banking import BankOptions
 from understudy.config import UserError
-from understudy.distributed import said_once
+from understudy.interrupted import Interrupted
+from understudy.launched import said_once
 from understudy.logs import Display
-from understudy.method_pages import method_list, method_page
-from understudy.methods import load_installed_methods
 from understudy.options import (
     AllowCode,
     AllowWeak,
     Bank,
+    Command,
     DataOption,
     Epochs,
     Format,
@@ -38,11 +40,7 @@ from understudy.options import (
     Words,
     recipe_meant,
 )
-from understudy.outcome import check_format, print_outcome
 from understudy.recipe_commands import recipes_app
-from understudy.report import write_report
-from understudy.runfolder import open_run_folder
-from understudy.training import Interrupted
 from understudy.typed import Typed
 from understudy.untrusted import visible
 
@@ -50,7 +48,6 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="understudy",
-    help="Knowledge distillation of vision models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -58,7 +55,22 @@ app = typer.Typer(
 app.add_typer(recipes_app, name="recipes")
 
 
-@app.command()
+def _say_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"understudy {version('understudy')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    say_version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """Knowledge distillation of vision models."""
+
+
+@app.command(cls=Command)
 def train(
     words: Words = None,
     teacher: TeacherOption = None,
@@ -78,6 +90,9 @@ def train(
     allow_weak_teacher: AllowWeak = False,
 ) -> None:
     """Distil a student by a recipe, by options, or by both."""
+    from understudy import commands
+    from understudy.outcome import print_outcome
+
     typed = Typed(
         teacher=teacher, teacher_weights=teacher_weights, train_teacher=train_teacher, student=student,
         student_weights=student_weights, data=data, method=method, update=update, epochs=epochs, seeds=seeds,
@@ -88,7 +103,7 @@ def train(
     print_outcome(run)
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     words: Words = None,
     rows: Rows = None,
@@ -113,6 +128,9 @@ def compare(
     A row is a name, such as kd+dot, and trains what the shipped recipe of the same data and pair says for it; without
     one, the data set's or the method's defaults, which is said. --sweep makes rows that vary one setting each.
     """
+    from understudy import commands
+    from understudy.outcome import check_format, print_outcome
+
     check_format(format)
     typed = Typed(
         teacher=teacher, teacher_weights=teacher_weights, train_teacher=train_teacher, student=student,
@@ -125,7 +143,7 @@ def compare(
     print_outcome(run, format=format)
 
 
-@app.command()
+@app.command(cls=Command)
 def bank(
     words: Words = None,
     views: Annotated[int, typer.Option(metavar="V", help="Augmented versions of the training set.")] = 8,
@@ -148,6 +166,9 @@ def bank(
     allow_weak_teacher: AllowWeak = False,
 ) -> None:
     """Run the teacher once over V views of the training set and store what the recipe's methods read of it."""
+    from understudy import commands
+    from understudy.banking import BankOptions
+
     typed = Typed(
         teacher=teacher, teacher_weights=teacher_weights, student=student, data=data, method=method, rows=rows,
         seeds=seeds, allow_weak_teacher=allow_weak_teacher,
@@ -158,17 +179,20 @@ def bank(
     typer.echo(f"Train from it with --bank {folders[0].parent}")
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The run folder.")] = Path("runs/demo"),
 ) -> None:
     """Distil handwritten digits in a minute: no download, no settings."""
+    from understudy import commands
+    from understudy.outcome import print_outcome
+
     run = commands.demo(out, display=Display())
     print_outcome(run)
     typer.echo(commands.next_commands())
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     words: Words = None,
     teacher: TeacherOption = None,
@@ -186,6 +210,8 @@ def check(
     allow_weak_teacher: AllowWeak = False,
 ) -> None:
     """Everything short of training: models, taps, shapes, the teacher's accuracy, time and memory."""
+    from understudy import commands
+
     typed = Typed(
         teacher=teacher, teacher_weights=teacher_weights, train_teacher=train_teacher, student=student,
         student_weights=student_weights, data=data, method=method, update=update, epochs=epochs, seeds=seeds,
@@ -195,7 +221,7 @@ def check(
     commands.check(recipe, allow_code=allow_code or may_run_code, display=Display())
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     split: Annotated[str, typer.Option(metavar="val|test", help="Which images.")] = "val",
@@ -203,15 +229,22 @@ def evaluate(
     allow_code: AllowCode = False,
 ) -> None:
     """Score the student of a run again, on its own data or on another folder."""
+    from understudy import commands
+    from understudy.runfolder import open_run_folder
+
     typer.echo(commands.evaluate(open_run_folder(run), split=split, data=data, allow_code=allow_code))
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     format: Format = "text",
 ) -> None:
     """Write the page of a run anew, and print its table."""
+    from understudy.outcome import check_format, print_outcome
+    from understudy.report import write_report
+    from understudy.runfolder import open_run_folder
+
     check_format(format)
     folder = open_run_folder(run)
     folder.results()
@@ -219,19 +252,24 @@ def report(
     print_outcome(folder, format=format)
 
 
-@app.command()
+@app.command(cls=Command)
 def methods(name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None) -> None:
     """List the methods, or print the page of one."""
+    from understudy.method_pages import method_list, method_page
+
     typer.echo(method_list() if name is None else method_page(name).rstrip())
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     onnx: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the ONNX model.")],
     allow_code: AllowCode = False,
 ) -> None:
     """Write the student as ONNX, check it against torch, and print sizes and latencies."""
+    from understudy import commands
+    from understudy.runfolder import open_run_folder
+
     typer.echo(commands.export(open_run_folder(run), onnx, allow_code=allow_code))
 
 
@@ -240,7 +278,6 @@ def main(arguments: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     with said_once() as who:
         try:
-            load_installed_methods()
             app([word for word in words if word != "--debug"])
         except UserError as error:
             if "--debug" in words:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -20,9 +20,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from understudy.config import UserError
+from understudy.launched import launched_world_size
 from understudy.step import Pairing
 
-__all__ = ["SINGLE", "Rows", "World", "averaged", "device_named", "joined", "launched_world_size", "said_once"]
+__all__ = ["SINGLE", "Rows", "World", "averaged", "device_named", "joined"]
 
 BUCKET_BYTES = 25 * 2**20  # as DistributedDataParallel's; fewer calls than tensors, less memory than all of them
 TIMEOUT = timedelta(minutes=30)  # of one exchange: a first compiled step may take long, a dead peer is noticed sooner
@@ -185,26 +186,6 @@ def device_named(name: str, world: World = SINGLE) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda, but torch finds no CUDA device here; set device=cpu")
     return torch.device(name, world.local_rank) if name == "cuda" and world.size > 1 else torch.device(name)
-
-
-def launched_world_size() -> int:
-    """How many processes torchrun (or SLURM with its variables) has started; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-@contextmanager
-def said_once() -> Iterator[str]:
-    """Of the processes that torchrun has started, only the first one's stdout is heard until the block ends.
-
-    Yields:
-        What the others' messages on stderr begin with; nothing for the first.
-    """
-    rank = os.environ.get("RANK", "0")
-    if launched_world_size() == 1 or rank == "0":
-        yield ""
-        return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        yield f"process {rank}: "
 
 
 @contextmanager

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from understudy.recipe import Recipe, merged, recipe_from
-from understudy.recipe_files import read_recipes
 from understudy.typed import Typed
+
+if TYPE_CHECKING:
+    from understudy.recipe import Recipe
 
 __all__ = [
     "AllowCode",
     "AllowWeak",
     "Bank",
+    "Command",
     "DataOption",
     "Epochs",
     "Format",
@@ -89,8 +92,22 @@ AllowWeak = Annotated[bool, typer.Option("--allow-weak-teacher", help="Go on wit
 Format = Annotated[str, typer.Option("--format", metavar="text|md|csv|latex", help="Of the table.")]
 
 
+class Command(TyperCommand):
+    """A command that knows the methods of installed packages once it runs; its --help imports nothing for it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Import the methods, then do as any command."""
+        from understudy.methods import load_installed_methods
+
+        load_installed_methods()
+        return super().invoke(ctx)
+
+
 def recipe_meant(words: list[str] | None, typed: Typed, bank: Path | None = None) -> tuple[Recipe, bool]:
     """The recipe that the command line means, and whether all code it names was typed there."""
+    from understudy.recipe import merged, recipe_from
+    from understudy.recipe_files import read_recipes
+
     overrides = [word for word in words or [] if "=" in word]
     names = [word for word in words or [] if "=" not in word]
     base: dict[str, Any] = merged(read_recipes(names), {} if bank is None else {"bank": {"path": str(bank)}})

@@ -5,18 +5,17 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from typer.core import TyperGroup
 
-from understudy.methods import MethodConfig
-from understudy.options import Words, recipe_meant
-from understudy.recipe_files import STRATEGIES, read_recipes
-from understudy.recipe_list import recipe_listing
-from understudy.spec import default_task_weight, weighted
+from understudy.options import Command, Words, recipe_meant
 from understudy.typed import Typed
+
+if TYPE_CHECKING:
+    from understudy.methods import MethodConfig
 
 __all__ = ["recipes_app"]
 
@@ -37,20 +36,24 @@ recipes_app = typer.Typer(
 )
 
 
-@recipes_app.command("list")
+@recipes_app.command("list", cls=Command)
 def recipes_list(
     words: Annotated[list[str] | None, typer.Argument(metavar="WORD", show_default=False)] = None,
     names: Annotated[bool, typer.Option("--names", help="One full name a line, for pipes.")] = False,
 ) -> None:
     """List the recipes whose names have every WORD; `list` itself may be left out."""
+    from understudy.recipe_list import recipe_listing
+
     # Without a terminal nothing tells the width: nothing is wrapped.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     typer.echo(recipe_listing(words or [], width=width, names_only=names))
 
 
-@recipes_app.command("show")
+@recipes_app.command("show", cls=Command)
 def recipes_show(words: Words = None) -> None:
     """Print a recipe with everything that it extends and every default, or a strategy as it is."""
+    from understudy.recipe_files import STRATEGIES, read_recipes
+
     is_strategy = bool(words) and all(word.startswith(STRATEGIES) for word in words or [])
     recipe = None if is_strategy else recipe_meant(words, Typed())[0]
     settings = read_recipes(words or []) if recipe is None else recipe.as_dict()
@@ -61,6 +64,8 @@ def recipes_show(words: Words = None) -> None:
 
 def _own_weights(methods: Sequence[MethodConfig]) -> str:
     """'method.weight 2, method.warmup_epochs 0 (dist), task_weight 1'."""
+    from understudy.spec import default_task_weight, weighted
+
     named = []
     for config in methods:
         weight, warmup_epochs = weighted(config)

@@ -22,16 +22,7 @@ from understudy.student import Student
 from understudy.tasks.base import Evaluation
 from understudy.teachers.live import LiveTeacher, Teacher
 
-__all__ = ["Interrupted", "Trainer", "Watcher"]
-
-
-class Interrupted(Exception):  # noqa: N818 - it is no error
-    """Training stopped at somebody's wish, after a whole step that was saved."""
-
-    def __init__(self, step: int, signal: int | None = None) -> None:
-        super().__init__(f"stopped after step {step}")
-        self.step = step
-        self.signal = signal
+__all__ = ["Trainer", "Watcher"]
 
 
 class Watcher(Protocol):

@@ -1,15 +1,15 @@
-"""What a person typed as options, laid on a recipe."""
+"""What a person typed as options, laid on a recipe. Imports torch where that is done, not before."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from understudy.config import UserError
-from understudy.models.sources import SOURCES
-from understudy.recipe import MOST_SEEDS, Recipe, merged
-from understudy.sweeps import sweep_rows
+
+if TYPE_CHECKING:
+    from understudy.recipe import Recipe
 
 __all__ = ["Typed"]
 
@@ -36,6 +36,8 @@ class Typed:
 
     def laid_on(self, base: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of `base` with what was typed in their place."""
+        from understudy.recipe import merged
+
         teacher = {
             "model": self.teacher,
             "weights": self.teacher_weights,
@@ -60,6 +62,8 @@ class Typed:
 
     def _rows(self) -> list[Any] | None:
         """Named rows, then those of the sweeps; None where neither was typed."""
+        from understudy.sweeps import sweep_rows
+
         if self.rows is None and not self.sweeps:
             return None
         named = [] if self.rows is None else [row.strip() for row in self.rows.split(",")]
@@ -67,6 +71,8 @@ class Typed:
 
     def names_all_code_of(self, recipe: Recipe, overrides: Sequence[str]) -> bool:
         """Whether every module.path:factory of the recipe was typed by the person who runs it."""
+        from understudy.models.sources import SOURCES
+
         typed = {self.teacher, self.student, *(override.partition("=")[2] for override in overrides)}
         models = [recipe.student.model, *([recipe.teacher.model] if recipe.teacher else [])]
         return all(model in typed for model in models if model.partition(":")[0] not in SOURCES)
@@ -81,6 +87,8 @@ def _methods(text: str) -> str | list[str]:
 
 def _seeds(text: str) -> list[int]:
     """'3' means 0, 1, 2; '3,' or '3,5' name them."""
+    from understudy.recipe import MOST_SEEDS
+
     try:
         numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:

@@ -14,13 +14,14 @@ from understudy.config import UserError
 from understudy.data import EvalLoader, TrainLoader
 from understudy.distributed import SINGLE, World
 from understudy.environment import peak_memory_gib
+from understudy.interrupted import Interrupted
 from understudy.logs import Display, MetricsFile, duration
 from understudy.measures import NotFinite
 from understudy.recipe import Recipe
 from understudy.runfolder import RunFolder
 from understudy.step import Batch
 from understudy.tasks import Evaluation
-from understudy.training import Interrupted, Trainer
+from understudy.training import Trainer
 
 __all__ = ["RunWatcher", "StopRequest"]
 

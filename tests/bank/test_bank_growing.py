@@ -11,9 +11,9 @@ from banked import make, small_recipe, with_bank
 
 from engine_helpers import Eventful, read_metrics, run_recipe
 from understudy.config import UserError
+from understudy.interrupted import Interrupted
 from understudy.recipe import Recipe
 from understudy.runfolder import RunFolder
-from understudy.training import Interrupted
 
 
 def banked(folder: Path, *, views: int) -> Recipe:

@@ -19,9 +19,9 @@ from banked import Heard, files_of, make, small_recipe
 
 from engine_helpers import Eventful
 from understudy.config import UserError
+from understudy.interrupted import Interrupted
 from understudy.recipe import Recipe
 from understudy.teachers.bank import BankTeacher
-from understudy.training import Interrupted
 
 SMALL_SHARDS = {"shard_samples": 32}  # one batch each: three to a view
 

@@ -19,13 +19,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2  # noqa: F401 - as torchmetrics and the figures, imported where used: once in every fork otherwise
 import torch
+import torchmetrics.classification  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where own_time.py is
 
 import understudy.cli
 import understudy.models.cost
-import understudy.report.plots  # matplotlib, too: imported late otherwise, once in every fork
+import understudy.outcome
+import understudy.public
+import understudy.report.figures
 from own_time import own_clock
 
 FILE_EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "shutil.copytree")

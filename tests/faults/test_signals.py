@@ -15,7 +15,7 @@ from engine_helpers import run_recipe, tiny_recipe
 from understudy import Batch
 from understudy.building import Parts, open_parts
 from understudy.data import EvalLoader
-from understudy.training import Interrupted
+from understudy.interrupted import Interrupted
 
 MOST_SECONDS = 10  # what schedulers wait before they kill
 

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from understudy.analysis import outcomes
 from understudy.checkpoint import write_atomically
-from understudy.report.figures import all_plots
 from understudy.report.numbers import compact, decimal, duration
 from understudy.report.results import ALONE, ModelFacts, Results
 from understudy.report.run_folder import RunFolder, read_run
@@ -100,6 +98,10 @@ def unlearnt(run: RunFolder, row: str) -> Unlearnt | None:
 
 
 def _render(run: RunFolder) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from understudy.report.figures import all_plots  # with matplotlib, which nothing before the page needs
+
     results = run.results
     best = results.best_row
     environment = Environment(

@@ -9,8 +9,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from understudy.config import UserError
 from understudy.distributed import SINGLE, World
@@ -129,6 +127,10 @@ class _Scores:
     """Running scores of one model."""
 
     def __init__(self, num_classes: int, device: torch.device, world: World) -> None:
+        # Here, since its import takes as long as torch's own: with transformers and scipy, where they are there.
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy
+
         self.world = world
         self.device = device
         top = {1: "top1", 5: "top5"} if num_classes > 5 else {1: "top1"}

@@ -1,0 +1,35 @@
+"""The public names, imported: `understudy` takes them from here when the first of them is asked for."""
+
+from understudy import methods as methods
+from understudy.api import Result as Result
+from understudy.api import distill as distill
+from understudy.api import trainer as trainer
+from understudy.config import UserError as UserError
+from understudy.data import DataConfig as DataConfig
+from understudy.methods.base import Context as Context
+from understudy.methods.base import LossWeights as LossWeights
+from understudy.methods.base import Method as Method
+from understudy.methods.base import MethodConfig as MethodConfig
+from understudy.methods.dist import dist_loss as dist_loss
+from understudy.methods.dkd import dkd_loss as dkd_loss
+from understudy.methods.kd import kd_loss as kd_loss
+from understudy.methods.projector import projector_loss as projector_loss
+from understudy.models import create_model as create_model
+from understudy.models import load_student as load_student
+from understudy.recipe import Recipe as Recipe
+from understudy.recipe import load_recipe as load_recipe
+from understudy.spec import StudentSpec as StudentSpec
+from understudy.step import Batch as Batch
+from understudy.step import Losses as Losses
+from understudy.step import Observation as Observation
+from understudy.step import Pairing as Pairing
+from understudy.student import Student as Student
+from understudy.taps import TappedModel as TappedModel
+from understudy.taps import Taps as Taps
+from understudy.tasks import Classification as Classification
+from understudy.teachers import LiveTeacher as LiveTeacher
+from understudy.training import Trainer as Trainer
+from understudy.updates import DOT as DOT
+from understudy.updates import Joint as Joint
+from understudy.updates import Schedule as Schedule
+from understudy.updates import lr_factor as lr_factor
