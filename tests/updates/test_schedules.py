@@ -1,11 +1,14 @@
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
+from timm.scheduler.scheduler import Scheduler
 
 from understudy.config import UserError
 from understudy.updates import Schedule, lr_factor
@@ -188,3 +191,35 @@ class TestInProportion:
     def test_milestones_beyond_the_run_leave_the_rate_as_it_is(self) -> None:
         schedule = Schedule(name="step", milestones=(150, 180)).in_proportion(30, to=2)
         assert {lr_factor(schedule, epoch, 2) for epoch in (0.0, 1.0, 1.9)} == {1.0}
+
+
+FRACTIONS = [step / 7 for step in range(7 * 30)]  # 30 epochs of 7 steps
+
+
+def timms(make: Callable[[torch.optim.Optimizer], Scheduler]) -> list[float]:
+    """The rates that a scheduler of timm's writes into an optimizer of rate 1, at every step of the 30 epochs."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, rates = make(optimizer), []
+    for epoch in FRACTIONS:
+        scheduler.step(epoch)  # type: ignore[arg-type]
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("schedule", "make"),
+    [
+        (Schedule(name="cosine"), partial(CosineLRScheduler, t_initial=30)),
+        (Schedule(name="cosine", min_factor=0.01), partial(CosineLRScheduler, t_initial=30, lr_min=0.01)),
+        (Schedule(name="poly", power=0.9), partial(PolyLRScheduler, t_initial=30, power=0.9)),
+        (Schedule(name="exponential", decay_epochs=2.4), partial(StepLRScheduler, decay_t=2.4, decay_rate=0.1)),
+        # timm drops an epoch before its milestone.
+        (Schedule(name="step", milestones=(10, 20)), partial(MultiStepLRScheduler, decay_t=[11, 21], decay_rate=0.1)),
+    ],
+    ids=lambda value: value.name if isinstance(value, Schedule) else "",
+)  # fmt: skip
+def test_every_course_has_the_rates_of_timms_scheduler(
+    schedule: Schedule, make: Callable[[torch.optim.Optimizer], Scheduler]
+) -> None:
+    ours = [lr_factor(schedule, epoch, 30) for epoch in FRACTIONS]
+    assert ours == pytest.approx(timms(make), rel=1e-15, abs=2e-16)

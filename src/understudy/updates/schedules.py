@@ -1,16 +1,12 @@
-"""How the learning rate moves through a run: a pure function of the epoch. timm's schedulers do the arithmetic."""
+"""How the learning rate moves through a run: a pure function of the epoch, with the values of timm's schedulers."""
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
-from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
-from timm.scheduler.cosine_lr import CosineLRScheduler
-from timm.scheduler.multistep_lr import MultiStepLRScheduler
-from timm.scheduler.poly_lr import PolyLRScheduler
-from timm.scheduler.step_lr import StepLRScheduler
 
 from understudy.config import Config, UserError
 
@@ -151,28 +147,17 @@ def _course(schedule: Schedule, epoch: float, epochs: int, lr: float) -> float:
         return 1.0
     if schedule.name == "step":
         unit = epochs if schedule.milestones[0] < 1 else 1
-        # timm drops at t + 1 (its own convention), we at t; the margin is for fractions: 0.07 * 100 is more than 7.
-        drops: list[Any] = [unit * milestone + 1 - 1e-9 for milestone in schedule.milestones]
-        return _read(MultiStepLRScheduler(_unit_optimizer(), drops, schedule.gamma), epoch)
+        # The margin is for fractions: 0.07 * 100 is more than 7.
+        num_over = sum(unit * milestone - 1e-9 <= epoch for milestone in schedule.milestones)
+        return float(schedule.gamma**num_over)
     if schedule.name == "exponential":
         assert schedule.decay_epochs is not None, "a validator saw to it"
-        return _read(StepLRScheduler(_unit_optimizer(), schedule.decay_epochs, schedule.gamma), since_warmup)
+        return float(schedule.gamma ** (since_warmup // schedule.decay_epochs))
     if schedule.warmup_within:
         progress = min(epoch / epochs, 1.0)
     else:
         progress = min(since_warmup / (epochs - schedule.warmup_epochs), 1.0)
     lowest = schedule.min_factor if schedule.min_lr is None else schedule.min_lr / lr
-    # Two units long, since timm warns of a course of one; halving a float is exact.
     if schedule.name == "cosine":
-        return _read(CosineLRScheduler(_unit_optimizer(), t_initial=2, lr_min=lowest), 2 * progress)
-    return _read(PolyLRScheduler(_unit_optimizer(), t_initial=2, power=schedule.power, lr_min=lowest), 2 * progress)
-
-
-def _unit_optimizer() -> Any:
-    """All that timm's schedulers look at of an optimizer, with a rate of 1."""
-    return SimpleNamespace(param_groups=[{"lr": 1.0}])
-
-
-def _read(scheduler: Any, time: float) -> float:
-    # The public step() writes into an optimizer; what it writes is this.
-    return float(scheduler._get_lr(time)[0])
+        return lowest + 0.5 * (1 - lowest) * (1 + math.cos(math.pi * progress))
+    return float(lowest + (1 - lowest) * (1 - progress) ** schedule.power)
