@@ -76,8 +76,7 @@ def demo(out: Path, *, display: Display) -> RunFolder:
     """Run the shipped demo recipe; it replaces its own finished run."""
     recipe = load_recipe("digits/demo")
     display.say(
-        "understudy demo · real handwritten digits (scikit-learn, 1,797 images of 8x8 pixels) · "
-        f"{recipe.threads} CPU thread"
+        f"understudy demo · real handwritten digits (UCI, 1,797 images of 8x8 pixels) · {recipe.threads} CPU thread"
     )
     run = RunFolder(out)
     is_own = run.recipe_file.is_file()

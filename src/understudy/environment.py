@@ -23,7 +23,6 @@ PACKAGES = (
     "torchmetrics",
     "pydantic",
     "numpy",
-    "scikit-learn",
     "datasets",
 )
 

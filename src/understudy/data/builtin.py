@@ -1,10 +1,12 @@
-"""Data sets that a library knows by name: CIFAR as torchvision stores it, and scikit-learn's digits."""
+"""Data sets that are known by name: CIFAR as torchvision stores it, and the digits that come with this package."""
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from understudy.config import UserError
@@ -46,10 +48,9 @@ def read_cifar(root: Path, which: Literal["cifar10", "cifar100"]) -> Found:
 
 
 def read_digits() -> Found:
-    """scikit-learn's 1,797 handwritten digits: 8x8 greys of 0..16, here (3,8,8) of 0..255. One split."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    grey = torch.from_numpy(digits.images / 16 * 255).round().to(torch.uint8)  # (N,8,8)
-    source = TensorSource(grey[:, None].repeat(1, 3, 1, 1), torch.from_numpy(digits.target).to(torch.int64))
-    return Found("digits", tuple(str(name) for name in digits.target_names), {"train": source})
+    """UCI's 1,797 digits that scikit-learn has, too: 8x8 greys of 0..16, here (3,8,8) of 0..255. One split."""
+    with (resources.files("understudy") / "data" / "digits.npz").open("rb") as file, np.load(file) as digits:
+        images, labels = digits["images"], digits["labels"]
+    grey = torch.from_numpy(images / 16 * 255).round().to(torch.uint8)  # (N,8,8)
+    source = TensorSource(grey[:, None].repeat(1, 3, 1, 1), torch.from_numpy(labels).to(torch.int64))
+    return Found("digits", tuple(str(digit) for digit in range(10)), {"train": source})
