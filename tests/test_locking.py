@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -80,3 +83,61 @@ def test_a_link_in_the_lock_files_place_is_refused_and_not_followed(tmp_path: Pa
     with pytest.raises(UserError, match="is a link"), held(tmp_path / "run", what="run folder"):
         pass
     assert precious.read_text() == "mine"
+
+
+WITH_A_WORKER = HOLDER.replace(
+    'print("holds", flush=True)',
+    """import os, time
+    worker = os.fork()
+    if worker == 0:
+        time.sleep(600)
+    print(worker, flush=True)""",
+)
+
+
+def test_a_worker_that_outlives_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", WITH_A_WORKER, tmp_path], **PIPES) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        try:
+            process.kill()
+            process.wait()
+            with held(tmp_path, what="run folder"):
+                os.kill(worker, 0)  # it lives
+        finally:
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_a_worker_that_ends_leaves_the_lock_to_its_process(tmp_path: Path) -> None:
+    with held(tmp_path, what="run folder"):
+        worker = os.fork()
+        if worker == 0:
+            os._exit(0)
+        os.waitpid(worker, 0)
+        (tmp_path / LOCK_FILE).read_text()  # nor does it fall with another look into the file
+        said = subprocess.run([sys.executable, "-c", HOLDER, tmp_path], capture_output=True, text=True, input="")
+    assert f"by another process (process {os.getpid()} on " in said.stderr
+
+
+def test_the_same_process_is_refused_a_second_time(tmp_path: Path) -> None:
+    with (
+        held(tmp_path, what="bank"),
+        pytest.raises(UserError, match=rf"process {os.getpid()} on "),
+        held(tmp_path, what="bank"),
+    ):
+        pass
+
+
+def test_nothing_is_kept_where_a_file_system_knows_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_to_give(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none_to_give)
+    with held(tmp_path, what="bank"), held(tmp_path, what="bank"):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_folder_without_locks(tmp_path: Path) -> None:
+    (tmp_path / LOCK_FILE).mkdir()
+    with pytest.raises(OSError, match="lock"), held(tmp_path, what="bank"):
+        pass
