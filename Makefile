@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-all check format docs reliability clean
+.PHONY: install demo test test-all check check-docs format docs reliability clean
 
 install: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ format: install
 
 docs: install
 	$(BIN)/python docs/build.py
+
+# That the pages of docs/methods are what the methods say: fails where `make docs` changes or adds one.
+check-docs: docs
+	@test -z "$$(git status --porcelain docs/methods)" || { git status --short docs/methods; exit 1; }
 
 # Injects every fault of tests/faults and writes the numbers of docs/reliability.md: about ten minutes.
 reliability: install

@@ -1,0 +1,102 @@
+"""The files by which the repository is kept: they name what is there."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import understudy
+from understudy.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+# What installing the project with its dev extra puts into .venv/bin, by the package that brings it.
+TOOLS = {"ruff": "ruff", "mypy": "mypy", "lint-imports": "import-linter", "python": None, "understudy": None}
+WITH_COMMANDS = ["README.md", ".pre-commit-config.yaml", ".github/workflows/ci.yml", ".github/PULL_REQUEST_TEMPLATE.md"]
+
+
+def read(file: str) -> Any:
+    return yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
+
+
+def commands() -> Iterator[str]:
+    """What the hooks and the workflow run."""
+    for repository in read(".pre-commit-config.yaml")["repos"]:
+        yield from (hook["entry"] for hook in repository["hooks"])
+    for step in read(".github/workflows/ci.yml")["jobs"]["tests"]["steps"]:
+        yield from [step["run"]] if "run" in step else []
+
+
+@pytest.mark.parametrize("command", commands())
+def test_hooks_and_workflow_run_what_there_is(command: str) -> None:
+    program, *words = command.split()
+    if program == "make":
+        assert set(words) <= TARGETS
+        return
+    folder, _, tool = program.rpartition("/")
+    assert folder == ".venv/bin"
+    package = TOOLS[tool]
+    assert package is None or any(
+        re.match(rf"{package}\b", needed) for needed in PROJECT["optional-dependencies"]["dev"]
+    )
+
+
+@pytest.mark.parametrize("file", WITH_COMMANDS)
+def test_every_make_target_that_a_file_names_is_there(file: str) -> None:
+    named = set(re.findall(r"(?:`|^\s*|run: |entry: )make ([a-z-]+)", (ROOT / file).read_text("utf-8"), re.MULTILINE))
+    assert named
+    assert named <= TARGETS
+
+
+def test_hooks_are_local_and_cover_what_make_check_does() -> None:
+    repositories = read(".pre-commit-config.yaml")["repos"]
+    assert [repository["repo"] for repository in repositories] == ["local"]
+    hooks = " ".join(hook["entry"] for hook in repositories[0]["hooks"])
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    checked = re.findall(
+        r"^\t\$\(BIN\)/(\S+(?: (?:check|format))?)", makefile[makefile.index("\ncheck:") :].split("\n\n")[0], re.M
+    )
+    assert len(checked) == 4
+    assert all(tool in hooks for tool in checked)
+
+
+def test_the_workflow_tests_the_declared_pythons_and_the_oldest_declared_torch() -> None:
+    job = read(".github/workflows/ci.yml")["jobs"]["tests"]
+    assert f">={job['strategy']['matrix']['python'][0]}" == PROJECT["requires-python"]
+    oldest = next(needed.partition(">=")[2] for needed in PROJECT["dependencies"] if needed.startswith("torch>="))
+    assert any(f'"torch=={oldest}.*"' in command for command in commands())
+    assert {"make test", "make check"} <= {step.get("run") for step in job["steps"]}
+
+
+def test_the_citation_is_of_this_version_and_names_the_papers_as_the_methods_do() -> None:
+    citation = read("CITATION.cff")
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    cited = {paper["title"]: paper for paper in citation["references"]}
+    for name in ("dist", "projector"):
+        paper = METHODS[name].paper
+        assert paper is not None
+        found = cited[paper.title]
+        assert found["year"] == paper.year
+        assert ", ".join(author["family-names"] for author in found["authors"]) == paper.authors
+        assert found["identifiers"][0]["value"] == f"arXiv:{paper.arxiv}"
+    assert "DOT: A Distillation-Oriented Trainer" in cited
+
+
+def test_the_changelog_is_of_names_that_are_there() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "## [Unreleased]" in text
+    python = next(line for line in text.splitlines() if line.startswith("- Python:"))
+    assert set(re.findall(r"`(\w+)`", python)) <= set(understudy.__all__)
+
+
+def test_a_bug_report_asks_for_fields_with_names_of_their_own() -> None:
+    body = read(".github/ISSUE_TEMPLATE/bug.yml")["body"]
+    names = [field["id"] for field in body if field["type"] != "markdown"]
+    assert len(names) == len(set(names)) == 3
