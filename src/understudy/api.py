@@ -122,7 +122,7 @@ def distill(
             without what torchvision's transforms of it draw; where that cannot be taken away, a note says so.
         test: likewise; read once, at the end.
         method: what is distilled: a name, settings such as `methods.DIST.Config(tau=4)`, or several of these.
-        update: "joint", "dot", or settings such as `DOT.Config(lr=0.1)`.
+        update: a name, such as joint or dot, or settings such as `DOT.Config(lr=0.1)`.
         schedule: learning rate over the epochs; None: cosine.
         task_weight: None: the method's default.
         epochs: passes over `train`.

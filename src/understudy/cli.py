@@ -38,6 +38,7 @@ from understudy.options import (
     TrainTeacher,
     UpdateOption,
     Words,
+    name_updates,
     recipe_meant,
 )
 from understudy.recipe_commands import recipes_app
@@ -278,6 +279,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     with said_once() as who:
         try:
+            name_updates()
             app([word for word in words if word != "--debug"])
         except UserError as error:
             if "--debug" in words:

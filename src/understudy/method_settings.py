@@ -7,7 +7,7 @@ from typing import Any
 
 from understudy.config import unknown_name
 from understudy.methods import METHODS, MethodConfig
-from understudy.updates import UPDATES, UpdateConfig
+from understudy.updates import DEFAULT_UPDATE, UPDATES, UpdateConfig, update_names
 
 __all__ = ["ALONE", "method_config", "method_configs", "update_config"]
 
@@ -37,13 +37,14 @@ def method_config(item: Any) -> MethodConfig:
 
 
 def update_config(value: Any) -> UpdateConfig:
-    """Settings of an update from its name, a mapping that may have one (else joint), or themselves."""
+    """Settings of an update from its name, a mapping that may have one (else the default), or themselves."""
     if isinstance(value, UpdateConfig):
         return value
     if not isinstance(value, str | Mapping):
-        raise ValueError(f"must be joint, dot, or a mapping with one of these as its name, got {value!r}")
+        known = ", ".join(update_names())
+        raise ValueError(f"must be {known}, or a mapping with one of these as its name, got {value!r}")
     settings = {"name": value} if isinstance(value, str) else dict(value)
-    name = settings.setdefault("name", "joint")
+    name = settings.setdefault("name", DEFAULT_UPDATE)
     if not isinstance(name, str) or name not in UPDATES:
         raise ValueError(f"{name!r} is {unknown_name(str(name), UPDATES)}")
     return UPDATES[name].Config.nested(settings)

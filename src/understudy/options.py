@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from understudy.installed import installed_names, load_installed
 from understudy.typed import Typed
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "TrainTeacher",
     "UpdateOption",
     "Words",
+    "name_updates",
     "recipe_meant",
 ]
 
@@ -59,7 +61,9 @@ DataOption = Annotated[
 MethodOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="See `understudy methods`; several are joined by +.")
 ]
-UpdateOption = Annotated[str | None, typer.Option(metavar="joint|dot", help="How losses become new weights.")]
+SHIPPED_UPDATES = ("joint", "dot")  # which the registry knows; asking it would import torch
+_UPDATE = typer.Option()
+UpdateOption = Annotated[str | None, _UPDATE]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training data.")]
 Seeds = Annotated[
     str | None,
@@ -93,14 +97,22 @@ Format = Annotated[str, typer.Option("--format", metavar="text|md|csv|latex", he
 
 
 class Command(TyperCommand):
-    """A command that knows the methods of installed packages once it runs; its --help imports nothing for it."""
+    """A command that knows what installed packages bring once it runs; its --help imports nothing for it."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Import the methods, then do as any command."""
-        from understudy.methods import load_installed_methods
-
-        load_installed_methods()
+        """Import what they declare, then do as any command."""
+        load_installed()
         return super().invoke(ctx)
+
+
+def name_updates() -> None:
+    """Have --help name the updates, those of installed packages by their entry points: nothing is imported for it."""
+    names = [*SHIPPED_UPDATES, *installed_names("understudy.updates")]
+    _UPDATE.metavar = "|".join(names)
+    _UPDATE.help = f"How losses become new weights: {', '.join(names)}."
+
+
+name_updates()
 
 
 def recipe_meant(words: list[str] | None, typed: Typed, bank: Path | None = None) -> tuple[Recipe, bool]:

@@ -16,7 +16,7 @@ from understudy.origin import Changed, changed_settings, is_free
 from understudy.published import Published
 from understudy.recipe import Recipe
 from understudy.recipe_files import ASSUMED, METHODS_FILE, read_shipped, recipe_names, shipped_names
-from understudy.updates import UPDATES
+from understudy.updates import DEFAULT_UPDATE, UPDATES, UpdateConfig
 
 __all__ = ["DataDefaults", "RowSource", "data_defaults", "shipped_row"]
 
@@ -39,7 +39,8 @@ class RowSource:
 class DataDefaults:
     """What rows without a recipe of their own get on a data set: methods.yaml beside its recipes.
 
-    By method: `method`, its settings; `task_weight`; `update`, with the delta it takes under DOT. "dot" is for all.
+    By method: `method`, its settings; `task_weight`; `update`, with settings that only one update has, such as the
+    delta it takes under DOT. By update, for all methods: the same.
     """
 
     name: str = ""  # 'cifar100'
@@ -58,10 +59,11 @@ class DataDefaults:
         """Beside these methods; the first one's, as everywhere."""
         return self.entries.get(methods[0], {}).get("task_weight") if methods else None
 
-    def delta(self, methods: Sequence[str]) -> float | None:
-        """Of DOT with these methods: the first one's own, else the data set's."""
-        said = [self.entries.get(name, {}).get("update", {}).get("delta") for name in (*methods[:1], "dot")]
-        return next((delta for delta in said if delta is not None), None)
+    def update(self, methods: Sequence[str], update: str) -> dict[str, Any]:
+        """What an update has of its own, with these methods: the first one's, else the data set's."""
+        own = set(UPDATES[update].Config.model_fields) - set(UpdateConfig.model_fields)
+        said = [self.entries.get(name, {}).get("update", {}) for name in (update, *methods[:1])]
+        return {key: value for each in said for key, value in each.items() if key in own and value is not None}
 
 
 def data_defaults(recipe: Recipe) -> DataDefaults:
@@ -72,7 +74,7 @@ def data_defaults(recipe: Recipe) -> DataDefaults:
     return DataDefaults(data.removeprefix(ASSUMED), settings_alone(read_shipped(f"{data}/{METHODS_FILE}")))
 
 
-def shipped_row(recipe: Recipe, methods: Sequence[str], *, is_dot: bool, row: str) -> RowSource | None:
+def shipped_row(recipe: Recipe, methods: Sequence[str], *, update: str, row: str) -> RowSource | None:
     """The recipe of the same data and pair that trains this row, or None where none is shipped.
 
     Several may: kd, kd-b1 and kd-randaugment are one row under other strategies. The one that is trained as the
@@ -82,8 +84,8 @@ def shipped_row(recipe: Recipe, methods: Sequence[str], *, is_dot: bool, row: st
         UserError: there is one, but it takes other batches, images or epochs than this comparison.
     """
     misfits: list[tuple[str, list[Changed]]] = []
-    for name in sorted(_candidates(recipe, methods, is_dot), key=lambda name: (len(name), name)):
-        found = _as_here(recipe, name, methods, is_dot)
+    for name in sorted(_candidates(recipe, methods, update), key=lambda name: (len(name), name)):
+        found = _as_here(recipe, name, methods, update)
         differing = _differing(found, recipe)
         apart = [changed for changed in differing if not _may_differ(changed.key)]
         if not apart:
@@ -96,7 +98,7 @@ def shipped_row(recipe: Recipe, methods: Sequence[str], *, is_dot: bool, row: st
     return None
 
 
-def _candidates(recipe: Recipe, methods: Sequence[str], is_dot: bool) -> Iterator[str]:
+def _candidates(recipe: Recipe, methods: Sequence[str], update: str) -> Iterator[str]:
     data = recipe.origin.data
     ends = [] if data is None else list(_pairs(recipe, data))
     if not methods:
@@ -105,8 +107,7 @@ def _candidates(recipe: Recipe, methods: Sequence[str], is_dot: bool) -> Iterato
         folder, _, end = name.rpartition("/")
         if end in ends and folder.startswith(f"{data}/"):
             settings = read_shipped(name)
-            says_dot = _update_name(settings) == "dot"
-            if method_names(settings.get("method")) == list(methods) and says_dot == is_dot:
+            if method_names(settings.get("method")) == list(methods) and _update_name(settings) == update:
                 yield name
 
 
@@ -121,16 +122,14 @@ def _pairs(recipe: Recipe, data: str) -> Iterator[str]:
                 yield pair
 
 
-def _as_here(recipe: Recipe, name: str, methods: Sequence[str], is_dot: bool) -> Recipe:
+def _as_here(recipe: Recipe, name: str, methods: Sequence[str], update: str) -> Recipe:
     """A shipped recipe with what was laid on the comparison's own: strategies, options, key=value."""
     is_own = [config.method.name for config in recipe.method] == list(methods)
-    changes = _of_this_row(recipe.origin.changes, is_own=is_own, update="dot" if is_dot else "joint")
+    changes = _of_this_row(recipe.origin.changes, is_own=is_own, update=update)
     if not methods:
         changes.pop("teacher", None)
     if WHERE in changes:
-        changes[WHERE] = [
-            _of_this_row(rule, is_own=True, update="dot" if is_dot else "joint") for rule in changes[WHERE]
-        ]
+        changes[WHERE] = [_of_this_row(rule, is_own=True, update=update) for rule in changes[WHERE]]
     return Recipe.read(settings_alone(merged(read_shipped(name), changes)), what=f"recipe {name}")
 
 
@@ -161,8 +160,8 @@ def _may_differ(key: str) -> bool:
 
 
 def _update_name(settings: Mapping[str, Any]) -> str:
-    update = settings.get("update", "joint")
-    return str(update.get("name", "joint") if isinstance(update, Mapping) else update)
+    update = settings.get("update", DEFAULT_UPDATE)
+    return str(update.get("name", DEFAULT_UPDATE) if isinstance(update, Mapping) else update)
 
 
 def _refuse(row: str, name: str, apart: Sequence[Changed]) -> None:

@@ -10,13 +10,13 @@ from pydantic import Field, SerializeAsAny
 from understudy.config import Config, UserError
 from understudy.layers import merged, settings_alone
 from understudy.method_settings import ALONE, method_config
-from understudy.methods import MethodConfig
+from understudy.methods import METHODS, MethodConfig
 from understudy.published import Published
 from understudy.recipe import Recipe
 from understudy.row_settings import RowSettings
 from understudy.row_sources import RowSource, data_defaults, shipped_row
 from understudy.spec import default_task_weight, row_name_of
-from understudy.updates import UPDATES, UpdateConfig
+from understudy.updates import DEFAULT_UPDATE, UPDATES, UpdateConfig, update_of_row, word_in_row
 
 __all__ = ["Row", "row_named", "rows_of", "written_out"]
 
@@ -48,36 +48,50 @@ def rows_of(recipe: Recipe) -> list[Row]:
         if doubled:
             raise UserError(f"rows names {doubled[0]!r} twice")
         return rows
-    is_dot = recipe.update.name == "dot" and bool(recipe.method)
+    update = update_of_row(recipe.update, distils=bool(recipe.method))
     name = row_name_of(recipe.method, recipe.update)
-    row = _row(recipe, name, recipe.method, is_dot=is_dot, task_weight=recipe.task_weight)
+    row = _row(recipe, name, recipe.method, update=update, task_weight=recipe.task_weight)
     return [row.model_copy(update={"published": recipe.published})]
 
 
 def row_named(recipe: Recipe, name: str) -> Row:
-    """The row that `name` stands for: method names joined by "+", and "dot" for that update.
+    """The row that `name` stands for: method names joined by "+", and an update's, such as dot.
 
     Its settings are those of the recipe where it sets them up itself; else of the shipped recipe of the same data and
     pair for this row; else the data set's defaults, where there are any; else the method's own.
 
     Raises:
-        UserError: no such method, or a shipped recipe that trains on other batches or for another time.
+        UserError: no such method, several updates, or a shipped recipe that trains on other batches or for another
+            time.
     """
     parts = [part.strip() for part in name.split("+")]
-    is_dot = "dot" in parts
-    methods = [part for part in parts if part != "dot" and part not in ALONE]
-    if is_dot and not methods:
-        raise UserError(f"row {name!r}: dot needs something to distil, such as kd+dot")
+    methods = [part for part in parts if not word_in_row(part) and part not in ALONE]
+    update = _update_in(name, parts, distils=bool(methods))
     # The name is a folder's too: written as it is read, without the spaces that may stand around each part.
     name = "+".join(parts)
     is_own = [config.method.name for config in recipe.method] == methods
-    if is_own and is_dot == (recipe.update.name == "dot"):
-        row = _row(recipe, name, recipe.method, is_dot=is_dot, task_weight=recipe.task_weight)
+    if is_own and update == recipe.update.name:
+        row = _row(recipe, name, recipe.method, update=update, task_weight=recipe.task_weight)
         return row.model_copy(update={"published": recipe.published})
-    found = shipped_row(recipe, methods, is_dot=is_dot, row=name)
+    found = shipped_row(recipe, methods, update=update, row=name)
     if found is not None:
-        return _row_of(found, name, is_dot=is_dot)
-    return _row_by_default(recipe, name, methods, is_dot=is_dot, is_own=is_own)
+        return _row_of(found, name, update=update)
+    return _row_by_default(recipe, name, methods, update=update, is_own=is_own)
+
+
+def _update_in(name: str, parts: Sequence[str], *, distils: bool) -> str:
+    """The update that a row's name asks for; without one, the default."""
+    named = [part for part in parts if word_in_row(part)]
+    if len(named) > 1:
+        raise UserError(f"row {name!r} names the updates {' and '.join(named)}; one of them trains it")
+    update = named[0] if named else DEFAULT_UPDATE
+    if named and update in METHODS:
+        raise UserError(
+            f"row {name!r}: {update} is a method and an update; one of these packages has to rename its own"
+        )
+    if UPDATES[update].needs_distillation and not distils:
+        raise UserError(f"row {name!r}: {update} needs something to distil, such as kd+{update}")
+    return update
 
 
 def written_out(recipe: Recipe) -> Recipe:
@@ -101,23 +115,25 @@ def _settings_of(row: Row, own_update: Mapping[str, Any]) -> RowSettings:
     return RowSettings.read({**said, **{key: value for key, value in more.items() if value}}, what=f"row {row.name!r}")
 
 
-def _row_of(found: RowSource, name: str, *, is_dot: bool) -> Row:
-    row = _row(found.recipe, name, found.recipe.method, is_dot=is_dot, task_weight=found.recipe.task_weight)
+def _row_of(found: RowSource, name: str, *, update: str) -> Row:
+    row = _row(found.recipe, name, found.recipe.method, update=update, task_weight=found.recipe.task_weight)
     return row.model_copy(update={"settings_from": found.words, "published": found.published})
 
 
-def _row_by_default(recipe: Recipe, name: str, methods: Sequence[str], *, is_dot: bool, is_own: bool) -> Row:
+def _row_by_default(recipe: Recipe, name: str, methods: Sequence[str], *, update: str, is_own: bool) -> Row:
     """A row that has no recipe: own settings before the data set's defaults, these before the method's."""
     defaults = data_defaults(recipe)
     own = {config.method.name: config for config in recipe.method}
     configs = tuple(own[part] if part in own else _method_config(part, name, defaults.method(part)) for part in methods)
     task_weight = recipe.task_weight if is_own else defaults.task_weight(methods)
-    row = _row(recipe, name, configs, is_dot=is_dot, task_weight=task_weight)
-    if is_dot and (delta := defaults.delta(methods)) is not None and not recipe.origin.has_laid("update.delta"):
-        update = row.update.model_dump() | {"name": "dot", "delta": delta}
-        row = row.model_copy(update={"update": UPDATES["dot"].Config.read(update, what=f"row {name!r}: update")})
+    row = _row(recipe, name, configs, update=update, task_weight=task_weight)
+    said = defaults.update(methods, update)
+    laid = {key: value for key, value in said.items() if not recipe.origin.has_laid(f"update.{key}")}
+    if laid:
+        moved_by = UPDATES[update].Config.read({**row.update.model_dump(), **laid}, what=f"row {name!r}: update")
+        row = row.model_copy(update={"update": moved_by})
     others = [part for part in methods if part not in own]
-    from_data = defaults.name if (others and defaults.has(others)) or (is_dot and defaults.delta(methods)) else None
+    from_data = defaults.name if (others and defaults.has(others)) or said else None
     whose = [ITS_OWN] if len(others) < len(methods) or not methods else []
     whose += [f"defaults of {from_data}"] if from_data else ["the method's own defaults"] if others else []
     return row.model_copy(update={"settings_from": ", ".join(whose)})
@@ -135,8 +151,8 @@ def _row_written(recipe: Recipe, settings: RowSettings) -> Row:
     found = Recipe.read(settings_alone(merged(base, changes)), what=f"row {settings.name!r}")
     if settings.name in ALONE and found.method:
         raise UserError(f"row {settings.name!r}: that is the student without a method; give the row another name")
-    is_dot = found.update.name == "dot" and bool(found.method)
-    row = _row(found, settings.name, found.method, is_dot=is_dot, task_weight=found.task_weight)
+    update = update_of_row(found.update, distils=bool(found.method))
+    row = _row(found, settings.name, found.method, update=update, task_weight=found.task_weight)
     varied = {key: _value_at(row, key) for key in settings.varied}
     words = settings.settings_from or ITS_OWN
     return row.model_copy(update={"settings_from": words, "varied": varied, "published": settings.published})
@@ -177,15 +193,14 @@ def _value_at(row: Row, key: str) -> Any:
 
 
 def _row(
-    recipe: Recipe, name: str, methods: tuple[MethodConfig, ...], *, is_dot: bool, task_weight: float | None
+    recipe: Recipe, name: str, methods: tuple[MethodConfig, ...], *, update: str, task_weight: float | None
 ) -> Row:
     if not methods:
         task_weight = 1.0
     elif task_weight is None:
         task_weight = default_task_weight(methods)
-    wanted = "dot" if is_dot else "joint"
-    update = recipe.update if recipe.update.name == wanted else _translated(recipe.update, wanted)
-    return Row(name=name, method=methods, task_weight=task_weight, update=update)
+    moved_by = recipe.update if recipe.update.name == update else _translated(recipe.update, update)
+    return Row(name=name, method=methods, task_weight=task_weight, update=moved_by)
 
 
 def _translated(update: UpdateConfig, name: str) -> UpdateConfig:

@@ -34,7 +34,6 @@ from understudy.step import Batch
 from understudy.suiting import check_rows, size_notes
 from understudy.teaching import check_teacher, evaluate_teacher, teacher_ready
 from understudy.untrusted import given_path
-from understudy.updates import DOT, UpdateConfig
 from understudy.watching import RunWatcher, StopRequest
 
 __all__ = ["describe_data", "describe_rows", "execute"]
@@ -187,7 +186,7 @@ def describe_rows(parts: Parts, rows: Sequence[Row]) -> str:
     for row in rows:
         methods = ", ".join(_with_weight(config) for config in row.method) or "nothing distilled"
         lines.append(
-            f"  {row.name:<14} {methods}; task {row.task_weight:g}; {_moved_by(row.update)}{_source(row, rows)}"
+            f"  {row.name:<14} {methods}; task {row.task_weight:g}; {row.update.in_words()}{_source(row, rows)}"
         )
     return "\n".join(lines)
 
@@ -202,11 +201,6 @@ def _with_weight(config: Any) -> str:
     paper = config.method.paper
     source = f" ({paper.authors.split(',')[0]} {paper.year})" if paper else ""
     return f"{config.method.name}{source}, weight {weight:g}"
-
-
-def _moved_by(update: UpdateConfig) -> str:
-    delta = f" -/+ {update.delta:g}" if isinstance(update, DOT.Config) else ""
-    return f"{update.name} ({update.optimizer}, lr {update.lr:g}, momentum {update.momentum:g}{delta})"
 
 
 def _prepare_teacher(execution: Execution) -> None:

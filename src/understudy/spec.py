@@ -28,7 +28,7 @@ from understudy.taps import TappedModel, Taps, check_taps
 from understudy.tasks import Task
 from understudy.teachers import LiveTeacher
 from understudy.teachers.bank import BankTeacher
-from understudy.updates import Joint, Schedule, UpdateConfig, undecayed_names
+from understudy.updates import Joint, Schedule, UpdateConfig, undecayed_names, update_of_row, word_in_row
 
 __all__ = ["StudentSpec", "Surroundings", "build_student", "default_task_weight", "tap_teacher"]
 
@@ -43,7 +43,7 @@ class StudentSpec:
         update: how losses become new weights.
         schedule: learning rate over the epochs.
         task_weight: None: the first method's default, 1 without a method.
-        name: None: the methods' names, with "+dot" for that update.
+        name: None: the methods' names, with "+dot" for that update, and so on.
         prepare: the network's own first operation on images in [0,1]; None: it takes them as they are.
         ema: settings of a running average of the weights, which is then what is evaluated and deployed.
         precision: of the networks' passes.
@@ -215,7 +215,8 @@ def default_task_weight(methods: Sequence[MethodConfig]) -> float:
 def row_name_of(methods: Sequence[MethodConfig], update: UpdateConfig) -> str:
     """'alone', 'kd', 'crd+kd', 'kd+dot'."""
     names = [config.method.name for config in methods] or ["alone"]
-    return "+".join([*names, "dot"] if methods and update.name == "dot" else names)
+    trained_by = update_of_row(update, distils=bool(methods))
+    return "+".join([*names, trained_by] if word_in_row(trained_by) else names)
 
 
 def weighted(config: MethodConfig) -> tuple[float, int]:

@@ -79,9 +79,13 @@ class Typed:
 
 
 def _methods(text: str) -> str | list[str]:
+    from understudy.methods import METHODS
+    from understudy.updates import UPDATES
+
     parts = [part.strip() for part in text.split("+")]
-    if "dot" in parts:
-        raise UserError(f"--method {text}: dot is no method but an update; write --update dot")
+    for part in parts:
+        if part in UPDATES and part not in METHODS:
+            raise UserError(f"--method {text}: {part} is no method but an update; write --update {part}")
     return parts[0] if len(parts) == 1 else parts
 
 

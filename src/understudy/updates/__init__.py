@@ -1,12 +1,31 @@
-"""Updates: how the losses of a step become new weights, jointly or by DOT's separate momenta."""
+"""Updates: how the losses of a step become new weights, jointly or by DOT's separate momenta.
 
-from understudy.config import UserError, unknown_name
-from understudy.updates.base import Update, UpdateConfig, undecayed_names
+Every module of this folder is imported, so that its update is registered.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from understudy.updates.base import (
+    DEFAULT_UPDATE,
+    UPDATES,
+    Update,
+    UpdateConfig,
+    undecayed_names,
+    update_named,
+    update_names,
+    update_of_row,
+    word_in_row,
+)
 from understudy.updates.dot import DOT
 from understudy.updates.joint import Joint
 from understudy.updates.schedules import Schedule, lr_factor
 
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
 __all__ = [
+    "DEFAULT_UPDATE",
     "DOT",
     "UPDATES",
     "Joint",
@@ -16,17 +35,7 @@ __all__ = [
     "lr_factor",
     "undecayed_names",
     "update_named",
+    "update_names",
+    "update_of_row",
+    "word_in_row",
 ]
-
-UPDATES: dict[str, type[Joint] | type[DOT]] = {"joint": Joint, "dot": DOT}
-
-
-def update_named(name: str) -> type[Joint] | type[DOT]:
-    """The update registered under `name`; its settings are its `Config`.
-
-    Raises:
-        UserError: no such update; the text names the nearest one, or lists them.
-    """
-    if name not in UPDATES:
-        raise UserError(f"update {name!r} is {unknown_name(name, UPDATES)}")
-    return UPDATES[name]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
-from understudy.config import Config, UserError
+from understudy.config import Config, UserError, unknown_name
 from understudy.step import Losses
 
 __all__ = [
+    "DEFAULT_UPDATE",
     "OWN_DEFAULTS",
+    "UPDATES",
     "Optimizer",
     "Update",
     "UpdateConfig",
@@ -22,6 +25,10 @@ __all__ = [
     "one_of",
     "scale_lr_",
     "undecayed_names",
+    "update_named",
+    "update_names",
+    "update_of_row",
+    "word_in_row",
 ]
 
 Optimizer = Literal["sgd", "adamw", "rmsprop", "rmsprop_tf", "nadam", "lion"]
@@ -30,44 +37,8 @@ Optimizer = Literal["sgd", "adamw", "rmsprop", "rmsprop_tf", "nadam", "lion"]
 OWN_DEFAULTS: dict[str, dict[str, float]] = {"rmsprop": {"alpha": 0.99}, "lion": {"beta2": 0.99}}
 
 
-class Update(Protocol):
-    """Turns the losses of one step into new weights. It sees scalars and parameters, nothing else.
-
-    Attributes:
-        add_up: sums gradients over the processes of a run, before they are clipped and used; a lone process gets back
-            the very tensors it gave.
-        retains_graph: whether `accumulate` goes through a graph more than once.
-    """
-
-    retains_graph: ClassVar[bool]
-
-    add_up: Callable[[Sequence[Tensor]], list[Tensor]]
-
-    def accumulate(self, losses: Losses, *, scaler: torch.amp.GradScaler | None = None) -> None:
-        """Backward pass(es); gradients of several calls before a step add up."""
-
-    def step(self) -> Any:
-        """Change the weights by what has been accumulated."""
-
-    def __call__(self, losses: Losses) -> None:
-        """Both: backward pass(es) and one step."""
-
-    @property
-    def lr(self) -> float:
-        """Learning rate of the next step, of the first parameter group."""
-
-    @property
-    def initial_lr(self) -> float:
-        """Learning rate of the first parameter group where its factor is 1."""
-
-    def set_lr_factor(self, factor: float) -> None:
-        """Scale every parameter group's learning rate to `factor` times its own initial one."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+UPDATES: dict[str, type[Update]] = {}
+DEFAULT_UPDATE = "joint"  # of a recipe that names none, and of a row whose name has none in it
 
 
 class UpdateConfig(Config):
@@ -83,7 +54,9 @@ class UpdateConfig(Config):
         "nesterov": ("sgd",),
     }
 
-    name: str
+    update: ClassVar[type[Update]]  # set when the Update that owns this Config is defined
+
+    name: str = Field(default="", validate_default=True)  # the update's own
     optimizer: Optimizer = "sgd"
     lr: float = Field(default=0.05, gt=0)  # with SGD and 64 images per step, Tian et al. 2020; AdamW wants about 1e-3
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -103,6 +76,13 @@ class UpdateConfig(Config):
         if chosen == "nesterov":
             return {**data, "optimizer": "sgd", "nesterov": True}
         return {**OWN_DEFAULTS.get(chosen, {}), **data}
+
+    @field_validator("name")
+    @classmethod
+    def _is_of_its_update(cls, name: str) -> str:
+        if name and name != cls.update.name:
+            raise ValueError(f"these are settings of update {cls.update.name!r}, got {name!r}")
+        return cls.update.name
 
     @field_validator("*")
     @classmethod
@@ -134,6 +114,14 @@ class UpdateConfig(Config):
         """
         raise NotImplementedError(f"update {self.name!r} defines no build")
 
+    def in_words(self) -> str:
+        """'joint (sgd, lr 0.05, momentum 0.9)'."""
+        return f"{self.name} ({self.optimizer}, lr {self.lr:g}, {self.momentum_in_words()})"
+
+    def momentum_in_words(self) -> str:
+        """'momentum 0.9'."""
+        return f"momentum {self.momentum:g}"
+
     def groups(
         self, parameters: Iterable[tuple[str, nn.Parameter]], undecayed: Collection[str] = ()
     ) -> list[dict[str, Any]]:
@@ -152,6 +140,110 @@ class UpdateConfig(Config):
         others = [parameter for (_, parameter), is_spared in zip(trainable, spared, strict=True) if is_spared]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
+
+
+class Update:
+    """Base of every update: turns the losses of one step into new weights. It sees scalars and parameters, no more.
+
+    A subclass is registered by `class Mine(Update, name="mine")` and declares its settings as a nested `Config`, whose
+    `build` makes one. Every other than the default is named in rows: `kd+dot`.
+
+    Attributes:
+        add_up: sums gradients over the processes of a run, before they are clipped and used; a lone process gets back
+            the very tensors it gave.
+        retains_graph: whether `accumulate` goes through a graph more than once.
+        optimizer: holds the parameters and what is remembered of them; an update without one defines what reads it.
+        needs_distillation: whether a student alone, without a method, is trained by the default update instead.
+    """
+
+    class Config(UpdateConfig):
+        """Replaced by every update's own."""
+
+    name: ClassVar[str]
+    retains_graph: ClassVar[bool] = False
+    needs_distillation: ClassVar[bool] = False
+
+    add_up: Callable[[Sequence[Tensor]], list[Tensor]]
+    optimizer: torch.optim.Optimizer
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if name is None:
+            return
+        if name in UPDATES and UPDATES[name].__qualname__ != cls.__qualname__:
+            raise ValueError(f"there is an update {name!r} already: {UPDATES[name].__module__}")
+        if "Config" not in cls.__dict__:
+            raise ValueError(f"update {name!r} has no settings of its own; define a class Config in {cls.__name__}")
+        cls.name = name
+        cls.Config.update = cls
+        UPDATES[name] = cls
+
+    def accumulate(self, losses: Losses, *, scaler: torch.amp.GradScaler | None = None) -> None:
+        """Backward pass(es); gradients of several calls before a step add up."""
+        raise NotImplementedError(f"{type(self).__name__} defines no accumulate")
+
+    def step(self) -> Any:
+        """Change the weights by what has been accumulated."""
+        raise NotImplementedError(f"{type(self).__name__} defines no step")
+
+    def __call__(self, losses: Losses) -> None:
+        """Both: backward pass(es) and one step."""
+        self.accumulate(losses)
+        self.step()
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step, of the first parameter group."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def initial_lr(self) -> float:
+        """Learning rate of the first parameter group where its factor is 1."""
+        return initial_lr_of(self.optimizer)
+
+    def set_lr_factor(self, factor: float) -> None:
+        """Scale every parameter group's learning rate to `factor` times its own initial one."""
+        scale_lr_(self.optimizer, factor)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs: the optimizer's momenta, step counts, learning rates."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self.optimizer.load_state_dict(state)
+
+    @classmethod
+    def in_a_line(cls) -> str:
+        """What it does: the first sentence of its docstring."""
+        paragraph = " ".join((inspect.getdoc(cls) or "").split("\n\n", 1)[0].split())
+        return paragraph.split(". ", 1)[0].rstrip(".")
+
+
+def update_named(name: str) -> type[Update]:
+    """The update registered under `name`; its settings are its `Config`.
+
+    Raises:
+        UserError: no such update; the text names the nearest one, or lists them.
+    """
+    if name not in UPDATES:
+        raise UserError(f"update {name!r} is {unknown_name(name, UPDATES)}")
+    return UPDATES[name]
+
+
+def update_names() -> list[str]:
+    """All that are registered, the default first."""
+    return sorted(UPDATES, key=lambda name: (name != DEFAULT_UPDATE, name))
+
+
+def word_in_row(part: str) -> bool:
+    """Whether a part of a row's name, such as dot in kd+dot, stands for an update."""
+    return part in UPDATES and part != DEFAULT_UPDATE
+
+
+def update_of_row(update: UpdateConfig, *, distils: bool) -> str:
+    """Name of the update that trains a row of a recipe with this one: a student alone may get the default."""
+    return update.name if distils or not update.update.needs_distillation else DEFAULT_UPDATE
 
 
 def one_of(names: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from understudy.config import UserError
 from understudy.distributed import averaged
 from understudy.step import Losses
-from understudy.updates.base import Optimizer, initial_lr_of, scale_lr_
+from understudy.updates.base import Optimizer, Update, initial_lr_of, scale_lr_
 from understudy.updates.dot_settings import DOTSettings, check_at_step, check_clip_norm, check_state, completed
 from understudy.updates.dot_settings import has_warned_of_unread_gradients as has_warned
 from understudy.updates.layout import Layout, have_others_joined, have_some_joined
@@ -28,7 +28,7 @@ NOTHING_KNOWN: dict[str, Any] = {"steps": {}, "seen_eagerly": [], "settled": []}
 ABSENT_BEFORE: dict[str, Any] = {"alpha": 0.9, "nesterov": False}  # settings that states of earlier versions lack
 
 
-class DOT(torch.optim.Optimizer):
+class DOT(torch.optim.Optimizer, Update, name="dot"):
     """Distillation-oriented trainer: the distillation gradient gets more momentum than the task gradient.
 
     Zhao, Cui, Song, Liang, "DOT: A Distillation-Oriented Trainer", ICCV 2023, algorithm 1. Per parameter
@@ -89,6 +89,7 @@ class DOT(torch.optim.Optimizer):
             return DOT(self.groups(parameters, undecayed), **settings)
 
     retains_graph: ClassVar[bool] = True
+    needs_distillation: ClassVar[bool] = True
 
     gradients: dict[str, list[Tensor]]  # pending, by stream, in the order of `reached`: to replace, not to write into
     _layout: Layout | None  # None: memberships have changed since
@@ -225,11 +226,6 @@ class DOT(torch.optim.Optimizer):
         """
         check_state(state_dict, ABSENT_BEFORE)
         super().load_state_dict(state_dict)
-
-    def __call__(self, losses: Losses) -> None:
-        """Both backward passes and one step: DOT is an `Update` itself."""
-        self.accumulate(losses)
-        self.step()
 
     def accumulate(self, losses: Losses, *, scaler: torch.amp.GradScaler | None = None) -> None:
         """`backward` of both losses."""

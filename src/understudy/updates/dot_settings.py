@@ -44,11 +44,14 @@ class DOTSettings(UpdateConfig):
     """DOT with SGD (the paper's), Nesterov's momentum, AdamW, NAdam, RMSprop (torch's or TensorFlow's) or Lion."""
 
     only_with = UpdateConfig.only_with | {"dampening": ("sgd",), "gain": ("adamw", "nadam", "lion")}
-    name: Literal["dot"] = "dot"
     allow_negative_momentum: bool = False
     delta: float = Field(default=0.075, validate_default=True)  # CIFAR-100; 0.09 for ImageNet
     dampening: float = Field(default=0.0, ge=0, lt=1)
     gain: Literal["heavy_ball", "ema"] = "heavy_ball"
+
+    def momentum_in_words(self) -> str:
+        """'momentum 0.9 -/+ 0.075'."""
+        return f"{super().momentum_in_words()} -/+ {self.delta:g}"
 
     @field_validator("delta")
     @classmethod

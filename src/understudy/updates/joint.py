@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import compress
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from timm.optim.lion import Lion
@@ -12,12 +12,12 @@ from timm.optim.rmsprop_tf import RMSpropTF
 from torch import Tensor, nn
 
 from understudy.step import Losses
-from understudy.updates.base import UpdateConfig, initial_lr_of, scale_lr_
+from understudy.updates.base import Update, UpdateConfig
 
 __all__ = ["Joint"]
 
 
-class Joint:
+class Joint(Update, name="joint"):
     """Minimises task + distill with any optimizer of torch.
 
     Args:
@@ -27,8 +27,6 @@ class Joint:
 
     class Config(UpdateConfig):
         """SGD with momentum (Nesterov's where asked for), AdamW, NAdam, RMSprop (torch's or TensorFlow's) or Lion."""
-
-        name: Literal["joint"] = "joint"
 
         def build(self, parameters: Iterable[tuple[str, nn.Parameter]], *, undecayed: Collection[str] = ()) -> Joint:
             """A Joint around torch's optimizer of that name, or timm's RMSpropTF or Lion."""
@@ -51,18 +49,11 @@ class Joint:
             }
             return made[self.optimizer]()
 
-    retains_graph: ClassVar[bool] = False
-
     def __init__(self, optimizer: torch.optim.Optimizer, *, clip_norm: float | None = None) -> None:
         self.optimizer = optimizer
         self.clip_norm = clip_norm
         self.add_up: Callable[[Sequence[Tensor]], list[Tensor]] = list
         self._scaler: torch.amp.GradScaler | None = None  # of the last backward pass
-
-    def __call__(self, losses: Losses) -> None:
-        """One backward pass of the sum, and one step."""
-        self.accumulate(losses)
-        self.step()
 
     def accumulate(self, losses: Losses, *, scaler: torch.amp.GradScaler | None = None) -> None:
         """One backward pass of the sum; what several give before a step adds up.
@@ -109,27 +100,9 @@ class Joint:
                 parameter.grad = torch.zeros_like(parameter)
         return reached
 
-    @property
-    def lr(self) -> float:
-        """Learning rate of the next step, of the first parameter group."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    @property
-    def initial_lr(self) -> float:
-        """Learning rate of the first parameter group where its factor is 1."""
-        return initial_lr_of(self.optimizer)
-
-    def set_lr_factor(self, factor: float) -> None:
-        """Scale every parameter group's learning rate to `factor` times its own initial one."""
-        scale_lr_(self.optimizer, factor)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The optimizer's: momenta, step counts, learning rates."""
-        return self.optimizer.state_dict()
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
-        self.optimizer.load_state_dict(state)
+        super().load_state_dict(state)
         if isinstance(self.optimizer, torch.optim.NAdam):
             # torch casts the product of momenta as if it were a parameter's: another number, on a GPU a wait for it.
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
