@@ -20,6 +20,7 @@ from understudy.models import load_student
 from understudy.runfolder import RunFolder
 from understudy.tasks import Evaluation
 from understudy.teaching import check_teacher, evaluate_teacher, teacher_ready
+from understudy.trackers import Trackers
 from understudy.watching import StopRequest
 
 TRAINED = {"model": "cifar:resnet8", "kwargs": {"width": 0.5}, "weights": "none", "train_epochs": 1, "lr": 0.02}
@@ -122,7 +123,9 @@ class TestScores:
 
 def ready(run: Path, **teacher: object) -> Parts:
     run.mkdir(exist_ok=True)
-    return teacher_ready(parts_with(**teacher), RunFolder(run), Display(quiet=True), StopRequest())
+    run.mkdir(parents=True, exist_ok=True)
+    trackers = Trackers(["jsonl"], run, {})
+    return teacher_ready(parts_with(**teacher), RunFolder(run), Display(quiet=True), StopRequest(), trackers)
 
 
 class TestTraining:
@@ -156,7 +159,7 @@ class TestTraining:
         assert (
             differing(parts.teacher_network.module.state_dict(), parts_with().teacher_network.module.state_dict()) == []
         )
-        assert list((tmp_path / "run").iterdir()) == []
+        assert [file.name for file in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
 
 
 class TestOtherClasses:

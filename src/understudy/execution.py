@@ -11,6 +11,7 @@ from understudy.recipe import Recipe
 from understudy.rows import Row
 from understudy.runfolder import RunFolder
 from understudy.tasks import Evaluation
+from understudy.trackers import Trackers
 from understudy.watching import StopRequest
 
 __all__ = ["Execution"]
@@ -26,4 +27,5 @@ class Execution:
     run: RunFolder
     display: Display
     stop: StopRequest
+    trackers: Trackers | None = None  # of the first process, once it has begun
     teacher: dict[str, Evaluation] = field(default_factory=dict)  # by split

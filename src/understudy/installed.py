@@ -8,7 +8,11 @@ from understudy.config import UserError
 
 __all__ = ["GROUPS", "installed_names", "load_installed"]
 
-GROUPS = {"understudy.methods": "method", "understudy.updates": "update"}  # entry point group: what it is of
+GROUPS = {
+    "understudy.methods": "method",
+    "understudy.updates": "update",
+    "understudy.trackers": "tracker",
+}  # by entry point group: what it is of
 
 
 def installed_names(group: str) -> list[str]:

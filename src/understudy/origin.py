@@ -14,7 +14,7 @@ FREE = (
     "data.root", "data.workers", "data.cache", "data.eval_batch_size", "data.on_bad_image",
     "teacher.weights", "teacher.expected_top1", "teacher.allow_weak",
     "seeds", "rows", "published", "device", "threads", "precision", "compile", "fold_teacher", "channels_last",
-    "log_every", "checkpoint_minutes", "checkpoint_steps", "lr_is_for_images",
+    "trackers", "log_every", "checkpoint_minutes", "checkpoint_steps", "lr_is_for_images",
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from understudy.precision import Precision
 from understudy.published import Published, as_list
 from understudy.recipe_files import parsed_yaml, read_recipe, recipe_names
 from understudy.row_settings import RowSettings, row_settings
+from understudy.trackers import ALWAYS, tracker_names
 from understudy.updates import Joint, Schedule, UpdateConfig
 
 __all__ = [
@@ -118,6 +119,7 @@ class Recipe(Config):
     sync_batch_norm: bool = False  # several GPUs: batch statistics over all of them
     on_nan: Literal["stop", "rollback", "continue"] = "stop"  # a loss that is no number; see docs/reliability.md
     channels_last: Literal[True, False, "auto"] = True  # memory format of convolutions; auto: measured at the start
+    trackers: tuple[str, ...] = (ALWAYS,)  # who keeps the metrics; jsonl always does
     log_every: int = Field(default=50, ge=1)  # steps
     checkpoint_minutes: float = Field(default=10.0, gt=0)  # beside the one at the end of every epoch
     checkpoint_steps: int | None = Field(default=None, ge=1)  # likewise, by steps since the start
@@ -145,6 +147,16 @@ class Recipe(Config):
     def _ema(cls, value: Any) -> Any:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return Averaging.nested({"decay": value}) if is_number else value
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _trackers(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("trackers")
+    @classmethod
+    def _are_registered(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tracker_names(names)
 
     @field_validator("published", mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from understudy.handed_over import differing_parts
 from understudy.locking import LOCK_FILE
 from understudy.logs import json_text
 from understudy.recipe import recipe_from
+from understudy.trackers import METRICS_FILE
 from understudy.untrusted import given_path, plain_json, plain_yaml, text_of
 
 __all__ = ["WRITTEN", "RunFolder", "open_run_folder"]
@@ -22,7 +23,8 @@ __all__ = ["WRITTEN", "RunFolder", "open_run_folder"]
 WRITTEN = (  # everything that a run leaves in its folder
     "recipe.yaml",
     "environment.json",
-    "metrics.jsonl",
+    METRICS_FILE,
+    "trackers",
     "timing.jsonl",
     "results.json",
     "predictions.safetensors",
@@ -42,6 +44,7 @@ MAX_RESULTS_BYTES = 64_000_000
 HARMLESS = (
     ("teacher", "allow_weak"),
     ("log_every",),
+    ("trackers",),
     ("checkpoint_minutes",),
     ("checkpoint_steps",),
     ("device",),
@@ -56,7 +59,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe_file = path / "recipe.yaml"
-        self.metrics_file = path / "metrics.jsonl"
+        self.metrics_file = path / METRICS_FILE
         self.results_file = path / "results.json"
         self.environment_file = path / "environment.json"
         self.timing_file = path / "timing.jsonl"

@@ -33,6 +33,7 @@ from understudy.spec import weighted
 from understudy.step import Batch
 from understudy.suiting import check_rows, size_notes
 from understudy.teaching import check_teacher, evaluate_teacher, teacher_ready
+from understudy.trackers import Trackers
 from understudy.untrusted import given_path
 from understudy.watching import RunWatcher, StopRequest
 
@@ -141,7 +142,10 @@ def _carry_out(execution: Execution) -> None:
     parts, run, display = execution.parts, execution.run, execution.display
     with execution.stop.listening():
         began = time.monotonic()
+        results: dict[str, Any] | None = None
         try:
+            if parts.world.is_first:
+                execution.trackers = Trackers(execution.recipe.trackers, run.path, execution.recipe.as_dict())
             display.say(describe_data(parts))
             execution.parts = with_format_settled(parts, run.memory_format_file, say=display.say)
             if note := lr_note(execution.recipe):
@@ -152,7 +156,10 @@ def _carry_out(execution: Execution) -> None:
                 _run_seed(execution, seed)
             if parts.world.is_first:  # a signal from here on finds the run at its end, and is not heeded
                 finish(execution)
+                results = run.results()
         finally:
+            if execution.trackers is not None:
+                execution.trackers.finish(results)
             if parts.world.is_first:
                 with suppress(OSError):  # a full disk has been said by then
                     seconds = time.monotonic() - began
@@ -209,7 +216,9 @@ def _prepare_teacher(execution: Execution) -> None:
         return
     # Taps, sizes and class counts are settled before the teacher takes its hours.
     build_trainer(execution.parts, execution.rows, execution.recipe.seeds[0])
-    execution.parts = teacher_ready(execution.parts, execution.run, execution.display, execution.stop)
+    execution.parts = teacher_ready(
+        execution.parts, execution.run, execution.display, execution.stop, execution.trackers
+    )
     execution.teacher = evaluate_teacher(execution.parts, stop=execution.stop)
     check_teacher(execution.parts, execution.teacher.get("val"), say=execution.display.say)
 
@@ -233,6 +242,7 @@ def _run_seed(execution: Execution, seed: int) -> None:
         stop=execution.stop,
         teacher=execution.teacher.get("val"),
         world=parts.world,
+        trackers=execution.trackers,
     )
     loader, val_loader = parts.train_loader(seed), parts.eval_loader("val")
     with display.stretch(recipe.epochs * loader.steps_per_epoch, images_per_step=recipe.data.batch_size):

@@ -23,6 +23,7 @@ from understudy.student import Student, parameters_of
 from understudy.taps import TappedModel
 from understudy.tasks import Evaluation
 from understudy.teachers.bank import BankTeacher
+from understudy.trackers import Trackers
 from understudy.training import Trainer
 from understudy.updates import undecayed_names
 from understudy.watching import RunWatcher, StopRequest
@@ -32,7 +33,9 @@ __all__ = ["banked_teacher", "check_teacher", "evaluate_teacher", "teacher_ready
 EXPECTED_WITHIN = 0.5  # points of top-1 by which a published teacher may differ before it is warned of
 
 
-def teacher_ready(parts: Parts, run: RunFolder, display: Display, stop: StopRequest) -> Parts:
+def teacher_ready(
+    parts: Parts, run: RunFolder, display: Display, stop: StopRequest, trackers: Trackers | None
+) -> Parts:
     """The parts with a teacher that has had its training: before this run, in an earlier part of it, or now."""
     settings, network = parts.recipe.teacher, parts.teacher_network
     if settings is None or network is None or settings.train_epochs == 0:
@@ -42,7 +45,7 @@ def teacher_ready(parts: Parts, run: RunFolder, display: Display, stop: StopRequ
         if parts.world.is_first:  # the call that kept it may have died before it cleared up
             checkpoint.remove(run.checkpoints, "teacher")
     else:
-        _train(parts, run, display, stop)
+        _train(parts, run, display, stop, trackers)
         if parts.world.is_first:
             _keep(parts, network, run)
         parts.world.exchange(0)  # nobody goes on before the folder is there
@@ -160,7 +163,7 @@ def _size_and_origin(parts: Parts) -> tuple[str, str]:
     return compact(count_parameters(parts.teacher_network.module)), parts.teacher_network.starts_from
 
 
-def _train(parts: Parts, run: RunFolder, display: Display, stop: StopRequest) -> None:
+def _train(parts: Parts, run: RunFolder, display: Display, stop: StopRequest, trackers: Trackers | None = None) -> None:
     """Fine-tune the teacher's own network, in place, on the run's training data."""
     recipe, network = parts.recipe, parts.teacher_network
     assert recipe.teacher is not None
@@ -186,7 +189,15 @@ def _train(parts: Parts, run: RunFolder, display: Display, stop: StopRequest) ->
     world.copy_from_first_(list(model.state_dict().values()))
     trainer = Trainer([student], teacher=None, device=parts.device, log_every=recipe.log_every, world=world)
     watcher = RunWatcher(
-        run, recipe, tag="teacher", seed=seed, label="teacher", display=display, stop=stop, world=world
+        run,
+        recipe,
+        tag="teacher",
+        seed=seed,
+        label="teacher",
+        display=display,
+        stop=stop,
+        world=world,
+        trackers=trackers,
     )
     loader = train_loader(
         parts.data,

@@ -15,12 +15,13 @@ from understudy.data import EvalLoader, TrainLoader
 from understudy.distributed import SINGLE, World
 from understudy.environment import peak_memory_gib
 from understudy.interrupted import Interrupted
-from understudy.logs import Display, MetricsFile, duration
+from understudy.logs import Display, duration
 from understudy.measures import NotFinite
 from understudy.recipe import Recipe
 from understudy.runfolder import RunFolder
 from understudy.step import Batch
 from understudy.tasks import Evaluation
+from understudy.trackers import ALWAYS, Trackers
 from understudy.training import Trainer
 
 __all__ = ["RunWatcher", "StopRequest"]
@@ -92,6 +93,7 @@ class RunWatcher:
         stop: whoever wants the run to stop.
         teacher: its scores on the images that are evaluated after each epoch, for the agreement.
         world: the processes that train together; the first one writes.
+        trackers: who keeps the metrics; None in the other processes.
     """
 
     def __init__(
@@ -106,10 +108,11 @@ class RunWatcher:
         stop: StopRequest,
         teacher: Evaluation | None = None,
         world: World = SINGLE,
+        trackers: Trackers | None = None,
     ) -> None:
         self.run, self.recipe, self.tag, self.seed, self.label = run, recipe, tag, seed, label
         self.display, self.stop, self.teacher, self.world = display, stop, teacher, world
-        self.metrics = MetricsFile(run.metrics_file) if world.is_first else None
+        self.trackers = trackers
         self._last_save = time.monotonic()
         self._first_step: tuple[int, float] | None = None
         self._looks_until = 0  # after a rollback, weights are looked at after every step up to this one
@@ -173,12 +176,10 @@ class RunWatcher:
         trainer.check_finite()
         state = {
             "trainer": trainer.state_dict(),
-            "metrics_bytes": self.metrics.size if self.metrics else 0,
+            "trackers": self.trackers.state() if self.trackers else {},
             "skipped": sorted(set().union(*self.world.gather_objects(self.skipped))),
             "left_out": self._left_out,
         }
-        if self.metrics:
-            checkpoint.to_disk(self.metrics.file)  # before a checkpoint that counts on it
         if self.world.is_first:
             checkpoint.save(self.run.checkpoints, self.tag, trainer.step, state)
         self._last_save = time.monotonic()
@@ -230,14 +231,8 @@ class RunWatcher:
         )
 
     def _put_back(self, trainer: Trainer, state: Mapping[str, Any], *, keeps_metrics: bool = False) -> None:
-        if self.metrics and not keeps_metrics:
-            missing = state["metrics_bytes"] - self.metrics.size
-            if missing > 0:
-                raise UserError(
-                    f"{self.metrics.file} lacks {missing:,} bytes that the newest checkpoint knows of; put the file "
-                    "back as it was, or start afresh with --overwrite"
-                )
-            self.metrics.cut_back(state["metrics_bytes"])
+        if self.trackers and not keeps_metrics:
+            self.trackers.resume(_of_trackers(state))
         trainer.load_state_dict(state["trainer"])
         self._skipped |= set(state["skipped"])
         self._left_out |= state["left_out"]
@@ -260,8 +255,8 @@ class RunWatcher:
         self.display.say(f"warning  {bad}; back to step {trainer.step}, and on without step {bad.step}")
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        if self.metrics:
-            self.metrics.write(line)
+        if self.trackers:
+            self.trackers.log(line)
 
     def _write_interval(self, trainer: Trainer) -> None:
         if trainer.measures.interval_steps == 0:  # all of them were left out
@@ -289,6 +284,12 @@ class RunWatcher:
                 f"{self.label}: about {epoch_seconds:.0f} s an epoch without evaluation, {duration(left)} in all, "
                 f"{memory:.1f} GiB"
             )
+
+
+def _of_trackers(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a checkpoint keeps of the trackers; the file alone in one of before there were others."""
+    found: Mapping[str, Any] = state.get("trackers") or {ALWAYS: {"bytes": state["metrics_bytes"]}}
+    return found
 
 
 def _way_out(bad: NotFinite, num_left_out: int) -> str:
