@@ -1,18 +1,33 @@
-"""What installed packages add: each declares an entry point, and importing what it names registers it."""
+"""What is known by name: registered as it is defined, and imported where installed packages declare it."""
 
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from typing import TypeVar
 
 from understudy.config import UserError
 
-__all__ = ["GROUPS", "installed_names", "load_installed"]
+__all__ = ["GROUPS", "installed_names", "load_installed", "register"]
+
+Kind = TypeVar("Kind")
 
 GROUPS = {
     "understudy.methods": "method",
     "understudy.updates": "update",
     "understudy.trackers": "tracker",
+    "understudy.data": "data format",
 }  # by entry point group: what it is of
+
+
+def register(known: dict[str, type[Kind]], name: str, added: type[Kind], *, kind: str) -> None:
+    """Add a class under its name; one that is defined anew, as in a notebook, replaces itself.
+
+    Raises:
+        ValueError: another one has that name.
+    """
+    if name in known and known[name].__qualname__ != added.__qualname__:
+        raise ValueError(f"there is {kind} {name!r} already: {known[name].__module__}")
+    known[name] = added
 
 
 def installed_names(group: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from understudy import checkpoint
 from understudy.config import UserError, unknown_name
+from understudy.installed import register
 from understudy.logs import MetricsFile
 
 __all__ = ["ALWAYS", "METRICS_FILE", "TRACKERS", "JsonLines", "Tracker", "Trackers", "tracker_names"]
@@ -30,10 +31,8 @@ class Tracker:
         super().__init_subclass__(**kwargs)
         if name is None:
             return
-        if name in TRACKERS and TRACKERS[name].__qualname__ != cls.__qualname__:
-            raise ValueError(f"there is a tracker {name!r} already: {TRACKERS[name].__module__}")
+        register(TRACKERS, name, cls, kind="a tracker")
         cls.name = name
-        TRACKERS[name] = cls
 
     def start(self, folder: Path, recipe: Mapping[str, Any]) -> None:
         """Before the first line of this call: it begins the run, or carries on what an earlier call began.

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from understudy.config import Config, UserError, unknown_name
+from understudy.installed import register
 from understudy.step import Pairing
 from understudy.taps import Taps, TapShape
 
@@ -149,11 +150,9 @@ class Method(nn.Module):
         super().__init_subclass__(**kwargs)
         if name is None:
             return
-        if name in METHODS and METHODS[name].__qualname__ != cls.__qualname__:
-            raise ValueError(f"there is a method {name!r} already: {METHODS[name].__module__}")
+        register(METHODS, name, cls, kind="a method")
         cls.name = name
         cls.Config.method = cls
-        METHODS[name] = cls
 
     def __init__(self, config: Any, context: Context) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from understudy.config import Config, UserError, unknown_name
+from understudy.installed import register
 from understudy.step import Losses
 
 __all__ = [
@@ -170,13 +171,11 @@ class Update:
         super().__init_subclass__(**kwargs)
         if name is None:
             return
-        if name in UPDATES and UPDATES[name].__qualname__ != cls.__qualname__:
-            raise ValueError(f"there is an update {name!r} already: {UPDATES[name].__module__}")
         if "Config" not in cls.__dict__:
             raise ValueError(f"update {name!r} has no settings of its own; define a class Config in {cls.__name__}")
+        register(UPDATES, name, cls, kind="an update")
         cls.name = name
         cls.Config.update = cls
-        UPDATES[name] = cls
 
     def accumulate(self, losses: Losses, *, scaler: torch.amp.GradScaler | None = None) -> None:
         """Backward pass(es); gradients of several calls before a step add up."""
