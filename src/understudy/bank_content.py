@@ -15,7 +15,7 @@ from understudy.data import DataSplits, augment_for
 from understudy.data.augment_config import AugmentParts
 from understudy.data.images import BadImageError
 from understudy.data.seeding import seeded
-from understudy.data.sources import EncodedSource, Source, TensorSource, stored_at
+from understudy.data.sources import Source, TensorSource, identity_of
 from understudy.environment import describe_environment
 from understudy.hashing import fingerprint
 from understudy.models import Network
@@ -121,16 +121,13 @@ def split_identity(source: Source, *, num_probed: int = NUM_PROBED) -> dict[str,
 
 
 def _all_files(source: Source) -> dict[str, str]:
-    """Of names and sizes of all files; nothing of images that come from elsewhere. 100,000 files take 1 s."""
+    """Of what tells each image, such as name and size of its file; {} where some source does not say. 100,000: 1 s."""
     digest = hashlib.sha256()
     for i in range(len(source)):
-        holder, place = stored_at(source, i)
-        if isinstance(holder, TensorSource):
-            digest.update(holder.images[place].cpu().numpy().tobytes())
-        elif isinstance(holder, EncodedSource):
-            digest.update(f"{holder.name(place)}\0{holder.num_bytes(place)}\n".encode())
-        else:
+        identity = identity_of(source, i)
+        if identity is None:
             return {}
+        digest.update(identity)
     return {"all_files": digest.hexdigest()[:16]}
 
 

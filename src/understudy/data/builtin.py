@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from understudy.config import UserError
 from understudy.data.found import Found, SplitName
+from understudy.data.readers import Reader
 from understudy.data.sources import TensorSource
+
+if TYPE_CHECKING:
+    from understudy.data.config import DataConfig
 
 __all__ = ["CIFAR_FOLDERS", "read_cifar", "read_digits"]
 
@@ -54,3 +58,56 @@ def read_digits() -> Found:
     grey = torch.from_numpy(images / 16 * 255).round().to(torch.uint8)  # (N,8,8)
     source = TensorSource(grey[:, None].repeat(1, 3, 1, 1), torch.from_numpy(labels).to(torch.int64))
     return Found("digits", tuple(str(digit) for digit in range(10)), {"train": source})
+
+
+class _Digits(Reader, name="digits"):
+    """UCI's digits, by their name alone."""
+
+    asked = 1
+    takes_names = True
+
+    @classmethod
+    def is_name(cls, root: str) -> bool:
+        """Whether it is their name."""
+        return root == "digits"
+
+    @classmethod
+    def open(cls, root: Path, config: DataConfig) -> Found:
+        """See `read_digits`."""
+        return read_digits()
+
+
+class _Cifar10(Reader, name="cifar10"):
+    """CIFAR-10 as torchvision stores it."""
+
+    asked = 3
+
+    @classmethod
+    def sniff(cls, root: Path) -> bool:
+        """Whether it is torchvision's folder, or holds it."""
+        return _is_cifar(root, "cifar-10-batches-py")
+
+    @classmethod
+    def open(cls, root: Path, config: DataConfig) -> Found:
+        """See `read_cifar`."""
+        return read_cifar(root, "cifar10")
+
+
+class _Cifar100(Reader, name="cifar100"):
+    """CIFAR-100 as torchvision stores it."""
+
+    asked = 4
+
+    @classmethod
+    def sniff(cls, root: Path) -> bool:
+        """Whether it is torchvision's folder, or holds it."""
+        return _is_cifar(root, "cifar-100-python")
+
+    @classmethod
+    def open(cls, root: Path, config: DataConfig) -> Found:
+        """See `read_cifar`."""
+        return read_cifar(root, "cifar100")
+
+
+def _is_cifar(root: Path, folder: str) -> bool:
+    return root.name == folder or (root / folder).is_dir()

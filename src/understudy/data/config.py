@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from understudy.config import Config
 from understudy.data.augment_config import AugmentSetting
 from understudy.data.mix_config import MixConfig
+from understudy.data.readers import AUTO, format_named
 
 __all__ = ["DataConfig", "parsed_rows"]
 
@@ -18,19 +19,7 @@ class DataConfig(Config):
     """Which images, how they are divided into train, val and test, and how they reach the models."""
 
     root: str  # a folder or file, several with commas between them, "hf:NAME" for the hub, or "digits"
-    format: Literal[
-        "auto",
-        "folder",
-        "splits",
-        "classes",
-        "parquet",
-        "cifar10",
-        "cifar100",
-        "tiny-imagenet",
-        "imagenet",
-        "hub",
-        "digits",
-    ] = "auto"  # auto: by what lies there; splits, classes: what the folders are, where their names leave it open
+    format: str = AUTO  # a reader's name; auto: by what lies there; see `understudy.data.readers`
     image_column: str = "image"  # parquet and hub; where it is missing, the only column of images is taken
     label_column: str = "label"
     streaming: bool = False  # hub only: images are never stored, and so have no numbers (no bank, no CRD)
@@ -77,6 +66,11 @@ class DataConfig(Config):
                 "the centre is cut out. To keep all of wide or tall images, pad or resize them to squares beforehand"
             )
         return value
+
+    @field_validator("format")
+    @classmethod
+    def _is_read_by_somebody(cls, name: str) -> str:
+        return format_named(name)
 
     @field_validator("train_rows", "val_rows")
     @classmethod

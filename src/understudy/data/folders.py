@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from PIL import Image
@@ -14,7 +14,11 @@ from PIL import Image
 from understudy.config import UserError
 from understudy.data.found import Found, SplitName, split_name
 from understudy.data.images import is_image_file, printable
+from understudy.data.readers import Reader
 from understudy.data.sources import FileSource, Source
+
+if TYPE_CHECKING:
+    from understudy.data.config import DataConfig
 
 __all__ = ["image_files", "read_folder", "read_trees"]
 
@@ -250,3 +254,37 @@ def _below(root: Path, path: str) -> str:
 
 def _counted(items: list[str], one: str, many: str) -> str:
     return f"{len(items)} {one if len(items) == 1 else many}"
+
+
+class _Folder(Reader, name="folder"):
+    """A folder for each class, or for each split with those in it, as what lies there tells."""
+
+    asked = 8
+
+    @classmethod
+    def sniff(cls, root: Path) -> bool:
+        """Whether it is a folder at all: whoever knows better was asked before."""
+        return root.is_dir()
+
+    @classmethod
+    def open(cls, root: Path, config: DataConfig) -> Found:
+        """See `read_folder`."""
+        return read_folder(root, apart=config.unlabelled)
+
+
+class _Splits(Reader, name="splits"):
+    """A folder for each split, where their names leave it open."""
+
+    @classmethod
+    def open(cls, root: Path, config: DataConfig) -> Found:
+        """See `read_folder`."""
+        return read_folder(root, "splits", apart=config.unlabelled)
+
+
+class _Classes(Reader, name="classes"):
+    """A folder for each class, where their names leave it open."""
+
+    @classmethod
+    def open(cls, root: Path, config: DataConfig) -> Found:
+        """See `read_folder`."""
+        return read_folder(root, "classes", apart=config.unlabelled)

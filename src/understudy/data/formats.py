@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from understudy.config import UserError, nearest
-from understudy.data.builtin import CIFAR_FOLDERS, read_cifar, read_digits
-from understudy.data.columns import Columns
+from understudy.data import builtin, folders, hub, imagenet, parquet  # noqa: F401  (their readers are registered)
 from understudy.data.config import DataConfig
-from understudy.data.folders import read_folder
 from understudy.data.found import Found
-from understudy.data.hub import HUB, is_saved_by_datasets, read_hub
-from understudy.data.imagenet import is_imagenet, is_tiny_imagenet, read_imagenet, read_tiny_imagenet
 from understudy.data.merging import merged
-from understudy.data.parquet import parquet_files, read_parquet
+from understudy.data.readers import AUTO, READERS, Reader, in_order
 from understudy.untrusted import given_path
 
 __all__ = ["existing", "find", "roots_of"]
-
-Format = Literal[
-    "folder", "splits", "classes", "parquet", "cifar10", "cifar100", "tiny-imagenet", "imagenet", "hub", "digits"
-]
 
 
 def find(config: DataConfig) -> Found:
@@ -56,47 +47,31 @@ def existing(text: str, key: str) -> Path:
 
 def refuse_absent_root(config: DataConfig) -> None:
     """Raise the UserError that opening the data would, where a folder or file of theirs is not there."""
-    if config.format in ("digits", "hub"):
-        return
     for root in roots_of(config.root):
-        if config.format != "auto" or not (root == "digits" or root.startswith(HUB)):
+        is_name = _is_name_of(root) is not None if config.format == AUTO else READERS[config.format].takes_names
+        if not is_name:
             existing(root, "root")
 
 
 def _found(root: str, config: DataConfig) -> Found:
-    kind = _format(root, config)
-    columns = Columns(config.image_column, config.label_column)
-    if kind == "digits":
-        return read_digits()
-    if kind == "hub":
-        return read_hub(root, columns)
-    path = given_path(root, what="data.root")
-    if kind == "parquet":
-        return read_parquet(path, columns)
-    if kind == "cifar10" or kind == "cifar100":
-        return read_cifar(path, kind)
-    if kind == "imagenet" or kind == "tiny-imagenet":
-        return {"imagenet": read_imagenet, "tiny-imagenet": read_tiny_imagenet}[kind](path)
-    return read_folder(path, kind, apart=config.unlabelled)
+    reader = READERS[config.format] if config.format != AUTO else _reader_of(root)
+    if not reader.takes_names:
+        existing(root, "root")
+    return reader.open(given_path(root, what="data.root"), config)
 
 
-def _format(root: str, config: DataConfig) -> Format:
-    if config.format == "digits" or (config.format == "auto" and root == "digits"):
-        return "digits"
-    if config.format == "hub" or (config.format == "auto" and root.startswith(HUB)):
-        return "hub"
+def _reader_of(root: str) -> type[Reader]:
+    """Whoever says first that the root is a name of its own, else that what lies there is."""
+    named = _is_name_of(root)
+    if named is not None:
+        return named
     path = existing(root, "root")
-    if config.format != "auto":
-        return config.format
-    if parquet_files(path):
-        return "parquet"
-    for folder, kind in CIFAR_FOLDERS.items():
-        if path.name == folder or (path / folder).is_dir():
-            return kind
-    if not path.is_dir():
-        raise UserError(f"data.root: {root} is neither a folder nor a .parquet file")
-    if is_saved_by_datasets(path):
-        return "hub"
-    if is_tiny_imagenet(path):
-        return "tiny-imagenet"
-    return "imagenet" if is_imagenet(path) else "folder"
+    for reader in in_order():
+        if reader.sniff(path):
+            return reader
+    raise UserError(f"data.root: {root} is neither a folder nor a .parquet file")
+
+
+def _is_name_of(root: str) -> type[Reader] | None:
+    """The reader that knows the root by name; None where it is a path."""
+    return next((reader for reader in in_order() if reader.is_name(root)), None)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from understudy.config import UserError
 from understudy.data.columns import Columns, columns_of
 from understudy.data.found import Found, SplitName, split_name
 from understudy.data.parquet import found_in_tables
+from understudy.data.readers import Reader
+
+if TYPE_CHECKING:
+    from understudy.data.config import DataConfig
 
 __all__ = ["HUB", "is_saved_by_datasets", "loaded_from_hub", "read_hub", "splits_by_name"]
 
@@ -84,3 +88,25 @@ def _streamed(saved: Any) -> Any:
 
 def _name(root: str) -> str:
     return root.removeprefix(HUB).rstrip("/").split("/")[-1]
+
+
+class _Hub(Reader, name="hub"):
+    """Data sets of the Hugging Face library."""
+
+    asked = 5
+    takes_names = True
+
+    @classmethod
+    def is_name(cls, root: str) -> bool:
+        """Whether it is hf:NAME."""
+        return root.startswith(HUB)
+
+    @classmethod
+    def sniff(cls, root: Path) -> bool:
+        """See `is_saved_by_datasets`."""
+        return is_saved_by_datasets(root)
+
+    @classmethod
+    def open(cls, root: Path, config: DataConfig) -> Found:
+        """See `read_hub`."""
+        return read_hub(str(root), Columns(config.image_column, config.label_column))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,7 +15,11 @@ from understudy.config import UserError
 from understudy.data.folders import image_files, read_trees
 from understudy.data.found import Found, SplitName
 from understudy.data.images import printable
+from understudy.data.readers import Reader
 from understudy.data.sources import FileSource
+
+if TYPE_CHECKING:
+    from understudy.data.config import DataConfig
 
 __all__ = ["is_imagenet", "is_tiny_imagenet", "read_imagenet", "read_tiny_imagenet"]
 
@@ -123,3 +128,35 @@ def _words(root: Path) -> dict[str, str]:
     file = root / "words.txt"
     lines = file.read_text().splitlines() if file.is_file() else []
     return dict(line.split("\t", 1) for line in lines if "\t" in line)
+
+
+class _TinyImageNet(Reader, name="tiny-imagenet"):
+    """Tiny-ImageNet as CS231N packed it."""
+
+    asked = 6
+
+    @classmethod
+    def sniff(cls, root: Path) -> bool:
+        """See `is_tiny_imagenet`."""
+        return is_tiny_imagenet(root)
+
+    @classmethod
+    def open(cls, root: Path, config: DataConfig) -> Found:
+        """See `read_tiny_imagenet`."""
+        return read_tiny_imagenet(root)
+
+
+class _ImageNet(Reader, name="imagenet"):
+    """ImageNet-1k as its archive unpacks."""
+
+    asked = 7
+
+    @classmethod
+    def sniff(cls, root: Path) -> bool:
+        """See `is_imagenet`."""
+        return is_imagenet(root)
+
+    @classmethod
+    def open(cls, root: Path, config: DataConfig) -> Found:
+        """See `read_imagenet`."""
+        return read_imagenet(root)

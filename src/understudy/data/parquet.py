@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -16,7 +16,11 @@ from understudy.data.columns import Columns, classes_of, columns_of, is_unlabell
 from understudy.data.found import Found, SplitName, split_name
 from understudy.data.images import BadImageError, printable
 from understudy.data.memory import hand_back_memory
+from understudy.data.readers import Reader
 from understudy.data.sources import EncodedSource, Source
+
+if TYPE_CHECKING:
+    from understudy.data.config import DataConfig
 
 __all__ = ["ParquetSource", "found_in_tables", "parquet_files", "read_parquet"]
 
@@ -198,3 +202,19 @@ def _check_labels(path: Path, schema: Any, first_path: Path, first: Any, columns
         raise UserError(
             f"{path} calls class {i} {pair[0]!r}, but {first_path} {pair[1]!r}; the files of one split need the same"
         )
+
+
+class _Parquet(Reader, name="parquet"):
+    """Files of parquet, with images in a column."""
+
+    asked = 2
+
+    @classmethod
+    def sniff(cls, root: Path) -> bool:
+        """Whether there are any."""
+        return bool(parquet_files(root))
+
+    @classmethod
+    def open(cls, root: Path, config: DataConfig) -> Found:
+        """See `read_parquet`."""
+        return read_parquet(root, Columns(config.image_column, config.label_column))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -27,6 +27,7 @@ __all__ = [
     "TensorSource",
     "as_unit",
     "holders",
+    "identity_of",
     "joined",
     "num_cpus",
     "rows_of",
@@ -39,7 +40,7 @@ SMALL = 64  # pixels: up to here images are "small": cached, cropped with paddin
 
 @runtime_checkable
 class Source(Protocol):
-    """N labelled images, decoded on demand."""
+    """N labelled images, decoded on demand. One that also has `identity(i)` says what tells image i (`identity_of`)."""
 
     labels: Tensor  # (N,) int64
 
@@ -77,6 +78,10 @@ class TensorSource:
         """Its given name, else its number."""
         return f"image {i}" if self._names is None else self._names[i]
 
+    def identity(self, i: int) -> bytes:
+        """Its pixels."""
+        return bytes(self.images[i].cpu().numpy().tobytes())
+
     def rows(self, indices: Tensor) -> TensorSource:
         """A copy of the rows `indices` (n,)."""
         names = [self.name(i) for i in indices.tolist()]
@@ -102,6 +107,10 @@ class EncodedSource:
             return len(self.encoded(i))
         except BadImageError:
             return 0
+
+    def identity(self, i: int) -> bytes:
+        """The file's name and size."""
+        return f"{self.name(i)}\0{self.num_bytes(i)}\n".encode()
 
     def from_bytes(self, data: bytes, i: int) -> Tensor:
         """(3,H,W) uint8 RGB of what `encoded(i)` gave. Raises BadImageError, which names the image."""
@@ -243,6 +252,13 @@ def stored_at(source: Source, i: int) -> tuple[Source, int]:
     while isinstance(source, PointingSource):
         source, i = source.at(i)
     return source, i
+
+
+def identity_of(source: Source, i: int) -> bytes | None:
+    """What tells image i from others without decoding it; None where its source does not say."""
+    holder, place = stored_at(source, i)
+    identity: Callable[[int], bytes] | None = getattr(holder, "identity", None)
+    return None if identity is None else identity(place)
 
 
 def holders(source: Source) -> Iterator[Source]:
