@@ -50,6 +50,25 @@ def seven():  # classes, whatever the data has
 """
 
 
+DOCUMENT = Path(__file__).parents[1] / "docs" / "own-parts.md"
+
+
+def documented(name: str) -> str:
+    """The Python of docs/own-parts.md that defines a class."""
+    blocks = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    (found,) = (block for block in blocks if f"class {name}(" in block)
+    return str(found)
+
+
+def install(site: Path, module: str, code: str, *, group: str) -> None:
+    """Lay down a package of one module, which an entry point of the group names, as an installer would."""
+    about = site / f"{module}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module.replace('_', '-')}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[{group}]\n{module.removeprefix('own_')} = {module}\n")
+    (site / f"{module}.py").write_text(code)
+
+
 @dataclass(frozen=True)
 class Said:
     """What a command left: exit code, stdout and stderr."""

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,25 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-from front_helpers import done, refused
+from front_helpers import documented, done, install, refused
 from understudy import UserError
 from understudy.bank_content import split_identity
 from understudy.data import DataConfig, open_data
 from understudy.data.readers import READERS, Reader
 from understudy.data.sources import EncodedSource, rows_of
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "own-parts.md"
-(LISTED,) = re.findall(r"```python\n([^`]*class Listed.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-
 
 @pytest.fixture
 def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The reader of the document, in a package that is installed beside understudy, and forgotten afterwards."""
-    about = tmp_path / "site" / "own_listed-1.0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: own-listed\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[understudy.data]\nlisted = own_listed\n")
-    (tmp_path / "site" / "own_listed.py").write_text(LISTED)
+    install(tmp_path / "site", "own_listed", documented("Listed"), group="understudy.data")
     monkeypatch.syspath_prepend(tmp_path / "site")
     yield
     READERS.pop("listed", None)

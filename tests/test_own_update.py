@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,24 +10,17 @@ import pytest
 import torch
 
 import understudy as us
-from front_helpers import DIGITS, TEACHER, done, refused, tiny_data, tiny_network, tiny_teacher
+from front_helpers import DIGITS, TEACHER, documented, done, install, refused, tiny_data, tiny_network, tiny_teacher
 from understudy.updates import UPDATES, Update, UpdateConfig
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "own-parts.md"
-(SIGNS,) = re.findall(r"```python\n(.*?class Signs.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
 TWO_STEPS = ("data.batch_size=128",)
 
 
 @pytest.fixture(autouse=True)
 def signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The update, in a package that is installed beside understudy, and forgotten afterwards."""
-    site = tmp_path / "site"
-    about = site / "own_signs-1.0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: own-signs\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[understudy.updates]\nsigns = own_signs\n")
-    (site / "own_signs.py").write_text(SIGNS)
-    monkeypatch.syspath_prepend(site)
+    install(tmp_path / "site", "own_signs", documented("Signs"), group="understudy.updates")
+    monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.chdir(tmp_path)
     yield
     UPDATES.pop("signs", None)

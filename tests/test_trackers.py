@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,26 +10,20 @@ from typing import Any
 import pytest
 
 from engine_helpers import Eventful, read_metrics, run_recipe, tiny_recipe
-from front_helpers import refused
+from front_helpers import documented, install, refused
 from test_watching import press_ctrl_c
 from understudy import Recipe, UserError, checkpoint
 from understudy.interrupted import Interrupted
 from understudy.runfolder import RunFolder
 from understudy.trackers import TRACKERS, Tracker
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "own-parts.md"
-(TALLY,) = re.findall(r"```python\n([^`]*class Tally.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
 SETTINGS = {"teacher": None, "rows": ["alone"], "seeds": [0], "log_every": 1, "checkpoint_steps": 2}
 
 
 @pytest.fixture
 def tally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The tracker of the document, in a package that is installed beside understudy, and forgotten afterwards."""
-    about = tmp_path / "site" / "own_tally-1.0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: own-tally\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[understudy.trackers]\ntally = own_tally\n")
-    (tmp_path / "site" / "own_tally.py").write_text(TALLY)
+    install(tmp_path / "site", "own_tally", documented("Tally"), group="understudy.trackers")
     monkeypatch.syspath_prepend(tmp_path / "site")
     yield
     TRACKERS.pop("tally", None)

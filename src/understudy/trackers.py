@@ -43,7 +43,7 @@ class Tracker:
         """
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Keep one line: plain values, as docs/results.md describes those of metrics.jsonl."""
+        """Keep one line: plain values, as docs/own-parts.md describes them."""
         raise NotImplementedError(f"tracker {self.name!r} defines no log")
 
     def state(self) -> dict[str, Any]:
