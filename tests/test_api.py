@@ -1,5 +1,6 @@
 """The Python API at its three heights, as a person writes it."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -137,9 +138,19 @@ def test_several_methods_schedule_and_task_weight_are_taken(distill: Distill) ->
     assert result.run.recipe()["schedule"]["milestones"] == [1.0]
 
 
-def test_images_that_are_no_squares_are_refused_rather_than_cropped(distill: Distill) -> None:
+def test_images_that_are_no_squares_are_taken_as_they_are(distill: Distill) -> None:
     data = TensorDataset(torch.rand(24, 3, 8, 12), torch.arange(24) % 3)
-    with pytest.raises(us.UserError, match="images are 8x12 pixels; square ones are wanted"):
+    result = distill(train=data, allow_weak_teacher=True)
+    assert result.results.rows[0].student.image_size == (8, 12)
+    assert result.results.teacher is not None
+    assert result.results.teacher.image_size == (8, 12)
+    about = json.loads((result.run.student / "config.json").read_text())
+    assert (about["understudy"]["resize_to"], about["pretrained_cfg"]["input_size"]) == ([8, 12], [3, 8, 12])
+
+
+def test_rectangles_of_several_sizes_are_refused_rather_than_cropped(distill: Distill) -> None:
+    data = [(torch.rand(3, 8, 12 + i % 2), i % 3) for i in range(24)]
+    with pytest.raises(us.UserError, match="images are 8 x 12 pixels and 8 x 13; one size is wanted: crop or resize"):
         distill(train=data)
 
 

@@ -18,7 +18,7 @@ from understudy.building import build_student as build_row
 from understudy.config import UserError, shortened_repr
 from understudy.data import Augment, dataset_splits
 from understudy.data.plain_loader import as_batch
-from understudy.data.splits import square_size
+from understudy.data.splits import size_as_given
 from understudy.data.workers import refuse_in_a_worker
 from understudy.distributed import device_named
 from understudy.handed_over import data_identity, network_identity
@@ -315,7 +315,7 @@ def _parts_in_memory(
     data = dataset_splits(train, val, test, classes=classes, name=name, config=recipe.data, networks=networks)
     device = device_named(recipe.device)
     num_classes = len(data.classes)
-    image_size = square_size(data)
+    image_size = size_as_given(data)
 
     def network_from(module: nn.Module, role: str = "student") -> Network:
         network = network_of(copied(module, role=role), num_classes=num_classes, channels=data.channels)

@@ -18,6 +18,7 @@ from understudy.data.seeding import seeded
 from understudy.data.sources import Source, TensorSource, identity_of
 from understudy.environment import describe_environment
 from understudy.hashing import fingerprint
+from understudy.image_size import ImageSize
 from understudy.models import Network
 from understudy.models.weight_files import split_weights, weights_digest
 from understudy.recipe import Recipe
@@ -39,7 +40,7 @@ CHUNK = 4096  # images that are copied at once
 AUGMENTING = ("understudy", "torch", "torchvision", "timm")  # what pixels and outputs hang on
 
 
-def bank_key(recipe: Recipe, data: DataSplits, *, image_size: int, student: Network) -> dict[str, Any]:
+def bank_key(recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student: Network) -> dict[str, Any]:
     """Everything that a teacher's outputs depend on but the seed, as far as it is known without that network."""
     augment = augment_for(recipe.data, data.train)
     teacher = recipe.teacher

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from understudy.bank_content import bank_key, differing_content, version_note, versions_here
 from understudy.config import UserError
 from understudy.data import DataSplits
+from understudy.image_size import ImageSize
 from understudy.models import Network
 from understudy.recipe import Recipe
 from understudy.teachers.bank import BankTeacher
@@ -22,7 +23,7 @@ def bank_folder(path: str, seed: int) -> BankFolder:
 
 
 def open_banks(
-    recipe: Recipe, data: DataSplits, *, image_size: int, student: Network, num_views: int | None = None
+    recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student: Network, num_views: int | None = None
 ) -> dict[int, BankTeacher]:
     """The bank of every seed of the run, all of them of equally many views.
 

@@ -125,10 +125,7 @@ def _check_options(options: BankOptions) -> None:
 def _layout(parts: Parts, methods: Sequence[MethodConfig], options: BankOptions) -> BankLayout:
     """What a row of this bank holds, from a dry forward of the tapped teacher."""
     assert parts.teacher is not None
-    size = parts.teacher_size or parts.image_size
-    output, shapes = parts.teacher.model.dry_forward(
-        torch.zeros(2, parts.data.channels, size, size, device=parts.device)
-    )
+    output, shapes = parts.teacher.model.dry_forward(parts.blank_images(parts.teacher_size or parts.image_size))
     data = parts.recipe.data
     wanted = {tap for config in methods for tap in taps_of(config).teacher}
     known: dict[str, Any] = {

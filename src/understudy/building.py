@@ -21,11 +21,12 @@ from understudy.data import (
     open_data,
     train_loader,
 )
-from understudy.data.augment import EVAL_CROP
+from understudy.data.augment import crop_share
 from understudy.data.augment_config import NoAugment, ResizedCrop
 from understudy.data.sources import rows_of
 from understudy.distributed import SINGLE, World, device_named
 from understudy.hashing import hashed
+from understudy.image_size import ImageSize, height_and_width
 from understudy.models import Network
 from understudy.random_state import seeded
 from understudy.recipe import Recipe
@@ -57,13 +58,13 @@ class Parts:
     recipe: Recipe
     data: DataSplits
     device: torch.device
-    image_size: int
+    image_size: ImageSize
     task: Classification
     student_network: Network  # as every student begins, but for its random weights
     make_student: Callable[[], Network]  # a fresh one, its weights drawn from the global random state
     teacher: LiveTeacher | None  # None where there is none, or only its banks
     teacher_network: Network | None
-    teacher_size: int | None  # None where teacher and student see the same size
+    teacher_size: ImageSize | None  # None where teacher and student see the same size
     world: World = SINGLE
     banks: Mapping[int, BankTeacher] = field(default_factory=dict)  # by seed; the teacher then is never built
 
@@ -73,17 +74,20 @@ class Parts:
 
     @property
     def crop_share(self) -> float:
-        """Side of the centre crop that is evaluated, as a share of the resized image's shorter side."""
-        return 1.0 if self.data.native_size is not None else self.image_size / round(self.image_size * EVAL_CROP)
+        """Sides of the centre crop that is evaluated, as a share of what images are scaled to cover."""
+        return 1.0 if self.data.native_size is not None else crop_share(self.image_size)
 
     @property
     def teacher_shares_classes(self) -> bool:
         """Whether the teacher has an output for each class of the data, so that it can be scored on them."""
         if self.teacher is None:
             return False
-        size = self.teacher_size or self.image_size
-        output, _ = self.teacher.model.dry_forward(torch.zeros(2, self.data.channels, size, size, device=self.device))
+        output, _ = self.teacher.model.dry_forward(self.blank_images(self.teacher_size or self.image_size))
         return isinstance(output, torch.Tensor) and output.shape[1:] == (self.task.num_classes,)
+
+    def blank_images(self, size: ImageSize) -> torch.Tensor:
+        """(2,D,H,W) black images of the data's channels, for dry forward passes."""
+        return torch.zeros(2, self.data.channels, *height_and_width(size), device=self.device)
 
     @property
     def augmentation(self) -> str:
@@ -94,13 +98,12 @@ class Parts:
 
     def surroundings(self, seed: int) -> Surroundings:
         """What the students of one seed are built into."""
-        size = self.image_size
         return Surroundings(
             task=self.task,
             num_classes=self.task.num_classes,
-            sample=torch.zeros(2, self.data.channels, size, size, device=self.device),
+            sample=self.blank_images(self.image_size),
             teacher=self.teacher_of(seed),
-            teacher_sample=torch.zeros(2, self.data.channels, *[self.teacher_size or size] * 2, device=self.device),
+            teacher_sample=self.blank_images(self.teacher_size or self.image_size),
             train_labels=self.data.train.labels,
             seed=seed,
             world=self.world,
@@ -190,8 +193,8 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
     )
 
 
-def _teacher_size(recipe: Recipe, data: DataSplits, teacher: Network | None, image_size: int) -> int | None:
-    """Side in pixels of the teacher's own images; None where it sees the student's.
+def _teacher_size(recipe: Recipe, data: DataSplits, teacher: Network | None, image_size: ImageSize) -> ImageSize | None:
+    """Size of the teacher's own images; None where it sees the student's.
 
     Images of one small size reach both as they are, and a network resizes them itself, unless the recipe says more.
     """

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.config import UserError
+from understudy.image_size import ImageSize, height_and_width
 from understudy.models.cost import Cost, cost_of, median_ms
 from understudy.models.hub import first_line
 from understudy.models.network import channels_of
@@ -37,7 +38,7 @@ class ExportReport:
     file: Path
     num_bytes: int
     largest_difference: float  # to torch, relative to the largest logit where that is above 1
-    image_size: int
+    image_size: ImageSize
     threads: int
     latency_ms: float  # of the file under onnxruntime, batch 1
     student: Cost
@@ -46,13 +47,14 @@ class ExportReport:
 
     def describe(self) -> str:
         """The report in plain lines."""
+        height, width = height_and_width(self.image_size)
         thread = f"{self.threads} thread{'s' * (self.threads > 1)}"
         lines = [
             f"{self.file}   {self.num_bytes / 1e6:.1f} MB   "
             f"largest difference to torch {self.largest_difference:.0e}   "
             f"{self.latency_ms:.1f} ms an image in onnxruntime, "
             f"{thread}, batch 1",
-            f"input    images (B,{self.channels},{self.image_size},{self.image_size}), "
+            f"input    images (B,{self.channels},{height},{width}), "
             f"{'RGB ' if self.channels == 3 else ''}in [0,1]; normalised inside; any B",
         ]
         lines.append(_describe("student", self.student))
@@ -65,9 +67,9 @@ def export_onnx(
     model: nn.Module,
     file: str | Path,
     *,
-    image_size: int,
+    image_size: ImageSize,
     teacher: nn.Module | None = None,
-    teacher_image_size: int | None = None,
+    teacher_image_size: ImageSize | None = None,
     threads: int | None = None,
 ) -> ExportReport:
     """Write `model` as ONNX: input "images" (B,D,H,W) in [0,1] with any B, output "logits" (B,C).
@@ -77,9 +79,9 @@ def export_onnx(
     Args:
         model: what `load_student` gives; it is left as it is, on its device.
         file: to write; one that is there is replaced.
-        image_size: H = W in pixels.
+        image_size: H = W in pixels, or (H, W).
         teacher: timed beside the student where given.
-        teacher_image_size: the teacher's side in pixels; None: `image_size`.
+        teacher_image_size: the teacher's; None: `image_size`.
         threads: CPU threads to time with; None: as many as torch uses now.
 
     Raises:
@@ -102,7 +104,12 @@ def export_onnx(
 
 
 def _export(
-    model: nn.Module, file: Path, image_size: int, threads: int, teacher: nn.Module | None, teacher_image_size: int
+    model: nn.Module,
+    file: Path,
+    image_size: ImageSize,
+    threads: int,
+    teacher: nn.Module | None,
+    teacher_image_size: ImageSize,
 ) -> ExportReport:
     file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=file.parent, prefix=".exporting-") as half_way:
@@ -114,7 +121,7 @@ def _export(
                 f"{file}: not written, since onnxruntime differs from torch by {difference:.1e} on random images "
                 f"(at most {_TOLERANCE:.0e} is accepted); is there randomness in the network's forward pass?"
             )
-        one_image = torch.rand(1, channels_of(model), image_size, image_size)
+        one_image = torch.rand(1, channels_of(model), *height_and_width(image_size))
         latency = median_ms(lambda: run(one_image), threads=threads)
         num_bytes = sum(part.stat().st_size for part in Path(half_way).iterdir())
         for part in Path(half_way).iterdir():
@@ -132,7 +139,7 @@ def _export(
     )
 
 
-def _write(model: nn.Module, file: Path, image_size: int) -> None:
+def _write(model: nn.Module, file: Path, image_size: ImageSize) -> None:
     is_large = (
         sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()) >= _PROTOBUF_LIMIT_BYTES
     )
@@ -140,7 +147,7 @@ def _write(model: nn.Module, file: Path, image_size: int) -> None:
         with _silence(), torch.no_grad():
             torch.onnx.export(
                 model,
-                (torch.rand(2, channels_of(model), image_size, image_size),),
+                (torch.rand(2, channels_of(model), *height_and_width(image_size)),),
                 file,
                 input_names=["images"],
                 output_names=["logits"],
@@ -179,8 +186,8 @@ def _runner(file: Path, threads: int) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def _difference(model: nn.Module, run: Callable[[Tensor], Tensor], batch_size: int, image_size: int) -> float:
-    shape = (batch_size, channels_of(model), image_size, image_size)
+def _difference(model: nn.Module, run: Callable[[Tensor], Tensor], batch_size: int, image_size: ImageSize) -> float:
+    shape = (batch_size, channels_of(model), *height_and_width(image_size))
     images = torch.rand(shape, generator=torch.Generator().manual_seed(batch_size))
     with torch.no_grad():
         expected = model(images)

@@ -9,21 +9,26 @@ from torch import Tensor, nn
 
 __all__ = ["as_map", "described", "only_map"]
 
+MOST_PREFIX_TOKENS = 16  # of a vision transformer: a class token, one of distillation, registers
 
-def as_map(feature: Tensor, module: nn.Module, *, is_channels_first: bool) -> Tensor | None:
-    """(B,D,H,W) or (B,D) of a map, of tokens or of a vector; None for tokens that fill no square.
+
+def as_map(
+    feature: Tensor, module: nn.Module, *, is_channels_first: bool, image_sides: tuple[int, int] = (1, 1)
+) -> Tensor | None:
+    """(B,D,H,W) or (B,D) of a map, of tokens or of a vector; None for tokens that fill no map of the images' shape.
 
     Args:
         feature: what a module gave.
         module: the network, which may say how many tokens are no places.
         is_channels_first: whether a map is (B,D,H,W); else it is (B,H,W,D).
+        image_sides: height and width of the images, whose shape a grid of tokens has.
     """
-    if feature.ndim == 3:  # tokens (B,N,D): drop class and register tokens, unfold the square grid
-        side = _side_of_grid(feature.shape[1], getattr(module, "num_prefix_tokens", None))
-        if side is None:
+    if feature.ndim == 3:  # tokens (B,N,D): drop class and register tokens, unfold the grid
+        grid = _grid(feature.shape[1], getattr(module, "num_prefix_tokens", None), image_sides)
+        if grid is None:
             return None
-        tokens = feature[:, feature.shape[1] - side**2 :].transpose(1, 2)  # (B,D,side*side)
-        return tokens.reshape(*tokens.shape[:2], side, side)
+        tokens = feature[:, feature.shape[1] - grid[0] * grid[1] :].transpose(1, 2)  # (B,D,H*W)
+        return tokens.reshape(*tokens.shape[:2], *grid)
     if feature.ndim == 4:
         if not is_channels_first:
             return feature.permute(0, 3, 1, 2)
@@ -32,8 +37,30 @@ def as_map(feature: Tensor, module: nn.Module, *, is_channels_first: bool) -> Te
     return feature
 
 
+def _grid(num_tokens: int, num_prefix: Any, image_sides: tuple[int, int]) -> tuple[int, int] | None:
+    """Rows and columns of all tokens but the network's first few, which join the others late in some networks."""
+    if image_sides[0] == image_sides[1]:
+        side = _side_of_grid(num_tokens, num_prefix)
+        return None if side is None else (side, side)
+    known = (num_prefix, 0) if isinstance(num_prefix, int) else range(MOST_PREFIX_TOKENS + 1)
+    counts = [num_tokens - prefix for prefix in known if num_tokens > prefix]
+    grids = [grid for count in counts if (grid := _rows_and_columns(count, image_sides)) is not None]
+    exact = [grid for grid in grids if grid[0] * image_sides[1] == grid[1] * image_sides[0]]
+    return next(iter(exact or grids[:1]), None)
+
+
+def _rows_and_columns(count: int, image_sides: tuple[int, int]) -> tuple[int, int] | None:
+    """The grid of `count` squares that images fill, but for less than a square at their borders."""
+    height, width = image_sides
+    patch = math.sqrt(height * width / count)
+    for rows in (math.floor(height / patch), math.ceil(height / patch)):
+        if rows and count % rows == 0 and abs(rows - height / patch) < 1 and abs(count // rows - width / patch) < 1:
+            return rows, count // rows
+    return None
+
+
 def _side_of_grid(num_tokens: int, num_prefix: Any) -> int | None:
-    """Side of the square of all tokens but the network's first few, which join the others late in some networks."""
+    """Of squares."""
     if not isinstance(num_prefix, int):
         return math.isqrt(num_tokens)
     sides = (math.isqrt(count) for count in (num_tokens - num_prefix, num_tokens) if count > 0)

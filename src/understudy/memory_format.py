@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from understudy import checkpoint
 from understudy.building import Parts, live_teacher
 from understudy.config import Config, UserError
+from understudy.image_size import ImageSize, height_and_width
 from understudy.models import Network, in_format
 from understudy.networks import copied
 from understudy.precision import Precision, autocast
@@ -53,7 +54,7 @@ class Trial:
 
     Attributes:
         batch_size: B.
-        image_size: side in pixels.
+        image_size: of the images.
         device: where.
         precision: of the pass.
         trains: whether a pass has a backward part, as a student's has.
@@ -61,7 +62,7 @@ class Trial:
     """
 
     batch_size: int
-    image_size: int
+    image_size: ImageSize
     device: torch.device
     precision: Precision = "float32"
     trains: bool = False
@@ -105,8 +106,8 @@ def faster_format(network: Network, trial: Trial) -> tuple[bool, tuple[float, fl
     """
     can_be_channels_last = _runs_in_channels_last(_copied(network, trial), trial.image_size)
     with seeded(0):
-        size = trial.image_size
-        images = torch.rand(trial.batch_size, trial.channels, size, size, device=trial.device)
+        sides = height_and_width(trial.image_size)
+        images = torch.rand(trial.batch_size, trial.channels, *sides, device=trial.device)
         passes = [_pass(in_format(_copied(network, trial), choice), images, trial) for choice in (False, True)]
         if not can_be_channels_last:
             return False, (min(_timed(passes[0], trial.device) for _ in range(WARMUP + 1)), None)
@@ -166,12 +167,12 @@ def _kept(file: Path, measured: Callable[[], Choice]) -> Choice:
         ) from error
 
 
-def _runs_in_channels_last(network: Network, size: int) -> bool:
+def _runs_in_channels_last(network: Network, size: ImageSize) -> bool:
     """Whether it does, in evaluation mode; one that fails there and not in the contiguous format is made contiguous."""
     at = next(network.module.parameters(), torch.empty(0)).device
     tapped = TappedModel(in_format(network, True).module, prepare=network.prepare, name=network.name)
     try:
-        tapped.dry_forward(torch.zeros(2, 3, size, size, device=at))
+        tapped.dry_forward(torch.zeros(2, 3, *height_and_width(size), device=at))
     except UserError:  # who builds on it says more
         return True
     return not tapped.is_contiguous_only

@@ -12,6 +12,7 @@ from understudy.averaging import Averaging
 from understudy.compiling import Compile
 from understudy.config import Config, UserError
 from understudy.data import DataConfig
+from understudy.image_size import ImageSize
 from understudy.layers import ORIGIN, merged, method_names, nested, settings_alone
 from understudy.method_settings import method_config, method_configs, update_config
 from understudy.methods import METHODS, MethodConfig
@@ -49,8 +50,8 @@ class StudentConfig(Config):
     weights: str | None = None  # pretrained | none | FILE; None: pretrained where it can be had
     kwargs: dict[str, Any] = Field(default_factory=dict)  # further arguments of the network, such as width: 0.25
 
-    def size_asked_for(self, data: DataConfig) -> int | None:
-        """Side in pixels that it is to be built for; None: what its own arguments say, or the size it prefers."""
+    def size_asked_for(self, data: DataConfig) -> ImageSize | None:
+        """The size that it is to be built for; None: what its own arguments say, or the size it prefers."""
         return data.image_size
 
 
@@ -60,7 +61,7 @@ class TeacherConfig(Config):
     model: str
     weights: str | None = None  # as the student's; FILE#KEY for one of several sets of tensors in a file
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    image_size: int | None = Field(default=None, ge=1, le=8_192)  # pixels; None: its kwargs', data.image_size, its own
+    image_size: ImageSize | None = None  # as data.image_size; None: its kwargs', data.image_size, its own
     classes: str | tuple[int | str, ...] | dict[str, int | str] | None = None  # FILE: its class for each of the data's
     train_epochs: int = Field(default=0, ge=0)  # fine-tune it on the same data first, for so many epochs
     lr: float | None = Field(default=None, gt=0)  # of that fine-tuning; None: the recipe's
@@ -75,8 +76,8 @@ class TeacherConfig(Config):
             raise ValueError("classes: random weights know no classes; give weights, or leave classes out")
         return self
 
-    def size_asked_for(self, data: DataConfig) -> int | None:
-        """Side in pixels that it is to be built for; None: what its own arguments say, or the size it prefers."""
+    def size_asked_for(self, data: DataConfig) -> ImageSize | None:
+        """The size that it is to be built for; None: what its own arguments say, or the size it prefers."""
         says_so_itself = any(self.kwargs.get(key) is not None for key in ("img_size", "image_size"))
         return self.image_size or (None if says_so_itself else data.image_size)
 

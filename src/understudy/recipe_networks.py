@@ -12,6 +12,7 @@ from torch import nn
 from understudy.config import UserError
 from understudy.data import DataSplits
 from understudy.distributed import World
+from understudy.image_size import ImageSize, height_and_width
 from understudy.models import Network, create_model, in_format
 from understudy.models.class_names import class_names
 from understudy.models.weights import classes_in
@@ -32,9 +33,9 @@ def with_classes_numbered(recipe: Recipe, data: DataSplits) -> Recipe:
     return recipe.model_copy(update={"teacher": numbered})
 
 
-def keeping_classes(network: Network, classes: Sequence[int], size: int) -> Network:
+def keeping_classes(network: Network, classes: Sequence[int], size: ImageSize) -> Network:
     """The same network, a teacher's, that tells these of its classes apart alone."""
-    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, 3, *height_and_width(size), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         total = keep_classes_(network.module, classes, network.prepare(images))
     said = f"{network.starts_from}, {len(classes)} of its {total:,} classes"

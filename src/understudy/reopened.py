@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from understudy.config import UserError
+from understudy.image_size import ImageSize, height_and_width
 from understudy.models import Network, create_model, load_student
 from understudy.recipe import Recipe, StudentConfig, TeacherConfig, recipe_from
 from understudy.report import Results, read_results
@@ -33,8 +34,8 @@ def results_of(run: RunFolder) -> Results:
     return read_results(run.path)
 
 
-def image_sizes(run: RunFolder) -> tuple[int, int]:
-    """Sides in pixels of the images that student and teacher take."""
+def image_sizes(run: RunFolder) -> tuple[ImageSize, ImageSize]:
+    """Sizes of the images that student and teacher take."""
     results = results_of(run)
     size = results.rows[0].student.image_size if results.rows else None
     if size is None:
@@ -84,9 +85,9 @@ def _deployed_form(run: RunFolder, row: Row, *, allow_code: bool) -> nn.Module:
     around = Surroundings(
         task=Classification(num_classes),
         num_classes=num_classes,
-        sample=torch.zeros(2, 3, student_size, student_size),
+        sample=torch.zeros(2, 3, *height_and_width(student_size)),
         teacher=teacher,
-        teacher_sample=torch.zeros(2, 3, teacher_size, teacher_size),
+        teacher_sample=torch.zeros(2, 3, *height_and_width(teacher_size)),
     )
     return build_student(StudentSpec(student.module, method=methods), around).deployed()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from understudy.analysis.intervals import paired_bootstrap, summary
 from understudy.building import Parts
+from understudy.image_size import ImageSize
 from understudy.methods import MethodConfig
 from understudy.models import Network
 from understudy.models.cost import count_macs, count_parameters
@@ -105,7 +106,7 @@ def _scores(evaluation: Evaluation, teacher: Evaluation | None) -> dict[str, Any
     return {**evaluation.scores(), "agreement": agreement}
 
 
-def model_facts(network: Network, image_size: int) -> dict[str, Any]:
+def model_facts(network: Network, image_size: ImageSize) -> dict[str, Any]:
     """Name, origin, parameters and MACs of a network at an image size."""
     return {
         "model": network.name,

@@ -20,6 +20,7 @@ from understudy.environment import describe_environment
 from understudy.execution import Execution
 from understudy.faults import faults_in_words
 from understudy.finishing import finish, is_kept, keep_seed
+from understudy.image_size import size_text
 from understudy.locking import held
 from understudy.logs import Display
 from understudy.memory_format import with_format_settled
@@ -176,8 +177,8 @@ def describe_data(parts: Parts) -> str:
     unlabelled = f" ({data.num_unlabelled:,} without labels)" if data.num_unlabelled else ""
     return (
         f"data     {data.name}: {len(data.classes)} classes, train {len(data.train):,}{unlabelled}, "
-        f"val {len(data.val):,} ({data.val_origin}){test}, {parts.image_size} px"
-        + (f" (teacher {parts.teacher_size} px)" if parts.teacher_size and not parts.banks else "")
+        f"val {len(data.val):,} ({data.val_origin}){test}, {size_text(parts.image_size)} px"
+        + (f" (teacher {size_text(parts.teacher_size)} px)" if parts.teacher_size and not parts.banks else "")
     )
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from understudy.building import Parts
 from understudy.config import UserError
 from understudy.data import DataConfig, Share
+from understudy.data.copies import refuse_to_turn
+from understudy.image_size import has_shape_of, height_and_width, size_text
 from understudy.methods import MethodConfig
 from understudy.models import Network
 from understudy.rows import Row
@@ -30,6 +32,8 @@ def check_rows(parts: Parts, rows: Sequence[Row]) -> None:
         UserError: naming the method, or the network, and the way out.
     """
     config = parts.recipe.data
+    if config.copies == "rotations":
+        refuse_to_turn(parts.image_size)
     for method in (method for row in rows for method in row.method):
         name = method.method.name
         check_num_classes(method, len(parts.data.classes))
@@ -55,12 +59,18 @@ def size_notes(parts: Parts) -> list[str]:
         notes.append(f"note     data.batch_size {config.batch_size:,}: a step takes all {num_train:,} training images")
     network = parts.student_network
     size = network.prepare.size or parts.image_size
+    if not has_shape_of(size, height_and_width(parts.image_size)):
+        notes.append(
+            f"note     {network.name} works at {size_text(size)} px and sees the centre alone of images of "
+            f"{size_text(parts.image_size)} px: set data.image_size=[HEIGHT, WIDTH] to build it for their shape"
+        )
     stages = getattr(network.module, "feature_info", None) or [{}]
     reduction = stages[-1].get("reduction") if isinstance(stages, list) else None
-    if isinstance(reduction, int) and reduction > size:
+    if isinstance(reduction, int) and reduction > min(height_and_width(size)):
         notes.append(
             f"note     {network.name} halves its images down to 1/{reduction} of their side, and nothing is left of "
-            f"{size} px to tell apart by then: raise data.image_size, or take a student for small images (cifar:...)"
+            f"{size_text(size)} px to tell apart by then: raise data.image_size, or take a student for small "
+            "images (cifar:...)"
         )
     return notes
 

@@ -161,7 +161,7 @@ class TappedModel(nn.Module):
             return self.module(prepared), {}
         if torch.compiler.is_compiling():
             output, caught, _ = self._watched(prepared, {})
-            return output, self._features(caught)
+            return output, self._features(caught, prepared)
         repeat = Repeat(self.module) if self.training else None
         output, caught, moved = self._watched(prepared, self._layers() if finds_classifier else {})
         if finds_classifier:
@@ -173,7 +173,7 @@ class TappedModel(nn.Module):
             self._catcher.overwritten |= moved
             with repeat or nullcontext():
                 output, caught, _ = self._watched(prepared, {})
-        return output, self._features(caught)
+        return output, self._features(caught, prepared)
 
     def _watched(self, prepared: Tensor, also: Mapping[str, str]) -> tuple[Any, dict[str, Any], set[str]]:
         """Output of one pass, what was caught at the taps and at `also`, and where that was written into later."""
@@ -210,11 +210,11 @@ class TappedModel(nn.Module):
             return f"{self.classifier}:input" if self.classifier else tap
         return self._stage_places.get(tap, tap)
 
-    def _features(self, caught: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _features(self, caught: Mapping[str, Any], images: Tensor) -> dict[str, Tensor]:
         for tap in self.taps:
             if caught.get(tap) is None:
                 raise self._nothing_at(tap)
-        return {tap: self._as_feature(tap, caught[tap]) for tap in self.taps}
+        return {tap: self._as_feature(tap, caught[tap], images) for tap in self.taps}
 
     def _nothing_at(self, tap: str) -> UserError:
         if tap == "embedding" and self.classifier is None:
@@ -230,7 +230,7 @@ class TappedModel(nn.Module):
             f"does not call it; it offers: {_listed(tap_names(self.module))}"
         )
 
-    def _as_feature(self, tap: str, caught: Any) -> Tensor:
+    def _as_feature(self, tap: str, caught: Any, images: Tensor) -> Tensor:
         """(B,D,H,W) or (B,D) from whatever layout the model has."""
         feature = only_map(caught)
         if feature is None:
@@ -238,11 +238,13 @@ class TappedModel(nn.Module):
                 f"what {self.model_name} holds at {tap!r} is {described(caught)}, not a tensor; tap a module inside it"
             )
         is_channels_first = not self._are_channels_last[tap]
-        mapped = as_map(feature, self.module, is_channels_first=is_channels_first)
+        sides = (images.shape[2], images.shape[3]) if images.ndim == 4 else (1, 1)
+        mapped = as_map(feature, self.module, is_channels_first=is_channels_first, image_sides=sides)
         if mapped is None:
             raise UserError(
                 f"what {self.model_name} holds at {tap!r} are {feature.shape[1]} tokens {tuple(feature.shape)}, which "
-                "make no square map; tap another module"
+                f"make no {'square map' if sides[0] == sides[1] else f'map of images {sides[0]}x{sides[1]}'}; tap "
+                "another module"
             )
         return mapped
 

@@ -15,9 +15,16 @@ from understudy.config import UserError
 from understudy.data import DataConfig, dataset_splits, from_plain_loader, open_data, train_loader
 
 
-def test_an_input_that_is_no_square_is_refused_with_the_way_out() -> None:
-    with pytest.raises(UserError, match=r"image_size.*one number is wanted, got \[48, 64\].* pad or resize them"):
-        DataConfig.read({"root": "x", "image_size": [48, 64]}, what="data")
+@pytest.mark.parametrize("size", [[48], [48, 64, 3], [], "large", [48, "wide"], {"height": 48}, 4.5])
+def test_an_image_size_that_is_none_is_refused_with_the_way_out(size: object) -> None:
+    with pytest.raises(UserError, match=r"image_size +is a number of pixels, or \[height, width\] of them, got"):
+        DataConfig.read({"root": "x", "image_size": size}, what="data")
+
+
+@pytest.mark.parametrize("size", [0, -3, 9_000, [48, 0], [48, 10**9]])
+def test_an_image_size_out_of_range_is_refused(size: object) -> None:
+    with pytest.raises(UserError, match=r"image_size +is 1 to 8,192 pixels a side, got"):
+        DataConfig.read({"root": "x", "image_size": size}, what="data")
 
 
 def test_a_column_of_several_labels_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +24,22 @@ from understudy.data.augment_parts import with_parts
 from understudy.data.config import DataConfig
 from understudy.data.images import BadImageError
 from understudy.data.seeding import seeded
-from understudy.data.sources import SMALL, Source, TensorSource
+from understudy.data.sources import Source, TensorSource, is_small
 from understudy.hashing import hashed_tensor
+from understudy.image_size import ImageSize, covering, height_and_width, size_from
 
-__all__ = ["Rendering", "augment_for", "crop_flip", "first_samples", "fitted", "resized", "seeded"]
+__all__ = [
+    "Rendering",
+    "augment_for",
+    "covered",
+    "crop_flip",
+    "crop_share",
+    "first_samples",
+    "fitted",
+    "resized",
+    "seeded",
+    "takes_rectangles",
+]
 
 EVAL_CROP = 1.143  # shorter side / crop: 256 / 224
 
@@ -44,8 +57,17 @@ def augment_for(config: DataConfig, source: Source) -> Augment:
     samples = first_samples(source)
     if any(sample.is_floating_point() for sample in samples):
         return NoAugment()
-    is_small = len({sample.shape for sample in samples}) == 1 and all(map(_is_small, samples))
-    return CropFlip() if is_small else ResizedCrop()
+    rectangles = takes_rectangles(config, source)
+    are_small = all(is_small(sample, takes_rectangles=rectangles) for sample in samples)
+    return CropFlip() if are_small and len({sample.shape for sample in samples}) == 1 else ResizedCrop()
+
+
+def takes_rectangles(config: DataConfig, source: Source) -> bool:
+    """Whether small images of a source that are no squares are shown as they are.
+
+    They are where [height, width] is asked for, and where they are in memory and decide the size themselves.
+    """
+    return config.takes_rectangles and (config.image_size is not None or isinstance(source, TensorSource))
 
 
 def crop_flip(
@@ -106,29 +128,35 @@ class Windows:
 class Rendering:
     """One decoded image at the student's and the teacher's input size: one crop, and one draw of all that follows it.
 
+    A `resized_crop` takes a part that has the shape of the student's input, give or take its `ratio`, and scales it to
+    both sizes. All else scales the image until it covers the input, and cuts out the centre. So nothing is squeezed
+    but by `ratio`, and for a teacher whose input has another shape than the student's.
+
     The student's pixels do not depend on the teacher's size. Draws from `random`, numpy's and torch's global
     generators; `seeded` decides what it finds there.
     """
 
     augment: Augment
-    image_size: int
-    teacher_size: int | None = None  # None where equal
+    image_size: ImageSize
+    teacher_size: ImageSize | None = None  # None where equal
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN  # of the student's normalisation, see `with_parts`
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD
+    takes_rectangles: bool = False  # see the function of that name
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(3,H,W) to (3,S,S) and, where the teacher's size T differs, (3,T,T).
+        """(3,H,W) at the student's size and, where the teacher's differs, at that.
 
         The dtype stays, except that erasing gives float32 in [0,1] with noise that leaves it.
         """
         sizes = [self.image_size] if self.teacher_size is None else [self.image_size, self.teacher_size]
         if isinstance(self.augment, NoAugment):
-            at_size = resized if _is_small(image) else fitted
+            at_size = covered if self._is_small(image) else fitted
             return _as_pair([at_size(image, size) for size in sizes])
         parts: AugmentParts = self.augment
         shown = self._cut(image)
         scaling = random.choice(("bilinear", "bicubic")) if parts.interpolation == "random" else parts.interpolation
-        pictures = [resized(shown, size, interpolation=scaling) for size in sizes]
+        at_size = resized if isinstance(parts, ResizedCrop) else covered
+        pictures = [at_size(shown, size, interpolation=scaling) for size in sizes]
         if parts.has_parts:
             pictures = with_parts(pictures, parts, interpolation=parts.interpolation, mean=self.mean, std=self.std)
         return _as_pair(pictures)
@@ -138,9 +166,12 @@ class Rendering:
         augment = self.augment
         assert not isinstance(augment, NoAugment)
         if isinstance(augment, ResizedCrop):
-            box = RandomResizedCrop.get_params(image, list(augment.scale), list(augment.ratio))
+            height, width = height_and_width(self.image_size)
+            box = RandomResizedCrop.get_params(
+                image, list(augment.scale), [r * (width / height) for r in augment.ratio]
+            )
             return _mirrored(transforms.crop(image, *box), augment.flip)
-        image = image if _is_small(image) else fitted(image, max(self.image_size, self.teacher_size or 0))
+        image = image if self._is_small(image) else fitted(image, self._larger_size())
         if isinstance(augment, RotateFlip):
             angle = RandomRotation.get_params([-augment.degrees, augment.degrees])
             return _mirrored(transforms.rotate(image, angle), augment.flip)
@@ -149,33 +180,62 @@ class Rendering:
         box = RandomCrop.get_params(padded, (height, width))
         return _mirrored(transforms.crop(padded, *box), augment.flip)
 
+    def _is_small(self, image: Tensor) -> bool:
+        return is_small(image, takes_rectangles=self.takes_rectangles)
 
-def resized(images: Tensor, size: int, *, interpolation: str = "bilinear") -> Tensor:
-    """(...,3,H,W) as (...,3,size,size), antialiased; those of that size as they are."""
-    if images.shape[-2:] == (size, size):
+    def _larger_size(self) -> ImageSize:
+        """The student's size, or one of its shape that has all of the teacher's pixels where these are more."""
+        sides, others = height_and_width(self.image_size), height_and_width(self.teacher_size or self.image_size)
+        larger = max(Fraction(1), *(Fraction(other, side) for side, other in zip(sides, others, strict=True)))
+        return size_from([round(larger * side) for side in sides])
+
+
+def resized(images: Tensor, size: ImageSize, *, interpolation: str = "bilinear") -> Tensor:
+    """(...,3,H,W) at another size, squeezed where that has another shape, antialiased; those of it as they are."""
+    return _scaled(images, height_and_width(size), interpolation)
+
+
+def covered(images: Tensor, size: ImageSize, *, interpolation: str = "bilinear") -> Tensor:
+    """The centre of (...,3,H,W) at another size: all of images that have its shape; see `resized`."""
+    return _centre(_scaled(images, covering(images.shape, size), interpolation), size)
+
+
+def fitted(images: Tensor, size: ImageSize) -> Tensor:
+    """The centre of (...,3,H,W) at another size, after images were scaled to cover 1.143 times that; see `resized`.
+
+    Of squares: the shorter side becomes 1.143 times theirs. Images of the size itself stay as they are.
+    """
+    if images.shape[-2:] == height_and_width(size):
+        return images
+    share = crop_share(size)
+    around = size_from([round(side / share) for side in height_and_width(size)])
+    return _centre(_scaled(images, covering(images.shape, around), "bilinear"), size)
+
+
+def crop_share(size: ImageSize) -> float:
+    """Sides of the centre crop of `fitted`, as a share of what images are scaled to cover."""
+    height, _ = height_and_width(size)
+    return height / round(height * EVAL_CROP)
+
+
+def _scaled(images: Tensor, sides: tuple[int, int], interpolation: str) -> Tensor:
+    if images.shape[-2:] == sides:
         return images
     scaled: Tensor = transforms.resize(
-        images, [size, size], interpolation=InterpolationMode(interpolation), antialias=True
+        images, list(sides), interpolation=InterpolationMode(interpolation), antialias=True
     )
     return scaled
 
 
-def fitted(images: Tensor, size: int) -> Tensor:
-    """The central (size, size) of (...,3,H,W) after its shorter side became 1.143 times that; see `resized`."""
-    if images.shape[-2:] == (size, size):
+def _centre(images: Tensor, size: ImageSize) -> Tensor:
+    if images.shape[-2:] == height_and_width(size):
         return images
-    centre: Tensor = transforms.center_crop(
-        transforms.resize(images, [round(size * EVAL_CROP)], antialias=True), [size]
-    )
+    centre: Tensor = transforms.center_crop(images, list(height_and_width(size)))
     return centre
 
 
 def _mirrored(image: Tensor, is_wanted: bool) -> Tensor:
     return image.flip(-1) if is_wanted and torch.rand(()) < 0.5 else image
-
-
-def _is_small(image: Tensor) -> bool:
-    return image.shape[-2] == image.shape[-1] <= SMALL
 
 
 def _as_pair(pictures: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:

@@ -86,7 +86,7 @@ class ResizedCrop(AugmentParts):
 
     name: Literal["resized_crop"] = "resized_crop"
     scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area, Szegedy et al. 2015 section 6
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height, as a multiple of the input's own
     flip: bool = True
 
     @field_validator("scale", "ratio")

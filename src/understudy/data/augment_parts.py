@@ -29,7 +29,7 @@ def with_parts(
     through `mean` and `std`; it leaves [0,1], and a model with other statistics sees it shifted as it sees the image.
 
     Args:
-        pictures: one image, rendered as (D,S,S) for the student and perhaps (D,T,T) for the teacher.
+        pictures: one image, rendered as (D,H,W) for the student and perhaps at another size for the teacher.
         parts: settings.
         interpolation: of what RandAugment turns and shifts.
         mean: per channel in [0,1], of the student's normalisation.
@@ -60,7 +60,7 @@ def _with_equal_draws(pictures: list[Tensor], transform: Callable[[Tensor], Tens
 
 def _by_policy(image: Tensor, parts: AugmentParts, mean: tuple[float, ...], interpolation: str) -> Tensor:
     assert parts.policy is not None
-    policy = image_policy(parts.policy, image.shape[-1], mean, interpolation)
+    policy = image_policy(parts.policy, min(image.shape[-2:]), mean, interpolation)
     shown: Tensor = transforms.pil_to_tensor(policy(transforms.to_pil_image(image)))
     return shown
 

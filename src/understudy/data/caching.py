@@ -16,7 +16,7 @@ from torch import Tensor
 from understudy.config import UserError
 from understudy.data.images import BadImageError
 from understudy.data.seeding import seeded
-from understudy.data.sources import SMALL, EncodedSource, Source, TensorSource, num_cpus, stored_at
+from understudy.data.sources import EncodedSource, Source, TensorSource, is_small, num_cpus, stored_at
 
 __all__ = ["Cached", "cached", "digest", "first_readable", "free_memory_bytes"]
 
@@ -36,7 +36,9 @@ class Cached:
     digests: Sequence[bytes | None] | None = None
 
 
-def cached(source: Source, mode: Literal["auto"] | bool, *, what: str = "these images") -> Cached:
+def cached(
+    source: Source, mode: Literal["auto"] | bool, *, takes_rectangles: bool = False, what: str = "these images"
+) -> Cached:
     """The source decoded once into one tensor, where `mode` and its images allow it.
 
     Whether it is settles the input size and the draws of the augmentation. So that a recipe means the same pixels on
@@ -44,7 +46,8 @@ def cached(source: Source, mode: Literal["auto"] | bool, *, what: str = "these i
 
     Args:
         source: whose images are the same on every call.
-        mode: "auto" wants square images of at most 64 pixels, all of one size; True wants one size only.
+        mode: "auto" wants small images (see `is_small`), all of one size; True wants one size only.
+        takes_rectangles: whether images that are no squares can be small.
         what: names the source in messages.
 
     Raises:
@@ -54,7 +57,7 @@ def cached(source: Source, mode: Literal["auto"] | bool, *, what: str = "these i
     if mode is False or isinstance(source, TensorSource):
         return Cached(source)
     first = first_readable(source)
-    if first is None or (mode == "auto" and not first.shape[1] == first.shape[2] <= SMALL):
+    if first is None or (mode == "auto" and not is_small(first, takes_rectangles=takes_rectangles)):
         return Cached(source)
     num_bytes, free = len(source) * first.numel() * first.element_size(), free_memory_bytes()
     if mode == "auto" and num_bytes > free // 2:

@@ -11,6 +11,7 @@ from understudy.config import Config
 from understudy.data.augment_config import AugmentSetting
 from understudy.data.mix_config import MixConfig
 from understudy.data.readers import AUTO, format_named
+from understudy.image_size import ImageSize
 
 __all__ = ["DataConfig", "parsed_rows"]
 
@@ -37,7 +38,7 @@ class DataConfig(Config):
     eval_batch_size: int = Field(default=256, ge=1, le=1_000_000)
     drop_last: bool = False
     sampling: Literal["shuffled", "balanced"] = "shuffled"  # balanced: classes equally often, small ones repeated
-    image_size: int | None = Field(default=None, ge=1, le=8_192)  # pixels; None: the model's own
+    image_size: ImageSize | None = None  # pixels, of squares, or [height, width]; None: the model's own
     grey_range: Literal["auto"] | tuple[float, float] = (
         "auto"  # values that become black and white, of greys of more than 8 bits; auto: by the training images
     )
@@ -48,7 +49,7 @@ class DataConfig(Config):
     on_bad_image: Literal["skip", "stop"] = "skip"
     workers: int | None = Field(default=None, ge=0, le=512)  # None: one per core, at most 8; unused where cached
     cache: Literal["auto"] | bool = (
-        "auto"  # auto: square images of one size up to 64 pixels; refused where they do not fit
+        "auto"  # auto: images of one size up to 64 pixels (see `takes_rectangles`); refused where they do not fit
     )
 
     @field_validator("root", mode="before")
@@ -57,15 +58,10 @@ class DataConfig(Config):
         is_list = isinstance(value, list | tuple) and value and all(isinstance(part, str) for part in value)
         return ",".join(value) if is_list else value
 
-    @field_validator("image_size", mode="before")
-    @classmethod
-    def _is_of_a_square(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            raise ValueError(
-                f"one number is wanted, got {list(value)}: inputs are square; the shorter side becomes that and "
-                "the centre is cut out. To keep all of wide or tall images, pad or resize them to squares beforehand"
-            )
-        return value
+    @property
+    def takes_rectangles(self) -> bool:
+        """Whether small images that are no squares are kept as they are; under one number, squares are cut of them."""
+        return not isinstance(self.image_size, int)
 
     @field_validator("format")
     @classmethod

@@ -14,10 +14,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from understudy.config import UserError
 from understudy.data.protocols import TrainLoader
+from understudy.image_size import ImageSize, size_from, size_text
 from understudy.step import Batch
 
-__all__ = ["RotatedCopies", "with_rotations"]
+__all__ = ["RotatedCopies", "refuse_to_turn", "with_rotations"]
 
 NUM_ROTATIONS = 4
 
@@ -27,7 +29,13 @@ def with_rotations(batch: Batch) -> Batch:
 
     Xu et al., "Knowledge Distillation Meets Self-Supervision", ECCV 2020, section 3.2. Rows with equal `indices` show
     the same sample in the same view.
+
+    Raises:
+        UserError: the images are no squares.
     """
+    for images in (batch.images, batch.teacher_images):
+        if images is not None:
+            refuse_to_turn(size_from(tuple(images.shape[2:])))
     return Batch(
         images=_rotated(batch.images),
         teacher_images=None if batch.teacher_images is None else _rotated(batch.teacher_images),
@@ -55,6 +63,20 @@ class RotatedCopies:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The loader's batches, each with its rotations."""
         return map(with_rotations, self._loader.epoch(epoch, start_step))
+
+
+def refuse_to_turn(size: ImageSize) -> None:
+    """Refuse images that are no squares: turned by 90 degrees they would not fit into one batch.
+
+    Raises:
+        UserError: saying so.
+    """
+    if isinstance(size, tuple):
+        raise UserError(
+            f"data.copies: rotations turns images by 90 degrees, which takes squares, and these are {size_text(size)} "
+            "pixels; set data.image_size to one number (of a data set in Python: resize its images), or take a method "
+            "without turned copies"
+        )
 
 
 def _rotated(images: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from understudy.data.scaling import spread
 from understudy.data.seeding import seeded
 from understudy.data.sources import Source
 from understudy.hashing import hashed
+from understudy.image_size import covering, size_from
 
 __all__ = ["differs", "drawing_transforms", "is_fixed", "without_drawing"]
 
@@ -140,7 +141,22 @@ def _in_place_of(step: Any) -> Any:
     size = [int(side) for side in (step.size if isinstance(step.size, list | tuple) else [step.size])]
     size = size * 2 if len(size) == 1 else size
     cut = v2.CenterCrop(size)
-    return cut if share == 1.0 else v2.Compose([v2.Resize(round(max(size) * share), antialias=True), cut])
+    if share == 1.0:
+        return cut
+    scaled = v2.Resize(round(size[0] * share), antialias=True) if size[0] == size[1] else _Covering(size, share)
+    return v2.Compose([scaled, cut])
+
+
+class _Covering(torch.nn.Module):
+    """Scales images until they cover so many times (height, width); at module level, so that workers can have it."""
+
+    def __init__(self, size: list[int], share: float) -> None:
+        super().__init__()
+        self._around = size_from([round(side * share) for side in size])
+
+    def forward(self, image: Any) -> Any:
+        sides = covering(v2.functional.get_size(image), self._around)
+        return v2.functional.resize(image, list(sides), antialias=True)
 
 
 def _in_turn(steps: list[Callable[..., Any]]) -> Any:

@@ -8,10 +8,10 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from understudy.config import UserError
-from understudy.data.augment import Rendering, augment_for, first_samples
+from understudy.data.augment import Rendering, augment_for, first_samples, takes_rectangles
 from understudy.data.augment_config import Augment, AugmentParts, CropFlip, NoAugment
 from understudy.data.config import DataConfig
-from understudy.data.copies import RotatedCopies
+from understudy.data.copies import RotatedCopies, refuse_to_turn
 from understudy.data.hub_loader import HubEvalLoader, HubTrainLoader
 from understudy.data.hub_stream import HubStream
 from understudy.data.memory_loader import MemoryEvalLoader, MemoryTrainLoader
@@ -22,6 +22,7 @@ from understudy.data.protocols import EvalLoader, TrainLoader
 from understudy.data.sources import Source, TensorSource, small_size
 from understudy.data.splits import DataSplits
 from understudy.data.stream_loader import StreamEvalLoader, StreamTrainLoader
+from understudy.image_size import ImageSize
 
 __all__ = ["EvalLoader", "PlainLoader", "TrainLoader", "eval_loader", "from_plain_loader", "train_loader"]
 
@@ -31,8 +32,8 @@ def train_loader(
     config: DataConfig,
     *,
     seed: int,
-    image_size: int,
-    teacher_size: int | None = None,
+    image_size: ImageSize,
+    teacher_size: ImageSize | None = None,
     num_views: int | None = None,
     device: torch.device | str = "cpu",
     mean: Sequence[float] | None = None,
@@ -49,8 +50,8 @@ def train_loader(
         data: splits, of which train is taken, or a source of N images.
         config: batch size (over all processes), augmentation, mixing, workers, and what an unreadable image does.
         seed: decides order, augmentation and mixing.
-        image_size: S of the student's images (B,3,S,S), pixels.
-        teacher_size: T of the teacher's (B,3,T,T), the same crop; None where equal.
+        image_size: of the student's images (B,3,H,W): pixels a side of squares, or (H, W).
+        teacher_size: of the teacher's, the same crop; None where equal.
         num_views: epochs after which the augmentation repeats; None: never.
         device: where batches arrive, and where small images are augmented.
         mean: of the student's normalisation, per channel in [0,1], in which erasing draws its noise; None: the
@@ -61,8 +62,10 @@ def train_loader(
 
     Raises:
         UserError: no batch is left by drop_last or for so many processes, RandAugment of images that are no longer 8
-            bits, or mixing without labels or class names.
+            bits, mixing without labels or class names, or turned copies of images that are no squares.
     """
+    if config.copies == "rotations":
+        refuse_to_turn(image_size)
     source = data.train if isinstance(data, DataSplits) else data
     augment = augment_for(config, source)
     _check_can_augment(source, augment)
@@ -78,6 +81,7 @@ def train_loader(
         None if teacher_size == image_size else teacher_size,
         tuple(mean or (IMAGENET_DEFAULT_MEAN if channels == 3 else [0.5] * channels)),
         tuple(std or (IMAGENET_DEFAULT_STD if channels == 3 else [0.25] * channels)),
+        takes_rectangles(config, source),
     )
     loader = _augmented(source, config, rendering, plan, torch.device(device))
     if config.mix is not None:
@@ -94,7 +98,8 @@ def _augmented(
         return HubTrainLoader(source, config, rendering, plan, device=device)
     augment = rendering.augment
     is_simple = isinstance(augment, NoAugment) or (isinstance(augment, CropFlip) and not augment.needs_each_image)
-    if isinstance(source, TensorSource) and small_size(source) and is_simple:
+    is_small = small_size(source, takes_rectangles=config.takes_rectangles) is not None
+    if isinstance(source, TensorSource) and is_small and is_simple:
         assert isinstance(augment, NoAugment | CropFlip)
         size, teacher_size = rendering.image_size, rendering.teacher_size
         return MemoryTrainLoader(source, augment, plan, image_size=size, teacher_size=teacher_size, device=device)
@@ -133,28 +138,28 @@ def eval_loader(
     source: Source,
     config: DataConfig,
     *,
-    image_size: int,
-    teacher_size: int | None = None,
+    image_size: ImageSize,
+    teacher_size: ImageSize | None = None,
     device: torch.device | str = "cpu",
     rank: int = 0,
     world_size: int = 1,
 ) -> EvalLoader:
-    """Batches in stored order: small images as they are, large ones resized (shorter side 1.143 S) and cropped.
+    """Batches in stored order: small images as they are, large ones scaled to cover 1.143 (H, W), the centre cropped.
 
     Args:
         source: N images, as `DataSplits.val`.
         config: batch size (of each process), workers, and what an unreadable image does.
-        image_size: S of the student's images (B,3,S,S), pixels.
-        teacher_size: T of the teacher's (B,3,T,T); None where equal.
+        image_size: of the student's images (B,3,H,W): pixels a side of squares, or (H, W).
+        teacher_size: of the teacher's; None where equal.
         device: where batches arrive.
         rank: of this process.
         world_size: processes that share the images, each a contiguous part: `Share(rank, world_size).of(range(N))`.
     """
     teacher_size = None if teacher_size == image_size else teacher_size
     device, share = torch.device(device), Share(rank, world_size)
-    if isinstance(source, TensorSource) and small_size(source):
+    if isinstance(source, TensorSource) and small_size(source, takes_rectangles=config.takes_rectangles):
         return MemoryEvalLoader(source, config, share, image_size=image_size, teacher_size=teacher_size, device=device)
-    rendering = Rendering(NoAugment(), image_size, teacher_size)
+    rendering = Rendering(NoAugment(), image_size, teacher_size, takes_rectangles=takes_rectangles(config, source))
     if isinstance(source, HubStream):
         return HubEvalLoader(source, config, rendering, share, device=device)
     return StreamEvalLoader(source, config, rendering, share, device=device)

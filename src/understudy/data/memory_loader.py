@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from understudy.data.augment import Windows, resized
+from understudy.data.augment import Windows, covered
 from understudy.data.augment_config import CropFlip, NoAugment
 from understudy.data.config import DataConfig
 from understudy.data.plan import EpochPlan, Share
 from understudy.data.sources import TensorSource, as_unit
+from understudy.image_size import ImageSize
 from understudy.step import Batch
 
 __all__ = ["MemoryEvalLoader", "MemoryTrainLoader"]
@@ -20,7 +21,9 @@ __all__ = ["MemoryEvalLoader", "MemoryTrainLoader"]
 class _Images:
     """Cached images on the device, rendered at the two input sizes."""
 
-    def __init__(self, source: TensorSource, image_size: int, teacher_size: int | None, device: torch.device) -> None:
+    def __init__(
+        self, source: TensorSource, image_size: ImageSize, teacher_size: ImageSize | None, device: torch.device
+    ) -> None:
         self.images = source.images.to(device)
         self.labels = source.labels.to(device)
         self.image_size = image_size
@@ -29,8 +32,8 @@ class _Images:
     def batch(self, images: Tensor, indices: Tensor, view: int = 0, copies: Tensor | None = None) -> Batch:
         unit = as_unit(images)
         return Batch(
-            images=resized(unit, self.image_size),
-            teacher_images=None if self.teacher_size is None else resized(unit, self.teacher_size),
+            images=covered(unit, self.image_size),
+            teacher_images=None if self.teacher_size is None else covered(unit, self.teacher_size),
             targets=self.labels[indices],
             indices=indices,
             copies=copies,
@@ -47,8 +50,8 @@ class MemoryTrainLoader:
         augment: NoAugment | CropFlip,
         plan: EpochPlan,
         *,
-        image_size: int,
-        teacher_size: int | None,
+        image_size: ImageSize,
+        teacher_size: ImageSize | None,
         device: torch.device,
     ) -> None:
         self.batch_size = plan.batch_size
@@ -95,8 +98,8 @@ class MemoryEvalLoader:
         config: DataConfig,
         share: Share,
         *,
-        image_size: int,
-        teacher_size: int | None,
+        image_size: ImageSize,
+        teacher_size: ImageSize | None,
         device: torch.device,
     ) -> None:
         self.num_samples = len(source)

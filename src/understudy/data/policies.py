@@ -19,7 +19,7 @@ from timm.data.transforms import str_to_pil_interp
 
 __all__ = ["check_auto_augment", "check_rand_augment", "image_policy"]
 
-_TRANSLATION = 0.45  # of the image's side, as in timm's create_transform
+_TRANSLATION = 0.45  # of the image's shorter side, as in timm's create_transform
 _RAND_PARTS = re.compile(r"(m|n|inc|mmax)\d+|(p|mstd)\d+(\.\d*)?|t(weights|3a|3aw)")
 _AUTO_NAMES = ("original", "originalr", "v0", "v0r", "3a")
 _AUTO_PART = re.compile(r"mstd\d+(\.\d*)?")
@@ -64,7 +64,7 @@ def image_policy(text: str, size: int, mean: tuple[float, ...], interpolation: s
     Args:
         text: "rand-..." is RandAugment (Cubuk et al., CVPR Workshops 2020), others are AutoAugment (Cubuk et al., CVPR
             2019).
-        size: the images' side in pixels, of which translations are a share.
+        size: the images' shorter side in pixels, of which translations are a share.
         mean: of the channels, in [0,1]: the colour of what is moved in.
         interpolation: "bilinear" or "bicubic"; "random" leaves it to each operation.
     """

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from understudy.data.greys import Greys
 from understudy.data.images import BadImageError, decoded, deep_greys_of, printable
+from understudy.image_size import ImageSize, covering, height_and_width, size_from
 
 __all__ = [
     "SMALL",
@@ -28,6 +29,7 @@ __all__ = [
     "as_unit",
     "holders",
     "identity_of",
+    "is_small",
     "joined",
     "num_cpus",
     "rows_of",
@@ -160,9 +162,9 @@ class FileSource(EncodedSource):
 
 
 class FittedSource(EncodedSource):
-    """Another source's images at one size: the shorter side is resized, the centre is cut out."""
+    """Another source's images at one size: scaled until they cover it, the centre is cut out."""
 
-    def __init__(self, source: EncodedSource, size: int) -> None:
+    def __init__(self, source: EncodedSource, size: ImageSize) -> None:
         self.labels = source.labels
         self.parts: Sequence[Source] = [source]
         self._source = source
@@ -177,9 +179,10 @@ class FittedSource(EncodedSource):
         return self._source.num_bytes(i)
 
     def from_bytes(self, data: bytes, i: int) -> Tensor:
-        """(3,size,size) uint8 RGB."""
+        """(3,H,W) uint8 RGB, (H,W) the size."""
         image = self._source.from_bytes(data, i)
-        fitted: Tensor = transforms.center_crop(transforms.resize(image, [self._size], antialias=True), [self._size])
+        scaled = transforms.resize(image, list(covering(image.shape, self._size)), antialias=True)
+        fitted: Tensor = transforms.center_crop(scaled, list(height_and_width(self._size)))
         return fitted
 
     def name(self, i: int) -> str:
@@ -270,10 +273,21 @@ def holders(source: Source) -> Iterator[Source]:
         yield from holders(part)
 
 
-def small_size(source: Source) -> int | None:
-    """Pixels a side of images that are in memory, square and small; None of others."""
-    if isinstance(source, TensorSource) and source.images.shape[2] == source.images.shape[3] <= SMALL:
-        return source.images.shape[2]
+def is_small(image: Tensor, *, takes_rectangles: bool) -> bool:
+    """Whether an image (...,H,W) is so small that all of it is shown, augmented or not: up to 64 pixels either side.
+
+    Args:
+        image: whose shape is looked at.
+        takes_rectangles: of images that are no squares, too; else squares are cut of these, whatever their size.
+    """
+    height, width = image.shape[-2:]
+    return max(height, width) <= SMALL and (height == width or takes_rectangles)
+
+
+def small_size(source: Source, *, takes_rectangles: bool) -> ImageSize | None:
+    """Size of images that are in memory and small (see `is_small`); None of others."""
+    if isinstance(source, TensorSource) and is_small(source.images, takes_rectangles=takes_rectangles):
+        return size_from(tuple(source.images.shape[2:]))
     return None
 
 

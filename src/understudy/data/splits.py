@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from understudy.config import UserError
+from understudy.data.augment import first_samples
 from understudy.data.caching import cached, first_readable
 from understudy.data.config import DataConfig
 from understudy.data.dividing import divided, reduced
@@ -20,8 +21,9 @@ from understudy.data.memory import hand_back_memory
 from understudy.data.scaling import note_on_greys, settle_greys
 from understudy.data.sources import Source, TensorSource, as_unit, rows_of, small_size
 from understudy.data.unlabelled import read_unlabelled
+from understudy.image_size import ImageSize, height_and_width, size_from, size_text
 
-__all__ = ["DataSplits", "open_data", "splits_of", "square_size"]
+__all__ = ["DataSplits", "open_data", "size_as_given", "splits_of"]
 
 SMALLEST_USUAL = 16  # pixels; networks for large images divide by 32
 
@@ -33,7 +35,7 @@ class DataSplits:
     Attributes:
         val_origin: in words: "val folder", "val split", "held out by seed 0", "rows 10000:12500 of train" or
             "test split".
-        native_size: pixels a side where all training images are square, equal and in memory, else None.
+        native_size: of the training images where they are small, of one size and in memory, else None.
         mean: per channel (R, G, B) of the training images in [0,1], where they are in memory.
         std: likewise.
         greys: the values that became black and white, where the images have more than 8 bits.
@@ -48,7 +50,7 @@ class DataSplits:
     val: Source
     test: Source | None
     val_origin: str
-    native_size: int | None = None
+    native_size: ImageSize | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     greys: Greys | None = None
@@ -119,7 +121,15 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
     notes += _notes_on_bad(BadImages(no_images), config)
     parts["train"] = unlabelled.train
     names = {source: name for name, source in reversed(parts.items())}  # val and test are one under data.val: test
-    once = {source: cached(source, config.cache, what=f"the {found.name} {names[source]} images") for source in names}
+    once = {
+        source: cached(
+            source,
+            config.cache,
+            takes_rectangles=config.takes_rectangles,
+            what=f"the {found.name} {names[source]} images",
+        )
+        for source in names
+    }
     bad = [*found.bad, *(text for part in once.values() for text in part.bad)]
     notes += _notes_on_bad(BadImages(bad, ("image cannot be read", "images cannot be read")), config)
     decoded = {name: once[source] for name, source in parts.items()}
@@ -138,7 +148,7 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
         val=decoded["val"].source,
         test=decoded["test"].source if "test" in parts else None,
         val_origin=origin,
-        native_size=small_size(train),
+        native_size=small_size(train, takes_rectangles=config.takes_rectangles),
         mean=mean,
         std=std,
         greys=greys,
@@ -147,19 +157,23 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
     )
 
 
-def square_size(data: DataSplits) -> int:
-    """Pixels a side of the training images, as far as the first that can be read tells.
+def size_as_given(data: DataSplits) -> ImageSize:
+    """Size of the training images, as far as the first that can be read tells; of rectangles the next few, too.
 
     Raises:
-        UserError: none can be read, or that one is no square.
+        UserError: none can be read, or they are rectangles of several sizes.
     """
     first = first_readable(data.train)
     if first is None:
         raise UserError(f"none of the {len(data.train)} training images of {data.name} can be read")
-    height, width = first.shape[-2:]
-    if height != width:
-        raise UserError(f"images are {height}x{width} pixels; square ones are wanted: crop or resize in the data set")
-    return int(width)
+    size = size_from(tuple(first.shape[-2:]))
+    others = {tuple(image.shape[-2:]) for image in first_samples(data.train)} - {tuple(first.shape[-2:])}
+    if isinstance(size, tuple) and others:
+        raise UserError(
+            f"images are {size_text(size)} pixels and {size_text(size_from(others.pop()))}; one size is wanted: crop "
+            "or resize them in the data set"
+        )
+    return size
 
 
 def _notes_on_bad(bad: BadImages, config: DataConfig) -> list[str]:
@@ -180,8 +194,10 @@ def _notes_on_sizes(train: Source, config: DataConfig) -> list[str]:
     notes = []
     if config.batch_size > len(train):
         notes.append(f"data.batch_size {config.batch_size:,} is more than the {len(train):,} training images")
-    if config.image_size is not None and config.image_size < SMALLEST_USUAL:
-        notes.append(f"data.image_size {config.image_size}: of so few pixels most networks leave none to look at")
+    if config.image_size is not None and min(height_and_width(config.image_size)) < SMALLEST_USUAL:
+        notes.append(
+            f"data.image_size {size_text(config.image_size)}: of so few pixels most networks leave none to look at"
+        )
     return notes
 
 

@@ -50,7 +50,7 @@ def dataset_source(
     labels = labels_of(dataset, taker)
     num_classes = len(classes) if classes is not None else int(labels.max()) + 1 if len(labels) else 0
     labels = checked_labels(labels, num_classes, what=type(dataset).__name__)
-    return _cached(DatasetSource(dataset, labels, taker), cache).source
+    return _cached(DatasetSource(dataset, labels, taker), cache, takes_rectangles=True).source
 
 
 def dataset_splits(
@@ -101,7 +101,7 @@ def dataset_splits(
     once: dict[SplitName, Cached] = {}
     for split, source in sources.items():
         with _said_of(split):
-            once[split] = _cached(source, config.cache)
+            once[split] = _cached(source, config.cache, takes_rectangles=config.takes_rectangles)
     found = Found(
         name,
         tuple(classes),
@@ -177,9 +177,11 @@ def _source(part: _Opened, split: SplitName, classes: Sequence[str]) -> DatasetS
     return DatasetSource(part.dataset, labels, part.taker)
 
 
-def _cached(source: DatasetSource, cache: Literal["auto"] | bool) -> Cached:
+def _cached(source: DatasetSource, cache: Literal["auto"] | bool, *, takes_rectangles: bool) -> Cached:
     mode = cache if cache is True or is_fixed(source.dataset) else False
-    return cached(source, mode, what=f"the images of {type(source.dataset).__name__}")
+    return cached(
+        source, mode, takes_rectangles=takes_rectangles, what=f"the images of {type(source.dataset).__name__}"
+    )
 
 
 def _not_augmented(

@@ -14,7 +14,8 @@ from understudy.data.folders import image_files
 from understudy.data.formats import existing
 from understudy.data.greys import Greys
 from understudy.data.images import printable
-from understudy.data.sources import SMALL, EncodedSource, FileSource, FittedSource, Source, joined
+from understudy.data.sources import EncodedSource, FileSource, FittedSource, Source, is_small, joined
+from understudy.image_size import ImageSize, size_from, size_text
 
 __all__ = ["Unlabelled", "read_unlabelled"]
 
@@ -32,7 +33,8 @@ def read_unlabelled(train: Source, config: DataConfig, greys: Greys | None = Non
     """`train` with the images at any depth of `config.unlabelled` after its own, under the label -1.
 
     Where train is small images of one size, which may be kept in memory, the unlabelled ones are brought to that size:
-    shorter side resized, centre cut out. Their greys of more than 8 bits are scaled by the range of train, `greys`.
+    scaled until they cover it, centre cut out. Their greys of more than 8 bits are scaled by the range of train,
+    `greys`.
 
     Raises:
         UserError: no such folder, or no image in it.
@@ -48,16 +50,16 @@ def read_unlabelled(train: Source, config: DataConfig, greys: Greys | None = Non
     source: EncodedSource = FileSource(folder, paths, torch.full((len(paths),), -1, dtype=torch.int64))
     source.greys = greys
     notes = [f"{len(paths):,} unlabelled images of {printable(folder)} join train, for the distillation loss alone"]
-    size = None if config.cache is False else _size_in_memory(train)
+    size = None if config.cache is False else _size_in_memory(train, takes_rectangles=config.takes_rectangles)
     if size is not None:
         source = FittedSource(source, size)
-        notes = [f"{notes[0]}, resized and cropped to {size} pixels"]
+        notes = [f"{notes[0]}, resized and cropped to {size_text(size)} pixels"]
     return Unlabelled(joined([train, source]), [f"{folder.name}/{name}" for name in no_images], notes)
 
 
-def _size_in_memory(train: Source) -> int | None:
-    """Pixels a side of images that will be cached, as far as the first tells."""
+def _size_in_memory(train: Source, *, takes_rectangles: bool) -> ImageSize | None:
+    """Size of images that will be cached, as far as the first tells."""
     first = first_readable(train)
-    if first is None or first.is_floating_point() or not first.shape[1] == first.shape[2] <= SMALL:
+    if first is None or first.is_floating_point() or not is_small(first, takes_rectangles=takes_rectangles):
         return None
-    return int(first.shape[1])
+    return size_from(tuple(first.shape[1:]))

@@ -10,9 +10,12 @@ from typing import Any
 from torch import nn
 
 from understudy.config import UserError
+from understudy.image_size import ImageSize, size_from, size_text
 from understudy.models.hub import first_line
 
 __all__ = ["Blueprint", "Normalisation", "refusals_said", "stated_size"]
+
+SIZE_KEYS = ("img_size", "image_size")  # what constructors call it
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # (mean, std) per channel, in [0,1] units
 
@@ -24,8 +27,8 @@ class Blueprint:
     build: Callable[[], nn.Module]  # with random weights
     pretrained: Callable[[], nn.Module] | None  # raises NotToBeHadError; None where no weights were ever published
     normalisation: Normalisation | None  # its own; None: the data's
-    prefers: int | None  # side in pixels; None: any
-    resize_to: int | None  # side in pixels; None: images are taken as they come
+    prefers: ImageSize | None  # None: any
+    resize_to: ImageSize | None  # None: images are taken as they come
     kwargs: Mapping[str, Any]  # everything but num_classes that the constructor gets
 
 
@@ -38,26 +41,30 @@ def refusals_said(name: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
         if not kwargs:
             raise
         given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+        is_wide = any(isinstance(kwargs.get(key), list | tuple) for key in SIZE_KEYS)
         raise UserError(
             f"{name} cannot be built with {given}: {first_line(error)}; change or leave that out"
+            f"{'; where it takes squares alone, give one number as the image size' if is_wide else ''}"
         ) from error
 
 
-def stated_size(name: str, kwargs: Mapping[str, Any], key: str, image_size: int | None) -> int | None:
-    """The side in pixels that a network is built for: what its own arguments say, else `image_size`.
+def stated_size(name: str, kwargs: Mapping[str, Any], key: str, image_size: ImageSize | None) -> ImageSize | None:
+    """The image size that a network is built for: what its own arguments say, else `image_size`.
 
     Raises:
-        UserError: they say another than `image_size`, or sides of two lengths.
+        UserError: they say another than `image_size`, or what is no size.
     """
     stated = kwargs.get(key)
     if stated is None:
         return image_size
-    sides = set(stated) if isinstance(stated, list | tuple) else {stated}
-    side = sides.pop() if len(sides) == 1 else None
-    if not isinstance(side, int) or isinstance(side, bool) or side < 1:
-        raise UserError(f"{name}: kwargs say {key}={stated!r}, and one number of pixels is wanted: images are square")
-    if image_size not in (None, side):
+    try:
+        size = size_from(stated)
+    except ValueError as error:
+        raise UserError(f"{name}: kwargs say {key}={stated!r}: it {error}") from None
+    if image_size not in (None, size):
+        assert image_size is not None
         raise UserError(
-            f"{name}: kwargs say {key}={side}, and an image size of {image_size} is asked for; leave one of them out"
+            f"{name}: kwargs say {key}={size_text(size)}, and an image size of {size_text(image_size)} is asked for; "
+            "leave one of them out"
         )
-    return side
+    return size

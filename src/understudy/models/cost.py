@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from understudy.image_size import ImageSize, height_and_width
 from understudy.models.network import channels_of
 
 __all__ = [
@@ -39,7 +40,7 @@ class Cost:
     latency_ms: float  # median of a forward pass at batch 1
 
 
-def cost_of(module: nn.Module, *, image_size: int, threads: int | None = None) -> Cost:
+def cost_of(module: nn.Module, *, image_size: ImageSize, threads: int | None = None) -> Cost:
     """Parameters, MACs for each image and latency at batch 1; see the functions of those names."""
     return Cost(
         num_parameters=count_parameters(module),
@@ -53,8 +54,8 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def count_macs(module: nn.Module, image_size: int) -> int:
-    """Multiply-accumulates of convolutions and matrix products for one image of `image_size` pixels a side.
+def count_macs(module: nn.Module, image_size: ImageSize) -> int:
+    """Multiply-accumulates of convolutions and matrix products for one image of `image_size`.
 
     Half of what torch's FlopCounterMode counts: no biases, normalisation, activations or pooling.
     """
@@ -66,7 +67,7 @@ def count_macs(module: nn.Module, image_size: int) -> int:
 def latency_ms(
     module: nn.Module,
     *,
-    image_size: int,
+    image_size: ImageSize,
     batch_size: int = 1,
     threads: int | None = None,
     seconds: float = _MEASURE_SECONDS,
@@ -75,7 +76,7 @@ def latency_ms(
 
     Args:
         module: (B,D,H,W) to anything, D as its `Prepare` says; runs on the device that it is on.
-        image_size: side in pixels.
+        image_size: pixels a side, or (height, width).
         batch_size: B.
         threads: CPU threads; None: as many as torch uses now.
         seconds: how long to measure.
@@ -88,7 +89,7 @@ def latency_ms(
 def images_per_second(
     module: nn.Module,
     *,
-    image_size: int,
+    image_size: ImageSize,
     batch_size: int,
     threads: int | None = None,
     seconds: float = _MEASURE_SECONDS,
@@ -120,9 +121,10 @@ def median_ms(call: Callable[[], object], *, threads: int | None = None, seconds
     return 1e3 * statistics.median(taken)
 
 
-def _images(module: nn.Module, batch_size: int, image_size: int) -> Tensor:
+def _images(module: nn.Module, batch_size: int, image_size: ImageSize) -> Tensor:
     like = next(module.parameters(), torch.empty(0))
-    return torch.zeros(batch_size, channels_of(module), image_size, image_size, device=like.device, dtype=like.dtype)
+    shape = (batch_size, channels_of(module), *height_and_width(image_size))
+    return torch.zeros(shape, device=like.device, dtype=like.dtype)
 
 
 @contextmanager

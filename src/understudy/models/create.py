@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from understudy.config import UserError
-from understudy.models.blueprint import Blueprint
+from understudy.image_size import ImageSize, size_text
+from understudy.models.blueprint import SIZE_KEYS, Blueprint
 from understudy.models.hub import NotToBeHadError
 from understudy.models.names import NAMED_FORMS, split_name
 from understudy.models.network import Network, Prepare
@@ -39,7 +40,7 @@ def create_model(
     *,
     num_classes: int,
     weights: str | Path | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     new_head: bool = False,
@@ -58,8 +59,8 @@ def create_model(
         weights: "pretrained", "none", a file (.safetensors, .pt, .pth), a timm model folder or a run's folder;
             "FILE#KEY" for one of several sets of tensors in a file (see `load_weights`).
             None: pretrained where they can be had, else random; `starts_from` says which, and why.
-        image_size: side in pixels that the network works at: images are resized to it, and a network of fixed
-            size is built for it. None: images as they come, or at a fixed network's own size.
+        image_size: that the network works at, pixels a side or (height, width): images are resized to it, and a
+            network of fixed size is built for it. None: images as they come, or at a fixed network's own size.
         mean: the data's, per channel, in [0,1] units; for cifar networks and the user's own. Those of timm and
             torchvision have theirs, those of hf what their image processor says, and what a model folder says goes
             before all of them.
@@ -84,11 +85,11 @@ def create_model(
             size=blueprint.resize_to,
             preferred=_blueprint(name, num_classes, None, _unsized(kwargs), allow_code=allow_code).prefers,
         )
-        if not size:
+        if not size or not blueprint.resize_to:
             raise
         raise UserError(
-            f"weights {str(weights)!r}: the file is for {size} pixels, and {name} is built for {blueprint.resize_to}; "
-            f"set {size_setting}={size}"
+            f"weights {str(weights)!r}: the file is for {size} pixels, and {name} is built for "
+            f"{size_text(blueprint.resize_to)}; set {size_setting}={size}"
         ) from None
     normalisation = blueprint.normalisation or (mean, std)
     if _is_path(weights):
@@ -105,7 +106,7 @@ def create_model(
 
 
 def _blueprint(
-    name: str, num_classes: int, image_size: int | None, kwargs: Mapping[str, Any], *, allow_code: bool
+    name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any], *, allow_code: bool
 ) -> Blueprint:
     if num_classes < 1:
         raise UserError(f"model {name!r}: num_classes must be at least 1, got {num_classes}")
@@ -122,7 +123,7 @@ def _blueprint(
 
 
 def _unsized(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {key: value for key, value in (kwargs or {}).items() if key not in ("img_size", "image_size")}
+    return {key: value for key, value in (kwargs or {}).items() if key not in SIZE_KEYS}
 
 
 def _refuse_loading(name: str, kwargs: Mapping[str, Any]) -> None:

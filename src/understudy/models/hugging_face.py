@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from understudy.config import UserError, unknown_name
+from understudy.image_size import ImageSize, height_and_width, size_from, size_text
 from understudy.models.blueprint import Blueprint, Normalisation, stated_size
 from understudy.models.hub import NotToBeHadError, first_line, hub_within_reach, quiet_libraries
 
@@ -30,7 +31,7 @@ __all__ = ["folder_files", "hf_blueprint", "hf_class_names"]
 _NOT_SETTINGS = {"transformers_version", "dtype", "id2label", "label2id"}
 
 
-def hf_blueprint(name: str, num_classes: int, image_size: int | None, kwargs: Mapping[str, Any]) -> Blueprint:
+def hf_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]) -> Blueprint:
     """An image classifier of transformers', by its name on the hub or by its folder.
 
     Where its configuration names an image size, images are resized to that, and `image_size` builds it for another.
@@ -84,7 +85,7 @@ def folder_files(
     *,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
-    image_size: int,
+    image_size: ImageSize,
     crop_share: float,
 ) -> dict[str, dict[str, Any]]:
     """What a folder needs beside the weights, so that transformers reads the network too: JSON by file name.
@@ -94,19 +95,21 @@ def folder_files(
         label_names: one for each class, in order; None: their numbers.
         mean: per channel, in [0,1] units; None: nothing is normalised.
         std: likewise.
-        image_size: side in pixels of what the network is given.
+        image_size: of what the network is given.
         crop_share: side of the centre crop as a share of the resized shorter side.
     """
     config: Any = module.config
+    height, width = height_and_width(image_size)
     named = {} if label_names is None else {"id2label": dict(enumerate(label_names))}
     processor = {
         "image_processor_type": "CLIPImageProcessor",  # resize, centre crop, rescale, normalise: nothing else
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": round(image_size / crop_share)},
+        # As this network's own evaluation does with images of the size's shape; it has no rule for other shapes.
+        "size": {"shortest_edge": round(min(height, width) / crop_share)},
         "resample": int(Image.Resampling.BILINEAR),
         "do_center_crop": True,
-        "crop_size": {"height": image_size, "width": image_size},
+        "crop_size": {"height": height, "width": width},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": mean is not None,
@@ -219,8 +222,8 @@ def _settings(config: Any) -> dict[str, Any]:
     return {key: value for key, value in given.items() if key in fields or key == "model_type"}
 
 
-def _as_it_does(processor: Any, name: str) -> tuple[Normalisation, int]:
-    """Mean and std in [0,1] units, and side in pixels, of what an image processor makes of an image."""
+def _as_it_does(processor: Any, name: str) -> tuple[Normalisation, ImageSize]:
+    """Mean and std in [0,1] units, and size, of what an image processor makes of an image."""
     black, white, red = (_processed(processor, colour) for colour in ("black", "white", "red"))
     pixels = [made[:, made.shape[1] // 2, made.shape[2] // 2].double() for made in (black, white, red)]
     if not torch.allclose(pixels[2], torch.stack([pixels[1][0], *pixels[0][1:]])):
@@ -230,7 +233,7 @@ def _as_it_does(processor: Any, name: str) -> tuple[Normalisation, int]:
         )
     # Read off the result, since settings alone do not tell: some rescale to [-1,1], some normalise twice.
     std = 1 / (pixels[1] - pixels[0])
-    return (_rounded(-pixels[0] * std), _rounded(std)), int(black.shape[-1])
+    return (_rounded(-pixels[0] * std), _rounded(std)), size_from(tuple(black.shape[-2:]))
 
 
 def _processed(processor: Any, colour: str) -> Tensor:
@@ -244,15 +247,24 @@ def _rounded(values: Tensor) -> tuple[float, ...]:
     return tuple(round(float(value), 6) for value in values)
 
 
-def _own_size(config: Any) -> int | None:
-    """The side that a configuration names, which may be a pair; None where it names none."""
+def _own_size(config: Any) -> ImageSize | None:
+    """The image size that a configuration names; None where it names none."""
     size = getattr(_sized(config), "image_size", None)
-    return int(size[0]) if isinstance(size, list | tuple) else size
+    try:
+        return None if size is None else size_from(size)
+    except ValueError as error:
+        raise UserError(f"hf: the image_size of a configuration {error}") from None
 
 
-def _resize(config: Any, size: int) -> None:
+def _resize(config: Any, size: ImageSize) -> None:
     sized = _sized(config)
-    sized.image_size = [size, size] if isinstance(sized.image_size, list | tuple) else size
+    is_pair = isinstance(size, tuple) or isinstance(sized.image_size, list | tuple)
+    try:
+        sized.image_size = list(height_and_width(size)) if is_pair else size
+    except Exception as error:  # some kinds check what they are given, each in its own way
+        raise UserError(
+            f"a {sized.model_type} cannot be built for {size_text(size)} pixels ({first_line(error)}); give one number"
+        ) from error
 
 
 def _sized(config: Any) -> Any:

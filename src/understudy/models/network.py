@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
 from understudy.config import UserError
+from understudy.image_size import ImageSize, covering, has_shape_of, height_and_width, size_from
 
 __all__ = ["Network", "Prepare", "channels_of", "in_format", "network_of"]
 
@@ -28,13 +29,13 @@ class Prepare(nn.Module):
     Args:
         mean: per channel, in [0,1] units; None together with `std`: nothing is normalised.
         std: per channel, in [0,1] units.
-        size: side in pixels that images are resized to (bilinear, antialiased), by their shorter side, of whose
-            longer one the centre stays; None leaves them as they come.
-        crop_share: size as a share of what the shorter side becomes, for images of another size than `size`: below 1,
+        size: that images are resized to (bilinear, antialiased), until they cover it, of which the centre stays; None
+            leaves them as they come.
+        crop_share: size as a share of what images are scaled to cover, for images of another size than `size`: below 1,
             the centre is cut out, as evaluation does with photographs.
         channels: D of the images; 3 but for data sets made in Python.
 
-    Shapes: (B,D,H,W) to (B,D,size,size), or to (B,D,H,W) without a size.
+    Shapes: (B,D,H,W) to (B,D,*size), or to (B,D,H,W) without a size.
     """
 
     mean: Tensor | None
@@ -45,7 +46,7 @@ class Prepare(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         *,
-        size: int | None = None,
+        size: ImageSize | None = None,
         crop_share: float = 1.0,
         channels: int = 3,
     ) -> None:
@@ -65,7 +66,7 @@ class Prepare(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The images as the network wants them."""
-        if self.size is not None and images.shape[-2:] != (self.size, self.size):
+        if self.size is not None and images.shape[-2:] != height_and_width(self.size):
             images = self._fitted(images, self.size)
         if self.mean is None or self.std is None:
             return images
@@ -78,12 +79,13 @@ class Prepare(nn.Module):
         copied.std = None if self.std is None else self.std.to(device)
         return copied
 
-    def _fitted(self, images: Tensor, size: int) -> Tensor:
-        height, width = images.shape[-2:]
-        if height == width and self.crop_share == 1:
-            return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
-        scaled = transforms.resize(images, [round(size / self.crop_share)], antialias=True)
-        centre: Tensor = transforms.center_crop(scaled, [size])
+    def _fitted(self, images: Tensor, size: ImageSize) -> Tensor:
+        sides = height_and_width(size)
+        if has_shape_of(size, images.shape) and self.crop_share == 1:
+            return F.interpolate(images, size=sides, mode="bilinear", align_corners=False, antialias=True)
+        around = size_from([round(side / self.crop_share) for side in sides])
+        scaled = transforms.resize(images, list(covering(images.shape, around)), antialias=True)
+        centre: Tensor = transforms.center_crop(scaled, list(sides))
         return centre
 
     def extra_repr(self) -> str:
@@ -98,7 +100,7 @@ class Network:
     name: str  # "timm:resnet34"; without a colon where the module was handed over in Python
     module: nn.Module  # the plain network, under its own state_dict keys
     prepare: Prepare
-    input_size: int | None  # side in pixels that the model prefers; None: any
+    input_size: ImageSize | None  # that the model prefers; None: any
     num_classes: int
     starts_from: str  # in words: "pretrained weights", "random weights ...", or the file's name
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # further arguments that rebuild the same module
@@ -137,7 +139,7 @@ def network_of(
     num_classes: int,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     channels: int = 3,
 ) -> Network:
     """A Network around any module that was built in Python; it keeps the weights that it has.
@@ -147,7 +149,7 @@ def network_of(
         num_classes: C.
         mean: per channel, in [0,1] units; None: the module normalises by itself or not at all.
         std: per channel, in [0,1] units.
-        image_size: side in pixels that images are resized to; None: any size will do.
+        image_size: that images are resized to; None: any size will do.
         channels: D.
     """
     return Network(

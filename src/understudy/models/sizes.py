@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
+from understudy.image_size import ImageSize
 from understudy.models.readings import Reading
 
 __all__ = ["size_of_weights"]
@@ -15,21 +16,26 @@ _MOST_PREFIX_TOKENS = 16  # of a vision transformer: a class token, one of disti
 
 
 def size_of_weights(
-    reading: Reading, built: Callable[[int], nn.Module], *, size: int, preferred: int | None
+    reading: Reading, built: Callable[[int], nn.Module], *, size: ImageSize, preferred: ImageSize | None
 ) -> int | None:
     """Side in pixels of the images that the weights are for, if another size is all that is wrong with them.
 
     Args:
         reading: of the weights, held against the network as it is built for `size`.
         built: the network for another size; each try takes as long as building it.
-        size: side in pixels.
-        preferred: the network's own side in pixels.
+        size: that was asked for. Where it is no square, the network's own alone is tried.
+        preferred: the network's own.
     """
     if reading.missing or reading.unexpected or reading.unusable:
         return None
     positions = [key for key in reading.misshapen if key not in reading.heads]
-    suggested = [found for key in positions for found in _suggested(reading.state[key], reading.wanted[key], size)]
-    tried = dict.fromkeys([*suggested[:3], *([preferred] if preferred else [])])
+    suggested = [
+        found
+        for key in positions
+        if isinstance(size, int)
+        for found in _suggested(reading.state[key], reading.wanted[key], size)
+    ]
+    tried = dict.fromkeys([*suggested[:3], *([preferred] if isinstance(preferred, int) else [])])
     return next((other for other in tried if other != size and _fits(reading, built(other))), None)
 
 

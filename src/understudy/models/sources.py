@@ -11,6 +11,8 @@ import torchvision
 from timm.models import PretrainedCfg
 from torch import nn
 
+from understudy.config import UserError
+from understudy.image_size import ImageSize, size_from, size_text
 from understudy.models.blueprint import Blueprint, refusals_said, stated_size
 from understudy.models.factories import call_factory
 from understudy.models.hub import NotToBeHadError, first_line, hub_within_reach, url_within_reach
@@ -19,10 +21,10 @@ from understudy.models.hugging_face import hf_blueprint
 __all__ = ["SOURCES", "own_blueprint"]
 
 
-def timm_blueprint(name: str, num_classes: int, image_size: int | None, kwargs: Mapping[str, Any]) -> Blueprint:
+def timm_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]) -> Blueprint:
     """A network of timm's; one of fixed input size is built for `image_size`."""
     config = _timm_config(name)
-    own_size = int(config.input_size[-1])
+    own_size = size_from(tuple(config.input_size[1:]))
     kwargs = dict(kwargs)
     image_size = stated_size(f"timm:{name}", kwargs, "img_size", image_size)
     if image_size and config.fixed_input_size:
@@ -37,25 +39,32 @@ def timm_blueprint(name: str, num_classes: int, image_size: int | None, kwargs: 
     )
 
 
-def cifar_blueprint(name: str, num_classes: int, image_size: int | None, kwargs: Mapping[str, Any]) -> Blueprint:
+def cifar_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]) -> Blueprint:
     """One of the field's networks for small images; any size works, the data's normalisation is its own."""
     return Blueprint(
         build=partial(_timm_module, f"cifar_{name}", num_classes, kwargs),
         pretrained=None,
         normalisation=None,
-        prefers=int(_timm_config(f"cifar_{name}").input_size[-1]),
+        prefers=size_from(tuple(_timm_config(f"cifar_{name}").input_size[1:])),
         resize_to=image_size,
         kwargs=kwargs,
     )
 
 
-def torchvision_blueprint(name: str, num_classes: int, image_size: int | None, kwargs: Mapping[str, Any]) -> Blueprint:
+def torchvision_blueprint(
+    name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]
+) -> Blueprint:
     """A classifier of torchvision's; its vision transformers are of fixed input size and built for `image_size`."""
     transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     own_size = int(transforms.crop_size[0])
     is_fixed = name.startswith("vit_")
     kwargs = dict(kwargs)
     image_size = stated_size(f"torchvision:{name}", kwargs, "image_size", image_size)
+    if isinstance(image_size, tuple) and is_fixed:
+        raise UserError(
+            f"torchvision:{name} takes squares alone, and an image size of {size_text(image_size)} is asked for; give "
+            "one number, or take one of timm's vision transformers (timm:vit_base_patch16_224), which are built for any"
+        )
     if image_size and is_fixed:
         kwargs["image_size"] = image_size
     return Blueprint(
@@ -69,7 +78,7 @@ def torchvision_blueprint(name: str, num_classes: int, image_size: int | None, k
 
 
 def own_blueprint(
-    source: str, name: str, num_classes: int, image_size: int | None, kwargs: Mapping[str, Any]
+    source: str, name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]
 ) -> Blueprint:
     """What the factory `name` in a user's module `source` builds."""
     return Blueprint(
@@ -82,7 +91,7 @@ def own_blueprint(
     )
 
 
-SOURCES: dict[str, Callable[[str, int, int | None, Mapping[str, Any]], Blueprint]] = {
+SOURCES: dict[str, Callable[[str, int, ImageSize | None, Mapping[str, Any]], Blueprint]] = {
     "timm": timm_blueprint,
     "torchvision": torchvision_blueprint,
     "cifar": cifar_blueprint,

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from understudy.config import Config, UserError
+from understudy.image_size import ImageSize, height_and_width
 from understudy.models.create import create_model
 from understudy.models.hugging_face import folder_files
 from understudy.models.names import NAMED_SOURCES
@@ -35,7 +36,7 @@ class _About(Config):
     num_classes: int = Field(ge=1)
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
-    resize_to: int | None = Field(gt=0)
+    resize_to: ImageSize | None
     crop_share: float = Field(default=1.0, gt=0, le=1)
     kwargs: dict[str, Any]
     channels: int = Field(default=3, gt=0)  # of the images; other than 3 only where the network came from Python
@@ -46,7 +47,7 @@ def save_student(
     network: Network,
     label_names: Sequence[str] | None = None,
     *,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     crop_share: float = 1.0,
 ) -> None:
     """Write config.json and model.safetensors, each whole or not at all.
@@ -60,9 +61,9 @@ def save_student(
         network: whose `module` holds the weights to keep (`dataclasses.replace` puts others in; a module that its
             name does not build goes in as `network_of(module, ...)`).
         label_names: one for each class, in order.
-        image_size: side in pixels of the images it was trained on, to which `load_student` resizes all others; None:
+        image_size: of the images it was trained on, to which `load_student` resizes all others; None:
             any size goes in as it comes, unless the network resizes by itself.
-        crop_share: side of the centre crop that it was evaluated on, as a share of the resized shorter side.
+        crop_share: sides of the centre crop that it was evaluated on, as a share of what images were scaled to cover.
 
     Raises:
         UserError: label names that are not as many as classes.
@@ -179,7 +180,7 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def _files(
-    network: Network, label_names: Sequence[str] | None, image_size: int | None, crop_share: float
+    network: Network, label_names: Sequence[str] | None, image_size: ImageSize | None, crop_share: float
 ) -> dict[str, dict[str, Any]]:
     """What describes the network, as JSON by file name, with a group of our own that other readers pass over."""
     about = {
@@ -208,7 +209,7 @@ def _files(
 
 
 def _timm_config(
-    network: Network, label_names: Sequence[str] | None, image_size: int | None, crop_share: float
+    network: Network, label_names: Sequence[str] | None, image_size: ImageSize | None, crop_share: float
 ) -> dict[str, Any]:
     """timm's config.json."""
     source, _, rest = network.name.partition(":")
@@ -216,7 +217,7 @@ def _timm_config(
     own = getattr(network.module, "pretrained_cfg", None) or {}
     channels = network.prepare.channels
     pretrained_cfg = {key: own[key] for key in _FROM_TIMM if key in own} | {
-        "input_size": [channels, image_size or 224, image_size or 224],
+        "input_size": [channels, *height_and_width(image_size or 224)],
         "mean": network.mean or [0.0] * channels,
         "std": network.std or [1.0] * channels,
         "num_classes": network.num_classes,

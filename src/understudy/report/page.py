@@ -13,6 +13,7 @@ import numpy as np
 
 from understudy.analysis import outcomes
 from understudy.checkpoint import write_atomically
+from understudy.image_size import size_text
 from understudy.report.numbers import compact, decimal, duration
 from understudy.report.results import ALONE, ModelFacts, Results
 from understudy.report.run_folder import RunFolder, read_run
@@ -158,7 +159,8 @@ def _facts(results: Results) -> Iterator[tuple[str, str]]:
 
 def _model(model: ModelFacts) -> str:
     parts = [f"{compact(model.parameters)} parameters"] if model.parameters is not None else []
-    parts += [f"{compact(model.macs)} MACs an image"] if model.macs is not None else []
+    pixels = f" of {size_text(model.image_size)} px" if model.image_size is not None else ""
+    parts += [f"{compact(model.macs)} MACs an image{pixels}"] if model.macs is not None else []
     parts += [model.starts_from] if model.starts_from else []
     return ", ".join([model.model, *parts])
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 
 from understudy.analysis import Summary
 from understudy.config import Config, UserError, shortened_repr
+from understudy.image_size import ImageSize
 from understudy.published import as_list
 from understudy.untrusted import given_path, plain_json, shown, text_of
 
@@ -102,7 +103,7 @@ class ModelFacts(Record):
     model: str
     parameters: Count | None = None
     macs: Count | None = None
-    image_size: int | None = Field(default=None, ge=1, le=8_192)  # pixels
+    image_size: ImageSize | None = None  # pixels
     starts_from: str = ""
 
 

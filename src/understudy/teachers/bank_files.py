@@ -15,6 +15,7 @@ from torch import Tensor
 
 from understudy.checkpoint import write_atomically
 from understudy.config import Config, UserError
+from understudy.image_size import ImageSize
 from understudy.teachers.bank_rows import BankLayout
 from understudy.untrusted import plain_json, text_of
 
@@ -39,8 +40,8 @@ class TeacherFacts(Config):
     fingerprint: str  # of its state dict
     mean: tuple[float, ...] | None  # its own normalisation, per channel in [0,1]
     std: tuple[float, ...] | None
-    resized_to: int | None  # pixels a side that it resizes images to by itself
-    image_size: int  # of the images that it was shown
+    resized_to: ImageSize | None  # that it resizes images to by itself
+    image_size: ImageSize  # of the images that it was shown
     parameters: int
     macs: int
     scores: dict[str, dict[str, float]] = Field(default_factory=dict)  # top1, top5 and loss by split
