@@ -10,6 +10,7 @@ from torch import Tensor, nn
 __all__ = ["as_map", "described", "only_map"]
 
 MOST_PREFIX_TOKENS = 16  # of a vision transformer: a class token, one of distillation, registers
+MOST_UNSAID = 2  # of them, where the network does not say and its patches leave a rest at the images' borders
 
 
 def as_map(
@@ -43,10 +44,10 @@ def _grid(num_tokens: int, num_prefix: Any, image_sides: tuple[int, int]) -> tup
         side = _side_of_grid(num_tokens, num_prefix)
         return None if side is None else (side, side)
     known = (num_prefix, 0) if isinstance(num_prefix, int) else range(MOST_PREFIX_TOKENS + 1)
-    counts = [num_tokens - prefix for prefix in known if num_tokens > prefix]
-    grids = [grid for count in counts if (grid := _rows_and_columns(count, image_sides)) is not None]
-    exact = [grid for grid in grids if grid[0] * image_sides[1] == grid[1] * image_sides[0]]
-    return next(iter(exact or grids[:1]), None)
+    grids = [_rows_and_columns(num_tokens - prefix, image_sides) for prefix in known if num_tokens > prefix]
+    exact = [grid for grid in grids if grid and grid[0] * image_sides[1] == grid[1] * image_sides[0]]
+    about = [grid for grid in grids[: MOST_UNSAID + 1] if grid]
+    return next(iter([*exact, *about]), None)
 
 
 def _rows_and_columns(count: int, image_sides: tuple[int, int]) -> tuple[int, int] | None:

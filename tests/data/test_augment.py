@@ -153,3 +153,50 @@ def test_rotation_by_nothing_without_flip_leaves_the_image() -> None:
     image = random_images(1, 64)[0]
     with seeded(3):
         assert torch.equal(Rendering(RotateFlip(degrees=0, flip=False), 64)(image)[0], image)
+
+
+class TestRectangles:
+    @staticmethod
+    def ramp(height: int, width: int) -> torch.Tensor:
+        """Row numbers in the first channel, column numbers in the second."""
+        rows, columns = torch.arange(height).float(), torch.arange(width).float()
+        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+        return torch.cat([grid, torch.zeros(1, height, width)])
+
+    @pytest.mark.parametrize("sides", [(240, 400), (240, 300), (300, 240), (500, 80), (31, 77)])
+    def test_evaluation_shows_the_centre_and_squeezes_nothing(self, sides: tuple[int, int]) -> None:
+        shown = fitted(self.ramp(*sides), (48, 80))
+        assert shown.shape == (3, 48, 80)
+        rows, columns = shown[0, :, 40].numpy(), shown[1, 24].numpy()
+        assert (rows[40] - rows[8]) / 32 == pytest.approx((columns[72] - columns[8]) / 64, rel=0.02)
+        assert rows[23:25].mean() == pytest.approx((sides[0] - 1) / 2, abs=float(rows[1] - rows[0]))
+        assert columns[39:41].mean() == pytest.approx((sides[1] - 1) / 2, abs=float(columns[1] - columns[0]))
+        share = max((rows[-1] - rows[0]) / sides[0], (columns[-1] - columns[0]) / sides[1])
+        assert share == pytest.approx(1 / 1.143, rel=0.03)
+
+    def test_random_parts_have_the_shape_of_the_input_give_or_take_the_ratio(self) -> None:
+        image, stretches = self.ramp(300, 500), []
+        for seed in range(40):
+            with seeded(seed):
+                shown, other = Rendering(ResizedCrop(scale=(0.2, 0.4), flip=False), (48, 80), (96, 160))(image)
+            assert (shown.shape, other.shape) == ((3, 48, 80), (3, 96, 160))
+            rows, columns = shown[0, :, 40], shown[1, 24]
+            stretches.append(float((columns[72] - columns[8]) / 64 / ((rows[40] - rows[8]) / 32)))
+        assert 0.72 < min(stretches) < 0.9 < 1.1 < max(stretches) < 1.38
+
+    def test_a_window_of_a_large_image_is_cut_at_the_larger_size_of_the_students_shape(self) -> None:
+        with seeded(0):
+            student, teacher = Rendering(CropFlip(pad=0, flip=False), (48, 80), (64, 64))(self.ramp(240, 400))
+        assert (student.shape, teacher.shape) == ((3, 48, 80), (3, 64, 64))
+        assert float(student[1, 24, -1] - student[1, 24, 0]) == pytest.approx(400 / 1.143, rel=0.03)
+
+    def test_auto_is_a_window_of_small_rectangles_unless_squares_are_asked_for(self) -> None:
+        source = TensorSource(torch.zeros(2, 3, 24, 40, dtype=torch.uint8), torch.tensor([0, 1]))
+        assert augment_for(DataConfig(root="x"), source) == CropFlip()
+        assert augment_for(DataConfig(root="x", image_size=(48, 80)), source) == CropFlip()
+        assert augment_for(DataConfig(root="x", image_size=32), source) == ResizedCrop()
+
+    def test_translations_are_a_share_of_the_shorter_side(self) -> None:
+        augment = ResizedCrop(rand_augment="rand-m9-mstd0.5-inc1", erasing=1.0)
+        with seeded(0):
+            assert Rendering(augment, (48, 80))(torch.zeros(3, 300, 500, dtype=torch.uint8))[0].shape == (3, 48, 80)
