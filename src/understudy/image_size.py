@@ -9,7 +9,16 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from understudy.config import shortened_repr
 
-__all__ = ["LARGEST", "ImageSize", "covering", "has_shape_of", "height_and_width", "size_from", "size_text"]
+__all__ = [
+    "LARGEST",
+    "ImageSize",
+    "covering",
+    "has_shape_of",
+    "height_and_width",
+    "size_from",
+    "size_text",
+    "squares_note",
+]
 
 LARGEST = 8_192  # pixels a side
 
@@ -68,3 +77,9 @@ def covering(shape: Sequence[int], size: ImageSize) -> tuple[int, int]:
     if height * wanted_width <= width * wanted_height:
         return wanted_height, wanted_height * width // height
     return wanted_width * height // width, wanted_width
+
+
+def squares_note(size: Any) -> str:
+    """What to add to the words of a network that failed at a size: the way out, where that is no square."""
+    is_wide = isinstance(size, list | tuple) and len(set(size)) > 1
+    return "; where it takes squares alone, let images be squares (data.image_size: one number)" if is_wide else ""

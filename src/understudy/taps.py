@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from understudy.classifier import classifier_name, is_candidate
 from understudy.config import UserError, nearest
 from understudy.feature_layout import as_map, described, only_map
+from understudy.image_size import squares_note
 from understudy.networks import in_one_line, is_channels_last, other_dtype_note
 from understudy.passes import Repeat, left_as_it_was
 from understudy.stages import gives_channels_last, stages_of
@@ -133,7 +134,7 @@ class TappedModel(nn.Module):
             if found is None:
                 raise UserError(
                     f"{self.model_name} cannot take images of shape {tuple(sample.shape)}: "
-                    f"{in_one_line(error)}{other_dtype_note(self.module, sample)}"
+                    f"{in_one_line(error)}{other_dtype_note(self.module, sample)}{squares_note(sample.shape[2:])}"
                 ) from error
             output, features = found
         return output, {tap: TapShape(*feature.shape[1:]) for tap, feature in features.items()}

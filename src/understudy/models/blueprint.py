@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from understudy.config import UserError
-from understudy.image_size import ImageSize, size_from, size_text
+from understudy.image_size import ImageSize, size_from, size_text, squares_note
 from understudy.models.hub import first_line
 
 __all__ = ["Blueprint", "Normalisation", "refusals_said", "stated_size"]
@@ -41,10 +41,9 @@ def refusals_said(name: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
         if not kwargs:
             raise
         given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
-        is_wide = any(isinstance(kwargs.get(key), list | tuple) for key in SIZE_KEYS)
+        size = next((kwargs[key] for key in SIZE_KEYS if key in kwargs), None)
         raise UserError(
-            f"{name} cannot be built with {given}: {first_line(error)}; change or leave that out"
-            f"{'; where it takes squares alone, give one number as the image size' if is_wide else ''}"
+            f"{name} cannot be built with {given}: {first_line(error)}; change or leave that out{squares_note(size)}"
         ) from error
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from understudy.config import UserError, unknown_name
-from understudy.image_size import ImageSize, height_and_width, size_from, size_text
+from understudy.image_size import ImageSize, height_and_width, size_from, size_text, squares_note
 from understudy.models.blueprint import Blueprint, Normalisation, stated_size
 from understudy.models.hub import NotToBeHadError, first_line, hub_within_reach, quiet_libraries
 
@@ -145,6 +145,7 @@ def _random(library: Any, name: str, config: Any) -> nn.Module:
     except Exception as error:  # settings that contradict each other fail in any way
         raise UserError(
             f"hf:{name} cannot be built as an image classifier: {type(error).__name__}: {first_line(error)}"
+            f"{squares_note(getattr(_sized(config), 'image_size', None))}"
         ) from error
     return _logits_alone(made)
 
