@@ -131,6 +131,14 @@ def test_small_rectangles_of_one_size_give_the_size_themselves(tmp_path: Path) -
     assert squares.native_size is None  # cut out of them, as ever
 
 
+def test_a_network_of_a_fixed_square_says_that_it_sees_the_centre_of_small_rectangles(tmp_path: Path) -> None:
+    small = write_tree(tmp_path / "pets", COUNTS, size=(24, 40))
+    kwargs = json.dumps({**VIT, "patch_size": 56})
+    student = ("--student", "timm:vit_tiny_patch16_224", "--student-weights", "none", f"student.kwargs={kwargs}")
+    said = done("train", *student, *TWO_STEPS, "--data", small, "--out", tmp_path / "x")
+    assert "works at 224 px and sees the centre alone of images of 24 x 40 px: set data.image_size=[" in said
+
+
 class TestVisionTransformers:
     @pytest.mark.parametrize("prefixes", [{}, {"reg_tokens": 4}, {"class_token": False, "global_pool": "avg"}])
     def test_tokens_become_maps_of_the_images_shape(self, prefixes: dict[str, Any]) -> None:
