@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.config import UserError
-from understudy.image_size import ImageSize, height_and_width
+from understudy.image_size import ImageSize, checked_size, height_and_width
 from understudy.models.cost import Cost, cost_of, median_ms
 from understudy.models.hub import first_line
 from understudy.models.network import channels_of
@@ -88,13 +88,15 @@ def export_onnx(
         UserError: onnx or onnxruntime missing, an operation that ONNX lacks, or a file that does not agree.
     """
     _check_installed()
+    image_size = checked_size(image_size)
+    teacher_image_size = image_size if teacher_image_size is None else checked_size(teacher_image_size)
     file = Path(file)
     threads = threads or torch.get_num_threads()
     modes = {part: part.training for part in model.modules()}
     device = next(model.parameters(), torch.empty(0)).device
     try:
         model.eval().cpu()
-        return _export(model, file, image_size, threads, teacher, teacher_image_size or image_size)
+        return _export(model, file, image_size, threads, teacher, teacher_image_size)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror or error}") from None
     finally:

@@ -7,15 +7,17 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
-from understudy.config import shortened_repr
+from understudy.config import UserError, shortened_repr
 
 __all__ = [
     "LARGEST",
     "ImageSize",
+    "checked_size",
     "covering",
     "has_shape_of",
     "height_and_width",
     "size_from",
+    "size_of",
     "size_text",
     "squares_note",
 ]
@@ -35,19 +37,36 @@ def size_from(value: Any) -> int | tuple[int, int]:
     """
     sides = list(value) if isinstance(value, list | tuple) else [value]
     try:
-        pixels = [_WHOLE_NUMBER.validate_python(side) for side in sides]
+        pixels = [_WHOLE_NUMBER.validate_python(side) for side in sides if not isinstance(side, bool)]
     except ValidationError:
         pixels = []
     if len(pixels) not in (1, 2) or (isinstance(value, list | tuple) and len(pixels) == 1):
         raise ValueError(f"is a number of pixels, or [height, width] of them, got {shortened_repr(value)}")
     if not all(1 <= side <= LARGEST for side in pixels):
         raise ValueError(f"is 1 to {LARGEST:,} pixels a side, got {shortened_repr(value)}")
-    height, width = pixels[0], pixels[-1]
-    return height if height == width else (height, width)
+    return size_of((pixels[0], pixels[-1]))
 
 
 ImageSize = Annotated[int | tuple[int, int], BeforeValidator(size_from)]
-"""H = W of squares, in pixels, or (H, W) with H != W; `size_from` makes it."""
+"""H = W of squares, in pixels, or (H, W) with H != W; `size_from` and `size_of` make it."""
+
+
+def size_of(shape: Sequence[int]) -> ImageSize:
+    """The size of images of shape (..., H, W)."""
+    height, width = shape[-2:]
+    return height if height == width else (height, width)
+
+
+def checked_size(size: Any, *, what: str = "image_size") -> ImageSize:
+    """A size that was given in Python, which may be a list, or a pair of equal sides.
+
+    Raises:
+        UserError: it is none; `what` names it.
+    """
+    try:
+        return size_from(size)
+    except ValueError as error:
+        raise UserError(f"{what} {error}") from None
 
 
 def height_and_width(size: ImageSize) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from understudy.config import UserError
 from understudy.data import DataConfig, TensorSource, dataset_splits, eval_loader, open_data, train_loader
-from understudy.data.augment import covered
+from understudy.data.augment import covered, fitted
 from understudy.data.drawing import without_drawing
 from understudy.data.memory_loader import MemoryTrainLoader
 
@@ -97,3 +97,27 @@ def test_a_random_part_becomes_the_centre_that_covers_its_size(sides: tuple[int,
     assert plain is not None
     assert plain[0][0].shape == (3, 24, 40)
     assert pickle.loads(pickle.dumps(plain.transform)) is not None
+
+
+@pytest.mark.parametrize("size", [[24, 40], (24, 40)])
+def test_a_size_given_in_python_may_be_a_list(size: list[int]) -> None:
+    loader = train_loader(SOURCE, config(), seed=1, image_size=size, teacher_size=[32, 32])  # type: ignore[arg-type]
+    batch = next(loader.epoch(1))
+    assert (batch.images.shape, batch.teacher_images.shape) == ((4, 3, 24, 40), (4, 3, 32, 32))
+
+
+def test_a_size_that_is_none_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"teacher_size is a number of pixels, or \[height, width\] of them, got 'wide'"
+    ):
+        train_loader(SOURCE, config(), seed=1, image_size=24, teacher_size="wide")  # type: ignore[arg-type]
+
+
+def test_a_pair_of_equal_sides_may_be_turned() -> None:
+    source = TensorSource(torch.zeros(8, 3, 24, 24, dtype=torch.uint8), torch.arange(8) % 2)
+    loader = train_loader(source, config(copies="rotations"), seed=1, image_size=(24, 24))
+    assert next(loader.epoch(1)).images.shape == (16, 3, 24, 24)
+
+
+def test_the_largest_size_has_a_margin_around_it() -> None:
+    assert fitted(torch.zeros(3, 10, 20), (20, 8_192)).shape == (3, 20, 8_192)

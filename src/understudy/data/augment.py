@@ -26,7 +26,7 @@ from understudy.data.images import BadImageError
 from understudy.data.seeding import seeded
 from understudy.data.sources import Source, TensorSource, is_small
 from understudy.hashing import hashed_tensor
-from understudy.image_size import ImageSize, covering, height_and_width, size_from
+from understudy.image_size import ImageSize, covering, height_and_width, size_of
 
 __all__ = [
     "Rendering",
@@ -187,7 +187,7 @@ class Rendering:
         """The student's size, or one of its shape that has all of the teacher's pixels where these are more."""
         sides, others = height_and_width(self.image_size), height_and_width(self.teacher_size or self.image_size)
         larger = max(Fraction(1), *(Fraction(other, side) for side, other in zip(sides, others, strict=True)))
-        return size_from([round(larger * side) for side in sides])
+        return size_of([round(larger * side) for side in sides])
 
 
 def resized(images: Tensor, size: ImageSize, *, interpolation: str = "bilinear") -> Tensor:
@@ -208,7 +208,7 @@ def fitted(images: Tensor, size: ImageSize) -> Tensor:
     if images.shape[-2:] == height_and_width(size):
         return images
     share = crop_share(size)
-    around = size_from([round(side / share) for side in height_and_width(size)])
+    around = size_of([round(side / share) for side in height_and_width(size)])
     return _centre(_scaled(images, covering(images.shape, around), "bilinear"), size)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from understudy.config import UserError
 from understudy.data.protocols import TrainLoader
-from understudy.image_size import ImageSize, size_from, size_text
+from understudy.image_size import ImageSize, size_of, size_text
 from understudy.step import Batch
 
 __all__ = ["RotatedCopies", "refuse_to_turn", "with_rotations"]
@@ -35,7 +35,7 @@ def with_rotations(batch: Batch) -> Batch:
     """
     for images in (batch.images, batch.teacher_images):
         if images is not None:
-            refuse_to_turn(size_from(tuple(images.shape[2:])))
+            refuse_to_turn(size_of(images.shape))
     return Batch(
         images=_rotated(batch.images),
         teacher_images=None if batch.teacher_images is None else _rotated(batch.teacher_images),

@@ -18,7 +18,7 @@ from understudy.data.scaling import spread
 from understudy.data.seeding import seeded
 from understudy.data.sources import Source
 from understudy.hashing import hashed
-from understudy.image_size import covering, size_from
+from understudy.image_size import covering, size_of
 
 __all__ = ["differs", "drawing_transforms", "is_fixed", "without_drawing"]
 
@@ -152,7 +152,7 @@ class _Covering(torch.nn.Module):
 
     def __init__(self, size: list[int], share: float) -> None:
         super().__init__()
-        self._around = size_from([round(side * share) for side in size])
+        self._around = size_of([round(side * share) for side in size])
 
     def forward(self, image: Any) -> Any:
         sides = covering(v2.functional.get_size(image), self._around)

@@ -22,7 +22,7 @@ from understudy.data.protocols import EvalLoader, TrainLoader
 from understudy.data.sources import Source, TensorSource, small_size
 from understudy.data.splits import DataSplits
 from understudy.data.stream_loader import StreamEvalLoader, StreamTrainLoader
-from understudy.image_size import ImageSize
+from understudy.image_size import ImageSize, checked_size
 
 __all__ = ["EvalLoader", "PlainLoader", "TrainLoader", "eval_loader", "from_plain_loader", "train_loader"]
 
@@ -64,6 +64,7 @@ def train_loader(
         UserError: no batch is left by drop_last or for so many processes, RandAugment of images that are no longer 8
             bits, mixing without labels or class names, or turned copies of images that are no squares.
     """
+    image_size, teacher_size = _two_sizes(image_size, teacher_size)
     if config.copies == "rotations":
         refuse_to_turn(image_size)
     source = data.train if isinstance(data, DataSplits) else data
@@ -78,7 +79,7 @@ def train_loader(
     rendering = Rendering(
         augment,
         image_size,
-        None if teacher_size == image_size else teacher_size,
+        teacher_size,
         tuple(mean or (IMAGENET_DEFAULT_MEAN if channels == 3 else [0.5] * channels)),
         tuple(std or (IMAGENET_DEFAULT_STD if channels == 3 else [0.25] * channels)),
         takes_rectangles(config, source),
@@ -88,6 +89,13 @@ def train_loader(
         num_classes = _num_classes_to_mix(data)
         return MixedBatches(loader, config.mix, num_classes=num_classes, seed=seed, rank=rank)
     return RotatedCopies(loader) if config.copies == "rotations" else loader
+
+
+def _two_sizes(image_size: ImageSize, teacher_size: ImageSize | None) -> tuple[ImageSize, ImageSize | None]:
+    """Both as they were given; no other one for the teacher where it sees what the student does."""
+    own = checked_size(image_size)
+    other = own if teacher_size is None else checked_size(teacher_size, what="teacher_size")
+    return own, None if other == own else other
 
 
 def _augmented(
@@ -155,7 +163,7 @@ def eval_loader(
         rank: of this process.
         world_size: processes that share the images, each a contiguous part: `Share(rank, world_size).of(range(N))`.
     """
-    teacher_size = None if teacher_size == image_size else teacher_size
+    image_size, teacher_size = _two_sizes(image_size, teacher_size)
     device, share = torch.device(device), Share(rank, world_size)
     if isinstance(source, TensorSource) and small_size(source, takes_rectangles=config.takes_rectangles):
         return MemoryEvalLoader(source, config, share, image_size=image_size, teacher_size=teacher_size, device=device)

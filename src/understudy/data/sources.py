@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from understudy.data.greys import Greys
 from understudy.data.images import BadImageError, decoded, deep_greys_of, printable
-from understudy.image_size import ImageSize, covering, height_and_width, size_from
+from understudy.image_size import ImageSize, covering, height_and_width, size_of
 
 __all__ = [
     "SMALL",
@@ -287,7 +287,7 @@ def is_small(image: Tensor, *, takes_rectangles: bool) -> bool:
 def small_size(source: Source, *, takes_rectangles: bool) -> ImageSize | None:
     """Size of images that are in memory and small (see `is_small`); None of others."""
     if isinstance(source, TensorSource) and is_small(source.images, takes_rectangles=takes_rectangles):
-        return size_from(tuple(source.images.shape[2:]))
+        return size_of(source.images.shape)
     return None
 
 

@@ -21,7 +21,7 @@ from understudy.data.memory import hand_back_memory
 from understudy.data.scaling import note_on_greys, settle_greys
 from understudy.data.sources import Source, TensorSource, as_unit, rows_of, small_size
 from understudy.data.unlabelled import read_unlabelled
-from understudy.image_size import ImageSize, height_and_width, size_from, size_text
+from understudy.image_size import ImageSize, height_and_width, size_of, size_text
 
 __all__ = ["DataSplits", "open_data", "size_as_given", "splits_of"]
 
@@ -166,11 +166,11 @@ def size_as_given(data: DataSplits) -> ImageSize:
     first = first_readable(data.train)
     if first is None:
         raise UserError(f"none of the {len(data.train)} training images of {data.name} can be read")
-    size = size_from(tuple(first.shape[-2:]))
+    size = size_of(first.shape)
     others = {tuple(image.shape[-2:]) for image in first_samples(data.train)} - {tuple(first.shape[-2:])}
     if isinstance(size, tuple) and others:
         raise UserError(
-            f"images are {size_text(size)} pixels and {size_text(size_from(others.pop()))}; one size is wanted: crop "
+            f"images are {size_text(size)} pixels and {size_text(size_of(others.pop()))}; one size is wanted: crop "
             "or resize them in the data set"
         )
     return size

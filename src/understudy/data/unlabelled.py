@@ -15,7 +15,7 @@ from understudy.data.formats import existing
 from understudy.data.greys import Greys
 from understudy.data.images import printable
 from understudy.data.sources import EncodedSource, FileSource, FittedSource, Source, is_small, joined
-from understudy.image_size import ImageSize, size_from, size_text
+from understudy.image_size import ImageSize, size_of, size_text
 
 __all__ = ["Unlabelled", "read_unlabelled"]
 
@@ -62,4 +62,4 @@ def _size_in_memory(train: Source, *, takes_rectangles: bool) -> ImageSize | Non
     first = first_readable(train)
     if first is None or first.is_floating_point() or not is_small(first, takes_rectangles=takes_rectangles):
         return None
-    return size_from(tuple(first.shape[1:]))
+    return size_of(first.shape)

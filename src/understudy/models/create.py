@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from understudy.config import UserError
-from understudy.image_size import ImageSize, size_text
+from understudy.image_size import ImageSize, checked_size, size_text
 from understudy.models.blueprint import SIZE_KEYS, Blueprint
 from understudy.models.hub import NotToBeHadError
 from understudy.models.names import NAMED_FORMS, split_name
@@ -75,6 +75,7 @@ def create_model(
     Raises:
         UserError: no such model, weights that cannot be had or do not fit, code that is not allowed or fails.
     """
+    image_size = None if image_size is None else checked_size(image_size, what=size_setting)
     blueprint = _blueprint(name, num_classes, image_size, kwargs or {}, allow_code=allow_code)
     try:
         module, starts_from = _with_weights(name, blueprint, weights, new_head=new_head)

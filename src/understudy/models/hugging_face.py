@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from understudy.config import UserError, unknown_name
-from understudy.image_size import ImageSize, height_and_width, size_from, size_text, squares_note
+from understudy.image_size import ImageSize, height_and_width, size_from, size_of, size_text, squares_note
 from understudy.models.blueprint import Blueprint, Normalisation, stated_size
 from understudy.models.hub import NotToBeHadError, first_line, hub_within_reach, quiet_libraries
 
@@ -234,7 +234,7 @@ def _as_it_does(processor: Any, name: str) -> tuple[Normalisation, ImageSize]:
         )
     # Read off the result, since settings alone do not tell: some rescale to [-1,1], some normalise twice.
     std = 1 / (pixels[1] - pixels[0])
-    return (_rounded(-pixels[0] * std), _rounded(std)), size_from(tuple(black.shape[-2:]))
+    return (_rounded(-pixels[0] * std), _rounded(std)), size_of(black.shape)
 
 
 def _processed(processor: Any, colour: str) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
 from understudy.config import UserError
-from understudy.image_size import ImageSize, covering, has_shape_of, height_and_width, size_from
+from understudy.image_size import ImageSize, checked_size, covering, has_shape_of, height_and_width, size_of
 
 __all__ = ["Network", "Prepare", "channels_of", "in_format", "network_of"]
 
@@ -83,7 +83,7 @@ class Prepare(nn.Module):
         sides = height_and_width(size)
         if has_shape_of(size, images.shape) and self.crop_share == 1:
             return F.interpolate(images, size=sides, mode="bilinear", align_corners=False, antialias=True)
-        around = size_from([round(side / self.crop_share) for side in sides])
+        around = size_of([round(side / self.crop_share) for side in sides])
         scaled = transforms.resize(images, list(covering(images.shape, around)), antialias=True)
         centre: Tensor = transforms.center_crop(scaled, list(sides))
         return centre
@@ -152,6 +152,7 @@ def network_of(
         image_size: that images are resized to; None: any size will do.
         channels: D.
     """
+    image_size = None if image_size is None else checked_size(image_size)
     return Network(
         name=type(module).__name__,
         module=module,

@@ -12,7 +12,7 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from understudy.config import UserError
-from understudy.image_size import ImageSize, size_from, size_text
+from understudy.image_size import ImageSize, size_of, size_text
 from understudy.models.blueprint import Blueprint, refusals_said, stated_size
 from understudy.models.factories import call_factory
 from understudy.models.hub import NotToBeHadError, first_line, hub_within_reach, url_within_reach
@@ -24,7 +24,7 @@ __all__ = ["SOURCES", "own_blueprint"]
 def timm_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]) -> Blueprint:
     """A network of timm's; one of fixed input size is built for `image_size`."""
     config = _timm_config(name)
-    own_size = size_from(tuple(config.input_size[1:]))
+    own_size = size_of(config.input_size)
     kwargs = dict(kwargs)
     image_size = stated_size(f"timm:{name}", kwargs, "img_size", image_size)
     if image_size and config.fixed_input_size:
@@ -45,7 +45,7 @@ def cifar_blueprint(name: str, num_classes: int, image_size: ImageSize | None, k
         build=partial(_timm_module, f"cifar_{name}", num_classes, kwargs),
         pretrained=None,
         normalisation=None,
-        prefers=size_from(tuple(_timm_config(f"cifar_{name}").input_size[1:])),
+        prefers=size_of(_timm_config(f"cifar_{name}").input_size),
         resize_to=image_size,
         kwargs=kwargs,
     )
