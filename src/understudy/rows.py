@@ -16,7 +16,7 @@ from understudy.recipe import Recipe
 from understudy.row_settings import RowSettings
 from understudy.row_sources import RowSource, data_defaults, shipped_row
 from understudy.spec import default_task_weight, row_name_of
-from understudy.updates import DEFAULT_UPDATE, UPDATES, UpdateConfig, update_of_row, word_in_row
+from understudy.updates import DEFAULT_UPDATE, UPDATES, UpdateConfig, row_suffix, update_of_row, word_in_row
 
 __all__ = ["Row", "row_named", "rows_of", "written_out"]
 
@@ -49,7 +49,7 @@ def rows_of(recipe: Recipe) -> list[Row]:
             raise UserError(f"rows names {doubled[0]!r} twice")
         return rows
     update = update_of_row(recipe.update, distils=bool(recipe.method))
-    name = row_name_of(recipe.method, recipe.update)
+    name = row_name_of(recipe.method, row_suffix(recipe.update, distils=bool(recipe.method)))
     row = _row(recipe, name, recipe.method, update=update, task_weight=recipe.task_weight)
     return [row.model_copy(update={"published": recipe.published})]
 

@@ -28,7 +28,7 @@ from understudy.taps import TappedModel, Taps, check_taps
 from understudy.tasks import Task
 from understudy.teachers import LiveTeacher
 from understudy.teachers.bank import BankTeacher
-from understudy.updates import Joint, Schedule, UpdateConfig, undecayed_names, update_of_row, word_in_row
+from understudy.updates import Joint, Schedule, UpdateConfig, row_suffix, undecayed_names
 
 __all__ = ["StudentSpec", "Surroundings", "build_student", "default_task_weight", "tap_teacher"]
 
@@ -79,7 +79,7 @@ class StudentSpec:
     @property
     def row_name(self) -> str:
         """Its name in logs and tables."""
-        return self.name or row_name_of(self.methods, self.update)
+        return self.name or row_name_of(self.methods, row_suffix(self.update, distils=bool(self.methods)))
 
 
 def _wrong_settings(spec: StudentSpec) -> list[str]:
@@ -212,11 +212,9 @@ def default_task_weight(methods: Sequence[MethodConfig]) -> float:
     return methods[0].method.default_loss_for(methods[0]).task if methods else 1.0
 
 
-def row_name_of(methods: Sequence[MethodConfig], update: UpdateConfig) -> str:
-    """'alone', 'kd', 'crd+kd', 'kd+dot'."""
-    names = [config.method.name for config in methods] or ["alone"]
-    trained_by = update_of_row(update, distils=bool(methods))
-    return "+".join([*names, trained_by] if word_in_row(trained_by) else names)
+def row_name_of(methods: Sequence[MethodConfig], suffix: str) -> str:
+    """'alone', 'kd', 'crd+kd', 'kd+dot'; the suffix is the update's."""
+    return "+".join([config.method.name for config in methods] or ["alone"]) + suffix
 
 
 def weighted(config: MethodConfig) -> tuple[float, int]:

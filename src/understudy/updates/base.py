@@ -24,6 +24,7 @@ __all__ = [
     "UpdateConfig",
     "initial_lr_of",
     "one_of",
+    "row_suffix",
     "scale_lr_",
     "undecayed_names",
     "update_named",
@@ -267,3 +268,9 @@ def scale_lr_(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group's learning rate to `factor` times the one it had at the first call (`initial_lr`)."""
     for group in optimizer.param_groups:
         group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+
+
+def row_suffix(update: UpdateConfig, *, distils: bool) -> str:
+    """What the update adds to a row's name: '+dot', or nothing for the one that needs no mention."""
+    name = update_of_row(update, distils=distils)
+    return f"+{name}" if word_in_row(name) else ""
