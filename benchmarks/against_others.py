@@ -23,8 +23,8 @@ from ours import banked, opened, recipe, training_block
 from peers import Job, PilImages, plain_block, torchdistill_block
 from torch import nn
 
-from understudy.building import Parts
 from understudy.data import TensorSource
+from understudy.runs.components import Parts
 
 NUM_STEPS = {"resnet56-resnet20": 20, "resnet32x4-resnet8x4": 5}  # of a block: seconds each on one core
 LEARNS = ("kd", "kd+dot")

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from understudy import Batch, kd_loss
-from understudy.teachers.bank import BankTeacher
-from understudy.teachers.bank_rows import BankLayout, packed, unpacked
+from understudy.teachers.bank.packing import BankLayout, packed, unpacked
+from understudy.teachers.bank.teacher import BankTeacher
 
 ROWS = 2048
 TEMPERATURES = (1.0, 4.0)

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import understudy as us
+from understudy.core.precision import Precision, autocast
 from understudy.data import CropFlip, DataConfig, TensorSource, train_loader
-from understudy.precision import Precision, autocast
-from understudy.spec import Surroundings, build_student, tap_teacher
+from understudy.training.build import Surroundings, build_student, tap_teacher
 
 __all__ = [
     "NUM_CLASSES",

@@ -17,8 +17,9 @@ import torch
 from measuring import add_common_arguments, device_of, in_turns, report, summary
 from ours import Blocks, opened, recipe, training_block
 
-from understudy.building import Parts, build_trainer
-from understudy.rows import rows_of
+from understudy.recipes.comparison import rows_of
+from understudy.runs.build import build_trainer
+from understudy.runs.components import Parts
 
 ROWS = ("alone", "kd", "kd+dot", "dist", "projector")
 

@@ -25,10 +25,11 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import understudy as us
-from understudy.distributed import World, joined
-from understudy.environment import describe_environment
+from understudy.distributed.launch import joined
+from understudy.distributed.world import World
 from understudy.methods.kd import kd_loss
-from understudy.spec import Surroundings, build_student, tap_teacher
+from understudy.training.build import Surroundings, build_student, tap_teacher
+from understudy.utils.machine import describe_environment
 
 NUM_CLASSES, IMAGE_SIZE = 100, 32
 UPDATES: dict[str, type[us.Joint.Config] | type[us.DOT.Config]] = {"joint": us.Joint.Config, "dot": us.DOT.Config}

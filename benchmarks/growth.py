@@ -29,12 +29,12 @@ from ours import opened, recipe, training_block
 from torch import Tensor
 
 from understudy import DataConfig, Pairing
+from understudy.core.taps import TapShape
 from understudy.data import CropFlip, TensorSource, open_data, train_loader
 from understudy.methods import METHODS
 from understudy.methods.base import Context, Method, TapShapes
-from understudy.report.plots import STYLE
-from understudy.taps import TapShape
-from understudy.teachers.bank_rows import BankLayout, packed, unpacked
+from understudy.report.figures.style import STYLE
+from understudy.teachers.bank.packing import BankLayout, packed, unpacked
 
 IMAGES = (1_000, 3_000, 10_000, 20_000, 50_000)
 CLASSES = (10, 100, 1_000, 10_000)

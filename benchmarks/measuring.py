@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from understudy.environment import describe_environment
+from understudy.utils.machine import describe_environment
 
 __all__ = ["Seconds", "add_common_arguments", "device_of", "in_turns", "report", "summary", "timed"]
 

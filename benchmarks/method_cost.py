@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 import understudy as us
-from understudy.connections import save_connectors
-from understudy.data.copies import with_rotations
-from understudy.environment import describe_environment
+from understudy.data.augment.copies import with_rotations
 from understudy.methods import METHODS
 from understudy.methods.base import MethodConfig
-from understudy.spec import Surroundings, build_student, tap_teacher
-from understudy.student import Student
+from understudy.training.build import Surroundings, build_student, tap_teacher
+from understudy.training.connector_weights import save_connectors
+from understudy.training.student import Student
+from understudy.utils.machine import describe_environment
 
 NUM_CLASSES, IMAGE_SIZE, NUM_TRAIN = 100, 32, 50_000
 FIRST_STAGES = {"ft": "paraphraser", "sskd": "head", "hsakd": "heads"}  # of those that start from another run

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from understudy import Batch
-from understudy.banking import BankOptions, make_banks
-from understudy.building import Parts, build_trainer, open_parts
 from understudy.data import TrainLoader
-from understudy.logs import Display
-from understudy.recipe import BankConfig, Recipe, recipe_from
-from understudy.rows import rows_of
+from understudy.recipes.comparison import rows_of
+from understudy.recipes.schema import BankConfig, Recipe, recipe_from
+from understudy.runs.bank.make import BankOptions, make_banks
+from understudy.runs.build import build_trainer
+from understudy.runs.components import Parts, open_parts
+from understudy.runs.console import Display
 
 __all__ = ["Blocks", "banked", "opened", "recipe", "training_block"]
 

@@ -24,9 +24,9 @@ from PIL import Image
 from torch import Tensor
 
 from understudy.data import CropFlip, DataConfig, TensorSource, open_data, train_loader
-from understudy.data.caching import cached
-from understudy.data.sources import EncodedSource, num_cpus
-from understudy.environment import describe_environment
+from understudy.data.cache import cached
+from understudy.data.sources.base import EncodedSource, num_cpus
+from understudy.utils.machine import describe_environment
 
 SIZES = (32, 64)
 BATCH_SIZE = 256

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from understudy.method_pages import method_page
+from understudy.cli.method_pages import method_page
 from understudy.methods import METHODS
 
 FOLDER = Path(__file__).parent / "methods"

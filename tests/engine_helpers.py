@@ -24,11 +24,11 @@ from understudy import (
     Trainer,
     methods,
 )
-from understudy.logs import Display
-from understudy.recipe import merged
-from understudy.runfolder import RunFolder
-from understudy.runs import execute
-from understudy.spec import Surroundings, build_student, seeded, tap_teacher
+from understudy.recipes.schema import merged
+from understudy.runs.console import Display
+from understudy.runs.folder import RunFolder
+from understudy.runs.run import execute
+from understudy.training.build import Surroundings, build_student, seeded, tap_teacher
 
 torch.set_num_threads(1)
 

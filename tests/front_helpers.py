@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from understudy.cli import main
+from understudy.cli.app import main
 from understudy.methods import METHODS
 
 torch.set_num_threads(1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 from understudy.data import DataConfig
-from understudy.recipe import Recipe, recipe_from
-from understudy.recipe_files import merged, read_recipe
+from understudy.recipes.loading import merged, read_recipe
+from understudy.recipes.schema import Recipe, recipe_from
 
 ANY = {"data": {"root": "digits"}, "student": {"model": "cifar:resnet8"}, "teacher": {"model": "cifar:resnet8"}}
 

@@ -8,8 +8,8 @@ import pytest
 
 from engine_helpers import tiny_recipe
 from understudy import UserError
-from understudy.absent_files import refuse_absent_files
-from understudy.recipe import load_recipe
+from understudy.recipes.schema import load_recipe
+from understudy.runs.absent_files import refuse_absent_files
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import understudy as us
 from front_helpers import refused, tiny_data, tiny_network, tiny_teacher
-from understudy.data.dividing import held_out
+from understudy.data.divide import held_out
 
 Distill = Callable[..., us.Result]
 

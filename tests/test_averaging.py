@@ -6,8 +6,8 @@ from torch import nn
 
 from engine_helpers import batches, small_net, small_teacher, student_of
 from understudy import StudentSpec, methods
-from understudy.averaging import Averaging, WeightAverage
-from understudy.taps import TappedModel
+from understudy.core.taps import TappedModel
+from understudy.optim.ema import Averaging, WeightAverage
 
 
 def one_weight(value: float) -> nn.Module:

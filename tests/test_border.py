@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from understudy import methods
-from understudy.border import check_pairing
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import TapShape
 from understudy.methods.base import Context, Method, TapShapes
-from understudy.step import Pairing
-from understudy.taps import TapShape
+from understudy.training.checks import check_pairing
+from understudy.utils.errors import UserError
 
 SHAPES = TapShapes({"embedding": TapShape(6)}, num_classes=4)
 

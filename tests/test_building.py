@@ -38,12 +38,13 @@ from understudy import (
     methods,
 )
 from understudy import trainer as trainer_by_hand
-from understudy.building import Parts, build_student, build_trainer, open_parts
-from understudy.distributed import World
+from understudy.distributed.world import World
 from understudy.models import network_of
-from understudy.recipe import merged
-from understudy.rows import rows_of
-from understudy.suiting import check_rows, size_notes
+from understudy.recipes.comparison import rows_of
+from understudy.recipes.schema import merged
+from understudy.runs.build import build_student, build_trainer
+from understudy.runs.checks import check_rows, size_notes
+from understudy.runs.components import Parts, open_parts
 
 UPDATES = [Joint.Config(lr=0.1, weight_decay=0), DOT.Config(lr=0.1, weight_decay=0)]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from understudy.origin import Changed
-from understudy.recipe import Recipe, load_recipe, recipe_from
-from understudy.recipe_files import read_recipes
-from understudy.rows import rows_of
+from understudy.recipes.comparison import rows_of
+from understudy.recipes.loading import read_recipes
+from understudy.recipes.origin import Changed
+from understudy.recipes.schema import Recipe, load_recipe, recipe_from
 
 KD = "cifar100/kd/resnet32x4-resnet8x4"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from understudy import checkpoint
-from understudy.config import UserError
+from understudy.runs import checkpoint
+from understudy.utils.errors import UserError
 
 STATE = {"weights": torch.arange(4.0), "epoch": 3, "names": ["a", "b"], "nested": {"sum": None}}
 

@@ -33,7 +33,7 @@ from front_helpers import (
 )
 from understudy.methods import METHODS
 from understudy.models import create_model, load_student, save_student
-from understudy.recipe import recipe_from
+from understudy.recipes.schema import recipe_from
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from front_helpers import (
     write_parquet,
     write_tree,
 )
-from understudy.cli import main
-from understudy.config import UserError
+from understudy.cli.app import main
 from understudy.models import create_model, save_student
 from understudy.report import read_results
+from understudy.utils.errors import UserError
 
 PETS = ("--student", "cifar:resnet8", "--epochs", 1)
 

@@ -6,8 +6,8 @@ import pytest
 import torch._functorch.config as functorch
 from torch import nn
 
-from understudy.compiling import compiled, graphs_retained
-from understudy.taps import TappedModel
+from understudy.core.compile import compiled, graphs_retained
+from understudy.core.taps import TappedModel
 
 
 @pytest.fixture(params=[True, False])

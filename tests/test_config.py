@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import field_validator, model_validator
 
-from understudy.config import Config, UserError, nearest, unknown_name
+from understudy.core.config import Config
+from understudy.utils.errors import UserError, nearest, unknown_name
 
 
 class Wheel(Config):

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from understudy import methods
-from understudy.config import UserError
-from understudy.connections import load_connectors, save_connectors
+from understudy.core.taps import TapShape
 from understudy.methods.base import Context, Method, TapShapes
-from understudy.taps import TapShape
+from understudy.training.connector_weights import load_connectors, save_connectors
+from understudy.utils.errors import UserError
 
 
 def projector(channels: int = 6, name: str = "projector") -> Method:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from understudy.denormals import denormals_flushed
+from understudy.utils.machine import denormals_flushed
 
 TINY = torch.full((4,), 1e-39)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from understudy.config import UserError
-from understudy.export import ExportReport, export_onnx
 from understudy.models import create_model
+from understudy.models.onnx_export import ExportReport, export_onnx
+from understudy.utils.errors import UserError
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install 'understudy[export]'")
 

@@ -10,8 +10,8 @@ from torch.nn.utils import weight_norm
 
 from engine_helpers import batches, differing, run_recipe, small_net, small_teacher, tiny_recipe, trained
 from understudy import Batch, LiveTeacher, create_model
-from understudy.random_state import seeded
-from understudy.teachers.folding import fold_batch_norms_
+from understudy.teachers.fold_batch_norm import fold_batch_norms_
+from understudy.utils.seeding import seeded
 
 NETWORKS = {  # norms that follow a convolution, which alone they take from, of all norms
     "cifar:resnet20": (21, 21),

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from front_helpers import tiny_data, tiny_network
 from understudy.data import dataset_splits
-from understudy.handed_over import data_identity, differing_parts, network_identity
+from understudy.runs.identity import data_identity, differing_parts, network_identity
 
 
 class ByHand(nn.Module):

@@ -15,7 +15,7 @@ import pytest
 
 from engine_helpers import run_recipe, tiny_recipe
 from understudy import UserError
-from understudy.locking import LOCK_FILE, held
+from understudy.utils.lock import LOCK_FILE, held
 
 HOLDER = """
 import sys

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from understudy import logs
-from understudy.logs import Display, MetricsFile, duration
+from understudy.runs import console
+from understudy.runs.console import Display, duration
+from understudy.trackers.jsonl import MetricsFile
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_long_lines_and_brackets_are_printed_as_they_are(capsys: pytest.CaptureF
 def test_without_a_terminal_progress_is_plain_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "PLAIN_LINE_SECONDS", -1.0)
+    monkeypatch.setattr(console, "PLAIN_LINE_SECONDS", -1.0)
     display = Display()
     with display.stretch(10, images_per_step=64):
         display.update(1, "training")

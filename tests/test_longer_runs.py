@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 import understudy as us
 from engine_helpers import Eventful, differing, read_metrics, reproducible_files, run_recipe, tiny_recipe
 from front_helpers import tiny_data, tiny_network
-from understudy.building import build_trainer, open_parts
+from understudy.recipes.comparison import rows_of
 from understudy.report import read_results
-from understudy.rows import rows_of
-from understudy.runfolder import RunFolder
+from understudy.runs.build import build_trainer
+from understudy.runs.components import open_parts
+from understudy.runs.folder import RunFolder
 
 NOTE = "learning rates: first as a run of 2 epochs, then from epoch 3 on as a run of 4"
 # All that a run keeps from one epoch to the next: averages, the best epoch, two rows, two seeds, a trained teacher.

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 import understudy as us
 from engine_helpers import CPU, reproducible_files, run_recipe, tiny_recipe
-from understudy import memory_format
-from understudy.building import Parts, open_parts
-from understudy.commands import check
-from understudy.logs import Display
-from understudy.memory_format import Choice, Trial, faster_format, with_format_settled
 from understudy.models import Network, network_of
-from understudy.runfolder import RunFolder
+from understudy.runs import memory_format
+from understudy.runs.components import Parts, open_parts
+from understudy.runs.console import Display
+from understudy.runs.folder import RunFolder
+from understudy.runs.memory_format import Choice, Trial, faster_format, with_format_settled
+from understudy.runs.preflight import check
 
 # Narrower ones stay contiguous whatever is wanted (models/network.py).
 WIDE_ENOUGH = {"model": "cifar:resnet8", "kwargs": {"width": 0.5}, "weights": "none"}
@@ -138,7 +138,7 @@ def test_a_run_with_auto_that_is_cut_off_goes_on_in_its_format(tmp_path: Path, m
     whole = run_recipe(recipe, tmp_path / "whole")
 
     with monkeypatch.context() as patch:
-        patch.setattr("understudy.runs.keep_seed", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("understudy.runs.run.keep_seed", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_recipe(recipe, tmp_path / "cut")
     monkeypatch.setattr(memory_format, "faster_format", lambda *_: (True, told[True]))  # another day, other times

@@ -2,7 +2,7 @@
 
 import torch
 
-from understudy.meters import Means, Meter, StepLog
+from understudy.core.meters import Means, Meter, StepLog
 
 
 def values(**numbers: float) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from understudy.method_pages import method_list, method_page
+from understudy.cli.method_pages import method_list, method_page
 from understudy.methods import METHODS
 
 PAGES = Path(__file__).parents[1] / "docs" / "methods"

@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 import understudy as us
 from engine_helpers import CLASSES, SmallNet, batches, plain_batches, small_net
 from understudy import UserError
-from understudy.networks import checked_network, copied, shell_of
+from understudy.core.networks import checked_network, copied, shell_of
 
 IMAGES = batches()[0].images
 SETTINGS = {"channels_last": False}

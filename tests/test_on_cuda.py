@@ -12,8 +12,8 @@ import torch
 from engine_helpers import batches, run_recipe, small_teacher, spec_of, tensors_of, tiny_recipe
 from understudy import Batch, Trainer
 from understudy.report import read_results
-from understudy.spec import Surroundings, build_student, tap_teacher
 from understudy.tasks import Classification
+from understudy.training.build import Surroundings, build_student, tap_teacher
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
 

@@ -14,19 +14,20 @@ from torch import Tensor
 
 from engine_helpers import tiny_recipe
 from pretended_cuda import CUDA, devices_of, pretended_cuda
-from understudy.banking import BankOptions, make_banks
-from understudy.building import Parts, build_trainer, deployed_network, live_teacher, open_parts
-from understudy.distributed import Rows
-from understudy.logs import Display
-from understudy.memory_format import Trial, faster_format
+from understudy.core.precision import raised
+from understudy.distributed.world import Rows
 from understudy.models.cost import count_macs, images_per_second
-from understudy.precision import raised
-from understudy.results import model_facts
-from understudy.rows import rows_of
-from understudy.teachers.bank import BankTeacher
-from understudy.teachers.bank_rows import packed
-from understudy.training import Trainer
-from understudy.weighing import Part, weighed
+from understudy.recipes.comparison import rows_of
+from understudy.runs.bank.make import BankOptions, make_banks
+from understudy.runs.build import build_trainer, deployed_network
+from understudy.runs.collect import model_facts
+from understudy.runs.components import Parts, live_teacher, open_parts
+from understudy.runs.console import Display
+from understudy.runs.memory_format import Trial, faster_format
+from understudy.teachers.bank.packing import packed
+from understudy.teachers.bank.teacher import BankTeacher
+from understudy.training.loss import Part, weighed
+from understudy.training.trainer import Trainer
 
 ROWS = ["alone", "kd", "dist+dot", "projector", "simkd", "reviewkd"]
 

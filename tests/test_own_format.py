@@ -12,10 +12,10 @@ from PIL import Image
 
 from front_helpers import documented, done, install, refused
 from understudy import UserError
-from understudy.bank_content import split_identity
 from understudy.data import DataConfig, open_data
-from understudy.data.readers import READERS, Reader
-from understudy.data.sources import EncodedSource, rows_of
+from understudy.data.sources.base import EncodedSource, rows_of
+from understudy.data.sources.readers import READERS, Reader
+from understudy.runs.bank.key import split_identity
 
 
 @pytest.fixture

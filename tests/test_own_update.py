@@ -11,7 +11,7 @@ import torch
 
 import understudy as us
 from front_helpers import DIGITS, TEACHER, documented, done, install, refused, tiny_data, tiny_network, tiny_teacher
-from understudy.updates import UPDATES, Update, UpdateConfig
+from understudy.optim import UPDATES, Update, UpdateConfig
 
 TWO_STEPS = ("data.batch_size=128",)
 
@@ -19,7 +19,7 @@ TWO_STEPS = ("data.batch_size=128",)
 @pytest.fixture(autouse=True)
 def signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The update, in a package that is installed beside understudy, and forgotten afterwards."""
-    install(tmp_path / "site", "own_signs", documented("Signs"), group="understudy.updates")
+    install(tmp_path / "site", "own_signs", documented("Signs"), group="understudy.optim")
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.chdir(tmp_path)
     yield

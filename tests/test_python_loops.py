@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import understudy as us
 from engine_helpers import CLASSES, batches, differing, plain_batches, small_net, small_teacher, tensors_of
-from understudy.data.copies import with_rotations
-from understudy.random_state import alone
+from understudy.data.augment.copies import with_rotations
+from understudy.utils.seeding import alone
 
 KD = us.methods.KD.Config()
 IMAGES, LABELS = (torch.cat(parts) for parts in zip(*plain_batches(), strict=True))

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from front_helpers import ALL_METHODS, RECIPE
-from understudy.averaging import Averaging
-from understudy.config import UserError
-from understudy.recipe import Recipe, load_recipe, lr_note, merged, recipe_from
-from understudy.recipe_files import read_recipes
-from understudy.rows import row_named, rows_of
+from understudy.optim.ema import Averaging
+from understudy.recipes.comparison import row_named, rows_of
+from understudy.recipes.loading import read_recipes
+from understudy.recipes.schema import Recipe, load_recipe, lr_note, merged, recipe_from
+from understudy.utils.errors import UserError
 
 BASE = yaml.safe_load(RECIPE)
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from front_helpers import done, refused
-from understudy.cli import main
-from understudy.config import UserError
-from understudy.recipe_files import read_recipe, recipe_names, strategy_names
-from understudy.recipe_list import grouped, names_with
+from understudy.cli.app import main
+from understudy.recipes.catalog import grouped, names_with
+from understudy.recipes.loading import read_recipe, recipe_names, strategy_names
+from understudy.utils.errors import UserError
 
 NAMES = (
     "classification/cifar100/kd/resnet56-resnet20",

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from strategy_helpers import augmentation, under
-from understudy.config import UserError
+from understudy.core.taps import check_taps
+from understudy.methods.combination import taps_of, weighted
 from understudy.models import create_model
 from understudy.models.names import known_names
-from understudy.recipe import Recipe, load_recipe
-from understudy.recipe_files import recipe_names, strategy_names
-from understudy.rows import rows_of
-from understudy.spec import taps_of, weighted
-from understudy.taps import check_taps
+from understudy.recipes.comparison import rows_of
+from understudy.recipes.loading import recipe_names, strategy_names
+from understudy.recipes.schema import Recipe, load_recipe
+from understudy.utils.errors import UserError
 
 
 @cache

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from understudy.building import Parts, build_trainer, open_parts
-from understudy.connections import save_connectors
-from understudy.recipe import recipe_from
-from understudy.recipe_files import merged, read_recipe, recipe_names
-from understudy.rows import rows_of
-from understudy.suiting import check_rows
-from understudy.training import Trainer
+from understudy.recipes.comparison import rows_of
+from understudy.recipes.loading import merged, read_recipe, recipe_names
+from understudy.recipes.schema import recipe_from
+from understudy.runs.build import build_trainer
+from understudy.runs.checks import check_rows
+from understudy.runs.components import Parts, open_parts
+from understudy.training.connector_weights import save_connectors
+from understudy.training.trainer import Trainer
 
 torch.set_num_threads(1)
 

@@ -12,9 +12,9 @@ from torch import nn
 
 import understudy as us
 from front_helpers import done, refused, write_tree
-from understudy.api import trainer
+from understudy.api.trainer import trainer
+from understudy.core.taps import TappedModel
 from understudy.models import create_model, load_student
-from understudy.taps import TappedModel
 from understudy.tasks import Classification
 
 COUNTS = {"train/cat": 8, "train/dog": 8, "val/cat": 4, "val/dog": 4}

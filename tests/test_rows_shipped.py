@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from understudy.config import UserError
-from understudy.origin import changed_settings
-from understudy.recipe import Recipe, load_recipe
-from understudy.recipe_files import recipe_names
-from understudy.rows import Row, rows_of, written_out
+from understudy.recipes.comparison import Row, rows_of, written_out
+from understudy.recipes.loading import recipe_names
+from understudy.recipes.origin import changed_settings
+from understudy.recipes.schema import Recipe, load_recipe
+from understudy.utils.errors import UserError
 
 A_ROWS_OWN = ("method", "task_weight", "update", "rows", "published", "teacher")
 CIFAR, TINY = "cifar100/{}/resnet32x4-resnet8x4", "tiny-imagenet/{}/resnet18-mobilenetv2"

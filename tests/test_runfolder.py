@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from front_helpers import RECIPE
-from understudy.config import UserError
-from understudy.recipe import load_recipe
-from understudy.run_choice import choose_run_folder
-from understudy.runfolder import RunFolder, open_run_folder
+from understudy.recipes.schema import load_recipe
+from understudy.runs.folder import RunFolder, open_run_folder
+from understudy.runs.folder_choice import choose_run_folder
+from understudy.utils.errors import UserError
 
 ONE = {"epochs": 1, "update": {"name": "dot", "delta": 0.1}}
 TWO = {"epochs": 2, "update": {"name": "dot", "delta": 0.2}}

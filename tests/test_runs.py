@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 from engine_helpers import DROPOUT_STUDENT, differing, reproducible_files, run_recipe, tiny_recipe
 from understudy import Recipe, UserError, load_student
-from understudy.building import Parts, open_parts
 from understudy.data import EvalLoader, open_data
 from understudy.report import read_results
-from understudy.runfolder import RunFolder
+from understudy.runs.components import Parts, open_parts
+from understudy.runs.folder import RunFolder
 
 COMPARE = {"teacher": {"train_epochs": 1}, "log_every": 2}
 ROWS = ("alone", "kd+dot")

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from engine_helpers import differing, tensors_of, tiny_recipe
 from understudy import Batch, Observation, TappedModel, Trainer
-from understudy.building import Parts, build_trainer, open_parts
-from understudy.data.augment import Windows
-from understudy.rows import rows_of
+from understudy.data.augment.crops import Windows
+from understudy.recipes.comparison import rows_of
+from understudy.runs.build import build_trainer
+from understudy.runs.components import Parts, open_parts
 
 EPOCHS, STEPS_PER_EPOCH = 2, 3
 THREE = ["alone", "kd", "kd+dot"]

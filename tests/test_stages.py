@@ -9,11 +9,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from understudy.config import UserError
-from understudy.stages import stages_of
-from understudy.step import Batch
-from understudy.taps import TappedModel, check_taps
+from understudy.core.batch import Batch
+from understudy.core.stages import stages_of
+from understudy.core.taps import TappedModel, check_taps
 from understudy.teachers import LiveTeacher
+from understudy.utils.errors import UserError
 
 Shapes = list[tuple[int, ...]]
 

@@ -104,7 +104,7 @@ def test_the_public_names_are_those_that_are_imported_for_type_checkers() -> Non
 
 
 def test_modules_are_attributes_without_an_import_of_their_own_and_what_is_not_there_is_said() -> None:
-    assert us.report.read_results.__module__ == "understudy.report.results"
+    assert us.report.read_results.__module__ == "understudy.results.reading"
     with pytest.raises(AttributeError, match=re.escape("module 'understudy' has no attribute 'distil'")):
         us.distil  # noqa: B018
     assert not hasattr(us, "__wrapped__")

@@ -11,8 +11,8 @@ from torch import nn
 from engine_helpers import CPU
 from understudy import DOT, Classification, Joint, LiveTeacher, Schedule, StudentSpec, Trainer, create_model, methods
 from understudy.data import CropFlip, DataConfig, TensorSource, train_loader
-from understudy.random_state import seeded
-from understudy.spec import Surroundings, build_student, tap_teacher
+from understudy.training.build import Surroundings, build_student, tap_teacher
+from understudy.utils.seeding import seeded
 
 BATCH_SIZE, CLASSES, PAIRS, WARMUP = 16, 10, 30, 4
 

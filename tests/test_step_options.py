@@ -25,10 +25,10 @@ from engine_helpers import (
     tiny_recipe,
 )
 from understudy import Batch, Trainer, UserError, load_student
-from understudy.averaging import Averaging
-from understudy.measures import Measures, NotFinite
+from understudy.core.batch import Losses, Pairing
+from understudy.optim.ema import Averaging
 from understudy.report import read_results
-from understudy.step import Losses, Pairing
+from understudy.training.metrics import Measures, NotFinite
 
 
 def trained_with(row: str, **options: Any) -> Trainer:
@@ -166,7 +166,7 @@ class TestAverages:
         run = run_recipe(recipe, tmp_path / "run")
         student = load_student(run.student)
         predictions = load_file(run.predictions_file)
-        from understudy.building import open_parts
+        from understudy.runs.components import open_parts
 
         parts = open_parts(recipe, allow_code=False, say=lambda text: None)
         said = torch.cat([student(batch.images).argmax(1) for batch in parts.eval_loader("val")])

@@ -3,11 +3,11 @@
 import pytest
 
 from strategy_helpers import augmentation, under
-from understudy.config import UserError
-from understudy.layers import merged
-from understudy.recipe import Recipe, recipe_from
-from understudy.recipe_files import read_recipe, read_recipes, recipe_names, strategy_names
-from understudy.updates import lr_factor
+from understudy.optim import lr_factor
+from understudy.recipes.layers import merged
+from understudy.recipes.loading import read_recipe, read_recipes, recipe_names, strategy_names
+from understudy.recipes.schema import Recipe, recipe_from
+from understudy.utils.errors import UserError
 
 
 def rates(recipe: Recipe, *epochs: float) -> list[float]:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from engine_helpers import run_recipe, tiny_recipe
-from understudy.config import UserError
-from understudy.recipe import Recipe, load_recipe, recipe_from
-from understudy.recipe_files import recipe_names
-from understudy.rows import Row, rows_of, written_out
-from understudy.sweeps import sweep_rows
-from understudy.typed import Typed
+from understudy.cli.overrides import Typed
+from understudy.recipes.comparison import Row, rows_of, written_out
+from understudy.recipes.loading import recipe_names
+from understudy.recipes.schema import Recipe, load_recipe, recipe_from
+from understudy.recipes.sweeps import sweep_rows
+from understudy.utils.errors import UserError
 
 KD, DOT = "cifar100/kd/resnet32x4-resnet8x4", "cifar100/kd-dot/resnet32x4-resnet8x4"
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from engine_helpers import SmallNet, small_net
-from understudy.compiling import compiled
-from understudy.config import UserError
+from understudy.core.compile import compiled
+from understudy.core.taps import TappedModel
 from understudy.models import create_model
-from understudy.taps import TappedModel
+from understudy.utils.errors import UserError
 
 # A network of each layout: (name, image size, arguments).
 RESNET = ("cifar:resnet8", 32, {})

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from engine_helpers import batches, small_net, small_teacher, tiny_recipe
 from understudy import Batch, Classification, Observation, StudentSpec, TappedModel, UserError
-from understudy.building import open_parts
-from understudy.spec import Surroundings, build_student
+from understudy.runs.components import open_parts
 from understudy.tasks import Evaluation, class_weights_for
+from understudy.training.build import Surroundings, build_student
 
 CPU = torch.device("cpu")
 

@@ -14,14 +14,14 @@ from torch.utils.data import TensorDataset
 
 from engine_helpers import CLASSES, run_recipe, small_net, tiny_recipe
 from understudy import UserError, distill
-from understudy.banking import BankOptions, make_banks
-from understudy.building import Parts, open_parts
-from understudy.classifier import classifier_names
-from understudy.logs import Display
+from understudy.core.classifier import classifier_names
 from understudy.models import create_model, save_student
-from understudy.recipe import Recipe, TeacherConfig
-from understudy.teacher_classes import keep_classes_, resolved_classes
-from understudy.teaching import evaluate_teacher
+from understudy.recipes.schema import Recipe, TeacherConfig
+from understudy.runs.bank.make import BankOptions, make_banks
+from understudy.runs.components import Parts, open_parts
+from understudy.runs.console import Display
+from understudy.runs.teacher import evaluate_teacher
+from understudy.runs.teacher_classes import keep_classes_, resolved_classes
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 PETS = ["cat", "dog", "Äffchen"]

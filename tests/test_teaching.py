@@ -13,15 +13,15 @@ from torch.utils.data import TensorDataset
 
 from engine_helpers import CLASSES, differing, run_recipe, small_net, tiny_recipe
 from understudy import Batch, Student, UserError, distill
-from understudy.building import Parts, open_parts
-from understudy.logs import Display
 from understudy.methods import Projector
 from understudy.models import load_student
-from understudy.runfolder import RunFolder
+from understudy.runs.components import Parts, open_parts
+from understudy.runs.console import Display
+from understudy.runs.folder import RunFolder
+from understudy.runs.stop import StopRequest
+from understudy.runs.teacher import check_teacher, evaluate_teacher, teacher_ready
 from understudy.tasks import Evaluation
-from understudy.teaching import check_teacher, evaluate_teacher, teacher_ready
-from understudy.trackers import Trackers
-from understudy.watching import StopRequest
+from understudy.trackers.base import Trackers
 
 TRAINED = {"model": "cifar:resnet8", "kwargs": {"width": 0.5}, "weights": "none", "train_epochs": 1, "lr": 0.02}
 

@@ -12,10 +12,11 @@ import pytest
 from engine_helpers import Eventful, read_metrics, run_recipe, tiny_recipe
 from front_helpers import documented, install, refused
 from test_watching import press_ctrl_c
-from understudy import Recipe, UserError, checkpoint
-from understudy.interrupted import Interrupted
-from understudy.runfolder import RunFolder
-from understudy.trackers import TRACKERS, Tracker
+from understudy import Recipe, UserError
+from understudy.runs import checkpoint
+from understudy.runs.folder import RunFolder
+from understudy.trackers.base import TRACKERS, Tracker
+from understudy.utils.interrupted import Interrupted
 
 SETTINGS = {"teacher": None, "rows": ["alone"], "seeds": [0], "log_every": 1, "checkpoint_steps": 2}
 
@@ -23,7 +24,7 @@ SETTINGS = {"teacher": None, "rows": ["alone"], "seeds": [0], "log_every": 1, "c
 @pytest.fixture
 def tally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The tracker of the document, in a package that is installed beside understudy, and forgotten afterwards."""
-    install(tmp_path / "site", "own_tally", documented("Tally"), group="understudy.trackers")
+    install(tmp_path / "site", "own_tally", documented("Tally"), group="understudy.trackers.base")
     monkeypatch.syspath_prepend(tmp_path / "site")
     yield
     TRACKERS.pop("tally", None)

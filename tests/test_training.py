@@ -24,7 +24,7 @@ from engine_helpers import (
 )
 from understudy import Batch, Joint, LiveTeacher, Observation, Schedule, StudentSpec, Trainer, UserError, methods
 from understudy.methods.kd import KD
-from understudy.student import Student, WeightedMethod
+from understudy.training.student import Student, WeightedMethod
 
 KD_T3 = methods.KD.Config(temperature=3.0, weight=0.7)
 

@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from front_helpers import RECIPE
-from understudy.config import UserError
-from understudy.recipe import Recipe, recipe_from
-from understudy.typed import Typed
+from understudy.cli.overrides import Typed
+from understudy.recipes.schema import Recipe, recipe_from
+from understudy.utils.errors import UserError
 
 BASE = yaml.safe_load(RECIPE)
 

@@ -15,11 +15,11 @@ import yaml
 
 from engine_helpers import DROPOUT_STUDENT, Eventful, reproducible_files, run_recipe, tiny_recipe
 from understudy import Recipe, UserError
-from understudy.checkpoint import load_latest
-from understudy.interrupted import Interrupted
-from understudy.logs import Display
-from understudy.runfolder import RunFolder
-from understudy.watching import StopRequest
+from understudy.runs.checkpoint import load_latest
+from understudy.runs.console import Display
+from understudy.runs.folder import RunFolder
+from understudy.runs.stop import StopRequest
+from understudy.utils.interrupted import Interrupted
 
 # A teacher that is trained, then two seeds of three rows: training stretches 1, 2, 3 of three, six and six steps.
 INTERRUPTIBLE = {
@@ -265,7 +265,7 @@ class Remembering(Display):
 def test_how_long_a_run_is_going_to_take_is_said_after_a_few_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("understudy.watching.WORTH_SAYING_SECONDS", 0.0)
+    monkeypatch.setattr("understudy.runs.watcher.WORTH_SAYING_SECONDS", 0.0)
     display = Remembering()
     run_recipe(tiny_recipe({"rows": ["alone"], "seeds": [0], "epochs": 5}), tmp_path / "run", display=display)
     (line,) = [text for text in display.said if "s an epoch" in text]

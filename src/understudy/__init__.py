@@ -8,10 +8,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from understudy.timm_names import register_with_timm
+from understudy.utils.timm_hook import register_with_timm
 
 if TYPE_CHECKING:
-    from understudy.public import *  # noqa: F403
+    from understudy.api.public import *  # noqa: F403
 
 __all__ = [  # noqa: F405
     "DOT",
@@ -53,7 +53,7 @@ __all__ = [  # noqa: F405
 def __getattr__(name: str) -> Any:
     """A public name or a module of this package, imported when it is asked for: torch alone takes seconds."""
     if name in __all__:
-        found = getattr(import_module("understudy.public"), name)
+        found = getattr(import_module("understudy.api.public"), name)
     elif not name.startswith("_") and find_spec(f"understudy.{name}") is not None:
         found = import_module(f"understudy.{name}")
     else:

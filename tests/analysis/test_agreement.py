@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.analysis import agreement, confusion, outcomes, per_class_accuracy
-from understudy.config import UserError
+from understudy.utils.errors import UserError
 
 LABELS = np.array([0, 0, 1, 1, 2], dtype=np.int16)
 STUDENT = np.array([0, 1, 1, 1, 0], dtype=np.int16)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.analysis import Summary, paired_bootstrap, summary
-from understudy.config import UserError
+from understudy.utils.errors import UserError
 
 
 def test_summary_of_three_seeds_has_the_sample_standard_deviation():

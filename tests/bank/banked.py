@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from engine_helpers import tiny_recipe
-from understudy.banking import BankOptions, make_banks
-from understudy.building import Parts, build_trainer, open_parts
-from understudy.locking import LOCK_FILE
-from understudy.logs import Display
 from understudy.models import create_model
-from understudy.recipe import Recipe
-from understudy.rows import rows_of
-from understudy.teachers.bank_files import BankFolder
-from understudy.training import Trainer
+from understudy.recipes.comparison import rows_of
+from understudy.recipes.schema import Recipe
+from understudy.runs.bank.make import BankOptions, make_banks
+from understudy.runs.build import build_trainer
+from understudy.runs.components import Parts, open_parts
+from understudy.runs.console import Display
+from understudy.teachers.bank.store import BankFolder
+from understudy.training.trainer import Trainer
+from understudy.utils.lock import LOCK_FILE
 
 ONE_SEED = {"rows": [], "seeds": [0], "epochs": 1}
 

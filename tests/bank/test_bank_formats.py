@@ -8,10 +8,10 @@ import pytest
 import torch
 from banked import furthest, losses_of, make, small_recipe, with_bank
 
-from understudy.config import UserError
-from understudy.recipe import Recipe
-from understudy.teachers.bank_rows import BankLayout, joined_rows, packed, unpacked
-from understudy.teachers.bank_view import BankView
+from understudy.recipes.schema import Recipe
+from understudy.teachers.bank.packing import BankLayout, joined_rows, packed, unpacked
+from understudy.teachers.bank.view import BankView
+from understudy.utils.errors import UserError
 
 CPU = torch.device("cpu")
 DEVICES = [

@@ -10,10 +10,10 @@ import pytest
 from banked import make, small_recipe, with_bank
 
 from engine_helpers import Eventful, read_metrics, run_recipe
-from understudy.config import UserError
-from understudy.interrupted import Interrupted
-from understudy.recipe import Recipe
-from understudy.runfolder import RunFolder
+from understudy.recipes.schema import Recipe
+from understudy.runs.folder import RunFolder
+from understudy.utils.errors import UserError
+from understudy.utils.interrupted import Interrupted
 
 
 def banked(folder: Path, *, views: int) -> Recipe:

@@ -14,9 +14,9 @@ import pytest
 from banked import Heard, files_of, make, opened, small_recipe, teacher_file, with_bank
 
 from front_helpers import jpeg_bytes, write_parquet, write_tree
-from understudy.building import open_parts
-from understudy.config import UserError
-from understudy.recipe import Recipe, merged
+from understudy.recipes.schema import Recipe, merged
+from understudy.runs.components import open_parts
+from understudy.utils.errors import UserError
 
 TREE_ROWS = {"train_rows": None, "val_rows": None, "workers": 0, "batch_size": 16, "image_size": 24}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from banked import files_of, make, small_recipe
 
 from engine_helpers import Eventful
-from understudy.config import UserError
+from understudy.utils.errors import UserError
 
 FORKING = multiprocessing.get_context("fork")  # a start afresh would import torch again, for seconds
 

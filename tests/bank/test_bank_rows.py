@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from understudy.config import UserError
-from understudy.teachers.bank_rows import BankLayout, packed, restored_logits, unpacked
+from understudy.teachers.bank.packing import BankLayout, packed, restored_logits, unpacked
+from understudy.utils.errors import UserError
 
 
 def layout(**over: object) -> BankLayout:

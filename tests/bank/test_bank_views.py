@@ -9,10 +9,10 @@ import torch
 from banked import make, opened, small_recipe, with_bank
 
 from understudy import Batch
-from understudy.bank_keys import kept_to_views, open_banks
-from understudy.config import UserError
-from understudy.recipe import Recipe
-from understudy.teachers.bank import BankTeacher
+from understudy.recipes.schema import Recipe
+from understudy.runs.bank.open import kept_to_views, open_banks
+from understudy.teachers.bank.teacher import BankTeacher
+from understudy.utils.errors import UserError
 
 
 def banks_of(recipe: Recipe, out: Path, num_views: int | None) -> dict[int, BankTeacher]:

@@ -18,10 +18,10 @@ import torch
 from banked import Heard, files_of, make, small_recipe
 
 from engine_helpers import Eventful
-from understudy.config import UserError
-from understudy.interrupted import Interrupted
-from understudy.recipe import Recipe
-from understudy.teachers.bank import BankTeacher
+from understudy.recipes.schema import Recipe
+from understudy.teachers.bank.teacher import BankTeacher
+from understudy.utils.errors import UserError
+from understudy.utils.interrupted import Interrupted
 
 SMALL_SHARDS = {"shard_samples": 32}  # one batch each: three to a view
 

@@ -10,7 +10,7 @@ from banked import furthest, losses_of, make, small_recipe, with_bank
 from smallest_settings import SMALLEST
 
 from engine_helpers import read_metrics, run_recipe
-from understudy.recipe import Recipe
+from understudy.recipes.schema import Recipe
 
 STEPS = 20
 # logits; relations; embedding; memory by index; the teacher's classifier; maps; its batch norms; rotated copies

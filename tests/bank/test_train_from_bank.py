@@ -16,10 +16,10 @@ from banked import losses_of, make, opened, small_recipe, teacher_file, with_ban
 from engine_helpers import read_metrics, run_recipe
 from front_helpers import done, refused, write_tree
 from understudy import Batch, methods
-from understudy.config import UserError
-from understudy.recipe import Recipe, merged
-from understudy.runfolder import RunFolder
-from understudy.teachers.bank import BankTeacher
+from understudy.recipes.schema import Recipe, merged
+from understudy.runs.folder import RunFolder
+from understudy.teachers.bank.teacher import BankTeacher
+from understudy.utils.errors import UserError
 
 
 def recipe_file(folder: Path, recipe: Recipe) -> Path:

@@ -12,13 +12,14 @@ import torch
 from smallest_settings import SMALLEST
 from torch import Tensor
 
-from understudy.building import Parts, build_trainer, open_parts
-from understudy.config import UserError
 from understudy.methods import METHODS
-from understudy.recipe import Recipe
-from understudy.rows import Row, rows_of
-from understudy.suiting import check_rows
-from understudy.training import Trainer
+from understudy.recipes.comparison import Row, rows_of
+from understudy.recipes.schema import Recipe
+from understudy.runs.build import build_trainer
+from understudy.runs.checks import check_rows
+from understudy.runs.components import Parts, open_parts
+from understudy.training.trainer import Trainer
+from understudy.utils.errors import UserError
 
 torch.set_num_threads(1)
 

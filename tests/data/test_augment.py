@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.data import CropFlip, DataConfig, NoAugment, ResizedCrop, RotateFlip, TensorSource, augment_for
-from understudy.data.augment import Rendering, crop_flip, fitted, resized, seeded
+from understudy.data.augment.crops import Rendering, crop_flip, fitted, globally_seeded, resized
 
 
 def random_images(count: int, size: int) -> torch.Tensor:
@@ -73,7 +73,7 @@ def test_crop_flip_is_the_same_on_an_accelerator() -> None:
 def test_student_and_teacher_see_the_same_resized_crop() -> None:
     ramp = torch.arange(240, dtype=torch.float32).expand(3, 200, 240)  # a pixel's value is its column
     for seed in range(20):
-        with seeded(seed):
+        with globally_seeded(seed):
             small, large = Rendering(ResizedCrop(scale=(0.2, 1)), 32, 64)(ramp)
         assert large is not None
         assert (small.shape, large.shape) == ((3, 32, 32), (3, 64, 64))
@@ -101,7 +101,7 @@ def test_small_images_are_evaluated_whole() -> None:
 
 def test_large_image_under_crop_flip_has_the_models_size() -> None:
     image = torch.randint(0, 256, (3, 90, 120), dtype=torch.uint8)
-    with seeded(0):
+    with globally_seeded(0):
         student, teacher = Rendering(CropFlip(), 32, 64)(image)
     assert teacher is not None
     assert (student.shape, teacher.shape) == ((3, 32, 32), (3, 64, 64))
@@ -114,10 +114,10 @@ def test_seeded_puts_every_generator_back() -> None:
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     undisturbed = drawn()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    with seeded(5):
+    with globally_seeded(5):
         inside = drawn()
     assert drawn() == undisturbed
-    with seeded(5):
+    with globally_seeded(5):
         assert drawn() == inside
 
 
@@ -139,7 +139,7 @@ def test_rotation_turns_about_the_centre_by_at_most_the_angle() -> None:
     image[:, 28:36, 4:60] = 1  # a bar through the centre
     angles = []
     for seed in range(60):
-        with seeded(seed):
+        with globally_seeded(seed):
             turned = Rendering(RotateFlip(degrees=20, flip=False), 64)(image)[0]
         assert turned[:, 30:34, 30:34].min() == 1
         rows, columns = turned[0].nonzero().double().T
@@ -151,7 +151,7 @@ def test_rotation_turns_about_the_centre_by_at_most_the_angle() -> None:
 
 def test_rotation_by_nothing_without_flip_leaves_the_image() -> None:
     image = random_images(1, 64)[0]
-    with seeded(3):
+    with globally_seeded(3):
         assert torch.equal(Rendering(RotateFlip(degrees=0, flip=False), 64)(image)[0], image)
 
 
@@ -177,7 +177,7 @@ class TestRectangles:
     def test_random_parts_have_the_shape_of_the_input_give_or_take_the_ratio(self) -> None:
         image, stretches = self.ramp(300, 500), []
         for seed in range(40):
-            with seeded(seed):
+            with globally_seeded(seed):
                 shown, other = Rendering(ResizedCrop(scale=(0.2, 0.4), flip=False), (48, 80), (96, 160))(image)
             assert (shown.shape, other.shape) == ((3, 48, 80), (3, 96, 160))
             rows, columns = shown[0, :, 40], shown[1, 24]
@@ -185,7 +185,7 @@ class TestRectangles:
         assert 0.72 < min(stretches) < 0.9 < 1.1 < max(stretches) < 1.38
 
     def test_a_window_of_a_large_image_is_cut_at_the_larger_size_of_the_students_shape(self) -> None:
-        with seeded(0):
+        with globally_seeded(0):
             student, teacher = Rendering(CropFlip(pad=0, flip=False), (48, 80), (64, 64))(self.ramp(240, 400))
         assert (student.shape, teacher.shape) == ((3, 48, 80), (3, 64, 64))
         assert float(student[1, 24, -1] - student[1, 24, 0]) == pytest.approx(400 / 1.143, rel=0.03)
@@ -198,5 +198,5 @@ class TestRectangles:
 
     def test_translations_are_a_share_of_the_shorter_side(self) -> None:
         augment = ResizedCrop(rand_augment="rand-m9-mstd0.5-inc1", erasing=1.0)
-        with seeded(0):
+        with globally_seeded(0):
             assert Rendering(augment, (48, 80))(torch.zeros(3, 300, 500, dtype=torch.uint8))[0].shape == (3, 48, 80)

@@ -13,10 +13,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from understudy.config import UserError
 from understudy.data import CropFlip, DataConfig, ResizedCrop, RotateFlip
-from understudy.data.augment import Rendering, seeded
-from understudy.data.augment_config import Augment
+from understudy.data.augment.config import Augment
+from understudy.data.augment.crops import Rendering, globally_seeded
+from understudy.utils.errors import UserError
 
 STRONG = "rand-m9-mstd0.5-inc1"
 PLAIN = CropFlip(pad=0, flip=False)
@@ -32,7 +32,7 @@ def smooth_image(seed: int = 0, size: int = 64) -> Tensor:
 
 def shown(augment: Augment, seed: int, *, image: Tensor | None = None, teacher_size: int | None = None) -> list[Tensor]:
     image = smooth_image() if image is None else image
-    with seeded(seed):
+    with globally_seeded(seed):
         student, teacher = Rendering(augment, 32, teacher_size)(image)
     return [student] if teacher is None else [student, teacher]
 
@@ -57,7 +57,7 @@ def test_policy_is_the_one_of_timms_create_transform(policy: str, interpolation:
     image = smooth_image(size=32)
     for seed in range(10):
         (ours,) = shown(with_parts(**{field: policy, "interpolation": interpolation}), seed, image=image)
-        with seeded(seed):
+        with globally_seeded(seed):
             if interpolation == "random":
                 random.choice("ab")  # one of two for the scaling, drawn before
             theirs = transforms.pil_to_tensor(reference(transforms.to_pil_image(image)))

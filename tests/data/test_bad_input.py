@@ -16,9 +16,9 @@ import pytest
 from image_files import jpeg_bytes, pixels
 from PIL import Image
 
-from understudy.config import UserError
 from understudy.data import DataConfig, open_data
-from understudy.data.images import decoded
+from understudy.data.sources.decoding import decoded
+from understudy.utils.errors import UserError
 
 WriteTree = Callable[..., Path]
 ADOBE_MARKER = b"\xff\xee"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from understudy.config import UserError
 from understudy.data import DataConfig, TensorSource, train_loader
+from understudy.utils.errors import UserError
 
 LABELS = torch.tensor([0] * 20 + [1] * 3 + [3] * 7)  # class 2 has none
 CONFIG = DataConfig(root="x", batch_size=8, sampling="balanced", augment="none")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from understudy.data.builtin import read_digits
-from understudy.data.sources import TensorSource
+from understudy.data.sources.base import TensorSource
+from understudy.data.sources.builtin import read_digits
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import torch
 
+from understudy.core.batch import Batch
 from understudy.data import DataConfig, open_data, train_loader
-from understudy.data.copies import with_rotations
-from understudy.step import Batch
+from understudy.data.augment.copies import with_rotations
 
 
 def test_each_block_of_a_batch_is_turned_by_another_quarter() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
-from understudy.config import UserError
 from understudy.data import CropFlip, DataConfig, NoAugment, ResizedCrop
+from understudy.utils.errors import UserError
 
 
 def read(**settings: object) -> DataConfig:

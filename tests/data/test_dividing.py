@@ -7,9 +7,9 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from understudy.config import UserError
 from understudy.data import DataConfig, open_data
-from understudy.data.dividing import held_out
+from understudy.data.divide import held_out
+from understudy.utils.errors import UserError
 
 
 def test_digits_hold_out_the_same_share_of_every_class() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from understudy.config import UserError
 from understudy.data import DataConfig, DataSplits, open_data
+from understudy.utils.errors import UserError
 
 WriteTree = Callable[..., Path]
 VEHICLES = {"bus": 3, "car": 3}

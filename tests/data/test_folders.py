@@ -5,8 +5,8 @@ import pytest
 import torch
 from image_files import jpeg_bytes
 
-from understudy.config import UserError
 from understudy.data import DataConfig, open_data
+from understudy.utils.errors import UserError
 
 WriteTree = Callable[..., Path]
 
@@ -87,9 +87,9 @@ def test_small_images_that_do_not_fit_into_memory_are_refused_so_that_a_recipe_a
 ) -> None:
     root = str(write_tree({"train/cat": 128, "val/cat": 1}, size=(64, 64)))
     num_bytes = 128 * 3 * 64 * 64
-    monkeypatch.setattr("understudy.data.caching.free_memory_bytes", lambda: 2 * num_bytes)
+    monkeypatch.setattr("understudy.data.cache.free_memory_bytes", lambda: 2 * num_bytes)
     assert open_data(DataConfig(root=root)).native_size == 64
-    monkeypatch.setattr("understudy.data.caching.free_memory_bytes", lambda: 2 * num_bytes - 1)
+    monkeypatch.setattr("understudy.data.cache.free_memory_bytes", lambda: 2 * num_bytes - 1)
     with pytest.raises(UserError) as caught:
         open_data(DataConfig(root=root))
     assert str(caught.value) == (
@@ -105,7 +105,7 @@ def test_images_of_several_sizes_are_streamed_whatever_memory_is_free(
     write_tree: WriteTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_tree({"train/cat": 3, "val/cat": 3}, size=(80, 80))
-    monkeypatch.setattr("understudy.data.caching.free_memory_bytes", lambda: 0)
+    monkeypatch.setattr("understudy.data.cache.free_memory_bytes", lambda: 0)
     assert open_data(DataConfig(root=str(root))).native_size is None
 
 

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from understudy.config import UserError
 from understudy.data import DataConfig, DataSplits, dataset_splits, open_data
-from understudy.data.images import decoded
+from understudy.data.sources.decoding import decoded
+from understudy.utils.errors import UserError
 
 Pixels = np.ndarray[Any, Any]
 

@@ -4,8 +4,8 @@ import datasets
 import pytest
 from PIL import Image
 
-from understudy.config import UserError
 from understudy.data import DataConfig, open_data
+from understudy.utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)

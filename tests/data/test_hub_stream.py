@@ -7,14 +7,14 @@ import torch
 from image_files import jpeg_bytes
 from PIL import Image
 
-from understudy.config import UserError
+from understudy.core.batch import Batch
 from understudy.data import DataConfig, DataSplits, open_data
-from understudy.data.augment import Rendering
-from understudy.data.augment_config import CropFlip, NoAugment
-from understudy.data.hub_loader import HubEvalLoader, HubTrainLoader
-from understudy.data.hub_stream import HubStream
-from understudy.data.plan import EpochPlan, Share
-from understudy.step import Batch
+from understudy.data.augment.config import CropFlip, NoAugment
+from understudy.data.augment.crops import Rendering
+from understudy.data.loaders.hub import HubEvalLoader, HubTrainLoader
+from understudy.data.loaders.plan import EpochPlan, Share
+from understudy.data.sources.hub_stream import HubStream
+from understudy.utils.errors import UserError
 
 FEATURES = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"]))
 

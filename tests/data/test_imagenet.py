@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from image_files import jpeg_bytes
 
-from understudy.config import UserError
 from understudy.data import DataConfig, open_data
+from understudy.utils.errors import UserError
 
 WriteTree = Callable[..., Path]
 

@@ -6,7 +6,7 @@ import torch
 from image_files import jpeg_bytes, pixels
 from PIL import Image
 
-from understudy.data.images import BadImageError, decoded, from_pil
+from understudy.data.sources.decoding import BadImageError, decoded, from_pil
 
 
 def encoded(image: Image.Image, kind: str) -> bytes:

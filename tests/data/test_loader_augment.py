@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from understudy.config import UserError
+from understudy.core.batch import Batch
 from understudy.data import (
     CropFlip,
     DataConfig,
@@ -29,8 +29,8 @@ from understudy.data import (
     open_data,
     train_loader,
 )
-from understudy.data.augment_config import Augment
-from understudy.step import Batch
+from understudy.data.augment.config import Augment
+from understudy.utils.errors import UserError
 
 
 @dataclass(frozen=True)

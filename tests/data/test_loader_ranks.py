@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.config import UserError
+from understudy.core.batch import Batch
 from understudy.data import DataConfig, DataSplits, Share, eval_loader, open_data, train_loader
-from understudy.data.plan import EpochPlan
-from understudy.step import Batch
+from understudy.data.loaders.plan import EpochPlan
+from understudy.utils.errors import UserError
 
 WriteTree = Callable[..., Path]
 

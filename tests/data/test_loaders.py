@@ -11,9 +11,9 @@ import torch
 from image_files import jpeg_bytes
 from torch.utils.data import DataLoader, TensorDataset
 
-from understudy.config import UserError
+from understudy.core.batch import Batch
 from understudy.data import DataConfig, DataSplits, eval_loader, from_plain_loader, open_data, train_loader
-from understudy.step import Batch
+from understudy.utils.errors import UserError
 
 WriteTree = Callable[..., Path]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from understudy.config import UserError
 from understudy.data import DataConfig, open_data
+from understudy.utils.errors import UserError
 
 
 def write(folder: Path, names: list[str] | None, labels: list[int], first: int = 0) -> str:

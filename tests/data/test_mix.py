@@ -12,12 +12,12 @@ from timm.data.mixup import Mixup, mixup_target
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor
 
-from understudy.config import UserError
+from understudy.core.batch import Batch
 from understudy.data import DataConfig, DataSplits, TensorSource, open_data, train_loader
-from understudy.data.augment import seeded
-from understudy.data.mix import mixed
-from understudy.step import Batch
+from understudy.data.augment.crops import globally_seeded
+from understudy.data.augment.mix import mixed
 from understudy.tasks import Classification
+from understudy.utils.errors import UserError
 
 NUM_CLASSES = 5
 KINDS = [
@@ -46,7 +46,7 @@ def test_even_batch_is_mixed_as_timm_mixes_it(mode: str, kind: dict[str, float])
     batch, untouched = plain_batch(), plain_batch()
     for seed in range(10):
         ours = mixed(batch, timms(mode, **kind), seed=seed)
-        with seeded(seed):
+        with globally_seeded(seed):
             images, targets = timms(mode, **kind)(plain_batch().images, plain_batch().targets)
         assert torch.equal(ours.images, images)
         assert torch.equal(ours.targets, targets)
@@ -90,7 +90,7 @@ def test_teacher_at_another_size_sees_the_same_shares_and_boxes(mode: str, kind:
 def test_smoothing_by_the_task_equals_timms_smoothed_targets(mode: str) -> None:
     batch = plain_batch()
     ours = mixed(batch, timms(mode, mixup_alpha=0.8, cutmix_alpha=1.0), seed=1)
-    with seeded(1):
+    with globally_seeded(1):
         smoothing = Mixup(0.8, 1.0, mode=mode, label_smoothing=0.1, num_classes=NUM_CLASSES)
         _, theirs = smoothing(plain_batch().images, batch.targets)
     logits = torch.randn(6, NUM_CLASSES, generator=torch.Generator().manual_seed(1))

@@ -9,8 +9,8 @@ import torch
 from image_files import jpeg_bytes
 from PIL import Image
 
-from understudy.config import UserError
 from understudy.data import DataConfig, dataset_splits, open_data
+from understudy.utils.errors import UserError
 
 
 def write(path: Path, labels: list[Any], **columns: list[Any]) -> None:
@@ -86,7 +86,7 @@ def write_shards(folder: Path, *columns: dict[str, Any]) -> str:
 def test_shards_may_differ_in_the_width_of_their_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
-    monkeypatch.setattr("understudy.data.parquet.free_memory_bytes", lambda: free)
+    monkeypatch.setattr("understudy.data.sources.parquet.free_memory_bytes", lambda: free)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     widths = (pa.int8(), pa.int64(), pa.uint16())
     shards = [{"label": pa.array([0, 300 * (width != pa.int8())], width)} for width in widths]
@@ -99,7 +99,7 @@ def test_shards_may_differ_in_the_width_of_their_labels(
 def test_shards_may_differ_in_the_order_of_their_columns_and_the_width_of_their_strings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
-    monkeypatch.setattr("understudy.data.parquet.free_memory_bytes", lambda: free)
+    monkeypatch.setattr("understudy.data.sources.parquet.free_memory_bytes", lambda: free)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     text = [pa.array(["cat"], pa.string()), pa.array(["dog"], pa.large_string())]
     root = write_shards(tmp_path, *({"label": labels} for labels in text))
@@ -258,7 +258,7 @@ def test_files_larger_than_memory_are_mapped_from_disk(tmp_path: Path, monkeypat
     write(tmp_path / "train-1.parquet", [1, 1, 1], other=[1, 2, 3])
     config = DataConfig(root=str(tmp_path), val_rows="4:5")
     in_memory = open_data(config)
-    monkeypatch.setattr("understudy.data.parquet.free_memory_bytes", lambda: 0)
+    monkeypatch.setattr("understudy.data.sources.parquet.free_memory_bytes", lambda: 0)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     mapped = open_data(config)
     assert list((tmp_path / "cache").rglob("*.arrow"))

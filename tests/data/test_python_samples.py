@@ -16,8 +16,8 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, rand
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from understudy.config import UserError
 from understudy.data import DataConfig, DataSplits, TensorSource, dataset_source, dataset_splits, eval_loader
+from understudy.utils.errors import UserError
 
 WriteTree = Callable[..., Path]
 

@@ -10,11 +10,11 @@ from torch.utils.data import TensorDataset
 from torchvision.datasets import FakeData
 from torchvision.transforms import v2
 
-from understudy.config import UserError
 from understudy.data import DataConfig, TensorSource, dataset_splits, eval_loader, open_data, train_loader
-from understudy.data.augment import covered, fitted
-from understudy.data.drawing import without_drawing
-from understudy.data.memory_loader import MemoryTrainLoader
+from understudy.data.augment.crops import covered, fitted
+from understudy.data.loaders.memory import MemoryTrainLoader
+from understudy.data.torch_datasets.random_transforms import without_drawing
+from understudy.utils.errors import UserError
 
 SOURCE = TensorSource(
     torch.randint(0, 256, (12, 3, 24, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),

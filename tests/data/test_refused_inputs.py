@@ -11,8 +11,8 @@ import torch
 from image_files import jpeg_bytes
 from torch.utils.data import TensorDataset
 
-from understudy.config import UserError
 from understudy.data import DataConfig, dataset_splits, from_plain_loader, open_data, train_loader
+from understudy.utils.errors import UserError
 
 
 @pytest.mark.parametrize("size", [[48], [48, 64, 3], [], "large", [48, "wide"], {"height": 48}, 4.5])

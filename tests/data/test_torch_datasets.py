@@ -14,7 +14,6 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder, VisionDataset
 from torchvision.transforms import v2
 
-from understudy.config import UserError
 from understudy.data import (
     DataConfig,
     NoAugment,
@@ -24,6 +23,7 @@ from understudy.data import (
     dataset_splits,
     train_loader,
 )
+from understudy.utils.errors import UserError
 
 
 class Samples(Dataset[Any]):
@@ -215,7 +215,7 @@ def test_augmentation_of_a_subclass_is_drawn_anew_each_view(noisy: Any, wrapped:
 
 
 def test_small_samples_that_do_not_fit_into_memory_are_refused_by_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("understudy.data.caching.free_memory_bytes", lambda: 0)
+    monkeypatch.setattr("understudy.data.cache.free_memory_bytes", lambda: 0)
     with pytest.raises(
         UserError, match=r"^train: the images of TensorDataset would take .*; data\.cache: true decodes"
     ):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from image_files import jpeg_bytes
 
-from understudy.config import UserError
 from understudy.data import DataConfig, TensorSource, open_data, train_loader
+from understudy.utils.errors import UserError
 
 WriteTree = Callable[..., Path]
 

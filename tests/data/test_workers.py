@@ -16,7 +16,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from understudy.data import DataConfig, dataset_splits
-from understudy.data.workers import num_workers_for
+from understudy.data.loaders.workers import num_workers_for
 
 HEAD = """
 import multiprocessing

@@ -12,14 +12,15 @@ import torch
 from smallest_settings import SMALLEST
 from torch import Tensor
 
-from understudy.building import Parts, build_trainer, open_parts
-from understudy.connections import save_connectors
-from understudy.distributed import joined
-from understudy.recipe import Recipe, merged
-from understudy.rows import rows_of
-from understudy.step import Batch
-from understudy.suiting import check_rows
-from understudy.training import Trainer
+from understudy.core.batch import Batch
+from understudy.distributed.launch import joined
+from understudy.recipes.comparison import rows_of
+from understudy.recipes.schema import Recipe, merged
+from understudy.runs.build import build_trainer
+from understudy.runs.checks import check_rows
+from understudy.runs.components import Parts, open_parts
+from understudy.training.connector_weights import save_connectors
+from understudy.training.trainer import Trainer
 
 NUM_STEPS = 5
 BATCH = 8

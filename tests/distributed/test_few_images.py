@@ -10,9 +10,9 @@ from two_processes import TwoProcesses
 
 from engine_helpers import CPU, tiny_recipe
 from understudy import Classification, UserError
-from understudy.building import open_parts
 from understudy.data import eval_loader
-from understudy.distributed import joined
+from understudy.distributed.launch import joined
+from understudy.runs.components import open_parts
 
 
 def scores_of_one_image() -> tuple[int, dict[str, float], list[int]]:

@@ -12,15 +12,15 @@ from smallest_settings import SMALLEST
 from two_processes import TwoProcesses
 
 from understudy import Classification, Pairing, UserError, methods
-from understudy.building import open_parts
-from understudy.distributed import Rows, World
+from understudy.distributed.world import Rows, World
 from understudy.methods import METHODS
 from understudy.methods.base import Context, Method, TapShapes
-from understudy.random_state import RandomState
-from understudy.recipe import merged
-from understudy.rows import rows_of
-from understudy.suiting import check_rows
-from understudy.weighing import Part, WeightedMethod, weighed
+from understudy.recipes.comparison import rows_of
+from understudy.recipes.schema import merged
+from understudy.runs.checks import check_rows
+from understudy.runs.components import open_parts
+from understudy.training.loss import Part, WeightedMethod, weighed
+from understudy.utils.seeding import RandomState
 
 RELATED = sorted(name for name in SMALLEST if METHODS[name].rows == "related" and name != "crd")
 EIGHT_ROWS = {"train_rows": "0:32", "batch_size": 8}  # no uneven batch

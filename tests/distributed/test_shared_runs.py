@@ -13,10 +13,10 @@ from two_processes import TwoProcesses
 
 from engine_helpers import Eventful, run_recipe, tiny_recipe
 from test_watching import press_ctrl_c
-from understudy.config import UserError
-from understudy.interrupted import Interrupted
-from understudy.recipe import Recipe
-from understudy.runfolder import RunFolder
+from understudy.recipes.schema import Recipe
+from understudy.runs.folder import RunFolder
+from understudy.utils.errors import UserError
+from understudy.utils.interrupted import Interrupted
 
 # 80 training images, three steps an epoch; 101 validation images: 50 for the first process, 51 for the second.
 SETTINGS: dict[str, Any] = {

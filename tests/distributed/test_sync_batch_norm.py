@@ -9,8 +9,8 @@ from torch import nn
 from two_processes import TwoProcesses
 
 from understudy import UserError
-from understudy.building import Parts, open_parts
-from understudy.distributed import World
+from understudy.distributed.world import World
+from understudy.runs.components import Parts, open_parts
 
 BATCH_NORM = {"student": {"model": "cifar:resnet8", "kwargs": {"width": 0.25}, "weights": "none"}}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="SyncBatchNorm takes CUDA tensors only")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from two_processes import TwoProcesses
 
 from understudy import DOT, Joint, kd_loss
-from understudy.distributed import joined
-from understudy.step import Losses
+from understudy.core.batch import Losses
+from understudy.distributed.launch import joined
 
 PATHS = {  # blocks that each process goes through, step by step
     "other blocks": [((0,), (1,)), ((1,), (2,)), ((2,), (0,)), ((0,), (0,))],

@@ -10,8 +10,9 @@ from torch import Tensor
 from two_processes import TwoProcesses
 
 from understudy import UserError
-from understudy.distributed import SINGLE, Rows, joined
-from understudy.step import Pairing
+from understudy.core.batch import Pairing
+from understudy.distributed.launch import joined
+from understudy.distributed.world import SINGLE, Rows
 
 COUNTS = (3, 4)
 

@@ -96,7 +96,7 @@ def _serve(rank: int, port: int, line: Connection, share_gpu: bool) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
-    from understudy.distributed import joined
+    from understudy.distributed.launch import joined
 
     torch.set_num_threads(1)
     if share_gpu:  # NCCL wants a GPU for each

@@ -13,8 +13,8 @@ import yaml
 from torchvision.io import write_jpeg
 
 from engine_helpers import reproducible_files, tiny_recipe
-from understudy.locking import LOCK_FILE
-from understudy.runfolder import RunFolder
+from understudy.runs.folder import RunFolder
+from understudy.utils.lock import LOCK_FILE
 
 KILLED = -9
 

@@ -25,10 +25,11 @@ import torchmetrics.classification  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where own_time.py is
 
-import understudy.cli
-import understudy.models.cost
 import understudy.outcome
 import understudy.public
+
+import understudy.cli
+import understudy.models.cost
 import understudy.report.figures
 from own_time import own_clock
 

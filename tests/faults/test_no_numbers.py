@@ -14,11 +14,11 @@ from torch import Tensor
 
 from engine_helpers import Eventful, read_metrics, run_recipe, tiny_recipe
 from understudy import Method, MethodConfig, Recipe, UserError
-from understudy.building import open_parts
-from understudy.checkpoint import load_latest
+from understudy.core.batch import Pairing
 from understudy.methods import METHODS
-from understudy.runfolder import RunFolder
-from understudy.step import Pairing
+from understudy.runs.checkpoint import load_latest
+from understudy.runs.components import open_parts
+from understudy.runs.folder import RunFolder
 
 FATAL_IMAGE = 7  # of the 80: once an epoch, in one of its three steps
 

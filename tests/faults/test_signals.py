@@ -13,9 +13,9 @@ from faulty_runs import Killing, Server, Tally, files_of, lost_bytes, recipe_fil
 
 from engine_helpers import run_recipe, tiny_recipe
 from understudy import Batch
-from understudy.building import Parts, open_parts
 from understudy.data import EvalLoader
-from understudy.interrupted import Interrupted
+from understudy.runs.components import Parts, open_parts
+from understudy.utils.interrupted import Interrupted
 
 MOST_SECONDS = 10  # what schedulers wait before they kill
 

@@ -11,14 +11,14 @@ from cases import Case
 from torch import Tensor
 from torch.func import functional_call
 
+from understudy.core.batch import Pairing
+from understudy.core.taps import TapShape
 from understudy.methods.base import Context, TapShapes
-from understudy.methods.connectors import pooled
 from understudy.methods.dist import dist_loss
 from understudy.methods.dkd import dkd_loss
 from understudy.methods.kd import kd_loss
 from understudy.methods.projector import Projector, projector_loss
-from understudy.step import Pairing
-from understudy.taps import TapShape
+from understudy.methods.shared.connectors import pooled
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,16 @@ from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from understudy.methods.dense_losses import cwd_loss
 from understudy.methods.dist import dist_loss
 from understudy.methods.dkd import dkd_loss
 from understudy.methods.kd import kd_loss
-from understudy.methods.kd_variants import elementwise_kd_loss
-from understudy.methods.logit_rows import as_rows
+from understudy.methods.losses.dense import cwd_loss
+from understudy.methods.losses.kd_variants import elementwise_kd_loss
+from understudy.methods.losses.token import deit_hard_objective, deit_soft_objective
 from understudy.methods.projector import projector_loss
 from understudy.methods.reviewkd import AttentionFusion, reviewkd_loss
-from understudy.methods.token_losses import deit_hard_objective, deit_soft_objective
-from understudy.updates.schedules import Schedule, lr_factor
+from understudy.methods.shared.logits import as_rows
+from understudy.optim.schedule import Schedule, lr_factor
 
 
 @answers("seg_kd_pixel")

@@ -11,17 +11,17 @@ from cases import Case
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from understudy.core.batch import Pairing
+from understudy.core.taps import TapShape
 from understudy.methods.base import Context, Method, TapShapes
-from understudy.methods.connectors import pooled
-from understudy.methods.connectors_embeddings import pooled_to
 from understudy.methods.ofd import OFD
 from understudy.methods.projector_ensemble import ProjectorEnsemble
 from understudy.methods.reviewkd import ReviewKD, reviewkd_loss
+from understudy.methods.shared.connectors import pooled
+from understudy.methods.shared.embeddings import pooled_to
 from understudy.methods.simkd import SimKD, SimKDStudent
 from understudy.methods.simreg import SimReg
 from understudy.methods.srrl import SRRL
-from understudy.step import Pairing
-from understudy.taps import TapShape
 
 Named = Mapping[str, Tensor]
 

@@ -10,18 +10,18 @@ from cases import Case
 from torch import Tensor
 from torch.func import functional_call
 
+from understudy.core.taps import TapShape
 from understudy.methods.ab import ab_loss
 from understudy.methods.at import at_loss
-from understudy.methods.connectors_features import Paraphraser, comparable_maps, conv_regressor, factor_encoder
 from understudy.methods.fitnet import fitnet_loss
 from understudy.methods.fsp import fsp_loss
 from understudy.methods.ft import ft_loss, paraphraser_loss
 from understudy.methods.ickd import embedding, ickd_loss
 from understudy.methods.kdsvd import VectorAxis, kdsvd_loss
 from understudy.methods.nst import nst_loss
-from understudy.methods.singular_vectors import singular_vectors
+from understudy.methods.shared.maps import Paraphraser, comparable_maps, conv_regressor, factor_encoder
+from understudy.methods.shared.singular_vectors import singular_vectors
 from understudy.methods.vid import Regressor, vid_loss
-from understudy.taps import TapShape
 
 
 @answers("fitnet_hint")

@@ -9,8 +9,10 @@ from cases import Case
 from torch import Tensor
 from torch.func import functional_call
 
+from understudy.core.batch import Pairing
+from understudy.core.taps import TapShape
 from understudy.methods.base import Context, TapShapes
-from understudy.methods.dense_losses import (
+from understudy.methods.losses.dense import (
     anchor_boxes,
     cwd_loss,
     fgfi_loss,
@@ -18,13 +20,11 @@ from understudy.methods.dense_losses import (
     skd_pairwise_loss,
     skd_pixelwise_loss,
 )
-from understudy.methods.kd_variants import elementwise_kd_loss, takd_objective
+from understudy.methods.losses.kd_variants import elementwise_kd_loss, takd_objective
+from understudy.methods.losses.token import co_advise_objective, deit_hard_objective, deit_soft_objective
 from understudy.methods.nkd import nkd_loss
 from understudy.methods.spherical import Sphere, spherical_loss
-from understudy.methods.token_losses import co_advise_objective, deit_hard_objective, deit_soft_objective
 from understudy.methods.uskd import USKD
-from understudy.step import Pairing
-from understudy.taps import TapShape
 
 
 @answers("nkd")

@@ -11,6 +11,8 @@ from cases import Case
 from torch import Tensor
 from torch.func import functional_call
 
+from understudy.core.batch import Pairing
+from understudy.core.taps import TapShape
 from understudy.methods.base import Context, TapShapes
 from understudy.methods.cc import CC, cc_kernel_loss
 from understudy.methods.crd import CRD
@@ -21,8 +23,6 @@ from understudy.methods.pkt import pkt_loss
 from understudy.methods.rkd import rkd_angle_loss, rkd_distance_loss, rkd_loss
 from understudy.methods.sp import sp_loss
 from understudy.methods.sskd import kept_kd_loss, kept_rows, similarities, similarity_labels, sskd_loss
-from understudy.step import Pairing
-from understudy.taps import TapShape
 
 
 @answers("rkd")

@@ -9,9 +9,9 @@ import torch
 from examples import normal, random_labels
 from torch import Tensor, nn
 
+from understudy.core.batch import Pairing
+from understudy.core.taps import TapShape
 from understudy.methods.base import Context, Method, TapShapes
-from understudy.step import Pairing
-from understudy.taps import TapShape
 
 # The student has four stages, the teacher four of other widths and, from the second on, other sizes.
 STUDENT = (TapShape(3, 8, 8), TapShape(4, 8, 8), TapShape(5, 4, 4), TapShape(6, 2, 2))

@@ -9,10 +9,10 @@ import torch
 from examples import normal, random_labels
 from torch import Tensor
 
+from understudy.core.batch import Pairing
+from understudy.core.taps import TapShape
 from understudy.methods import METHODS
 from understudy.methods.base import Context, Method, TapShapes
-from understudy.step import Pairing
-from understudy.taps import TapShape
 
 Shape = tuple[int, ...]
 

@@ -6,9 +6,9 @@ import torch
 from examples import Array, normal, random_labels
 from torch import Tensor
 
+from understudy.core.batch import Pairing
+from understudy.core.taps import TapShape
 from understudy.methods.base import Context, Method, TapShapes, method_named
-from understudy.step import Pairing
-from understudy.taps import TapShape
 
 NUM_TRAIN = 24
 NUM_CLASSES = 5

@@ -11,12 +11,12 @@ from understudy.methods.dist_kl import dist_kl_loss
 from understudy.methods.dist_rank import dist_rank_loss
 from understudy.methods.dkd import dkd_loss
 from understudy.methods.kd import kd_loss
-from understudy.methods.kd_variants import takd_objective
 from understudy.methods.logit_std import logit_std_loss
+from understudy.methods.losses.kd_variants import takd_objective
+from understudy.methods.losses.token import deit_hard_loss
 from understudy.methods.nkd import nkd_loss
 from understudy.methods.spherical import spherical_loss
 from understudy.methods.tfkd import tfkd_loss
-from understudy.methods.token_losses import deit_hard_loss
 from understudy.methods.uskd import uskd_loss
 
 LogitLoss = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -7,9 +7,9 @@ from examples_features import batch_of, method_of, stages
 from hypothesis import given
 from torch import Tensor
 
-from understudy.config import UserError
+from understudy.core.taps import Taps
 from understudy.methods.ab import AB, ab_loss
-from understudy.taps import Taps
+from understudy.utils.errors import UserError
 
 
 def ab_by_the_formula(student: list[Tensor], teacher: list[Tensor], margin: float) -> float:

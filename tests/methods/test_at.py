@@ -8,8 +8,8 @@ from examples_features import batch_of, method_of, stages
 from hypothesis import given
 from torch import Tensor
 
-from understudy.config import UserError
 from understudy.methods.at import AttentionForm, at_loss
+from understudy.utils.errors import UserError
 
 FORMS: tuple[AttentionForm, ...] = ("code", "paper")
 

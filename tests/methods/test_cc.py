@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from examples import Array, context, few, normal, pairing, row_counts, seeds
 from hypothesis import given
 
-from understudy.config import UserError
 from understudy.methods.cc import CC, Kernel, cc_kernel_loss, cc_loss
+from understudy.utils.errors import UserError
 
 
 @few

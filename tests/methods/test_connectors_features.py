@@ -5,9 +5,9 @@ import torch
 from examples import normal
 from examples_features import Shape
 
-from understudy.config import UserError
-from understudy.methods.connectors_features import comparable_maps, conv_regressor
-from understudy.taps import TapShape
+from understudy.core.taps import TapShape
+from understudy.methods.shared.maps import comparable_maps, conv_regressor
+from understudy.utils.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import TapShape
 from understudy.methods.base import Context, TapShapes
 from understudy.methods.crd import CRD, Negatives, crd_log_normaliser, crd_loss, crd_scores, remember_
-from understudy.step import Pairing
-from understudy.taps import TapShape
+from understudy.utils.errors import UserError
 
 SMALL: dict[str, object] = {"embedding_dim": 5, "num_negatives": 10}
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from understudy.config import UserError
-from understudy.methods.dense_losses import (
+from understudy.methods.losses.dense import (
     ChannelNorm,
     anchor_boxes,
     cwd_loss,
@@ -18,6 +17,7 @@ from understudy.methods.dense_losses import (
     skd_pairwise_loss,
     skd_pixelwise_loss,
 )
+from understudy.utils.errors import UserError
 
 sides = st.integers(1, 5)
 

@@ -7,8 +7,8 @@ from examples import Array, class_counts, context, few, normal, pairing, row_cou
 from hypothesis import given
 from torch import Tensor
 
-from understudy.config import UserError
 from understudy.methods.dist import DIST, EpsMode, dist_loss, inter_class_relation, intra_class_relation
+from understudy.utils.errors import UserError
 
 
 def relation_by_the_formula(student: Array, teacher: Array) -> float:

@@ -7,9 +7,9 @@ from examples import class_counts, context, few, normal, pairing, random_labels,
 from hypothesis import given
 from torch import Tensor
 
-from understudy.config import UserError
 from understudy.methods.dkd import DKD, dkd_loss
 from understudy.methods.kd import kd_loss
+from understudy.utils.errors import UserError
 
 
 def dkd_by_the_formula(

@@ -12,9 +12,9 @@ from examples_features import CNN, VIT, WIDER_CNN, batch_of, method_of, stages
 from hypothesis import given
 from torch import Tensor
 
+from understudy.core.batch import Pairing
 from understudy.methods import METHODS
 from understudy.methods.base import Method
-from understudy.step import Pairing
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "fitnet": ("fitnet", {}),

@@ -9,8 +9,8 @@ from examples_features import CNN, WIDER_CNN, batch_of, method_of, stages
 from hypothesis import given
 from torch import Tensor, nn
 
-from understudy.config import UserError
 from understudy.methods.fsp import Distance, Pooling, fsp_loss
+from understudy.utils.errors import UserError
 
 
 def maps(num_rows: int, seed: int) -> list[Tensor]:

@@ -11,9 +11,9 @@ from examples_features import batch_of, method_of, stages
 from hypothesis import given
 from torch import Tensor
 
-from understudy.config import UserError
-from understudy.connections import load_connectors, save_connectors
 from understudy.methods.ft import FT, FactorForm, ft_loss, paraphraser_loss
+from understudy.training.connector_weights import load_connectors, save_connectors
+from understudy.utils.errors import UserError
 
 FORMS: tuple[FactorForm, ...] = ("attention", "factors")
 

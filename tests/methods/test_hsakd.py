@@ -8,10 +8,10 @@ from examples_relations import NUM_CLASSES, STAGES, built, rotated_pairing, tota
 from hypothesis import given
 from torch import Tensor
 
-from understudy.config import UserError
+from understudy.core.taps import TapShape
 from understudy.methods.hsakd import HSAKD, auxiliary_head, hsakd_loss, joint_label_loss
 from understudy.methods.kd import kd_loss
-from understudy.taps import TapShape
+from understudy.utils.errors import UserError
 
 
 def divergence_by_the_formula(student: Tensor, teacher: Tensor, temperature: float) -> float:

@@ -8,8 +8,8 @@ from examples_features import batch_of, method_of, stages
 from hypothesis import given
 from torch import Tensor
 
-from understudy.config import UserError
 from understudy.methods.ickd import ickd_loss
+from understudy.utils.errors import UserError
 
 
 def ickd_by_the_formula(student: Tensor, teacher: Tensor) -> float:

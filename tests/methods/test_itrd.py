@@ -8,11 +8,11 @@ from examples_relations import built, rotated_pairing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import TapShape
 from understudy.methods.base import Context, TapShapes
 from understudy.methods.itrd import ITRD, itrd_correlation_loss, itrd_loss, itrd_mutual_loss
-from understudy.step import Pairing
-from understudy.taps import TapShape
+from understudy.utils.errors import UserError
 
 rows_of_a_batch = st.integers(3, 9)
 

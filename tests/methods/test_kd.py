@@ -7,8 +7,8 @@ from examples import class_counts, few, normal, row_counts, seeds, softmax
 from hypothesis import given
 from torch import Tensor
 
-from understudy.config import UserError
 from understudy.methods.kd import kd_loss
+from understudy.utils.errors import UserError
 
 
 def kd_by_the_formula(student: Tensor, teacher: Tensor, temperature: float) -> float:

@@ -8,8 +8,8 @@ from examples_features import CNN, batch_of, method_of, stages
 from hypothesis import given
 from torch import Tensor
 
-from understudy.config import UserError
 from understudy.methods.kdsvd import VectorAxis, kdsvd_loss
+from understudy.utils.errors import UserError
 
 AXES: tuple[VectorAxis, ...] = ("columns", "channels")
 

@@ -8,7 +8,6 @@ from examples import context, normal, pairing, random_labels
 from logit_losses import RIVALS as LOSSES
 from torch import Tensor
 
-from understudy.config import UserError
 from understudy.methods.base import Method
 from understudy.methods.dist_kl import DISTKL
 from understudy.methods.dist_rank import DISTRank
@@ -17,6 +16,7 @@ from understudy.methods.nkd import NKD
 from understudy.methods.pad import PAD
 from understudy.methods.spherical import Spherical
 from understudy.methods.tfkd import TeacherFreeKD
+from understudy.utils.errors import UserError
 
 TEACHER_FREE = ("uskd", "uskd_paper", "tfkd", "tfkd_smoothing")
 LABELLED = ("nkd", "nkd_t1", "uskd", "uskd_paper", "tfkd")

@@ -20,9 +20,9 @@ from examples_embeddings import (
 from hypothesis import given
 from torch import Tensor
 
-from understudy.config import UserError
 from understudy.methods.base import Context
 from understudy.methods.ofd import OFD, negative_margin, ofd_loss
+from understudy.utils.errors import UserError
 
 TAPS = ("preact_stages.1", "preact_stages.2", "preact_stages.3")
 

@@ -7,10 +7,10 @@ from examples import context, few, normal, pairing, row_counts, seeds
 from hypothesis import given
 from torch import nn
 
-from understudy.config import UserError
+from understudy.core.taps import Taps, TapShape
 from understudy.methods.base import Context, TapShapes
 from understudy.methods.pad import PAD, pad_loss
-from understudy.taps import Taps, TapShape
+from understudy.utils.errors import UserError
 
 
 @pytest.mark.parametrize("num_variances", [1, 4])

@@ -9,11 +9,11 @@ from examples import Array, context, few, normal, pairing, row_counts, seeds
 from hypothesis import given
 from torch import Tensor, nn
 
-from understudy.config import UserError
+from understudy.core.taps import Taps, TapShape
 from understudy.methods.base import TapShapes
 from understudy.methods.kd import kd_loss
 from understudy.methods.projector import Distance, Normalisation, Projector, projector_loss
-from understudy.taps import Taps, TapShape
+from understudy.utils.errors import UserError
 
 DISTANCES: tuple[Distance, ...] = ("logsum", "logsumexp", "correlation", "mse")
 NORMALISATIONS: tuple[Normalisation, ...] = ("none", "l2", "group", "batch", "whiten")

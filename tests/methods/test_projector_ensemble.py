@@ -7,9 +7,9 @@ from examples import few, normal, row_counts, seeds
 from examples_embeddings import built, check_gradients, check_half_autocast, check_order, deep_context, deep_pairing
 from hypothesis import given
 
-from understudy.config import UserError
+from understudy.core.taps import Taps
 from understudy.methods.projector_ensemble import ProjectorEnsemble, projector_ensemble_loss
-from understudy.taps import Taps
+from understudy.utils.errors import UserError
 
 
 @few

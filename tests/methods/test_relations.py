@@ -11,17 +11,17 @@ from examples_relations import SETTINGS, built, changed, relation_context, rotat
 from hypothesis import given
 from torch import Tensor
 
-from understudy.config import UserError
+from understudy.core.taps import Taps
 from understudy.methods.base import method_named
 from understudy.methods.cc import cc_kernel_loss, cc_loss
-from understudy.methods.connectors_relations import rows_by_copy
 from understudy.methods.crd import crd_log_normaliser, crd_loss, crd_scores
 from understudy.methods.itrd import itrd_correlation_loss, itrd_mutual_loss
 from understudy.methods.pkt import pkt_loss
 from understudy.methods.rkd import rkd_loss
+from understudy.methods.shared.relations import rows_by_copy
 from understudy.methods.sp import sp_loss
 from understudy.methods.sskd import similarities
-from understudy.taps import Taps
+from understudy.utils.errors import UserError
 
 every_setting = pytest.mark.parametrize("setting", SETTINGS)
 in_any_order = pytest.mark.parametrize("setting", [name for name in SETTINGS if name not in ("cc", "crd")])

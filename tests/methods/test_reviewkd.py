@@ -18,9 +18,9 @@ from examples_embeddings import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.config import UserError
+from understudy.core.taps import Taps, TapShape
 from understudy.methods.reviewkd import AttentionFusion, ReviewKD, reviewkd_loss
-from understudy.taps import Taps, TapShape
+from understudy.utils.errors import UserError
 
 SIDES = st.sampled_from([1, 2, 4, 8])
 

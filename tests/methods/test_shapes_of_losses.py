@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from understudy import methods
-from understudy.config import UserError
 from understudy.methods.ab import ab_loss
 from understudy.methods.at import at_loss, attention
 from understudy.methods.cc import cc_kernel_loss, cc_loss
-from understudy.methods.dense_losses import cwd_loss, fgfi_loss, skd_pairwise_loss, skd_pixelwise_loss
 from understudy.methods.dist import dist_loss, inter_class_relation, intra_class_relation
 from understudy.methods.dist_kl import dist_kl_loss
 from understudy.methods.dist_rank import dist_rank_loss, rank_relation
@@ -29,9 +27,17 @@ from understudy.methods.hsakd import hsakd_loss
 from understudy.methods.ickd import ickd_loss
 from understudy.methods.itrd import itrd_correlation_loss, itrd_loss, itrd_mutual_loss
 from understudy.methods.kd import kd_loss
-from understudy.methods.kd_variants import elementwise_kd_loss, takd_objective
 from understudy.methods.kdsvd import kdsvd_loss
 from understudy.methods.logit_std import logit_std_loss
+from understudy.methods.losses.dense import cwd_loss, fgfi_loss, skd_pairwise_loss, skd_pixelwise_loss
+from understudy.methods.losses.kd_variants import elementwise_kd_loss, takd_objective
+from understudy.methods.losses.token import (
+    co_advise_objective,
+    deit_hard_loss,
+    deit_hard_objective,
+    deit_soft_loss,
+    deit_soft_objective,
+)
 from understudy.methods.nkd import nkd_loss
 from understudy.methods.nst import nst_loss
 from understudy.methods.ofd import ofd_loss
@@ -48,15 +54,9 @@ from understudy.methods.spherical import spherical_loss
 from understudy.methods.srrl import srrl_loss
 from understudy.methods.sskd import kept_kd_loss, sskd_loss
 from understudy.methods.tfkd import tfkd_loss
-from understudy.methods.token_losses import (
-    co_advise_objective,
-    deit_hard_loss,
-    deit_hard_objective,
-    deit_soft_loss,
-    deit_soft_objective,
-)
 from understudy.methods.uskd import uskd_loss
 from understudy.methods.vid import vid_loss
+from understudy.utils.errors import UserError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

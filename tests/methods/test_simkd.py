@@ -20,11 +20,11 @@ from examples_embeddings import (
 from hypothesis import given
 from torch import Tensor, nn
 
-from understudy.config import UserError
+from understudy.core.taps import TappedModel, TapShape
 from understudy.methods.base import Context, TapShapes
 from understudy.methods.simkd import SimKD, SimKDStudent, simkd_loss, simkd_projector
 from understudy.models import create_model, load_student, network_of, save_student
-from understudy.taps import TappedModel, TapShape
+from understudy.utils.errors import UserError
 
 
 @few

@@ -8,8 +8,8 @@ from examples_embeddings import built, check_gradients, check_half_autocast, che
 from hypothesis import given
 from torch import nn
 
-from understudy.config import UserError
 from understudy.methods.simreg import SimReg, simreg_head, simreg_loss
+from understudy.utils.errors import UserError
 
 
 def unit(rows: Array) -> Array:

@@ -5,7 +5,7 @@ import torch
 from examples import few, normal, seeds
 from hypothesis import given
 
-from understudy.methods.singular_vectors import singular_vectors
+from understudy.methods.shared.singular_vectors import singular_vectors
 
 both_ways = pytest.mark.parametrize("shape", [(4, 9, 5), (4, 5, 9), (4, 5, 5)], ids=["tall", "wide", "square"])
 

@@ -7,8 +7,8 @@ from examples import class_counts, context, few, normal, pairing, random_labels,
 from hypothesis import given
 from torch import Tensor
 
-from understudy.config import UserError
 from understudy.methods.spherical import Sphere, Spherical, spherical_loss
+from understudy.utils.errors import UserError
 
 
 def spherical_by_the_formula(student: Tensor, teacher: Tensor, labels: Tensor, sphere: Sphere) -> float:

@@ -16,10 +16,10 @@ from examples_embeddings import (
 from hypothesis import given
 from torch import nn
 
-from understudy.config import UserError
+from understudy.core.taps import Taps, TapShape
 from understudy.methods.base import Context, TapShapes
 from understudy.methods.srrl import SRRL, srrl_loss
-from understudy.taps import Taps, TapShape
+from understudy.utils.errors import UserError
 
 
 @few

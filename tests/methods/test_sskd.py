@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from understudy.config import UserError
-from understudy.methods.connectors_relations import rows_by_copy
+from understudy.methods.shared.relations import rows_by_copy
 from understudy.methods.sskd import SSKD, kept_rows, similarities, sskd_loss
+from understudy.utils.errors import UserError
 
 sample_counts = st.integers(2, 5)
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from examples_features import CNN, VIT, WIDER_CNN, Shape, method_of, stages
 
-from understudy.config import UserError
+from understudy.core.taps import Taps
 from understudy.methods import METHODS
-from understudy.methods.stage_pairs import StageMethod, spread
-from understudy.taps import Taps
+from understudy.methods.shared.stages import StageMethod, spread
+from understudy.utils.errors import UserError
 
 DEEPER_CNN: list[Shape] = [(4, 16, 16), *WIDER_CNN]
 LONG_VIT = [*VIT, *VIT]

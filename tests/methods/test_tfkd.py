@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from examples import class_counts, context, few, normal, pairing, random_labels, row_counts, seeds, softmax
 from hypothesis import given
 
-from understudy.config import UserError
 from understudy.methods.tfkd import TeacherFreeKD, tfkd_loss, virtual_teacher
+from understudy.utils.errors import UserError
 
 
 @pytest.mark.parametrize("softens_student", [False, True])

@@ -7,16 +7,16 @@ from examples import class_counts, few, normal, random_labels, row_counts, seeds
 from hypothesis import given
 from torch import Tensor
 
-from understudy.config import UserError
 from understudy.methods.kd import kd_loss
-from understudy.methods.kd_variants import elementwise_kd_loss, takd_objective
-from understudy.methods.token_losses import (
+from understudy.methods.losses.kd_variants import elementwise_kd_loss, takd_objective
+from understudy.methods.losses.token import (
     co_advise_objective,
     deit_hard_loss,
     deit_hard_objective,
     deit_soft_loss,
     deit_soft_objective,
 )
+from understudy.utils.errors import UserError
 
 
 def cross_entropy(logits: Tensor, classes: Tensor) -> float:

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import Taps, TapShape
 from understudy.methods.base import Context, TapShapes
 from understudy.methods.uskd import USKD, uskd_loss
-from understudy.step import Pairing
-from understudy.taps import Taps, TapShape
+from understudy.utils.errors import UserError
 
 
 def smoothed_cross_entropy(logits: Tensor, shares: Array) -> float:

@@ -7,8 +7,8 @@ from examples import few, normal, row_counts, seeds
 from examples_features import batch_of, method_of, stages
 from hypothesis import given
 
-from understudy.config import UserError
 from understudy.methods.vid import VID, Regressor, vid_loss
+from understudy.utils.errors import UserError
 
 
 @few

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from understudy.config import UserError
-from understudy.methods.whitening import Whitening, whitened
+from understudy.methods.shared.whitening import Whitening, whitened
+from understudy.utils.errors import UserError
 
 KINDS: tuple[Whitening, ...] = ("zca", "cholesky")
 every_kind = pytest.mark.parametrize("kind", KINDS)

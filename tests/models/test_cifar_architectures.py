@@ -12,8 +12,8 @@ import timm
 import torch
 from torch import nn
 
+from understudy.core.taps import TappedModel
 from understudy.models import count_macs, count_parameters, create_model
-from understudy.taps import TappedModel
 
 torch.set_num_threads(1)
 

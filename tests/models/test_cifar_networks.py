@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from understudy import Classification, Joint, LiveTeacher, StudentSpec, Trainer, methods
-from understudy.config import UserError
-from understudy.export import export_onnx
+from understudy.core.taps import TappedModel, check_taps
 from understudy.models import create_model, load_student, save_student
-from understudy.spec import Surroundings, build_student, tap_teacher
-from understudy.taps import TappedModel, check_taps
+from understudy.models.onnx_export import export_onnx
+from understudy.training.build import Surroundings, build_student, tap_teacher
+from understudy.utils.errors import UserError
 
 torch.set_num_threads(1)
 

@@ -4,8 +4,8 @@ import timm
 import torch
 from torch import nn
 
+from understudy.core.taps import TappedModel
 from understudy.models import create_model
-from understudy.taps import TappedModel
 
 
 def network(name: str) -> nn.Module:

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from own_time import timed
-from understudy.config import UserError
 from understudy.models import create_model
+from understudy.utils.errors import UserError
 
 STUDENT = "timm:mobilenetv3_small_050"
 

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import nn
 
 from understudy import DOT, Classification, LiveTeacher, StudentSpec, methods, trainer
-from understudy.config import UserError
+from understudy.core.taps import TappedModel, classifier_name
 from understudy.models import create_model, save_student
-from understudy.taps import TappedModel, classifier_name
+from understudy.utils.errors import UserError
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (pip install .[hf])")
 transformers.utils.logging.disable_progress_bar()

@@ -13,8 +13,8 @@ from torch import nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from own_time import timed
-from understudy.config import UserError
 from understudy.models import create_model, load_student, load_student_network, save_student
+from understudy.utils.errors import UserError
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (pip install .[hf])")
 transformers.utils.logging.disable_progress_bar()

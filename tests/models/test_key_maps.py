@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from understudy.config import UserError
 from understudy.models import create_model, load_weights, published_keys, save_published
+from understudy.utils.errors import UserError
 
 torch.set_num_threads(1)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from understudy.config import UserError
 from understudy.models import create_model
+from understudy.utils.errors import UserError
 
 VIT, SMALL = "timm:vit_tiny_patch16_224", {"depth": 1, "embed_dim": 12, "num_heads": 3}
 

@@ -11,9 +11,9 @@ import timm
 import torch
 from torch import nn
 
-from understudy.config import UserError
-from understudy.data.augment import fitted, resized
+from understudy.data.augment.crops import fitted, resized
 from understudy.models import Network, create_model, load_student, load_student_network, network_of, save_student
+from understudy.utils.errors import UserError
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = ["rose", "tulip", "Ænglisc \N{HIBISCUS}"]

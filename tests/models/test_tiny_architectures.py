@@ -12,9 +12,9 @@ import timm
 import torch
 from torch import nn
 
-from understudy.config import UserError
+from understudy.core.taps import TappedModel, check_taps
 from understudy.models import count_macs, count_parameters, create_model
-from understudy.taps import TappedModel, check_taps
+from understudy.utils.errors import UserError
 
 torch.set_num_threads(1)
 

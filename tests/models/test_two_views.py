@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from understudy import Classification, DataConfig, LiveTeacher, Recipe, StudentSpec, create_model, trainer
-from understudy.building import open_parts
+from understudy.core.batch import Batch
 from understudy.data import train_loader
 from understudy.methods.kd import KD
 from understudy.models import Network, network_of
-from understudy.step import Batch
+from understudy.runs.components import open_parts
 
 torch.set_num_threads(1)
 

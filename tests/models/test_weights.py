@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from understudy.config import UserError
 from understudy.models import create_model, load_weights, read_state_dict
+from understudy.utils.errors import UserError
 
 NAME = "cifar:resnet8"
 

@@ -9,9 +9,9 @@ from functools import cache
 import pytest
 from paper_tables import CELLS, Cell
 
-from understudy.published import Published
-from understudy.recipe import Recipe, load_recipe
-from understudy.recipe_files import recipe_names
+from understudy.core.published import Published
+from understudy.recipes.loading import recipe_names
+from understudy.recipes.schema import Recipe, load_recipe
 
 ASSUMED = "classification/"
 NAMES = [name.removeprefix(ASSUMED) for name in recipe_names()]

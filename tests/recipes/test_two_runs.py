@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from understudy.logs import Display
-from understudy.recipe import load_recipe
-from understudy.runs import execute
+from understudy.recipes.schema import load_recipe
+from understudy.runs.console import Display
+from understudy.runs.run import execute
 
 ON_DIGITS = (
     "data.root=digits",

@@ -9,7 +9,7 @@ from matplotlib.text import Text
 from run_writer import ACCURACY, write_run, write_sweep
 
 from understudy.report import all_plots, read_run
-from understudy.report.figures import (
+from understudy.report.figures.all import (
     accuracy_plot,
     class_plot,
     curves_plot,
@@ -17,7 +17,7 @@ from understudy.report.figures import (
     outcome_plot,
     setting_plot,
 )
-from understudy.report.plots import looks, shortened
+from understudy.report.figures.style import looks, shortened
 
 NAMES = ["curves", "accuracy", "differences", "classes", "outcomes"]
 

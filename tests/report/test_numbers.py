@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from understudy.report import numbers
+from understudy.report import formatting as numbers
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import pytest
 from run_writer import results_of, write_run, write_sweep
 
-from understudy.config import UserError
 from understudy.report import headline, read_run, write_report
 from understudy.report.page import mistakes, unlearnt
+from understudy.utils.errors import UserError
 
 OPTIONAL = ["metrics.jsonl", "timing.jsonl", "environment.json", "recipe.yaml", "predictions.safetensors"]
 VOID = {"meta", "br"}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from run_writer import results_of, write_run
 
-from understudy.config import UserError
 from understudy.report import Results, read_results, read_run, read_timing
+from understudy.utils.errors import UserError
 
 
 def test_a_whole_run_folder_misses_nothing(full_run):

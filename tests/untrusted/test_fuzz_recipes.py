@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from malformed import JUNK, mutants
 
 from front_helpers import understudy
-from understudy.config import UserError
-from understudy.recipe import load_recipe, recipe_from
+from understudy.recipes.schema import load_recipe, recipe_from
+from understudy.utils.errors import UserError
 
 WHOLE = load_recipe("digits/demo", ["method=dist", "update={name: dot, delta: 0.05}"]).as_dict()
 MOST_LINES, MOST_CHARACTERS = 40, 20_000

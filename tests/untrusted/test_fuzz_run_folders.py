@@ -17,8 +17,8 @@ from run_writer import results_of, write_run
 from safetensors.numpy import save_file
 
 from front_helpers import understudy
-from understudy.config import UserError
 from understudy.report import RunFolder, comparison_table, headline, read_run, render, row_sentence, write_report
+from understudy.utils.errors import UserError
 
 MOST_CHARACTERS = 20_000
 

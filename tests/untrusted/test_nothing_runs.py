@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from front_helpers import DIGITS, TEACHER, done, refused
-from understudy import checkpoint, load_student
-from understudy.config import UserError
+from understudy import load_student
 from understudy.models import create_model, save_student
+from understudy.runs import checkpoint
+from understudy.utils.errors import UserError
 
 KINDS_OF_PICKLE = ["zip", "legacy", "bare"]
 

@@ -17,11 +17,11 @@ from run_writer import write_run
 from front_helpers import DIGITS, RECIPE, TEACHER, done, jpeg_bytes, refused, understudy
 from understudy import load_student
 from understudy.analysis import per_class_accuracy
-from understudy.config import UserError
 from understudy.models import create_model, save_student
-from understudy.recipe import load_recipe, recipe_from
-from understudy.rows import rows_of
-from understudy.untrusted import MAX_DEPTH, lines_of, plain_json, plain_yaml, text_of
+from understudy.recipes.comparison import rows_of
+from understudy.recipes.schema import load_recipe, recipe_from
+from understudy.utils.errors import UserError
+from understudy.utils.untrusted import MAX_DEPTH, lines_of, plain_json, plain_yaml, text_of
 
 NO_PATHS = ["x" * 300, "nul\0byte", "~nobody-has-this-name/x", "a/" * 3_000]
 SETTINGS = {"data": {"root": "digits"}, "student": {"model": "cifar:resnet8"}, "epochs": 1}

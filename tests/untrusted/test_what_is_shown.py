@@ -12,10 +12,10 @@ import pytest
 from run_writer import results_of, write_run
 
 from front_helpers import understudy
-from understudy.logs import Display
 from understudy.report import comparison_table, read_results, render, write_report
-from understudy.runfolder import RunFolder
-from understudy.untrusted import visible
+from understudy.runs.console import Display
+from understudy.runs.folder import RunFolder
+from understudy.utils.untrusted import visible
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -7,9 +7,9 @@ import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.step import Losses
-from understudy.updates import DOT
-from understudy.updates.dot import reached_by
+from understudy.core.batch import Losses
+from understudy.optim import DOT
+from understudy.optim.dot.update import reached_by
 
 torch.set_num_threads(1)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from understudy.updates import DOT
+from understudy.optim import DOT
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from understudy.updates import DOT
+from understudy.optim import DOT
 
 torch.set_num_threads(1)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from understudy.config import UserError
-from understudy.updates import DOT
+from understudy.optim import DOT
+from understudy.utils.errors import UserError
 
 
 def test_a_step_without_backward_says_what_to_call() -> None:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from understudy.updates import DOT
+from understudy.optim import DOT
 
 torch.set_num_threads(1)
 

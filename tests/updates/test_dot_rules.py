@@ -11,7 +11,7 @@ import torch
 from timm.optim import Lion, RMSpropTF
 from torch import nn
 
-from understudy.updates import DOT
+from understudy.optim import DOT
 
 torch.set_num_threads(1)
 

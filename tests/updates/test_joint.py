@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from timm.optim import Lion, RMSpropTF
 from torch import nn
 
-from understudy.step import Losses
-from understudy.updates import Joint, update_named
+from understudy.core.batch import Losses
+from understudy.optim import Joint, update_named
 
 torch.set_num_threads(1)
 

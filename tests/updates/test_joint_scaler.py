@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from understudy.step import Losses
-from understudy.updates import Joint
+from understudy.core.batch import Losses
+from understudy.optim import Joint
 
 
 def update_of(weight: nn.Parameter, **settings: object) -> Joint:

@@ -10,8 +10,8 @@ import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.step import Losses
-from understudy.updates import DOT, Joint
+from understudy.core.batch import Losses
+from understudy.optim import DOT, Joint
 
 torch.set_num_threads(1)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 
-from understudy.config import UserError
-from understudy.updates import Schedule, lr_factor
+from understudy.optim import Schedule, lr_factor
+from understudy.utils.errors import UserError
 
 
 def test_decay_at_150_180_210_means_that_the_151st_epoch_is_the_first_with_the_lower_rate() -> None:

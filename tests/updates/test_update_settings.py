@@ -5,9 +5,10 @@ from pydantic import Field
 from timm.optim import param_groups_weight_decay
 from torch import nn
 
-from understudy.config import Config, UserError
-from understudy.recipe_files import merged, read_recipe
-from understudy.updates import DOT, UPDATES, Joint, UpdateConfig, undecayed_names, update_named
+from understudy.core.config import Config
+from understudy.optim import DOT, UPDATES, Joint, UpdateConfig, undecayed_names, update_named
+from understudy.recipes.loading import merged, read_recipe
+from understudy.utils.errors import UserError
 
 
 class Recipe(Config):

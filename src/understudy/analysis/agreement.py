@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.analysis.arrays import ArrayLike, as_array
-from understudy.config import UserError
+from understudy.utils.errors import UserError
 
 __all__ = ["Outcomes", "agreement", "confusion", "outcomes", "per_class_accuracy"]
 

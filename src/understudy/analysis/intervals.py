@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.analysis.arrays import ArrayLike, as_array
-from understudy.config import UserError
+from understudy.utils.errors import UserError
 
 __all__ = ["Interval", "Summary", "paired_bootstrap", "summary"]
 

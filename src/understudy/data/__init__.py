@@ -1,10 +1,9 @@
 """Data: images by number, divided, augmented as a function of (seed, view, copy, index), and batched."""
 
-from understudy.data.augment import augment_for
-from understudy.data.augment_config import Augment, CropFlip, NoAugment, ResizedCrop, RotateFlip
+from understudy.data.augment.config import Augment, CropFlip, MixConfig, NoAugment, ResizedCrop, RotateFlip
+from understudy.data.augment.crops import augment_for
 from understudy.data.config import DataConfig
-from understudy.data.images import BadImageError
-from understudy.data.loaders import (
+from understudy.data.loaders.factory import (
     EvalLoader,
     PlainLoader,
     TrainLoader,
@@ -12,12 +11,12 @@ from understudy.data.loaders import (
     from_plain_loader,
     train_loader,
 )
-from understudy.data.mix_config import MixConfig
-from understudy.data.plan import Share
-from understudy.data.sources import Source, TensorSource
+from understudy.data.loaders.plan import Share
+from understudy.data.sources.base import Source, TensorSource
+from understudy.data.sources.decoding import BadImageError
 from understudy.data.splits import DataSplits, open_data
-from understudy.data.torch_datasets import dataset_source, dataset_splits
-from understudy.hashing import hashed, hashed_tensor
+from understudy.data.torch_datasets.dataset import dataset_source, dataset_splits
+from understudy.utils.hashing import hashed, hashed_tensor
 
 __all__ = [
     "Augment",

@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from understudy.config import Config
-from understudy.data.augment_config import AugmentSetting
-from understudy.data.mix_config import MixConfig
-from understudy.data.readers import AUTO, format_named
-from understudy.image_size import ImageSize
+from understudy.core.config import Config
+from understudy.core.image_size import ImageSize
+from understudy.data.augment.config import AugmentSetting, MixConfig
+from understudy.data.sources.readers import AUTO, format_named
 
 __all__ = ["DataConfig", "parsed_rows"]
 

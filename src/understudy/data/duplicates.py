@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from understudy.data.caching import Cached, digest
-from understudy.data.found import SplitName
-from understudy.data.images import BadImageError
-from understudy.data.sources import EncodedSource, Source, TensorSource, stored_at
+from understudy.data.cache import Cached, digest
+from understudy.data.sources.base import EncodedSource, Source, TensorSource, stored_at
+from understudy.data.sources.decoding import BadImageError
+from understudy.data.sources.found import SplitName
 
 __all__ = ["MOST_COMPARED", "duplicate_notes"]
 

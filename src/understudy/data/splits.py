@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 import torch
 
-from understudy.config import UserError
-from understudy.data.augment import first_samples
-from understudy.data.caching import cached, first_readable
+from understudy.core.image_size import ImageSize, height_and_width, size_of, size_text
+from understudy.data.augment.crops import first_samples
+from understudy.data.cache import cached, first_readable
 from understudy.data.config import DataConfig
-from understudy.data.dividing import divided, reduced
+from understudy.data.divide import divided, reduced
 from understudy.data.duplicates import duplicate_notes
-from understudy.data.formats import find
-from understudy.data.found import BadImages, Found
-from understudy.data.greys import Greys
-from understudy.data.hub_stream import PEEKED, stream_parts
-from understudy.data.memory import hand_back_memory
-from understudy.data.scaling import note_on_greys, settle_greys
-from understudy.data.sources import Source, TensorSource, as_unit, rows_of, small_size
+from understudy.data.sources.base import Source, TensorSource, as_unit, rows_of, small_size
+from understudy.data.sources.detect import find
+from understudy.data.sources.found import BadImages, Found
+from understudy.data.sources.grey_range import note_on_greys, settle_greys
+from understudy.data.sources.greys import Greys
+from understudy.data.sources.hub_stream import PEEKED, stream_parts
 from understudy.data.unlabelled import read_unlabelled
-from understudy.image_size import ImageSize, height_and_width, size_of, size_text
+from understudy.utils.errors import UserError
+from understudy.utils.machine import hand_back_memory
 
 __all__ = ["DataSplits", "open_data", "size_as_given", "splits_of"]
 

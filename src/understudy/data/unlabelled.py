@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from understudy.config import UserError
-from understudy.data.caching import first_readable
+from understudy.core.image_size import ImageSize, size_of, size_text
+from understudy.data.cache import first_readable
 from understudy.data.config import DataConfig
-from understudy.data.folders import image_files
-from understudy.data.formats import existing
-from understudy.data.greys import Greys
-from understudy.data.images import printable
-from understudy.data.sources import EncodedSource, FileSource, FittedSource, Source, is_small, joined
-from understudy.image_size import ImageSize, size_of, size_text
+from understudy.data.sources.base import EncodedSource, FileSource, FittedSource, Source, is_small, joined
+from understudy.data.sources.decoding import printable
+from understudy.data.sources.detect import existing
+from understudy.data.sources.folders import image_files
+from understudy.data.sources.greys import Greys
+from understudy.utils.errors import UserError
 
 __all__ = ["Unlabelled", "read_unlabelled"]
 

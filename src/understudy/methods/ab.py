@@ -8,12 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import Taps
 from understudy.methods.base import Context, LossWeights, Paper
-from understudy.methods.connectors_features import as_map, comparable_maps, conv_regressor
-from understudy.methods.stage_pairs import StageConfig, StageMethod
-from understudy.step import Pairing
-from understudy.taps import Taps
+from understudy.methods.shared.maps import as_map, comparable_maps, conv_regressor
+from understudy.methods.shared.stages import StageConfig, StageMethod
+from understudy.utils.errors import UserError
 
 __all__ = ["AB", "ab_loss"]
 

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from understudy.config import UserError, unknown_name
+from understudy.core.batch import Pairing
 from understudy.methods.base import Context, LossWeights, Paper
-from understudy.methods.connectors_features import as_map, comparable_maps
-from understudy.methods.stage_pairs import StageConfig, StageMethod, refuse_single_positions
-from understudy.step import Pairing
+from understudy.methods.shared.maps import as_map, comparable_maps
+from understudy.methods.shared.stages import StageConfig, StageMethod, refuse_single_positions
+from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["AT", "AttentionForm", "at_loss", "attention"]
 

@@ -14,10 +14,11 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from understudy.config import Config, UserError, unknown_name
-from understudy.installed import register
-from understudy.step import Pairing
-from understudy.taps import Taps, TapShape
+from understudy.core.batch import Pairing
+from understudy.core.config import Config
+from understudy.core.taps import Taps, TapShape
+from understudy.utils.errors import UserError, unknown_name
+from understudy.utils.installed import register
 
 __all__ = [
     "METHODS",

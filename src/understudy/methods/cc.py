@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from understudy.config import UserError, unknown_name
+from understudy.core.batch import Pairing
+from understudy.core.taps import Taps
 from understudy.methods.base import Context, LossWeights, Method, MethodConfig, Paper, at_least_float32
-from understudy.methods.connectors import linear_connector
-from understudy.methods.connectors_relations import (
+from understudy.methods.shared.connectors import linear_connector
+from understudy.methods.shared.relations import (
     EmbeddingConfig,
     embedding_channels,
     embedding_taps,
@@ -21,8 +22,7 @@ from understudy.methods.connectors_relations import (
     inner_products,
     sample_rows,
 )
-from understudy.step import Pairing
-from understudy.taps import Taps
+from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["CC", "Kernel", "cc_kernel_loss", "cc_loss"]
 

@@ -10,18 +10,18 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import Taps
 from understudy.methods.base import Context, LossWeights, Method, MethodConfig, Paper, at_least_float32
-from understudy.methods.connectors import linear_connector
-from understudy.methods.connectors_relations import (
+from understudy.methods.shared.connectors import linear_connector
+from understudy.methods.shared.relations import (
     EmbeddingConfig,
     embedding_channels,
     embedding_taps,
     embeddings,
     inner_products,
 )
-from understudy.step import Pairing
-from understudy.taps import Taps
+from understudy.utils.errors import UserError
 
 __all__ = ["CRD", "Negatives", "crd_log_normaliser", "crd_loss", "crd_scores", "remember_"]
 

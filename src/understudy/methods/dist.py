@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from understudy.config import UserError, unknown_name
+from understudy.core.batch import Pairing
 from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits, refuse_all_but_rows
-from understudy.step import Pairing
+from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["DIST", "EpsMode", "dist_loss", "inter_class_relation", "intra_class_relation"]
 

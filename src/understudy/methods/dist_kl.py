@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from understudy.core.batch import Pairing
 from understudy.methods.base import LossWeights, Method, MethodConfig, comparable_logits
 from understudy.methods.dist import DIST
 from understudy.methods.kd import kd_loss
-from understudy.methods.logit_rows import as_rows
-from understudy.step import Pairing
+from understudy.methods.shared.logits import as_rows
 
 __all__ = ["DISTKL", "dist_kl_loss"]
 

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from understudy.core.batch import Pairing
 from understudy.methods.base import LossWeights, Method, MethodConfig, comparable_logits, refuse_all_but_rows
 from understudy.methods.dist import DIST
-from understudy.methods.logit_rows import as_rows
-from understudy.step import Pairing
+from understudy.methods.shared.logits import as_rows
 
 __all__ = ["DISTRank", "dist_rank_loss", "rank_relation", "soft_ranks"]
 

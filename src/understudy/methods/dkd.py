@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
 from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits, refuse_all_but_rows
-from understudy.step import Pairing
+from understudy.utils.errors import UserError
 
 __all__ = ["DKD", "dkd_loss"]
 

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.core.batch import Pairing
 from understudy.methods.base import Context, LossWeights, Paper
-from understudy.methods.connectors_features import as_map, comparable_maps, conv_regressor
-from understudy.methods.stage_pairs import StageConfig, StageMethod, StagePair
-from understudy.step import Pairing
+from understudy.methods.shared.maps import as_map, comparable_maps, conv_regressor
+from understudy.methods.shared.stages import StageConfig, StageMethod, StagePair
 
 __all__ = ["FitNet", "fitnet_loss"]
 

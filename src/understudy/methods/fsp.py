@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.config import UserError, unknown_name
+from understudy.core.batch import Pairing
 from understudy.methods.base import Context, LossWeights, Paper, at_least_float32
-from understudy.methods.connectors_features import as_map, full_precision
-from understudy.methods.stage_pairs import StageConfig, StageMethod
-from understudy.step import Pairing
+from understudy.methods.shared.maps import as_map, full_precision
+from understudy.methods.shared.stages import StageConfig, StageMethod
+from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["FSP", "Distance", "Pooling", "fsp_loss", "fsp_matrix"]
 

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from understudy.config import UserError, unknown_name
+from understudy.core.batch import Pairing
 from understudy.methods.at import attention
 from understudy.methods.base import Context, LossWeights, MethodConfig, Paper, at_least_float32
-from understudy.methods.connectors_features import Paraphraser, as_map, comparable_maps, factor_encoder
-from understudy.methods.stage_pairs import StageConfig, StageMethod, StagePair, refuse_single_positions
-from understudy.step import Pairing
+from understudy.methods.shared.maps import Paraphraser, as_map, comparable_maps, factor_encoder
+from understudy.methods.shared.stages import StageConfig, StageMethod, StagePair, refuse_single_positions
+from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["FT", "FactorForm", "ft_loss", "paraphraser_loss"]
 

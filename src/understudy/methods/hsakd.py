@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import TapShape
 from understudy.methods.base import Context, LossWeights, MethodConfig, Need, Paper, at_least_float32
-from understudy.methods.connectors_relations import NUM_COPIES
 from understudy.methods.kd import kd_loss
-from understudy.methods.stage_pairs import StageConfig, StageMethod
-from understudy.step import Pairing
-from understudy.taps import TapShape
+from understudy.methods.shared.relations import NUM_COPIES
+from understudy.methods.shared.stages import StageConfig, StageMethod
+from understudy.utils.errors import UserError
 
 __all__ = ["HSAKD", "auxiliary_head", "hsakd_loss", "joint_label_loss"]
 

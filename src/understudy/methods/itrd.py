@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import Taps
 from understudy.methods.base import Context, LossWeights, Method, MethodConfig, Paper
-from understudy.methods.connectors import linear_connector
-from understudy.methods.connectors_relations import (
+from understudy.methods.shared.connectors import linear_connector
+from understudy.methods.shared.relations import (
     EmbeddingConfig,
     embedding_channels,
     embedding_taps,
@@ -18,8 +19,7 @@ from understudy.methods.connectors_relations import (
     inner_products,
     sample_rows,
 )
-from understudy.step import Pairing
-from understudy.taps import Taps
+from understudy.utils.errors import UserError
 
 __all__ = ["ITRD", "itrd_correlation_loss", "itrd_loss", "itrd_mutual_loss"]
 

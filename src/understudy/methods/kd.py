@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from understudy.core.batch import Pairing
 from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits
-from understudy.step import Pairing
 
 __all__ = ["KD", "kd_loss"]
 

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from understudy.config import UserError, unknown_name
+from understudy.core.batch import Pairing
 from understudy.methods.base import Context, LossWeights, Paper, at_least_float32
-from understudy.methods.connectors_features import as_map, comparable_maps, full_precision
-from understudy.methods.singular_vectors import singular_vectors
-from understudy.methods.stage_pairs import StageConfig, StageMethod, refuse_single_positions
-from understudy.step import Pairing
+from understudy.methods.shared.maps import as_map, comparable_maps, full_precision
+from understudy.methods.shared.singular_vectors import singular_vectors
+from understudy.methods.shared.stages import StageConfig, StageMethod, refuse_single_positions
+from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["KDSVD", "VectorAxis", "kdsvd_loss"]
 

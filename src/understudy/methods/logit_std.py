@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
+from understudy.core.batch import Pairing
 from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits
 from understudy.methods.kd import kd_loss
-from understudy.step import Pairing
 
 __all__ = ["LogitStandardisation", "logit_std_loss", "standardised"]
 

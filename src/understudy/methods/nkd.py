@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from understudy.core.batch import Pairing
 from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits
-from understudy.methods.logit_rows import classes_of, mean_over_labelled, other_classes
-from understudy.step import Pairing
+from understudy.methods.shared.logits import classes_of, mean_over_labelled, other_classes
 
 __all__ = ["NKD", "nkd_loss"]
 

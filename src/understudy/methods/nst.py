@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from understudy.core.batch import Pairing
 from understudy.methods.base import Context, LossWeights, Paper
-from understudy.methods.connectors_features import comparable_maps, full_precision
-from understudy.methods.stage_pairs import StageConfig, StageMethod, refuse_single_positions
-from understudy.step import Pairing
+from understudy.methods.shared.maps import comparable_maps, full_precision
+from understudy.methods.shared.stages import StageConfig, StageMethod, refuse_single_positions
 
 __all__ = ["NST", "nst_loss"]
 

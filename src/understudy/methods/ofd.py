@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import Taps
 from understudy.methods.base import Context, LossWeights, Paper, at_least_float32
-from understudy.methods.connectors_embeddings import conv_norm
-from understudy.methods.connectors_features import as_map
-from understudy.methods.stage_pairs import StageConfig, StageMethod
-from understudy.step import Pairing
-from understudy.taps import Taps
+from understudy.methods.shared.embeddings import conv_norm
+from understudy.methods.shared.maps import as_map
+from understudy.methods.shared.stages import StageConfig, StageMethod
+from understudy.utils.errors import UserError
 
 __all__ = ["OFD", "negative_margin", "ofd_loss"]
 

@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import Taps
 from understudy.methods.base import (
     Context,
     LossWeights,
@@ -20,9 +21,8 @@ from understudy.methods.base import (
     at_least_float32,
     refuse_all_but_rows,
 )
-from understudy.methods.connectors import linear_connector, pooled
-from understudy.step import Pairing
-from understudy.taps import Taps
+from understudy.methods.shared.connectors import linear_connector, pooled
+from understudy.utils.errors import UserError
 
 __all__ = ["PAD", "pad_loss"]
 

@@ -6,16 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from understudy.core.batch import Pairing
+from understudy.core.taps import Taps
 from understudy.methods.base import LossWeights, Method, MethodConfig, Paper
-from understudy.methods.connectors_relations import (
-    EmbeddingConfig,
-    embedding_taps,
-    embeddings,
-    inner_products,
-    sample_rows,
-)
-from understudy.step import Pairing
-from understudy.taps import Taps
+from understudy.methods.shared.relations import EmbeddingConfig, embedding_taps, embeddings, inner_products, sample_rows
 
 __all__ = ["PKT", "pkt_loss"]
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from understudy.config import UserError, unknown_name
+from understudy.core.batch import Pairing
+from understudy.core.taps import Taps
 from understudy.methods.base import (
     Context,
     LossWeights,
@@ -21,11 +22,10 @@ from understudy.methods.base import (
     at_least_float32,
     refuse_all_but_rows,
 )
-from understudy.methods.connectors import linear_connector, mlp_connector, pooled
 from understudy.methods.kd import kd_loss
-from understudy.methods.whitening import Whitening, whitened
-from understudy.step import Pairing
-from understudy.taps import Taps
+from understudy.methods.shared.connectors import linear_connector, mlp_connector, pooled
+from understudy.methods.shared.whitening import Whitening, whitened
+from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["Distance", "Normalisation", "Projector", "projector_loss"]
 

@@ -8,16 +8,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from understudy.core.batch import Pairing
+from understudy.core.taps import Taps
 from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, at_least_float32
-from understudy.methods.connectors_relations import (
-    EmbeddingConfig,
-    embedding_taps,
-    embeddings,
-    inner_products,
-    sample_rows,
-)
-from understudy.step import Pairing
-from understudy.taps import Taps
+from understudy.methods.shared.relations import EmbeddingConfig, embedding_taps, embeddings, inner_products, sample_rows
 
 __all__ = ["RKD", "rkd_angle_loss", "rkd_distance_loss", "rkd_loss"]
 

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import TappedModel, Taps
 from understudy.methods.base import Context, LossWeights, Method, MethodConfig, Paper, TapShapes, at_least_float32
-from understudy.methods.connectors import pooled
-from understudy.methods.connectors_embeddings import conv_norm, deepest_stage, frozen_classifier, pooled_to
-from understudy.methods.connectors_features import as_map
-from understudy.step import Pairing
-from understudy.taps import TappedModel, Taps
+from understudy.methods.shared.connectors import pooled
+from understudy.methods.shared.embeddings import conv_norm, deepest_stage, frozen_classifier, pooled_to
+from understudy.methods.shared.maps import as_map
+from understudy.utils.errors import UserError
 
 __all__ = ["SimKD", "SimKDStudent", "simkd_loss", "simkd_projector"]
 

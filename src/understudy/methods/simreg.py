@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import Taps
 from understudy.methods.base import (
     Context,
     LossWeights,
@@ -17,10 +18,9 @@ from understudy.methods.base import (
     at_least_float32,
     refuse_all_but_rows,
 )
-from understudy.methods.connectors import linear_connector, pooled
-from understudy.methods.connectors_embeddings import tap_channels, unit_rows
-from understudy.step import Pairing
-from understudy.taps import Taps
+from understudy.methods.shared.connectors import linear_connector, pooled
+from understudy.methods.shared.embeddings import tap_channels, unit_rows
+from understudy.utils.errors import UserError
 
 __all__ = ["SimReg", "simreg_head", "simreg_loss"]
 

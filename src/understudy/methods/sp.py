@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from understudy.core.batch import Pairing
 from understudy.methods.base import LossWeights, Paper
-from understudy.methods.connectors_relations import inner_products, sample_rows
-from understudy.methods.stage_pairs import StageConfig, StageMethod, StagePair
-from understudy.step import Pairing
+from understudy.methods.shared.relations import inner_products, sample_rows
+from understudy.methods.shared.stages import StageConfig, StageMethod, StagePair
 
 __all__ = ["SP", "sp_loss"]
 

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from understudy.config import UserError, unknown_name
+from understudy.core.batch import Pairing
 from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits
 from understudy.methods.kd import kd_loss
-from understudy.methods.logit_rows import label_cross_entropy
-from understudy.step import Pairing
+from understudy.methods.shared.logits import label_cross_entropy
+from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["Sphere", "Spherical", "spherical_loss"]
 

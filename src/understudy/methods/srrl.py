@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import Taps
 from understudy.methods.base import (
     Context,
     LossWeights,
@@ -18,11 +19,10 @@ from understudy.methods.base import (
     at_least_float32,
     refuse_all_but_rows,
 )
-from understudy.methods.connectors import pooled
-from understudy.methods.connectors_embeddings import conv_norm, deepest_stage, frozen_classifier
-from understudy.methods.connectors_features import as_map, full_precision
-from understudy.step import Pairing
-from understudy.taps import Taps
+from understudy.methods.shared.connectors import pooled
+from understudy.methods.shared.embeddings import conv_norm, deepest_stage, frozen_classifier
+from understudy.methods.shared.maps import as_map, full_precision
+from understudy.utils.errors import UserError
 
 __all__ = ["SRRL", "srrl_loss"]
 

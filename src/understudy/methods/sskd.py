@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import Taps
 from understudy.methods.base import (
     Context,
     LossWeights,
@@ -21,8 +22,9 @@ from understudy.methods.base import (
     comparable_logits,
     refuse_all_but_rows,
 )
-from understudy.methods.connectors import mlp_connector
-from understudy.methods.connectors_relations import (
+from understudy.methods.kd import kd_loss
+from understudy.methods.shared.connectors import mlp_connector
+from understudy.methods.shared.relations import (
     EmbeddingConfig,
     embedding_channels,
     embedding_taps,
@@ -30,9 +32,7 @@ from understudy.methods.connectors_relations import (
     inner_products,
     rows_by_copy,
 )
-from understudy.methods.kd import kd_loss
-from understudy.step import Pairing
-from understudy.taps import Taps
+from understudy.utils.errors import UserError
 
 __all__ = ["SSKD", "kept_kd_loss", "kept_rows", "similarities", "similarity_labels", "sskd_loss"]
 

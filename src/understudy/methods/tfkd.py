@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from understudy.config import UserError, unknown_name
+from understudy.core.batch import Pairing
 from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, at_least_float32
-from understudy.methods.logit_rows import classes_of, mean_over_labelled
-from understudy.step import Pairing
+from understudy.methods.shared.logits import classes_of, mean_over_labelled
+from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["Regulariser", "TeacherFreeKD", "tfkd_loss", "virtual_teacher"]
 

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
+from understudy.core.taps import Taps
 from understudy.methods.base import Context, LossWeights, Method, MethodConfig, Paper, TapShapes, at_least_float32
-from understudy.methods.connectors import linear_connector, pooled
-from understudy.methods.logit_rows import classes_of, label_cross_entropy, mean_over_labelled, other_classes
-from understudy.step import Pairing
-from understudy.taps import Taps
+from understudy.methods.shared.connectors import linear_connector, pooled
+from understudy.methods.shared.logits import classes_of, label_cross_entropy, mean_over_labelled, other_classes
+from understudy.utils.errors import UserError
 
 __all__ = ["USKD", "uskd_loss"]
 

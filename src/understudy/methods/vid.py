@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from understudy.config import UserError
+from understudy.core.batch import Pairing
 from understudy.methods.base import Context, LossWeights, Paper, at_least_float32
-from understudy.methods.connectors_features import comparable_maps
-from understudy.methods.stage_pairs import StageConfig, StageMethod
-from understudy.step import Pairing
+from understudy.methods.shared.maps import comparable_maps
+from understudy.methods.shared.stages import StageConfig, StageMethod
+from understudy.utils.errors import UserError
 
 __all__ = ["VID", "Regressor", "vid_loss"]
 

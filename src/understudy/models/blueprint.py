@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from understudy.config import UserError
-from understudy.image_size import ImageSize, size_from, size_text, squares_note
+from understudy.core.image_size import ImageSize, size_from, size_text, squares_note
 from understudy.models.hub import first_line
+from understudy.utils.errors import UserError
 
 __all__ = ["Blueprint", "Normalisation", "refusals_said", "stated_size"]
 

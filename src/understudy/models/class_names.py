@@ -10,11 +10,11 @@ import timm
 import torchvision
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
-from understudy.config import UserError
 from understudy.models.hugging_face import hf_class_names
 from understudy.models.names import split_name
 from understudy.models.weight_files import weights_file
 from understudy.models.weights import read_config
+from understudy.utils.errors import UserError
 
 __all__ = ["class_names"]
 

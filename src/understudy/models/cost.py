@@ -12,19 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from understudy.image_size import ImageSize, height_and_width
+from understudy.core.image_size import ImageSize, height_and_width
 from understudy.models.network import channels_of
+from understudy.utils.machine import cpu_threads
 
-__all__ = [
-    "Cost",
-    "cost_of",
-    "count_macs",
-    "count_parameters",
-    "cpu_threads",
-    "images_per_second",
-    "latency_ms",
-    "median_ms",
-]
+__all__ = ["Cost", "cost_of", "count_macs", "count_parameters", "images_per_second", "latency_ms", "median_ms"]
 
 _MEASURE_SECONDS = 0.5
 _WARMUP_CALLS = 3
@@ -138,14 +130,3 @@ def _at_rest(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
-
-
-@contextmanager
-def cpu_threads(threads: int | None) -> Iterator[None]:
-    """Let torch use so many CPU threads until the block ends; None: as many as it does."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -9,16 +9,16 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
-from understudy.config import UserError
-from understudy.image_size import ImageSize, checked_size, size_text
+from understudy.core.image_size import ImageSize, checked_size, size_text
 from understudy.models.blueprint import SIZE_KEYS, Blueprint
 from understudy.models.hub import NotToBeHadError
+from understudy.models.libraries import SOURCES, own_blueprint
 from understudy.models.names import NAMED_FORMS, split_name
 from understudy.models.network import Network, Prepare
-from understudy.models.sizes import size_of_weights
-from understudy.models.sources import SOURCES, own_blueprint
 from understudy.models.weight_files import split_weights
+from understudy.models.weight_sizes import size_of_weights
 from understudy.models.weights import MisfitError, folder_normalisation, load_weights
+from understudy.utils.errors import UserError
 
 __all__ = ["create_model"]
 

@@ -20,10 +20,10 @@ from huggingface_hub import constants
 from PIL import Image
 from torch import Tensor, nn
 
-from understudy.config import UserError, unknown_name
-from understudy.image_size import ImageSize, height_and_width, size_from, size_of, size_text, squares_note
+from understudy.core.image_size import ImageSize, height_and_width, size_from, size_of, size_text, squares_note
 from understudy.models.blueprint import Blueprint, Normalisation, stated_size
 from understudy.models.hub import NotToBeHadError, first_line, hub_within_reach, quiet_libraries
+from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["folder_files", "hf_blueprint", "hf_class_names"]
 

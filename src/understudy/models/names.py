@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import timm
 import torchvision
 
-from understudy.config import UserError
+from understudy.utils.errors import UserError
 
 __all__ = ["FORMS", "NAMED_FORMS", "NAMED_SOURCES", "known_names", "split_name"]
 

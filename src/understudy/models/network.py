@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
-from understudy.config import UserError
-from understudy.image_size import ImageSize, checked_size, covering, has_shape_of, height_and_width, size_of
+from understudy.core.image_size import ImageSize, checked_size, covering, has_shape_of, height_and_width, size_of
+from understudy.utils.errors import UserError
 
 __all__ = ["Network", "Prepare", "channels_of", "in_format", "network_of"]
 

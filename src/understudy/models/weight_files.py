@@ -22,8 +22,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from understudy.config import UserError, nearest
-from understudy.untrusted import given_path, plain_json, text_of
+from understudy.utils.errors import UserError, nearest
+from understudy.utils.untrusted import given_path, plain_json, text_of
 
 __all__ = ["MAX_CONFIG_BYTES", "content_of", "split_weights", "weights_digest", "weights_file"]
 

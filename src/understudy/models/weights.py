@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from understudy.config import UserError, shortened_repr
-from understudy.models.readings import Reading, readings_for, sets_of
+from understudy.core.networks import grow_observers_
 from understudy.models.weight_files import MAX_CONFIG_BYTES, content_of, split_weights, weights_file
-from understudy.networks import grow_observers_
-from understudy.untrusted import plain_json, text_of
+from understudy.models.weight_layouts import Reading, readings_for, sets_of
+from understudy.utils.errors import UserError, shortened_repr
+from understudy.utils.untrusted import plain_json, text_of
 
 __all__ = [
     "MisfitError",

@@ -2,17 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-from understudy.report.numbers import compact, duration
+from understudy.report.formatting import compact, duration
 from understudy.report.page import write_report
-from understudy.report.renderings import FORMATS, render, rich_table
-from understudy.report.results import ALONE, SCHEMA, Results, read_results
-from understudy.report.run_folder import RunFolder, Speed, Timing, read_run, read_timing
+from understudy.report.run_data import RunFolder, Speed, Timing, read_run, read_timing
 from understudy.report.sentences import basis_sentence, headline, row_sentence
 from understudy.report.table import Table, comparison_table
+from understudy.report.table_formats import FORMATS, render, rich_table
+from understudy.results.reading import read_results
+from understudy.results.schema import ALONE, SCHEMA, Results
 
 if TYPE_CHECKING:
-    from understudy.report.figures import all_plots
-    from understudy.report.plots import Plot
+    from understudy.report.figures.all import all_plots
+    from understudy.report.figures.style import Plot
 
 __all__ = [
     "ALONE",
@@ -43,11 +44,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """What draws, imported when it is asked for: a run needs matplotlib at its end only."""
     if name == "all_plots":
-        from understudy.report.figures import all_plots
+        from understudy.report.figures.all import all_plots
 
         return all_plots
     if name == "Plot":
-        from understudy.report.plots import Plot
+        from understudy.report.figures.style import Plot
 
         return Plot
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from understudy.analysis import outcomes
-from understudy.checkpoint import write_atomically
-from understudy.image_size import size_text
-from understudy.report.numbers import compact, decimal, duration
-from understudy.report.results import ALONE, ModelFacts, Results
-from understudy.report.run_folder import RunFolder, read_run
+from understudy.core.image_size import size_text
+from understudy.report.formatting import compact, decimal, duration
+from understudy.report.run_data import RunFolder, read_run
 from understudy.report.sentences import headline, row_sentence
 from understudy.report.table import comparison_table
+from understudy.results.schema import ALONE, ModelFacts, Results
+from understudy.utils.files import write_atomically
 
 __all__ = ["Mistake", "Unlearnt", "mistakes", "unlearnt", "write_report"]
 
@@ -101,7 +101,7 @@ def unlearnt(run: RunFolder, row: str) -> Unlearnt | None:
 def _render(run: RunFolder) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from understudy.report.figures import all_plots  # with matplotlib, which nothing before the page needs
+    from understudy.report.figures.all import all_plots  # with matplotlib, which nothing before the page needs
 
     results = run.results
     best = results.best_row

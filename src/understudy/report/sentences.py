@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 
-from understudy.report.numbers import decimal, points, size_ratio
-from understudy.report.results import ALONE, Comparison, Published, Results, Row
-from understudy.report.run_folder import Timing
+from understudy.report.formatting import decimal, points, size_ratio
+from understudy.report.run_data import Timing
+from understudy.results.schema import ALONE, Comparison, Published, Results, Row
 
 __all__ = [
     "basis_sentence",

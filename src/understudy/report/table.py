@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from understudy.analysis import Summary
-from understudy.report.numbers import ABSENT, compact, decimal, loss, spread
-from understudy.report.results import Results, Row, Scores, Teacher
-from understudy.report.run_folder import Timing
+from understudy.report.formatting import ABSENT, compact, decimal, loss, spread
+from understudy.report.run_data import Timing
 from understudy.report.sentences import basis_sentence, best_epoch_sentence, changed_sentence, published_sentence
+from understudy.results.schema import Results, Row, Scores, Teacher
 
 __all__ = ["Cell", "Column", "Line", "Table", "comparison_table"]
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from understudy.distributed import SINGLE, World
-from understudy.step import Batch, Observation, Pairing
-from understudy.taps import TappedModel
+from understudy.core.batch import Batch, Observation, Pairing
+from understudy.core.taps import TappedModel
+from understudy.distributed.world import SINGLE, World
 
 __all__ = ["Evaluation", "Predictor", "Task"]
 

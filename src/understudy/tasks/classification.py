@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.config import UserError
-from understudy.distributed import SINGLE, World
-from understudy.meters import Meter
-from understudy.step import Batch, Observation, Pairing
-from understudy.taps import TappedModel
+from understudy.core.batch import Batch, Observation, Pairing
+from understudy.core.meters import Meter
+from understudy.core.taps import TappedModel
+from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import Evaluation, K, Predictor
+from understudy.utils.errors import UserError
 
 __all__ = ["Classification", "class_weights_for"]
 

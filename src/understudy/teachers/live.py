@@ -7,30 +7,23 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from understudy.compiling import Compile, compiled
-from understudy.hashing import fingerprint
-from understudy.networks import all_modules, checked_network, shell_of
-from understudy.probabilities import are_probabilities, as_logits
-from understudy.step import Batch, Observation
-from understudy.taps import TappedModel
-from understudy.teachers.folding import exact_products, fold_batch_norms_, largest_difference
+from understudy.core.batch import Batch, Observation
+from understudy.core.compile import Compile, compiled
+from understudy.core.networks import all_modules, checked_network, shell_of
+from understudy.core.probabilities import are_probabilities, as_logits
+from understudy.core.taps import TappedModel
+from understudy.teachers.fold_batch_norm import exact_products, fold_batch_norms_, largest_difference
+from understudy.utils.hashing import fingerprint
 
-__all__ = ["LiveTeacher", "Teacher"]
+__all__ = ["LiveTeacher"]
 
 # Of folded against plain logits on the first batch: rounding stays far below, an unseen reader of a convolution above.
 TOLERANCE = 1e-3
-
-
-class Teacher(Protocol):
-    """Looks at a batch once and leaves an Observation; nothing in it carries gradient."""
-
-    def observe(self, batch: Batch) -> Observation:
-        """What the teacher says about the batch."""
 
 
 class LiveTeacher:

@@ -1,0 +1,1 @@
+"""What Python calls: distill(), trainer(), and the public names."""

@@ -1,0 +1,270 @@
+"""distill(): a recipe's run from Python's own networks and data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from understudy.core.networks import checked_network, copied
+from understudy.data import Augment, dataset_splits
+from understudy.data.loaders.workers import refuse_in_a_worker
+from understudy.data.splits import size_as_given
+from understudy.distributed.launch import device_named
+from understudy.methods import MethodConfig
+from understudy.models import Network, in_format, network_of
+from understudy.optim import Schedule, UpdateConfig
+from understudy.recipes.comparison import Row, rows_of
+from understudy.recipes.schema import Recipe, recipe_from
+from understudy.report import Results, read_results, write_report
+from understudy.runs.build import build_student as build_row
+from understudy.runs.components import Parts, classification, live_teacher
+from understudy.runs.console import Display
+from understudy.runs.folder import RunFolder
+from understudy.runs.identity import data_identity, network_identity
+from understudy.runs.networks import keeping_classes
+from understudy.runs.run import execute
+from understudy.runs.teacher_classes import resolved_classes
+from understudy.utils.errors import UserError, shortened_repr
+from understudy.utils.hashing import fingerprint
+from understudy.utils.seeding import alone
+from understudy.utils.untrusted import given_path
+
+__all__ = ["Result", "distill"]
+
+GIVEN_AS_OBJECTS = {
+    "data": ("root", "format", "image_column", "label_column", "streaming", "image_size"),
+    "teacher": ("model", "weights", "kwargs"),
+    "student": ("model", "weights", "kwargs"),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `distill` leaves.
+
+    Attributes:
+        student: the trained copy of the student in evaluation mode, of its own class and with its own keys; it takes
+            images as the data set gives them. A method that deploys more (simkd) has it within a module of its own.
+        results: everything that was measured.
+        run: the run folder.
+    """
+
+    student: nn.Module
+    results: Results
+    run: RunFolder
+
+    def __repr__(self) -> str:
+        return f"Result(top1={self.top1:.2f}, run={str(self.run.path)!r}, student={type(self.student).__name__})"
+
+    @property
+    def top1(self) -> float:
+        """Percent of the test images (of the validation images without a test set) after the last epoch.
+
+        The mean over the seeds of the row that `student` is of, where `settings` ask for several.
+        """
+        deployed = self.results.deployed and self.results.row(self.results.deployed.row)
+        return self.results.top1(deployed or self.results.rows[0]).mean
+
+    def report(self, file: str | Path) -> Path:
+        """Write the run's page to `file`."""
+        return write_report(self.run.path, Path(file))
+
+
+def distill(
+    teacher: nn.Module | None,
+    student: nn.Module,
+    *,
+    train: Any,
+    val: Any = None,
+    test: Any = None,
+    method: str | MethodConfig | Sequence[str | MethodConfig] = "kd",
+    update: str | UpdateConfig = "joint",
+    schedule: Schedule | None = None,
+    task_weight: float | None = None,
+    epochs: int = 30,
+    batch_size: int = 64,
+    augment: str | Augment = "none",
+    copies: str = "none",
+    drop_last: bool = False,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+    allow_weak_teacher: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> Result:
+    """Distil `teacher` into a copy of `student`.
+
+    Args:
+        teacher: a trained classifier, (B,3,H,W) images as the data set gives them to (B,C) logits; None for the
+            methods that ask none, and for "none".
+        student: the network that learns; its weights are where the copy starts.
+        train: a torch Dataset (or a Hugging Face one, or a DatasetDict) of (image, label); its own transforms stay in
+            force, drawn anew each epoch. Labels are those that its samples have, whatever a list beside them says.
+            docs/python-inputs.md has the table of all that is taken.
+        val: likewise, its classes matched with those of `train` by name; None: a fifth of `train` is held out by seed,
+            without what torchvision's transforms of it draw; where that cannot be taken away, a note says so.
+        test: likewise; read once, at the end.
+        method: what is distilled: a name, settings such as `methods.DIST.Config(tau=4)`, or several of these.
+        update: a name, such as joint or dot, or settings such as `DOT.Config(lr=0.1)`.
+        schedule: learning rate over the epochs; None: cosine.
+        task_weight: None: the method's default.
+        epochs: passes over `train`.
+        batch_size: B.
+        augment: "none" leaves that to the data set; "crop_flip" and "resized_crop" are understudy's own.
+        copies: "rotations" shows each image at four turns, which sskd and hsakd compare; "pairs" in two augmentations.
+        drop_last: leave out an epoch's last batch where it is smaller.
+        classes: label names; None: `train.classes`, else the numbers.
+        seed: of everything random.
+        device: "auto", "cpu" or "cuda".
+        out: the run folder, in which an unfinished run of the same networks, data and settings goes on, and no other
+            does; None: a numbered one in runs/, an unfinished one of just the same where there is one.
+        overwrite: replace what a run has left in `out`.
+        quiet: print nothing.
+        allow_weak_teacher: go on with a teacher at chance level.
+        settings: anything else of a recipe, such as {"ema": 0.999, "precision": "bfloat16", "select_on": "val"}, or
+            {"teacher": {"classes": [281, 207]}}: which class of the teacher's stands for each class of the data.
+
+    Returns:
+        The trained copy, its scores and its run folder.
+
+    Raises:
+        UserError: anything a person can mend; also while another thread of this process trains.
+    """
+    refuse_in_a_worker()
+    student = checked_network(student, role="student", trains=True)
+    teacher = None if teacher is None else checked_network(teacher, role="teacher")
+    _refuse_other_settings(settings, out, classes, has_teacher=teacher is not None)
+    recipe = recipe_from(
+        {
+            "data": {
+                "root": f"python:{type(train).__name__}",
+                "batch_size": batch_size,
+                "augment": augment,
+                "copies": copies,
+                "drop_last": drop_last,
+                "split_seed": seed,
+            },
+            "teacher": None
+            if teacher is None
+            else {
+                "model": type(teacher).__name__,
+                "weights": fingerprint(teacher.state_dict()),
+                "allow_weak": allow_weak_teacher,
+            },
+            "student": {"model": type(student).__name__, "weights": fingerprint(student.state_dict())},
+            "method": method,
+            "update": update,
+            "schedule": schedule or Schedule(),
+            "task_weight": task_weight,
+            "epochs": epochs,
+            "seeds": [seed],
+            "device": str(device),
+        },
+        settings=settings,
+        what="these settings",
+    )
+    with alone("distill()"):
+        parts = _parts_in_memory(
+            recipe, teacher, student, (train, val, test), classes and [str(name) for name in classes]
+        )
+        found = {} if parts.data.greys is None else {"grey_range": parts.data.greys}
+        recipe = parts.recipe.model_copy(update={"data": parts.recipe.data.model_copy(update=found)})
+        image_shape = parts.surroundings(seed).sample.shape[1:]
+        run = execute(
+            recipe,
+            name="distill",
+            out=None if out is None else given_path(out, what="out"),
+            overwrite=overwrite,
+            display=Display(quiet=quiet),
+            parts=parts,
+            # Another call with other networks or data must not be taken for this one's continuation.
+            handed_over={
+                "student": network_identity(student, image_shape=image_shape),
+                "teacher": None if teacher is None else network_identity(teacher, image_shape=image_shape),
+                **data_identity(parts.data, {"train": train, "val": val, "test": test}),
+            },
+        )
+        results = read_results(run.path)
+        row = next(row for row in rows_of(recipe) if results.deployed is None or row.name == results.deployed.row)
+        result = Result(_trained_student(run, parts, row, seed).to(parts.device), results, run)
+    if not quiet:
+        print(f"top-1 {result.top1:.1f} %   {run.path}")
+    return result
+
+
+def _refuse_other_settings(settings: object, out: object, classes: object, *, has_teacher: bool) -> None:
+    """Refuse what is no settings, folder or names, and settings that would speak of other networks or data."""
+    if not isinstance(settings, Mapping | None):
+        raise UserError(f"settings must be a mapping such as {{'ema': 0.999}}, got {shortened_repr(settings)}")
+    if not isinstance(out, str | os.PathLike | None):
+        raise UserError(f"out must be a folder's name, got {shortened_repr(out)}")
+    if not isinstance(classes, Sequence | None) or not all(isinstance(name, str | int) for name in classes or ()):
+        raise UserError(f"classes must be names, one for each class in order, got {shortened_repr(classes)}")
+    if not has_teacher and (settings or {}).get("teacher") is not None:
+        raise UserError("settings: teacher says nothing here, where no teacher is given; leave it out")
+    for group, keys in GIVEN_AS_OBJECTS.items():
+        named = (settings or {}).get(group)
+        found = [key for key in keys if isinstance(named, Mapping) and key in named]
+        if found:
+            raise UserError(
+                f"settings: {group}.{found[0]} says nothing here, where networks and data sets are handed over as "
+                "objects that are taken as they are; leave it out"
+            )
+
+
+def _trained_student(run: RunFolder, parts: Parts, row: Row, seed: int) -> nn.Module:
+    """What the run deploys, in evaluation mode: the student's own class, or what its method makes of it."""
+    built = build_row(parts, row, seed)
+    is_plain = built.raw_deployed() is built.model.module
+    trained = parts.make_student().module if is_plain else built.deployed()  # without taps where it can be
+    # Written from a module of just these keys: nothing has to be found out about them, as `load_weights` does.
+    trained.load_state_dict(load_file(run.student / "model.safetensors"))
+    return trained.to(memory_format=torch.contiguous_format).eval()  # as most code expects it
+
+
+def _parts_in_memory(
+    recipe: Recipe,
+    teacher: nn.Module | None,
+    student: nn.Module,
+    sets: tuple[Any, Any, Any],
+    classes: Sequence[str] | None,
+) -> Parts:
+    train, val, test = sets
+    networks = [module for module in (teacher, student) if module is not None]
+    name = type(train).__name__
+    data = dataset_splits(train, val, test, classes=classes, name=name, config=recipe.data, networks=networks)
+    device = device_named(recipe.device)
+    num_classes = len(data.classes)
+    image_size = size_as_given(data)
+
+    def network_from(module: nn.Module, role: str = "student") -> Network:
+        network = network_of(copied(module, role=role), num_classes=num_classes, channels=data.channels)
+        return in_format(network, recipe.channels_last is not False)
+
+    network = None if teacher is None else network_from(teacher, "teacher")
+    if network is not None and recipe.teacher is not None and recipe.teacher.classes is not None:
+        kept = resolved_classes(recipe.teacher, data.classes)
+        network = keeping_classes(network, kept, image_size)
+        recipe = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"classes": kept})})
+    return Parts(
+        recipe=recipe,
+        data=data,
+        device=device,
+        image_size=image_size,
+        task=classification(recipe, data),
+        student_network=network_from(student),
+        make_student=lambda: network_from(student),
+        teacher=None if network is None else live_teacher(network, device, recipe),
+        teacher_network=network,
+        teacher_size=None,
+    )

@@ -1,0 +1,35 @@
+"""The public names, imported: `understudy` takes them from here when the first of them is asked for."""
+
+from understudy import methods as methods
+from understudy.api.distill import Result as Result
+from understudy.api.distill import distill as distill
+from understudy.api.trainer import trainer as trainer
+from understudy.core.batch import Batch as Batch
+from understudy.core.batch import Losses as Losses
+from understudy.core.batch import Observation as Observation
+from understudy.core.batch import Pairing as Pairing
+from understudy.core.taps import TappedModel as TappedModel
+from understudy.core.taps import Taps as Taps
+from understudy.data import DataConfig as DataConfig
+from understudy.methods.base import Context as Context
+from understudy.methods.base import LossWeights as LossWeights
+from understudy.methods.base import Method as Method
+from understudy.methods.base import MethodConfig as MethodConfig
+from understudy.methods.dist import dist_loss as dist_loss
+from understudy.methods.dkd import dkd_loss as dkd_loss
+from understudy.methods.kd import kd_loss as kd_loss
+from understudy.methods.projector import projector_loss as projector_loss
+from understudy.models import create_model as create_model
+from understudy.models import load_student as load_student
+from understudy.optim import DOT as DOT
+from understudy.optim import Joint as Joint
+from understudy.optim import Schedule as Schedule
+from understudy.optim import lr_factor as lr_factor
+from understudy.recipes.schema import Recipe as Recipe
+from understudy.recipes.schema import load_recipe as load_recipe
+from understudy.tasks import Classification as Classification
+from understudy.teachers import LiveTeacher as LiveTeacher
+from understudy.training.spec import StudentSpec as StudentSpec
+from understudy.training.student import Student as Student
+from understudy.training.trainer import Trainer as Trainer
+from understudy.utils.errors import UserError as UserError

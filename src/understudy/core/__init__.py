@@ -1,0 +1,1 @@
+"""The words of a step: Batch, Pairing, taps, precision; torch and nothing else."""

@@ -1,0 +1,83 @@
+"""Config, the base of all settings: checked, frozen, with every problem in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
+
+from understudy.utils.errors import MOST_TEXT, UserError, _shortened, shortened_repr, unknown_name
+
+__all__ = ["Config"]
+
+MOST_PROBLEMS = 30  # of one group of settings that are put into words
+
+
+class Config(BaseModel):
+    """A frozen group of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any], *, what: str) -> Self:
+        """Validate `data`; every problem goes into one `UserError` that starts with `what`."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            found = problems_of(error, cls)
+            more = max(error.error_count() - MOST_PROBLEMS, 0)
+            count = "1 problem" if len(found) + more == 1 else f"{len(found) + more} problems"
+            width = max(len(path) for path, _ in found)
+            lines = [f"  {path:<{width}}   {text}" if path else f"  {text}" for path, text in found]
+            lines += [f"  and {more} more"] * (more > 0)
+            raise UserError("\n".join([f"{what}, {count}", *lines])) from None
+
+    @classmethod
+    def nested(cls, data: Mapping[str, Any]) -> Self:
+        """As `model_validate`, for use inside another Config's validator: key paths survive the nesting."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise PydanticCustomError("nested", "see the problems", {"problems": problems_of(error, cls)}) from None
+
+
+def problems_of(error: ValidationError, root: type[BaseModel]) -> list[tuple[str, str]]:
+    """The (key path, problem) pairs of a pydantic error, in plain words, each once."""
+    found: list[tuple[str, str]] = []
+    for item in error.errors()[:MOST_PROBLEMS]:
+        path = ".".join(_shortened(str(part)) for part in item["loc"] if not _is_validator_label(part))
+        if item["type"] == "nested":
+            found += [(f"{path}.{sub}" if sub else path, text) for sub, text in item["ctx"]["problems"]]
+        elif item["type"] == "extra_forbidden":
+            found.append((path, unknown_name(str(item["loc"][-1]), _fields_at(root, item["loc"][:-1]))))
+        elif item["type"] == "model_type":
+            fields = ", ".join(f"{path}.{name}" for name in _fields_at(root, item["loc"]))
+            found.append((path, f"is a group of settings ({fields}), got {shortened_repr(item['input'])}"))
+        elif item["type"] == "missing":
+            found.append((path, "is missing"))
+        elif item["type"] in ("value_error", "assertion_error"):
+            found.append((path, _shortened(str(item["ctx"]["error"]), MOST_TEXT)))
+        else:
+            found.append((path, f"{item['msg'][0].lower()}{item['msg'][1:]}, got {shortened_repr(item['input'])}"))
+    return list(dict.fromkeys(found))
+
+
+def _is_validator_label(part: int | str) -> bool:
+    return isinstance(part, str) and any(mark in part for mark in "[]()")
+
+
+def _fields_at(root: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Field names of the Config that the key path leads to, as far as the static types tell."""
+    here: Any = root
+    for part in path:
+        field = here.model_fields.get(part) if isinstance(part, str) else None
+        if field is None:
+            continue
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not models:
+            return []
+        here = models[0]
+    return list(here.model_fields)

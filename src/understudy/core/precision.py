@@ -1,0 +1,47 @@
+"""Precision of a training step: which passes run in half, and what is raised again before a loss sees it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from understudy.core.batch import Pairing
+
+__all__ = ["Precision", "autocast", "grad_scaler", "raised"]
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+_HALF: dict[Precision, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Networks in half inside the block; their weights stay as they are."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, _HALF[precision])
+
+
+def grad_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler | None:
+    """What keeps small float16 gradients from vanishing; bfloat16 has float32's range and needs none."""
+    return torch.amp.GradScaler(device.type) if precision == "float16" else None
+
+
+def raised(pairing: Pairing) -> Pairing:
+    """Half-precision features as float32.
+
+    Methods run outside autocast on these: inside, torch would take the matrix products of their losses in half, where
+    SP's and RKD's Gram matrices overflow (float16 ends at 65,504).
+    """
+
+    def up(tensor: Tensor) -> Tensor:
+        return tensor.float() if tensor.dtype in _HALF.values() else tensor
+
+    return replace(
+        pairing,
+        student_features={name: up(feature) for name, feature in pairing.student_features.items()},
+        teacher_features={name: up(feature) for name, feature in pairing.teacher_features.items()},
+    )

@@ -1,0 +1,1 @@
+"""What is done to an image: crops, policies, erasing, rotated copies, Mixup and CutMix."""

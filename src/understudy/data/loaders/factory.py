@@ -1,0 +1,173 @@
+"""train_loader and eval_loader: the right kind of loader for the images at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from understudy.core.image_size import ImageSize, checked_size
+from understudy.data.augment.config import Augment, AugmentParts, CropFlip, NoAugment
+from understudy.data.augment.copies import RotatedCopies, refuse_to_turn
+from understudy.data.augment.crops import Rendering, augment_for, first_samples, takes_rectangles
+from understudy.data.augment.mix import MixedBatches
+from understudy.data.config import DataConfig
+from understudy.data.loaders.base import EvalLoader, TrainLoader
+from understudy.data.loaders.disk import StreamEvalLoader, StreamTrainLoader
+from understudy.data.loaders.hub import HubEvalLoader, HubTrainLoader
+from understudy.data.loaders.memory import MemoryEvalLoader, MemoryTrainLoader
+from understudy.data.loaders.plain import PlainLoader, from_plain_loader
+from understudy.data.loaders.plan import EpochPlan, Share
+from understudy.data.sources.base import Source, TensorSource, small_size
+from understudy.data.sources.hub_stream import HubStream
+from understudy.data.splits import DataSplits
+from understudy.utils.errors import UserError
+
+__all__ = ["EvalLoader", "PlainLoader", "TrainLoader", "eval_loader", "from_plain_loader", "train_loader"]
+
+
+def train_loader(
+    data: DataSplits | Source,
+    config: DataConfig,
+    *,
+    seed: int,
+    image_size: ImageSize,
+    teacher_size: ImageSize | None = None,
+    num_views: int | None = None,
+    device: torch.device | str = "cpu",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> TrainLoader:
+    """Shuffled, augmented batches: a function of seed, epoch and sample, whatever the device, workers or start.
+
+    The batches of several processes, one after the other, are the batch of a single one: same samples, same pixels
+    (mixing apart, see `MixedBatches`; copies are in order within each process).
+
+    Args:
+        data: splits, of which train is taken, or a source of N images.
+        config: batch size (over all processes), augmentation, mixing, workers, and what an unreadable image does.
+        seed: decides order, augmentation and mixing.
+        image_size: of the student's images (B,3,H,W): pixels a side of squares, or (H, W).
+        teacher_size: of the teacher's, the same crop; None where equal.
+        num_views: epochs after which the augmentation repeats; None: never.
+        device: where batches arrive, and where small images are augmented.
+        mean: of the student's normalisation, per channel in [0,1], in which erasing draws its noise; None: the
+            training images', else ImageNet's (0.5, with a deviation of 0.25, of other than three channels).
+        std: likewise.
+        rank: of this process.
+        world_size: processes that share every batch.
+
+    Raises:
+        UserError: no batch is left by drop_last or for so many processes, RandAugment of images that are no longer 8
+            bits, mixing without labels or class names, or turned copies of images that are no squares.
+    """
+    image_size, teacher_size = _two_sizes(image_size, teacher_size)
+    if config.copies == "rotations":
+        refuse_to_turn(image_size)
+    source = data.train if isinstance(data, DataSplits) else data
+    augment = augment_for(config, source)
+    _check_can_augment(source, augment)
+    share = Share(rank, world_size)
+    plan = EpochPlan.of(len(source), config, seed=seed, num_views=num_views, share=share, labels=source.labels)
+    channels = 3
+    if isinstance(data, DataSplits):
+        channels, mean, std = data.channels, mean or data.mean, std or data.std
+    _check_channels(channels, augment)
+    rendering = Rendering(
+        augment,
+        image_size,
+        teacher_size,
+        tuple(mean or (IMAGENET_DEFAULT_MEAN if channels == 3 else [0.5] * channels)),
+        tuple(std or (IMAGENET_DEFAULT_STD if channels == 3 else [0.25] * channels)),
+        takes_rectangles(config, source),
+    )
+    loader = _augmented(source, config, rendering, plan, torch.device(device))
+    if config.mix is not None:
+        num_classes = _num_classes_to_mix(data)
+        return MixedBatches(loader, config.mix, num_classes=num_classes, seed=seed, rank=rank)
+    return RotatedCopies(loader) if config.copies == "rotations" else loader
+
+
+def _two_sizes(image_size: ImageSize, teacher_size: ImageSize | None) -> tuple[ImageSize, ImageSize | None]:
+    """Both as they were given; no other one for the teacher where it sees what the student does."""
+    own = checked_size(image_size)
+    other = own if teacher_size is None else checked_size(teacher_size, what="teacher_size")
+    return own, None if other == own else other
+
+
+def _augmented(
+    source: Source, config: DataConfig, rendering: Rendering, plan: EpochPlan, device: torch.device
+) -> TrainLoader:
+    """On the device in whole batches where there is a way to do that, else image by image in workers."""
+    if isinstance(source, HubStream):
+        return HubTrainLoader(source, config, rendering, plan, device=device)
+    augment = rendering.augment
+    is_simple = isinstance(augment, NoAugment) or (isinstance(augment, CropFlip) and not augment.needs_each_image)
+    is_small = small_size(source, takes_rectangles=config.takes_rectangles) is not None
+    if isinstance(source, TensorSource) and is_small and is_simple:
+        assert isinstance(augment, NoAugment | CropFlip)
+        size, teacher_size = rendering.image_size, rendering.teacher_size
+        return MemoryTrainLoader(source, augment, plan, image_size=size, teacher_size=teacher_size, device=device)
+    return StreamTrainLoader(source, config, rendering, plan, device=device)
+
+
+def _check_can_augment(source: Source, augment: Augment) -> None:
+    if not isinstance(augment, AugmentParts) or augment.policy is None:
+        return
+    if any(image.is_floating_point() for image in first_samples(source)):
+        raise UserError(
+            f"data.augment: {augment.policy} works on 8-bit images, but a transform of these data has made them "
+            "floating-point numbers; leave that transform out, or the RandAugment or AutoAugment"
+        )
+
+
+def _check_channels(channels: int, augment: Augment) -> None:
+    if channels == 3 or not isinstance(augment, AugmentParts) or not (augment.policy or augment.color_jitter):
+        return
+    raise UserError(
+        f"data.augment: {augment.policy or 'color_jitter'} is about colours, and these images have {channels} "
+        f"channel{'s' * (channels > 1)}; leave it out"
+    )
+
+
+def _num_classes_to_mix(data: DataSplits | Source) -> int:
+    if not isinstance(data, DataSplits):
+        raise UserError("data.mix needs the number of classes; give DataSplits, which name their classes, not a source")
+    # a stream's labels are not known beforehand, but each of its images has one
+    if (data.train.labels < 0).any() and not isinstance(data.train, HubStream):
+        raise UserError("data.mix mixes labels, and some training images have none; leave out mix, or these images")
+    return len(data.classes)
+
+
+def eval_loader(
+    source: Source,
+    config: DataConfig,
+    *,
+    image_size: ImageSize,
+    teacher_size: ImageSize | None = None,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+) -> EvalLoader:
+    """Batches in stored order: small images as they are, large ones scaled to cover 1.143 (H, W), the centre cropped.
+
+    Args:
+        source: N images, as `DataSplits.val`.
+        config: batch size (of each process), workers, and what an unreadable image does.
+        image_size: of the student's images (B,3,H,W): pixels a side of squares, or (H, W).
+        teacher_size: of the teacher's; None where equal.
+        device: where batches arrive.
+        rank: of this process.
+        world_size: processes that share the images, each a contiguous part: `Share(rank, world_size).of(range(N))`.
+    """
+    image_size, teacher_size = _two_sizes(image_size, teacher_size)
+    device, share = torch.device(device), Share(rank, world_size)
+    if isinstance(source, TensorSource) and small_size(source, takes_rectangles=config.takes_rectangles):
+        return MemoryEvalLoader(source, config, share, image_size=image_size, teacher_size=teacher_size, device=device)
+    rendering = Rendering(NoAugment(), image_size, teacher_size, takes_rectangles=takes_rectangles(config, source))
+    if isinstance(source, HubStream):
+        return HubEvalLoader(source, config, rendering, share, device=device)
+    return StreamEvalLoader(source, config, rendering, share, device=device)

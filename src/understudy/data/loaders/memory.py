@@ -1,0 +1,118 @@
+"""Batches of small images from one tensor, cropped and mirrored on the compute device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from understudy.core.batch import Batch
+from understudy.core.image_size import ImageSize
+from understudy.data.augment.config import CropFlip, NoAugment
+from understudy.data.augment.crops import Windows, covered
+from understudy.data.config import DataConfig
+from understudy.data.loaders.plan import EpochPlan, Share
+from understudy.data.sources.base import TensorSource, as_unit
+
+__all__ = ["MemoryEvalLoader", "MemoryTrainLoader"]
+
+
+class _Images:
+    """Cached images on the device, rendered at the two input sizes."""
+
+    def __init__(
+        self, source: TensorSource, image_size: ImageSize, teacher_size: ImageSize | None, device: torch.device
+    ) -> None:
+        self.images = source.images.to(device)
+        self.labels = source.labels.to(device)
+        self.image_size = image_size
+        self.teacher_size = teacher_size
+
+    def batch(self, images: Tensor, indices: Tensor, view: int = 0, copies: Tensor | None = None) -> Batch:
+        unit = as_unit(images)
+        return Batch(
+            images=covered(unit, self.image_size),
+            teacher_images=None if self.teacher_size is None else covered(unit, self.teacher_size),
+            targets=self.labels[indices],
+            indices=indices,
+            copies=copies,
+            view=view,
+        )
+
+
+class MemoryTrainLoader:
+    """A TrainLoader over cached small images; nothing runs per image in Python."""
+
+    def __init__(
+        self,
+        source: TensorSource,
+        augment: NoAugment | CropFlip,
+        plan: EpochPlan,
+        *,
+        image_size: ImageSize,
+        teacher_size: ImageSize | None,
+        device: torch.device,
+    ) -> None:
+        self.batch_size = plan.batch_size
+        self.num_samples = plan.num_samples
+        self.steps_per_epoch = plan.num_steps
+        self.skipped: tuple[str, ...] = ()  # unreadable images were left out when the source was cached
+        self._stored = _Images(source, image_size, teacher_size, device)
+        self._augment = augment
+        self._plan = plan
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (1, 2, ...) from step `start_step` on."""
+        plan, device = self._plan, self._stored.images.device
+        order = plan.order(epoch).to(device)
+        view = plan.view(epoch)
+        windows = self._windows(order, view)
+        for step in range(start_step, self.steps_per_epoch):
+            rows = plan.rows(step)
+            indices = order[rows.start : rows.stop]
+            copies = None
+            if plan.num_copies > 1:
+                copies = torch.arange(plan.num_copies, device=device).repeat_interleave(len(rows))
+                indices = indices.repeat(plan.num_copies)
+            images = self._stored.images[indices]
+            if windows is not None:
+                images = windows.at(slice(rows.start, rows.stop)).of(images)
+            yield self._stored.batch(images, indices, view, copies)
+
+    def _windows(self, order: Tensor, view: int) -> Windows | None:
+        """What `crop_flip` shows of a whole epoch, by copy and place in its order; None where it shows all."""
+        if not isinstance(self._augment, CropFlip):
+            return None
+        copies = torch.arange(self._plan.num_copies, device=order.device)[:, None]
+        # Once an epoch: some thirty small operations on integers, which every batch would wait for on a GPU.
+        return Windows.drawn(order, self._augment, seed=self._plan.seed, view=view, copies=copies)
+
+
+class MemoryEvalLoader:
+    """An EvalLoader over cached small images."""
+
+    def __init__(
+        self,
+        source: TensorSource,
+        config: DataConfig,
+        share: Share,
+        *,
+        image_size: ImageSize,
+        teacher_size: ImageSize | None,
+        device: torch.device,
+    ) -> None:
+        self.num_samples = len(source)
+        self.skipped: tuple[str, ...] = ()
+        self._rows = share.of(range(len(source)))
+        self._batch_size = config.eval_batch_size
+        self._stored = _Images(source, image_size, teacher_size, device)
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        device = self._stored.images.device
+        for start in self._rows[:: self._batch_size]:
+            indices = torch.arange(start, min(start + self._batch_size, self._rows.stop), device=device)
+            yield self._stored.batch(self._stored.images[indices], indices)

@@ -1,0 +1,99 @@
+"""Encoded images to (3,H,W) uint8 RGB tensors, whatever their format and colour mode."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from understudy.data.sources.greys import Greys, as_8_bits, deep_greys
+from understudy.utils.errors import UserError
+
+__all__ = ["BadImageError", "decoded", "deep_greys_of", "from_pil", "is_image_file", "printable"]
+
+_JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+class BadImageError(UserError):
+    """One image that cannot be read; its text is the image's name and the reason."""
+
+
+def decoded(data: bytes, name: str, greys: Greys | None = None) -> Tensor:
+    """(3,H,W) uint8 RGB of an image file's bytes. EXIF orientation is ignored, as torchvision's ImageFolder does.
+
+    Of an animation the first frame is taken. A CMYK JPEG is read as Adobe writes them (inverted), with its marker or
+    without, as both torchvision and Pillow do.
+
+    Args:
+        data: of the file.
+        name: for messages.
+        greys: the range that greys of more than 8 bits are scaled from; see `from_pil`.
+
+    Raises:
+        BadImageError: not an image, or a damaged one; the text starts with `name`.
+    """
+    if data.startswith(_JPEG_MAGIC):
+        try:
+            pixels: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+            return pixels
+        except RuntimeError:
+            pass  # PIL reads a few kinds that torchvision does not, and says better what is wrong with the others
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return from_pil(image, greys)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "is empty" if not data else str(error).split(" <_io")[0]
+        raise BadImageError(f"{name}: {reason}") from None
+
+
+def from_pil(image: Image.Image, greys: Greys | None = None, *, channels: int = 3) -> Tensor:
+    """(3,H,W) uint8 RGB of a PIL image, or (1,H,W) of greys; transparency is dropped.
+
+    Args:
+        image: of any mode.
+        greys: values that become black and white, of greys of more than 8 bits; None: by this image alone.
+        channels: 3, or 1 for greys.
+
+    Raises:
+        OSError: without `greys`, signed or floating-point pixels, of which nothing says what is white.
+    """
+    deep = deep_greys(image)
+    if deep is not None:  # PIL's own conversion would clip them at 255
+        return torch.from_numpy(as_8_bits(deep, greys)).expand(channels, -1, -1).contiguous()
+    if image.mode == "P":
+        image = image.convert("RGBA")  # a palette with transparency does not convert to RGB directly
+    if channels == 1:
+        return torch.from_numpy(np.array(image.convert("L")))[None]
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def deep_greys_of(data: bytes) -> np.ndarray[Any, Any] | None:
+    """(H,W) pixels of a file of more than 8 bits a pixel; None of others, and of those that cannot be read."""
+    if data.startswith(_JPEG_MAGIC):
+        return None
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return deep_greys(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether PIL knows the file by its header; the pixels are not decoded."""
+    try:
+        with Image.open(path):
+            return True
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def printable(path: str | Path) -> str:
+    """A path as text that any terminal and JSON file takes: bytes of a name that is no UTF-8 are written \\xff."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,0 +1,67 @@
+"""merged: several roots as one data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from understudy.data.sources.base import PointingSource, Source, joined
+from understudy.data.sources.found import Found, SplitName
+from understudy.utils.errors import UserError
+
+__all__ = ["merged"]
+
+
+def merged(parts: Sequence[Found]) -> Found:
+    """The splits of several roots one after the other, with the class names of the one that has most.
+
+    Raises:
+        UserError: a root has a class that the one with most classes lacks.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    largest = max(parts, key=lambda part: len(part.classes))
+    for part in parts:
+        if unknown := [name for name in part.classes if name not in largest.classes]:
+            raise UserError(
+                f"data.root: {part.name} has classes that {largest.name} lacks: {', '.join(unknown[:10])}; data sets "
+                "are put together only where the names of one are among the names of the other"
+            )
+    names: list[SplitName] = ["train", "val", "test"]
+    splits = {
+        split: joined([_renumbered(part.splits[split], part, largest) for part in parts if split in part.splits])
+        for split in names
+        if any(split in part.splits for part in parts)
+    }
+    return Found(
+        name="+".join(part.name for part in parts),
+        classes=largest.classes,
+        splits=splits,
+        val_words=next((part.val_words for part in parts if "val" in part.splits), "val split"),
+        no_images=tuple(f"{part.name}: {name}" for part in parts for name in part.no_images),
+        notes=tuple(note for part in parts for note in part.notes),
+    )
+
+
+class _Renumbered(PointingSource):
+    """A root's images under the labels of the whole, named with the root."""
+
+    def __init__(self, source: Source, labels: Tensor, root: str) -> None:
+        self.labels = labels
+        self.parts = [source]
+        self._source = source
+        self._root = root
+
+    def at(self, i: int) -> tuple[Source, int]:
+        return self._source, i
+
+    def name(self, i: int) -> str:
+        return f"{self._root}: {self._source.name(i)}"
+
+
+def _renumbered(source: Source, part: Found, whole: Found) -> Source:
+    number_of = {name: number for number, name in enumerate(whole.classes)}
+    new = torch.tensor([number_of[name] for name in part.classes], dtype=torch.int64)
+    return _Renumbered(source, new[source.labels], part.name)

@@ -1,0 +1,1 @@
+"""Data sets handed over from Python: their images, labels, class names and transforms."""

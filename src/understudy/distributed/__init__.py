@@ -1,0 +1,1 @@
+"""Many processes as one: the only importer of torch.distributed."""

@@ -1,0 +1,43 @@
+"""What one or several methods of a student need and are called together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from understudy.core.taps import Taps
+from understudy.methods.base import MethodConfig
+from understudy.utils.errors import UserError
+
+__all__ = ["default_task_weight"]
+
+
+def check_num_classes(config: MethodConfig, num_classes: int) -> None:
+    """Refuse a method that is not defined on so few classes."""
+    needed = config.method.min_classes
+    if num_classes < needed:
+        raise UserError(
+            f"method {config.method.name!r} needs at least {needed} classes, but the data has {num_classes}; "
+            "take kd or dist, or tfkd without a teacher"
+        )
+
+
+def taps_of(config: MethodConfig) -> Taps:
+    """Where a method under these settings looks."""
+    return config.method.taps_for(config)
+
+
+def default_task_weight(methods: Sequence[MethodConfig]) -> float:
+    """The first method's, or 1 for a student alone."""
+    return methods[0].method.default_loss_for(methods[0]).task if methods else 1.0
+
+
+def row_name_of(methods: Sequence[MethodConfig], suffix: str) -> str:
+    """'alone', 'kd', 'crd+kd', 'kd+dot'; the suffix is the update's."""
+    return "+".join([config.method.name for config in methods] or ["alone"]) + suffix
+
+
+def weighted(config: MethodConfig) -> tuple[float, int]:
+    """Weight and warm-up epochs of a method: the settings' own, else the method's default."""
+    default = config.method.default_loss_for(config)
+    weight = default.distill if config.weight is None else config.weight
+    return weight, default.warmup_epochs if config.warmup_epochs is None else config.warmup_epochs

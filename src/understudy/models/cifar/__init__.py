@@ -1,0 +1,1 @@
+"""The networks of the CIFAR literature, one file a family."""

@@ -1,0 +1,87 @@
+"""Names of tensors in the distillation field's published checkpoints, and files as its tools read them.
+
+The layout is that of RepDistiller (Tian et al. 2020) and mdistiller (Zhao et al. 2022), which share their networks for
+CIFAR: {"model": state dict}, plain or with the "module." of DataParallel. `load_weights` reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from understudy.utils.errors import UserError
+
+__all__ = ["published_keys", "save_published", "with_own_keys"]
+
+_Rules = tuple[tuple[str, str], ...]  # a pattern in our key, and what stands there in the published one
+
+_WRN: _Rules = ((r"^(block\d)\.", r"\1.layer."), (r"\.shortcut\.", ".convShortcut."))
+_IMAGENET_RESNET: _Rules = ((r"\.downsample\.", ".shortcut."), (r"^fc\.", "linear."))
+_MOBILENETV2: _Rules = ((r"^classifier\.", "classifier.0."),)
+
+_RULES: dict[str, _Rules] = {  # every other cifar network has the published names itself
+    **dict.fromkeys(("wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"), _WRN),
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50"), _IMAGENET_RESNET),
+    "mobilenetv2": _MOBILENETV2,
+}
+
+
+def published_keys(module: nn.Module) -> dict[str, str]:
+    """Published names of a cifar network's tensors by our own, of those alone whose names differ.
+
+    Args:
+        module: any network; empty where no name differs, and for networks that are not of the cifar family.
+    """
+    name = _cifar_name(module)
+    rules = _RULES.get(name, ()) if name else ()
+    published = {own: _replaced(own, rules) for own in module.state_dict()}
+    return {own: theirs for own, theirs in published.items() if theirs != own}
+
+
+def with_own_keys(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` under the keys of `module`, where it has the published ones; other keys stay as they are."""
+    own = {theirs: ours for ours, theirs in published_keys(module).items()}
+    return {own.get(key, key): value for key, value in state.items()}
+
+
+def save_published(module: nn.Module, file: str | Path) -> None:
+    """Write the weights of a cifar network as RepDistiller and mdistiller read them, whole or not at all.
+
+    Args:
+        module: the plain network (`Network.module`).
+        file: what to write; its folder is made where it is missing.
+
+    Raises:
+        UserError: a network that the field has no published layout for.
+    """
+    if _cifar_name(module) is None:
+        raise UserError(
+            f"a {type(module).__name__} has no published layout, only networks of cifar:NAME have; "
+            "torch.save(model.state_dict(), FILE) writes it under its own names"
+        )
+    file, theirs = Path(file), published_keys(module)
+    state = {theirs.get(key, key): value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=file.parent, prefix=".saving-") as half_way:
+        torch.save({"model": state}, Path(half_way) / file.name)
+        os.replace(Path(half_way) / file.name, file)
+
+
+def _cifar_name(module: nn.Module) -> str | None:
+    """`vgg8` of a network that timm built as `cifar_vgg8`; None of any other."""
+    config = getattr(module, "pretrained_cfg", None)
+    architecture = config.get("architecture") if isinstance(config, Mapping) else None
+    is_cifar = isinstance(architecture, str) and architecture.startswith("cifar_")
+    return str(architecture).removeprefix("cifar_") if is_cifar else None
+
+
+def _replaced(key: str, rules: _Rules) -> str:
+    for pattern, there in rules:
+        key = re.sub(pattern, there, key)
+    return key

@@ -1,0 +1,154 @@
+"""Where networks come from: each source turns a name into a Blueprint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import timm
+import torchvision
+from timm.models import PretrainedCfg
+from torch import nn
+
+from understudy.core.image_size import ImageSize, size_of, size_text
+from understudy.models.blueprint import Blueprint, refusals_said, stated_size
+from understudy.models.hub import NotToBeHadError, first_line, hub_within_reach, url_within_reach
+from understudy.models.hugging_face import hf_blueprint
+from understudy.models.own_code import call_factory
+from understudy.utils.errors import UserError
+
+__all__ = ["SOURCES", "own_blueprint"]
+
+
+def timm_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]) -> Blueprint:
+    """A network of timm's; one of fixed input size is built for `image_size`."""
+    config = _timm_config(name)
+    own_size = size_of(config.input_size)
+    kwargs = dict(kwargs)
+    image_size = stated_size(f"timm:{name}", kwargs, "img_size", image_size)
+    if image_size and config.fixed_input_size:
+        kwargs["img_size"] = image_size
+    return Blueprint(
+        build=partial(_timm_module, name, num_classes, kwargs),
+        pretrained=partial(_timm_pretrained, name, num_classes, kwargs),
+        normalisation=(tuple(config.mean), tuple(config.std)),
+        prefers=image_size if "img_size" in kwargs else own_size,
+        resize_to=image_size or (own_size if config.fixed_input_size else None),
+        kwargs=kwargs,
+    )
+
+
+def cifar_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]) -> Blueprint:
+    """One of the field's networks for small images; any size works, the data's normalisation is its own."""
+    return Blueprint(
+        build=partial(_timm_module, f"cifar_{name}", num_classes, kwargs),
+        pretrained=None,
+        normalisation=None,
+        prefers=size_of(_timm_config(f"cifar_{name}").input_size),
+        resize_to=image_size,
+        kwargs=kwargs,
+    )
+
+
+def torchvision_blueprint(
+    name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]
+) -> Blueprint:
+    """A classifier of torchvision's; its vision transformers are of fixed input size and built for `image_size`."""
+    transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    own_size = int(transforms.crop_size[0])
+    is_fixed = name.startswith("vit_")
+    kwargs = dict(kwargs)
+    image_size = stated_size(f"torchvision:{name}", kwargs, "image_size", image_size)
+    if isinstance(image_size, tuple) and is_fixed:
+        raise UserError(
+            f"torchvision:{name} takes squares alone, and an image size of {size_text(image_size)} is asked for; give "
+            "one number, or take one of timm's vision transformers (timm:vit_base_patch16_224), which are built for any"
+        )
+    if image_size and is_fixed:
+        kwargs["image_size"] = image_size
+    return Blueprint(
+        build=partial(_torchvision_module, name, num_classes, kwargs),
+        pretrained=partial(_torchvision_pretrained, name, num_classes, kwargs, own_size),
+        normalisation=(tuple(transforms.mean), tuple(transforms.std)),
+        prefers=image_size if "image_size" in kwargs else own_size,
+        resize_to=image_size or (own_size if is_fixed else None),
+        kwargs=kwargs,
+    )
+
+
+def own_blueprint(
+    source: str, name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]
+) -> Blueprint:
+    """What the factory `name` in a user's module `source` builds."""
+    return Blueprint(
+        build=partial(call_factory, source, name, num_classes, kwargs),
+        pretrained=None,
+        normalisation=None,
+        prefers=None,
+        resize_to=image_size,
+        kwargs=kwargs,
+    )
+
+
+SOURCES: dict[str, Callable[[str, int, ImageSize | None, Mapping[str, Any]], Blueprint]] = {
+    "timm": timm_blueprint,
+    "torchvision": torchvision_blueprint,
+    "cifar": cifar_blueprint,
+    "hf": hf_blueprint,
+}
+
+
+def _timm_config(name: str) -> PretrainedCfg:
+    return timm.get_pretrained_cfg(name) or PretrainedCfg()  # ImageNet's values where a model declares none
+
+
+def _timm_module(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.Module:
+    with refusals_said(f"timm:{name}", kwargs):
+        module: nn.Module = timm.create_model(name, num_classes=num_classes, **kwargs)
+        return module
+
+
+def _timm_pretrained(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.Module:
+    """timm's published weights; it gives the network a new classifier where the class count differs."""
+    if not _timm_config(name).has_weights:
+        raise NotToBeHadError("none were published")
+    with hub_within_reach():
+        module: nn.Module = timm.create_model(name, pretrained=True, num_classes=num_classes, **kwargs)
+        return module
+
+
+def _torchvision_module(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.Module:
+    # These two warn unless they are told to draw their first weights.
+    told = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    with refusals_said(f"torchvision:{name}", kwargs):
+        module: nn.Module = torchvision.models.get_model(name, num_classes=num_classes, **{**told, **kwargs})
+        return _without_auxiliary_classifiers(module)
+
+
+def _torchvision_pretrained(name: str, num_classes: int, kwargs: Mapping[str, Any], own_size: int) -> nn.Module:
+    """torchvision's published weights, in a network with a new classifier where the class count differs."""
+    if kwargs.get("image_size", own_size) != own_size:
+        raise NotToBeHadError(f"they are for images of {own_size} pixels")
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    url_within_reach(weights.url)
+    try:
+        published: nn.Module = torchvision.models.get_model(name, weights=weights, progress=False, **kwargs)
+    except (OSError, RuntimeError) as error:  # the download, or its checksum
+        raise NotToBeHadError(first_line(error)) from error
+    if num_classes == len(weights.meta["categories"]):
+        return _without_auxiliary_classifiers(published)
+    module = _torchvision_module(name, num_classes, kwargs)
+    own = module.state_dict()
+    kept = {key: value for key, value in published.state_dict().items() if key in own and value.shape == own[key].shape}
+    module.load_state_dict(own | kept)
+    return module
+
+
+def _without_auxiliary_classifiers(module: nn.Module) -> nn.Module:
+    """GoogLeNet and Inception return a tuple in training unless these are gone."""
+    for name in ("AuxLogits", "aux1", "aux2"):
+        if hasattr(module, name):
+            setattr(module, name, None)
+            module.aux_logits = False  # type: ignore[assignment]
+    return module

@@ -1,0 +1,1 @@
+"""DOT: task and distillation gradients with a momentum buffer each."""

@@ -1,0 +1,188 @@
+"""DOT's settings: what they may be in a recipe, in an optimizer's parameter groups, and at each step."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor
+
+from understudy.optim.base import OWN_DEFAULTS, UpdateConfig, one_of
+from understudy.optim.dot.rules import RULES
+from understudy.utils.errors import UserError
+
+__all__ = [
+    "DOTSettings",
+    "check_at_step",
+    "check_clip_norm",
+    "check_group",
+    "check_state",
+    "completed",
+    "has_warned_of_unread_gradients",
+]
+
+GAINS = ("heavy_ball", "ema")
+# From the first on, below the second; in the words of the third.
+BOUNDS: dict[str, tuple[float, float, str]] = {
+    "lr": (0.0, math.inf, "a finite number of 0 or more"),
+    "momentum": (0.0, 1.0, "from 0 on and below 1"),
+    "delta": (-1.0, 1.0, "above -1 and below 1"),
+    "weight_decay": (0.0, math.inf, "a finite number of 0 or more"),
+    "dampening": (0.0, 1.0, "from 0 on and below 1"),
+    "beta2": (0.0, 1.0, "from 0 on and below 1"),
+    "alpha": (0.0, 1.0, "from 0 on and below 1"),
+    "eps": (0.0, math.inf, "a finite number of 0 or more"),
+}
+ROUNDING = 1e-12  # that far below 0 a scheduler's arithmetic may leave a rate that it lets run out
+
+
+class DOTSettings(UpdateConfig):
+    """DOT with SGD (the paper's), Nesterov's momentum, AdamW, NAdam, RMSprop (torch's or TensorFlow's) or Lion."""
+
+    only_with = UpdateConfig.only_with | {"dampening": ("sgd",), "gain": ("adamw", "nadam", "lion")}
+    allow_negative_momentum: bool = False
+    delta: float = Field(default=0.075, validate_default=True)  # CIFAR-100; 0.09 for ImageNet
+    dampening: float = Field(default=0.0, ge=0, lt=1)
+    gain: Literal["heavy_ball", "ema"] = "heavy_ball"
+
+    def momentum_in_words(self) -> str:
+        """'momentum 0.9 -/+ 0.075'."""
+        return f"{super().momentum_in_words()} -/+ {self.delta:g}"
+
+    @field_validator("delta")
+    @classmethod
+    def _goes_with_the_momentum(cls, delta: float, info: ValidationInfo) -> float:
+        momentum = info.data.get("momentum")
+        if momentum is not None:  # else that is a problem of its own
+            _check_momenta(momentum, delta, bool(info.data.get("allow_negative_momentum")))
+        return delta
+
+    @field_validator("dampening")
+    @classmethod
+    def _goes_with_looking_ahead(cls, dampening: float, info: ValidationInfo) -> float:
+        if dampening and info.data.get("nesterov"):
+            raise ValueError(f"Nesterov's momentum has none; leave it out, got {dampening:g}")
+        return dampening
+
+
+def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A group's settings with what the optimizer has of its own in place of None; checked.
+
+    Raises:
+        UserError: as `check_group`; or `clip_norm`, which is the whole optimizer's.
+    """
+    if "clip_norm" in settings:
+        raise UserError("clip_norm is of all parameters together; give it to DOT, not to a parameter group")
+    found = dict(settings)
+    if found["optimizer"] == "nesterov":
+        found |= {"optimizer": "sgd", "nesterov": True}
+    own = OWN_DEFAULTS.get(found["optimizer"], {})
+    for name in ("beta2", "alpha"):
+        if found[name] is None:
+            found[name] = own.get(name, UpdateConfig.model_fields[name].default)
+    check_group(found)
+    return found
+
+
+def check_group(group: Mapping[str, Any], *, slack: float = 0.0) -> None:
+    """Refuse settings under which a group would not train, or not as it says.
+
+    Args:
+        group: with all settings.
+        slack: how far below 0 the learning rate may be.
+
+    Raises:
+        UserError: a number that is none or out of its bounds, momentum and delta that do not go together, an unknown
+            optimizer or gain, Nesterov's momentum or dampening where there is no room for it.
+    """
+    if group["optimizer"] not in RULES:
+        raise UserError(f"DOT has no rule for {group['optimizer']!r}; take {one_of(RULES)}, or update joint")
+    if group["gain"] not in GAINS:
+        raise UserError(f"gain must be {' or '.join(GAINS)}, got {group['gain']!r}")
+    for name, (lowest, below, words) in BOUNDS.items():
+        value = group[name]
+        is_number = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+        # NaN is neither.
+        if not (is_number and lowest - (slack if name == "lr" else 0.0) <= value < below):
+            raise UserError(f"{name} must be {words}, got {value!r}")
+    _check_momenta(group["momentum"], group["delta"], group["allow_negative_momentum"])
+    if group["optimizer"] != "sgd" and (group["nesterov"] or group["dampening"]):
+        raise UserError(f"nesterov and dampening belong to optimizer sgd, not to {group['optimizer']}; leave them out")
+    if group["nesterov"] and (group["momentum"] == 0 or group["dampening"]):
+        raise UserError("nesterov needs a momentum above 0 and no dampening")
+
+
+def check_at_step(groups: Sequence[Mapping[str, Any]], clip_norm: Any) -> None:
+    """As `check_group` and `check_clip_norm`, of what a scheduler or a hand has made of them since.
+
+    Raises:
+        UserError: with the number of the group.
+    """
+    check_clip_norm(clip_norm)
+    for number, group in enumerate(groups):
+        try:
+            check_group(group, slack=ROUNDING)
+        except UserError as error:
+            raise UserError(
+                f"parameter group {number} at this step: {error}. If a scheduler moves the momentum (OneCycleLR, "
+                "CyclicLR), give it cycle_momentum=False or a max_momentum below 1 - |delta|"
+            ) from None
+
+
+def check_clip_norm(clip_norm: Any) -> None:
+    """Refuse a clip_norm under which nothing would move, or upwards.
+
+    Raises:
+        UserError: neither None nor a finite number above 0.
+    """
+    if clip_norm is not None and not (isinstance(clip_norm, Real) and 0 < float(clip_norm) < math.inf):
+        raise UserError(f"clip_norm must be a finite number above 0, or None to clip nothing, got {clip_norm!r}")
+
+
+def check_state(state: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse what is no state of DOT, or one that it could not train with.
+
+    Args:
+        state: as `state_dict` gives it.
+        known: settings that a state of an earlier version lacks.
+
+    Raises:
+        UserError: it is another optimizer's, or a setting is out of its bounds.
+    """
+    for group in state["param_groups"]:
+        missing = [name for name in ("optimizer", "momentum", "delta", "steps") if name not in group]
+        if missing:
+            raise UserError(
+                f"this is no state of DOT: its parameter groups have no {', '.join(missing)}. That of another "
+                "optimizer, such as torch.optim.SGD, has one momentum where DOT has one for each loss; load the "
+                "weights alone and let DOT begin anew"
+            )
+        check_group({**known, **group})
+
+
+def has_warned_of_unread_gradients(groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a parameter has a `.grad`, which DOT leaves alone; if so, a warning of who calls `step` says so."""
+    if all(parameter.grad is None for group in groups for parameter in group["params"]):
+        return False
+    warnings.warn(
+        "a parameter has a .grad, which DOT does not read: give losses to optimizer.backward(task=..., distill=...) "
+        "in place of loss.backward(), and clip by DOT(clip_norm=...) in place of clip_grad_norm_",
+        stacklevel=5,  # over `step` and torch's two wrappers of it
+    )
+    return True
+
+
+def _check_momenta(momentum: float, delta: float, allow_negative: bool) -> None:
+    """Refuse momenta under which a stream would never forget, or would swing."""
+    highest, lowest = momentum + abs(delta), momentum - abs(delta)
+    if highest >= 1:
+        raise UserError(f"{delta:g} with momentum {momentum:g} gives {highest:g}; momentum + |delta| must stay below 1")
+    if lowest < 0 and not allow_negative:
+        raise UserError(
+            f"{delta:g} with momentum {momentum:g} gives {lowest:g}; momentum - |delta| must not fall below 0, "
+            "unless allow_negative_momentum is set"
+        )

@@ -1,0 +1,335 @@
+"""Recipe: everything about a run, as one frozen tree of settings that is validated once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PrivateAttr, SerializeAsAny, field_serializer, field_validator, model_validator
+
+from understudy.core.compile import Compile
+from understudy.core.config import Config
+from understudy.core.image_size import ImageSize
+from understudy.core.precision import Precision
+from understudy.core.published import Published, as_list
+from understudy.data import DataConfig
+from understudy.methods import METHODS, MethodConfig
+from understudy.optim import Joint, Schedule, UpdateConfig
+from understudy.optim.ema import Averaging
+from understudy.recipes.layers import ORIGIN, merged, method_names, nested, settings_alone
+from understudy.recipes.loading import parsed_yaml, read_recipe, recipe_names
+from understudy.recipes.method_settings import method_config, method_configs, update_config
+from understudy.recipes.origin import Changed, Origin, changed_settings
+from understudy.recipes.row_settings import RowSettings, row_settings
+from understudy.trackers.base import ALWAYS, tracker_names
+from understudy.utils.errors import UserError
+
+__all__ = [
+    "BankConfig",
+    "Published",
+    "Recipe",
+    "StudentConfig",
+    "TeacherConfig",
+    "load_recipe",
+    "lr_note",
+    "merged",
+    "method_config",
+    "read_recipe",
+    "recipe_from",
+    "recipe_names",
+]
+
+MOST_SEEDS = 1_000
+LARGEST_SEED = 10**18
+
+
+class StudentConfig(Config):
+    """The network that learns."""
+
+    model: str  # timm:NAME | torchvision:NAME | cifar:NAME | hf:NAME | module.path:factory
+    weights: str | None = None  # pretrained | none | FILE; None: pretrained where it can be had
+    kwargs: dict[str, Any] = Field(default_factory=dict)  # further arguments of the network, such as width: 0.25
+
+    def size_asked_for(self, data: DataConfig) -> ImageSize | None:
+        """The size that it is to be built for; None: what its own arguments say, or the size it prefers."""
+        return data.image_size
+
+
+class TeacherConfig(Config):
+    """The network that is learnt from."""
+
+    model: str
+    weights: str | None = None  # as the student's; FILE#KEY for one of several sets of tensors in a file
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    image_size: ImageSize | None = None  # as data.image_size; None: its kwargs', data.image_size, its own
+    classes: str | tuple[int | str, ...] | dict[str, int | str] | None = None  # FILE: its class for each of the data's
+    train_epochs: int = Field(default=0, ge=0)  # fine-tune it on the same data first, for so many epochs
+    lr: float | None = Field(default=None, gt=0)  # of that fine-tuning; None: the recipe's
+    expected_top1: float | None = None  # percent; a teacher further off than 0.5 points is warned of
+    allow_weak: bool = False  # go on with a teacher at chance level
+
+    @model_validator(mode="after")
+    def _is_trained_on_one_set_of_classes(self) -> TeacherConfig:
+        if self.classes is not None and self.train_epochs > 0:
+            raise ValueError("classes: a teacher that is trained here learns the data's own classes; leave out one")
+        if self.classes is not None and self.weights == "none":
+            raise ValueError("classes: random weights know no classes; give weights, or leave classes out")
+        return self
+
+    def size_asked_for(self, data: DataConfig) -> ImageSize | None:
+        """The size that it is to be built for; None: what its own arguments say, or the size it prefers."""
+        says_so_itself = any(self.kwargs.get(key) is not None for key in ("img_size", "image_size"))
+        return self.image_size or (None if says_so_itself else data.image_size)
+
+
+class BankConfig(Config):
+    """A teacher that is looked up in what `understudy bank` has stored, and never loaded."""
+
+    path: str  # a folder with seedN/ for every seed of the run
+    views: Literal["repeat", "unique"] = "repeat"  # unique: refuse a bank with fewer views than the run has epochs
+    key: str | None = None  # of what the bank holds; a run writes it down, and another content is refused
+    num_views: int | None = Field(default=None, ge=1)  # that the run began with; written down, too, and kept to
+
+
+class Recipe(Config):
+    """Everything about a run."""
+
+    task: Literal["classification"] = "classification"
+    data: DataConfig
+    teacher: TeacherConfig | None = None
+    bank: BankConfig | None = None
+    student: StudentConfig
+    method: tuple[SerializeAsAny[MethodConfig], ...] = ()  # one mapping, a name, or a list of these; none: alone
+    task_weight: float | None = Field(default=None, ge=0)  # None: the method's own default
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None  # in the task loss; balanced: by their images
+    update: SerializeAsAny[UpdateConfig] = Joint.Config()
+    schedule: Schedule = Schedule()
+    lr_is_for_images: int | None = Field(default=None, ge=1)  # a step; a run with another number is told of it
+    ema: Averaging | None = None  # a number is its decay; averaged weights are evaluated and deployed
+    epochs: int = Field(default=30, ge=1)
+    select_on: Literal["last", "val", "test"] = "last"  # which epoch is the headline: the last, or the best on a split
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, max_length=MOST_SEEDS)  # a number n means 0 to n-1
+    rows: tuple[str | RowSettings, ...] = ()  # of a compare: names such as kd+dot or crd+kd, or settings of their own
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, ge=1, le=1_024)  # of torch on the CPU; None: its own choice
+    precision: Precision = "float32"  # of the networks' passes; losses and weights stay float32
+    accumulate: int = Field(default=1, ge=1)  # passes a step: each takes a part of the batch, for less memory
+    compile: Compile = False  # the networks, by torch.compile; reduce-overhead is its mode with CUDA graphs
+    fold_teacher: bool = True  # its batch norms into its convolutions: faster, equal up to rounding
+    sync_batch_norm: bool = False  # several GPUs: batch statistics over all of them
+    on_nan: Literal["stop", "rollback", "continue"] = "stop"  # a loss that is no number; see docs/reliability.md
+    channels_last: Literal[True, False, "auto"] = True  # memory format of convolutions; auto: measured at the start
+    trackers: tuple[str, ...] = (ALWAYS,)  # who keeps the metrics; jsonl always does
+    log_every: int = Field(default=50, ge=1)  # steps
+    checkpoint_minutes: float = Field(default=10.0, gt=0)  # beside the one at the end of every epoch
+    checkpoint_steps: int | None = Field(default=None, ge=1)  # likewise, by steps since the start
+    published: tuple[Published, ...] = ()  # first the headline; one mapping is a list of one
+
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _methods(cls, value: Any) -> tuple[MethodConfig, ...]:
+        return method_configs(value)
+
+    @field_validator("update", mode="before")
+    @classmethod
+    def _update(cls, value: Any) -> UpdateConfig:
+        return update_config(value)
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _rows(cls, value: Any) -> Any:
+        return tuple(map(row_settings, value)) if isinstance(value, list | tuple) else value
+
+    @field_validator("ema", mode="before")
+    @classmethod
+    def _ema(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return Averaging.nested({"decay": value}) if is_number else value
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _trackers(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("trackers")
+    @classmethod
+    def _are_registered(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tracker_names(names)
+
+    @field_validator("published", mode="before")
+    @classmethod
+    def _published(cls, value: Any) -> Any:
+        return as_list(value)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, value: Any) -> Any:
+        is_count = isinstance(value, int) and not isinstance(value, bool)
+        if is_count and value > MOST_SEEDS:
+            raise ValueError(f"at most {MOST_SEEDS:,} seeds, got {value}")
+        return tuple(range(value)) if is_count else value
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"{list(value)} names a seed twice")
+        if any(abs(seed) >= LARGEST_SEED for seed in value):
+            raise ValueError(f"{list(value)} has a seed of more than 18 digits, which results.json cannot hold")
+        return value
+
+    @model_validator(mode="after")
+    def _selects_on_what_it_says(self) -> Recipe:
+        if self.data.val == "test" and self.select_on == "val":
+            raise ValueError(
+                "select_on: val would select on the test images, since data.val is test; write select_on: test"
+            )
+        if self.data.val != "test" and self.select_on == "test":
+            raise ValueError(
+                "select_on: test needs the test images after every epoch; set data.val: test, or select_on: val"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warms_up_within_the_run(self) -> Recipe:
+        try:
+            self.schedule.check_run(self.epochs)
+        except UserError as error:
+            raise ValueError(f"schedule.warmup_epochs: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _can_split_its_batches(self) -> Recipe:
+        if self.accumulate > 1 and self.data.copies != "none":
+            raise ValueError(
+                f"accumulate: {self.accumulate} would tear the copies of an image apart; leave it out, or set "
+                "data.copies: none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_banked(self) -> Recipe:
+        if self.bank is None:
+            return self
+        if self.teacher is None:
+            raise ValueError("a bank is of a teacher; set teacher.model to the one that was banked")
+        if self.teacher.train_epochs > 0:
+            raise ValueError(
+                "a bank is of a teacher that is trained already; train it first (`understudy train --student MODEL "
+                "--method none`), and set teacher.weights to that run's folder and teacher.train_epochs: 0"
+            )
+        if self.data.mix is not None:
+            raise ValueError(
+                "data.mix: Mixup and CutMix show images that no bank has seen; leave out data.mix, or the bank"
+            )
+        if self.data.streaming:
+            raise ValueError("data.streaming: a bank is asked by sample number, which streamed images do not have")
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_is_there(self) -> Recipe:
+        methods = [config for config in self.method if config.method.needs_teacher(config)]
+        if self.teacher is None and (methods or any(_row_needs_teacher(row) for row in self.rows)):
+            raise ValueError("distilling needs a teacher; set teacher.model, or method: none to train alone")
+        return self
+
+    @field_serializer("rows")
+    def _rows_as_written(self, rows: tuple[str | RowSettings, ...]) -> list[Any]:
+        return [row if isinstance(row, str) else row.model_dump(mode="json", exclude_unset=True) for row in rows]
+
+    @field_serializer("method")
+    def _named_methods(self, methods: tuple[MethodConfig, ...]) -> list[dict[str, Any]]:
+        return [{"name": config.method.name, **config.model_dump(mode="json")} for config in methods]
+
+    @property
+    def origin(self) -> Origin:
+        """The recipe that this one began as, and what was changed in it since."""
+        return self._origin
+
+    def with_rows(self, rows: Sequence[str | RowSettings]) -> Recipe:
+        """The same recipe for other rows."""
+        found = Recipe.read({**self.as_dict(), "rows": list(rows)}, what="this comparison")
+        found._origin = self._origin
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """The resolved recipe as plain values; `recipe_from` reads it back to an equal one."""
+        return self.model_dump(mode="json")
+
+
+def load_recipe(name_or_file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by file or shipped name, with `key=value` overrides merged before the one validation.
+
+    Raises:
+        UserError: no such recipe, no YAML, or settings that do not validate (all problems in one message).
+    """
+    data = read_recipe(str(name_or_file))
+    return recipe_from(data, overrides, what=f"recipe {name_or_file}")
+
+
+def recipe_from(
+    data: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    settings: Mapping[str, Any] | None = None,
+    what: str = "recipe",
+) -> Recipe:
+    """A recipe from plain values, others laid on them, and `key=value` overrides."""
+    settings = merged(data, settings or {})
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key.strip() or key.strip() != key:
+            raise UserError(f"{override!r} is no override; write key=value, such as update.lr=0.01")
+        settings = merged(settings, nested(key, parsed_yaml(value, what=f"the value of {key}")))
+    recipe = Recipe.read(settings_alone(settings), what=what)
+    return _with_origin(recipe, settings[ORIGIN]) if ORIGIN in settings else recipe
+
+
+def _with_origin(recipe: Recipe, begun: Mapping[str, Any]) -> Recipe:
+    """The recipe with what is known of its origin; what was published for other settings is left out."""
+    name, changes = begun["recipe"], begun["changes"]
+    changed = _changed(recipe, name) if changes else ()
+    if changed and "published" not in changes:
+        recipe = recipe.model_copy(update={"published": ()})
+    if changed and "rows" not in changes:
+        rows = [row if isinstance(row, str) else row.model_copy(update={"published": ()}) for row in recipe.rows]
+        recipe = recipe.model_copy(update={"rows": tuple(rows)})
+    recipe._origin = Origin(name, changes, changed, begun["data"])
+    return recipe
+
+
+def _changed(recipe: Recipe, name: str) -> tuple[Changed, ...]:
+    try:
+        before = Recipe.read(settings_alone(read_recipe(name)), what=name)
+    except UserError:
+        return ()  # half a recipe, which only what was laid on it made one
+    if not before.published and all(isinstance(row, str) or not row.published for row in before.rows):
+        return ()  # there is nothing that it could no longer stand beside
+    return changed_settings(before.as_dict(), recipe.as_dict())
+
+
+def lr_note(recipe: Recipe, images_per_step: int | None = None) -> str | None:
+    """What to say where a step takes another number of images than the learning rate was chosen for.
+
+    Args:
+        recipe: with `lr_is_for_images`, or there is nothing to say.
+        images_per_step: over all processes; None: the recipe's batch size.
+    """
+    images, meant = images_per_step or recipe.data.batch_size, recipe.lr_is_for_images
+    if meant is None or images == meant:
+        return None
+    lr = recipe.update.lr
+    return (
+        f"update.lr {lr:g} was chosen for {meant} images a step, this run takes {images}; in proportion it would be "
+        f"{lr * images / meant:.4g} (set lr_is_for_images={images} where the rate is meant as it is)"
+    )
+
+
+def _row_needs_teacher(row: str | RowSettings) -> bool:
+    names = row.split("+") if isinstance(row, str) else method_names(row.changes().get("method")) or []
+    methods = [METHODS[name] for name in names if name in METHODS]
+    return any(method.needs_teacher(method.Config()) for method in methods)

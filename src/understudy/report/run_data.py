@@ -1,0 +1,228 @@
+"""A run folder as types. Only results.json must be there; what else is missing is said, not guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from understudy.results.reading import read_results
+from understudy.results.schema import Count, Number, Record, Results
+from understudy.utils.errors import UserError
+from understudy.utils.untrusted import lines_of, plain_json, shown, text_of, visible
+
+__all__ = ["EpochRecord", "Predictions", "RunFolder", "Speed", "Timing", "read_run", "read_timing"]
+
+R = TypeVar("R", bound=Record)
+MAX_BYTES = 1_000_000  # of environment.json and recipe.yaml
+MOST_EPOCH_RECORDS = 200_000
+
+
+class EpochTrain(Record):
+    """The yardstick on one epoch's training batches."""
+
+    task_loss: Number | None = None
+    kl_to_teacher: Number | None = None
+    top1: Number | None = None
+
+
+class EpochVal(Record):
+    """Validation after one epoch."""
+
+    top1: Number | None = None
+    agreement: Number | None = None
+
+
+class EpochRecord(Record):
+    """One line of metrics.jsonl of kind "epoch"."""
+
+    row: str
+    seed: int
+    epoch: Count
+    train: EpochTrain = EpochTrain()
+    val: EpochVal | None = None
+
+
+class Speed(Record):
+    """One measured throughput: forward passes in evaluation mode."""
+
+    model: str
+    role: Literal["student", "teacher"]
+    images_per_second: Number = Field(ge=0)
+    threads: int | None = None
+    batch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What the clock said."""
+
+    speeds: tuple[Speed, ...] = ()
+    run_seconds: float | None = None
+
+    def speed_of(self, model: str, role: Literal["student", "teacher"]) -> float | None:
+        """Images per second of `model` in that role, or None where nobody measured it."""
+        return next((s.images_per_second for s in self.speeds if (s.model, s.role) == (model, role)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Predicted classes on the headline's split, as stored."""
+
+    labels: npt.NDArray[Any]  # (N,)
+    teacher: npt.NDArray[Any] | None  # (N,)
+    rows: dict[str, npt.NDArray[Any]]  # (S, N), seeds in the order of results.json
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """What the report reads of a run."""
+
+    folder: Path
+    results: Results
+    epochs: tuple[EpochRecord, ...] = ()
+    timing: Timing = Timing()
+    predictions: Predictions | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    recipe: str = ""
+    missing: tuple[str, ...] = ()  # one sentence for each thing that is not there or could not be read
+
+
+def read_run(folder: Path) -> RunFolder:
+    """Read a run folder.
+
+    Raises:
+        UserError: results.json is missing or not readable; everything else may be absent.
+    """
+    results = read_results(folder)
+    missing: list[str] = []
+    return RunFolder(
+        folder=folder,
+        results=results,
+        epochs=_epochs(folder / "metrics.jsonl", results, missing),
+        timing=read_timing(folder / "timing.jsonl", missing),
+        predictions=_predictions(folder / "predictions.safetensors", results, missing),
+        environment=_environment(folder / "environment.json", missing),
+        recipe=_recipe(folder / "recipe.yaml", missing),
+        missing=tuple(missing),
+    )
+
+
+def read_timing(file: Path, missing: list[str] | None = None) -> Timing:
+    """Speeds and the run's seconds from a timing.jsonl; what could not be read is told to `missing`."""
+    missing = [] if missing is None else missing
+    lines = list(_lines(file, "no speeds are shown", missing))
+    # a run that was continued has timed itself in parts, and a speed measured again replaces the first
+    speeds = {(s.model, s.role): s for s in (_record(Speed, x) for x in lines if x.get("kind") == "speed") if s}
+    seconds = [
+        float(x["seconds"]) for x in lines if x.get("kind") == "run" and isinstance(x.get("seconds"), int | float)
+    ]
+    return Timing(tuple(speeds.values()), sum(seconds) if seconds else None)
+
+
+def _epochs(file: Path, results: Results, missing: list[str]) -> tuple[EpochRecord, ...]:
+    # an epoch that was interrupted and done again is written twice: the later line holds
+    found: dict[tuple[str, int, int], EpochRecord] = {}
+    rows = {row.name for row in results.rows}
+    for line in _lines(file, "no curves are drawn", missing):
+        record = _record(EpochRecord, line) if line.get("kind") == "epoch" else None
+        if record is not None and record.row in rows and record.seed in results.seeds:
+            found[record.row, record.seed, record.epoch] = record
+        if len(found) >= MOST_EPOCH_RECORDS:
+            missing.append(f"{file.name}: only its first {MOST_EPOCH_RECORDS:,} epochs were read.")
+            break
+    return tuple(found.values())
+
+
+def _predictions(file: Path, results: Results, missing: list[str]) -> Predictions | None:
+    loss = "no figure of right and wrong images is drawn"
+    if not file.is_file():
+        missing.append(f"{file.name} is not in the run folder: {loss}.")
+        return None
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:  # of a kind numpy does not know
+        missing.append(f"{file.name} could not be read ({visible(str(error))}): {loss}.")
+        return None
+    split, num_classes = results.split, results.data.num_classes
+    labels = tensors.get(f"{split}/labels")
+    if labels is None:
+        missing.append(f"{file.name} holds no predictions on the {split} split: {loss}.")
+        return None
+    unfit = [
+        name for name, said in tensors.items() if name.startswith(f"{split}/") and not _fits(said, labels, num_classes)
+    ]
+    if unfit:
+        missing.append(f"{file.name}: {visible(unfit[0])} holds no class number for each image: {loss}.")
+        return None
+    rows = {}
+    for row in results.rows:
+        keys = [f"{split}/{row.name}/{seed.seed}" for seed in row.seeds]
+        if keys and all(key in tensors for key in keys):
+            rows[row.name] = np.stack([tensors[key] for key in keys])
+    return Predictions(labels, tensors.get(f"{split}/teacher"), rows)
+
+
+def _fits(said: npt.NDArray[Any], labels: npt.NDArray[Any], num_classes: int) -> bool:
+    """Whether these are class numbers, one for each label; -1 stands for an output that is no number."""
+    is_list_of_integers = said.ndim == 1 and said.size > 0 and said.dtype.kind in "iu" and said.shape == labels.shape
+    lowest = 0 if said is labels else -1
+    return is_list_of_integers and lowest <= int(said.min()) and int(said.max()) < num_classes
+
+
+def _environment(file: Path, missing: list[str]) -> dict[str, Any]:
+    text = _text(file, "versions, hardware and command are not known", missing)
+    try:
+        data = shown(plain_json(text)) if text else {}
+    except ValueError as error:
+        missing.append(f"{file.name} could not be read ({error}).")
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _recipe(file: Path, missing: list[str]) -> str:
+    return visible(_text(file, "the settings cannot be shown whole", missing))
+
+
+def _text(file: Path, loss: str, missing: list[str]) -> str:
+    if not file.is_file():
+        missing.append(f"{file.name} is not in the run folder: {loss}.")
+        return ""
+    try:
+        return text_of(file, most_bytes=MAX_BYTES)
+    except UserError as error:
+        missing.append(f"{visible(str(error))}.")
+        return ""
+
+
+def _lines(file: Path, loss: str, missing: list[str]) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a .jsonl; lines that are none (a run cut off while writing) are counted, not fatal."""
+    if not file.is_file():
+        missing.append(f"{file.name} is not in the run folder: {loss}.")
+        return
+    unread = 0
+    for line in lines_of(file):
+        try:
+            data = shown(plain_json(line)) if line.strip() else None
+        except ValueError:
+            data = None
+        if isinstance(data, dict):
+            yield data
+        elif line.strip():
+            unread += 1
+    if unread:
+        missing.append(f"{file.name}: {unread} line{'s' if unread > 1 else ''} could not be read.")
+
+
+def _record(kind: type[R], data: dict[str, Any]) -> R | None:
+    try:
+        return kind.model_validate(data)
+    except ValidationError:
+        return None

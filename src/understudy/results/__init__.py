@@ -1,0 +1,1 @@
+"""What a run leaves, as types: written and read by the same classes."""

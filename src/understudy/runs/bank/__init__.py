@@ -1,0 +1,1 @@
+"""Banks made, found and opened for a recipe."""

@@ -1,0 +1,158 @@
+"""The banks of a run: found, compared with what the run wants, and refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from understudy.core.image_size import ImageSize
+from understudy.data import DataSplits
+from understudy.models import Network
+from understudy.recipes.schema import Recipe
+from understudy.runs.bank.key import bank_key, versions_here
+from understudy.teachers.bank.identity import differing_content, version_note
+from understudy.teachers.bank.store import BankFolder
+from understudy.teachers.bank.teacher import BankTeacher
+from understudy.utils.errors import UserError
+from understudy.utils.untrusted import given_path
+
+__all__ = ["bank_folder", "kept_to_views", "notes_on", "open_banks", "refuse_absent_banks"]
+
+
+def bank_folder(path: str, seed: int) -> BankFolder:
+    """Where the bank of a seed lies below the path that people name."""
+    return BankFolder(given_path(path, what="bank") / f"seed{seed}")
+
+
+def open_banks(
+    recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student: Network, num_views: int | None = None
+) -> dict[int, BankTeacher]:
+    """The bank of every seed of the run, all of them of equally many views.
+
+    Args:
+        recipe: of the run.
+        data: that the run is going to train on.
+        image_size: of the student's images.
+        student: whose normalisation some transforms depend on.
+        num_views: that the run began with; None: as many as every seed has.
+
+    Raises:
+        UserError: a seed has none, one is incomplete, of something else than this run wants, or of too few views.
+    """
+    assert recipe.bank is not None
+    refuse_absent_banks(recipe)
+    key = bank_key(recipe, data, image_size=image_size, student=student)
+    banks = {}
+    for seed in recipe.seeds:
+        bank = BankTeacher(bank_folder(recipe.bank.path, seed).path)
+        found = differing_content({**key, "seed": seed}, bank.manifest.key)
+        if found:
+            begins = f"{bank.name} is of something else than this run; bank it anew:"
+            raise UserError("\n".join([begins, *found, *_way_back(found, recipe)]))
+        if bank.manifest.layout.num_samples != len(data.train):
+            raise UserError(f"{bank.name}: bank.json contradicts itself in the number of images; make the bank anew")
+        banks[seed] = bank
+    _refuse_another_content(recipe, banks)
+    kept_to_views(banks, num_views, recipe)
+    return banks
+
+
+def _way_back(found: list[str], recipe: Recipe) -> Iterator[str]:
+    """What to do about weights whose bytes are others."""
+    assert recipe.teacher is not None
+    if any(line.startswith("  teacher.weights   here 'SHA-256") for line in found):
+        yield (
+            f"{recipe.teacher.weights} holds other weights than those that were banked; put back the file that the "
+            "bank was made of, or bank this one (`understudy bank`, with another --out)"
+        )
+
+
+def kept_to_views(banks: Mapping[int, BankTeacher], num_views: int | None, recipe: Recipe) -> None:
+    """Let a run show the views that it began with, or as many as every seed has, whatever has been added since.
+
+    Args:
+        banks: of the run, by seed; changed in place.
+        num_views: that the run began with; None: it begins now.
+        recipe: of the run.
+
+    Raises:
+        UserError: a bank has fewer; or fewer than epochs, under `bank.views: unique`.
+    """
+    assert recipe.bank is not None
+    fewest = min(banks.values(), key=lambda bank: bank.manifest.num_views)
+    there = fewest.manifest.num_views
+    if num_views is not None and there < num_views:
+        raise UserError(
+            f"{fewest.name} has {_views(there)}, and this run began with {num_views}; add the others (`understudy bank "
+            f"RECIPE --views {num_views} --out {recipe.bank.path}`), or begin the run anew"
+        )
+    shown = there if num_views is None else num_views
+    if recipe.bank.views == "unique" and shown < recipe.epochs:
+        if shown < there:
+            raise UserError(
+                f"bank.views: unique, but this run began with {_views(shown)}, too few for {recipe.epochs} epochs; set "
+                f"epochs={shown}, or bank.views=repeat"
+            )
+        raise UserError(
+            f"bank.views: unique, but {fewest.name} has {_views(shown)} for {recipe.epochs} epochs; add views "
+            f"(the command that made it, with --views {recipe.epochs}), set epochs={shown}, or bank.views=repeat"
+        )
+    for bank in banks.values():
+        bank.keep_to(shown)
+
+
+def _views(number: int) -> str:
+    return f"{number} view{'s' * (number > 1)}"
+
+
+def notes_on(banks: Mapping[int, BankTeacher], recipe: Recipe) -> Iterator[str]:
+    """What a person should be told of the banks of a run, which are in order as far as can be seen."""
+    num_views = min(bank.num_views for bank in banks.values())
+    if num_views < recipe.epochs:
+        views = _views(num_views)
+        yield f"bank     {views} for {recipe.epochs} epochs: every {num_views} epochs the same augmented images"
+    assert recipe.bank is not None
+    here = versions_here()
+    notes = [version_note(f"bank {recipe.bank.path}", bank.manifest.versions, here) for bank in banks.values()]
+    yield from (note for note in dict.fromkeys(notes) if note is not None)
+
+
+def refuse_absent_banks(recipe: Recipe) -> None:
+    """Refuse a bank that is not there, or not for every seed of the run."""
+    if recipe.bank is None:
+        return
+    path = recipe.bank.path
+    absent = [seed for seed in recipe.seeds if not bank_folder(path, seed).is_begun]
+    if not absent:
+        return
+    here = given_path(path, what="bank")
+    if BankFolder(here).is_begun:
+        raise UserError(f"bank {path}: this is the bank of one seed; give the folder that holds it, {here.parent}")
+    names = [folder.name.removeprefix("seed") for folder in here.glob("seed*") if BankFolder(folder).is_begun]
+    there = sorted(int(name) for name in names if name.isdigit())
+    wanted = ",".join(map(str, absent))
+    if not there:
+        found = f"holds no bank (no seed{absent[0]}/bank.json in it)" if here.is_dir() else "there is none"
+        raise UserError(f"bank {path}: {found}; `understudy bank RECIPE --views 8 --out {path}` makes one")
+    views = max(bank_folder(path, seed).manifest().num_views for seed in there)
+    raise UserError(
+        f"bank {path} holds seed {', '.join(map(str, there))}, but this run also has seed {wanted}, whose augmentation "
+        f"is another; add it (`understudy bank RECIPE --views {views} --seeds {wanted}, --out {path}`), or run with "
+        f"--seeds {','.join(map(str, there))}{',' * (len(there) == 1)}"
+    )
+
+
+def _refuse_another_content(recipe: Recipe, banks: Mapping[int, BankTeacher]) -> None:
+    """Seeds must be of one teacher, and the bank the same as when the recipe was written down."""
+    assert recipe.bank is not None
+    keys = {seed: bank.manifest.content_key for seed, bank in banks.items()}
+    if len(set(keys.values())) > 1:
+        raise UserError(
+            f"bank {recipe.bank.path}: its seeds were made with different teachers or settings ({keys}); make them "
+            "with one command"
+        )
+    found = next(iter(keys.values()))
+    if recipe.bank.key not in (None, found):
+        raise UserError(
+            f"bank.key: {recipe.bank.path} has another content than this recipe was run with (here {found!r}, there "
+            f"{recipe.bank.key!r}); leave the key out to take what is there"
+        )

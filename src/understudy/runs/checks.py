@@ -1,0 +1,141 @@
+"""Whether rows, data and processes suit each other: what could not work is refused before training begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from understudy.core.image_size import has_shape_of, height_and_width, size_text
+from understudy.data import DataConfig, Share
+from understudy.data.augment.copies import refuse_to_turn
+from understudy.methods import MethodConfig
+from understudy.methods.combination import check_num_classes
+from understudy.models import Network
+from understudy.recipes.comparison import Row
+from understudy.runs.components import Parts
+from understudy.training.loss import is_on_local_rows
+from understudy.training.trial_pass import USUAL_IMAGES, training_problem
+from understudy.utils.errors import UserError
+
+__all__ = ["check_rows", "size_notes"]
+
+COPIES = {"none": 1, "pairs": 2, "rotations": 4}
+
+
+def check_rows(parts: Parts, rows: Sequence[Row]) -> None:
+    """Refuse before training what could not work: class counts, too few classes or rows, missing taps.
+
+    Raises:
+        UserError: naming the method, or the network, and the way out.
+    """
+    config = parts.recipe.data
+    if config.copies == "rotations":
+        refuse_to_turn(parts.image_size)
+    for method in (method for row in rows for method in row.method):
+        name = method.method.name
+        check_num_classes(method, len(parts.data.classes))
+        _check_needs(method, config)
+        if method.group_size is not None and config.copies != "none":
+            raise UserError(
+                f"method {name!r}: groups of rows would tear the copies of an image apart; leave out method.group_size "
+                "(rows: local then relates the rows of each process), or set data.copies: none"
+            )
+        needed, smallest = method.method.min_rows(method), _fewest_rows(parts, is_local=is_on_local_rows(method))
+        if smallest < needed:
+            raise UserError(
+                f"method {name!r} needs at least {needed} images in every batch, but the smallest one here has "
+                f"{smallest} ({_divided(parts)}); set data.drop_last=true or another data.batch_size"
+            )
+    _check_smallest_pass(parts)
+
+
+def size_notes(parts: Parts) -> list[str]:
+    """What to say of sizes that work and are hardly meant: of batches, and of images."""
+    notes, config, num_train = [], parts.recipe.data, len(parts.data.train)
+    if config.batch_size > num_train:
+        notes.append(f"note     data.batch_size {config.batch_size:,}: a step takes all {num_train:,} training images")
+    network = parts.student_network
+    size = network.prepare.size or parts.image_size
+    if not has_shape_of(size, height_and_width(parts.image_size)):
+        notes.append(
+            f"note     {network.name} works at {size_text(size)} px and sees the centre alone of images of "
+            f"{size_text(parts.image_size)} px: set data.image_size=[HEIGHT, WIDTH] to build it for their shape"
+        )
+    stages = getattr(network.module, "feature_info", None) or [{}]
+    reduction = stages[-1].get("reduction") if isinstance(stages, list) else None
+    if isinstance(reduction, int) and reduction > min(height_and_width(size)):
+        notes.append(
+            f"note     {network.name} halves its images down to 1/{reduction} of their side, and nothing is left of "
+            f"{size_text(size)} px to tell apart by then: raise data.image_size, or take a student for small "
+            "images (cifar:...)"
+        )
+    return notes
+
+
+def _check_smallest_pass(parts: Parts) -> None:
+    """Refuse a network that cannot be trained on the smallest pass, as batch norms on one value of each channel."""
+    recipe, smallest = parts.recipe, _fewest_rows(parts, is_local=True)
+    images, usual = (count * COPIES[recipe.data.copies] for count in (smallest, USUAL_IMAGES))
+    if images >= USUAL_IMAGES:
+        return
+    around = parts.surroundings(recipe.seeds[0])
+    trained = [("student", parts.student_network, around.sample)]
+    if recipe.teacher is not None and recipe.teacher.train_epochs and parts.teacher_network is not None:
+        trained.append(("teacher", parts.teacher_network, cast(Tensor, around.teacher_sample)))
+    for role, network, sample in trained:
+        problem = _problem(network, images, sample)
+        if problem is not None and _problem(network, usual, sample) is None:
+            few = f"{images} image{'s' * (images > 1)}"
+            raise UserError(
+                f"{role} {network.name} cannot be trained on a batch of {few} ({problem}), and the smallest one "
+                f"here has no more ({_divided(parts)}); set data.drop_last=true or another data.batch_size"
+            )
+
+
+def _problem(network: Network, num_images: int, sample: Tensor) -> str | None:
+    if any(isinstance(part, nn.SyncBatchNorm) for part in network.module.modules()):
+        return None  # it sees the rows of all processes
+    device = next((tensor.device for tensor in network.module.parameters()), torch.device("cpu"))
+    images = torch.zeros(num_images, *sample.shape[1:], device=device)
+    return training_problem(network.prepared.to(device), images)
+
+
+def _fewest_rows(parts: Parts, *, is_local: bool) -> int:
+    """Images in the smallest pass of any step: of one process, or of all together."""
+    config, num_train, world = parts.recipe.data, len(parts.data.train), parts.world
+    last = 0 if config.drop_last else num_train % config.batch_size
+    step = range(last if last >= world.size else min(config.batch_size, num_train))  # fewer are left out
+    shares = [len(Share(rank, world.size).of(step)) for rank in range(world.size)]
+    passes = max(1, min(parts.recipe.accumulate, *shares))
+    return min(shares) // passes if is_local else sum(share // passes for share in shares)
+
+
+def _divided(parts: Parts) -> str:
+    recipe, size = parts.recipe, parts.world.size
+    words = [f"{len(parts.data.train)} images", f"data.batch_size {recipe.data.batch_size}"]
+    words += [f"{size} processes"] if size > 1 else []
+    words += [f"accumulate {recipe.accumulate}"] if recipe.accumulate > 1 else []
+    return ", ".join(words)
+
+
+def _check_needs(method: MethodConfig, config: DataConfig) -> None:
+    """Refuse data that lack what the method reads."""
+    name, needs = method.method.name, method.method.needs_for(method)
+    if "copies" in needs and config.copies != "rotations":
+        raise UserError(f"method {name!r} compares rotated copies of each image; set data.copies=rotations")
+    if "indices" in needs and config.streaming:
+        raise UserError(
+            f"method {name!r} remembers samples by their number, which streamed ones do not have; leave out "
+            "data.streaming"
+        )
+    if "hard_labels" in needs and config.mix is not None:
+        raise UserError(
+            f"method {name!r} needs one class for each image, and data.mix mixes labels; leave out data.mix"
+        )
+    if "hard_labels" in needs and config.unlabelled is not None:
+        raise UserError(
+            f"method {name!r} needs a label for each image, and those of data.unlabelled have none; leave it out"
+        )

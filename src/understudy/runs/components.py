@@ -1,0 +1,228 @@
+"""Components of a run: data, task, teacher and student networks, opened once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+
+from understudy.core.image_size import ImageSize, height_and_width
+from understudy.data import (
+    DataSplits,
+    EvalLoader,
+    TrainLoader,
+    augment_for,
+    eval_loader,
+    open_data,
+    train_loader,
+)
+from understudy.data.augment.config import NoAugment, ResizedCrop
+from understudy.data.augment.crops import crop_share
+from understudy.data.sources.base import rows_of
+from understudy.distributed.launch import device_named
+from understudy.distributed.world import SINGLE, World
+from understudy.models import Network
+from understudy.recipes.schema import Recipe
+from understudy.runs.absent_files import refuse_absent_files
+from understudy.runs.bank.open import notes_on, open_banks, refuse_absent_banks
+from understudy.runs.networks import LARGE_IMAGE_SIZE, network_named, with_classes_numbered
+from understudy.tasks import Classification, class_weights_for
+from understudy.teachers import LiveTeacher
+from understudy.teachers.bank.teacher import BankTeacher
+from understudy.training.build import Surroundings
+from understudy.utils.errors import UserError
+from understudy.utils.hashing import hashed
+from understudy.utils.seeding import seeded
+
+__all__ = ["Parts", "classification", "in_world", "live_teacher", "open_parts"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a recipe names, opened: shared by all rows and seeds of a run."""
+
+    recipe: Recipe
+    data: DataSplits
+    device: torch.device
+    image_size: ImageSize
+    task: Classification
+    student_network: Network  # as every student begins, but for its random weights
+    make_student: Callable[[], Network]  # a fresh one, its weights drawn from the global random state
+    teacher: LiveTeacher | None  # None where there is none, or only its banks
+    teacher_network: Network | None
+    teacher_size: ImageSize | None  # None where teacher and student see the same size
+    world: World = SINGLE
+    banks: Mapping[int, BankTeacher] = field(default_factory=dict)  # by seed; the teacher then is never built
+
+    def teacher_of(self, seed: int) -> LiveTeacher | BankTeacher | None:
+        """Whom the students of a seed learn from."""
+        return self.banks.get(seed, self.teacher)
+
+    @property
+    def crop_share(self) -> float:
+        """Sides of the centre crop that is evaluated, as a share of what images are scaled to cover."""
+        return 1.0 if self.data.native_size is not None else crop_share(self.image_size)
+
+    @property
+    def teacher_shares_classes(self) -> bool:
+        """Whether the teacher has an output for each class of the data, so that it can be scored on them."""
+        if self.teacher is None:
+            return False
+        output, _ = self.teacher.model.dry_forward(self.blank_images(self.teacher_size or self.image_size))
+        return isinstance(output, torch.Tensor) and output.shape[1:] == (self.task.num_classes,)
+
+    def blank_images(self, size: ImageSize) -> torch.Tensor:
+        """(2,D,H,W) black images of the data's channels, for dry forward passes."""
+        return torch.zeros(2, self.data.channels, *height_and_width(size), device=self.device)
+
+    @property
+    def augmentation(self) -> str:
+        """In words."""
+        augment = augment_for(self.recipe.data, self.data.train)
+        settings = ", ".join(f"{key} {value}" for key, value in augment.model_dump(exclude={"name"}).items())
+        return f"{augment.name} ({settings})" if settings else augment.name
+
+    def surroundings(self, seed: int) -> Surroundings:
+        """What the students of one seed are built into."""
+        return Surroundings(
+            task=self.task,
+            num_classes=self.task.num_classes,
+            sample=self.blank_images(self.image_size),
+            teacher=self.teacher_of(seed),
+            teacher_sample=self.blank_images(self.teacher_size or self.image_size),
+            train_labels=self.data.train.labels,
+            seed=seed,
+            world=self.world,
+        )
+
+    def train_loader(self, seed: int) -> TrainLoader:
+        """Batches of one seed, this process's part of each: its own order and its own views, or those of its bank."""
+        teacher_size = self.teacher_size
+        if self.banks and isinstance(augment_for(self.recipe.data, self.data.train), NoAugment | ResizedCrop):
+            teacher_size = None  # nobody looks; other crops are cut at the larger size, so the student's depend on it
+        return train_loader(
+            self.data,
+            self.recipe.data,
+            seed=seed,
+            image_size=self.image_size,
+            teacher_size=teacher_size,
+            num_views=self.banks[seed].num_views if self.banks else None,
+            device=self.device,
+            mean=self.student_network.mean,
+            std=self.student_network.std,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+
+    def eval_loader(self, split: str) -> EvalLoader:
+        """Batches of "train", "val" or "test" in data order, not augmented."""
+        source = {"train": self.data.train, "val": self.data.val, "test": self.data.test}[split]
+        if source is None:
+            raise UserError(f"{self.data.name} has no {split} split")
+        if split == "train" and self.data.num_unlabelled:
+            source = rows_of(source, (source.labels >= 0).nonzero().flatten())
+        return eval_loader(
+            source,
+            self.recipe.data,
+            image_size=self.image_size,
+            teacher_size=None if self.banks else self.teacher_size,
+            device=self.device,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+
+
+def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], world: World = SINGLE) -> Parts:
+    """Open the data, build the teacher, and learn how to build students."""
+    device = device_named(recipe.device, world)
+    _refuse_unseen(recipe, device, world)
+    data = open_data(recipe.data)
+    for note in data.notes:
+        say(note)
+    if data.greys is not None:  # chosen by these images; a run goes on with it, and others are evaluated by it
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"grey_range": data.greys})})
+    if len(data.classes) < 2:
+        raise UserError(f"{data.name} has one class, {data.classes[0]!r}; there is nothing to tell apart")
+    recipe = with_classes_numbered(recipe, data)
+    create = partial(network_named, recipe=recipe, data=data, allow_code=allow_code, world=world)
+    student = create(recipe.student)
+    teacher = None
+    if recipe.teacher is not None and recipe.bank is None:
+        # A teacher that is going to be trained starts like any other model; the seed decides its first weights.
+        with seeded(hashed(recipe.seeds[0], "teacher")):
+            teacher = create(recipe.teacher)
+    image_size = recipe.data.image_size or data.native_size or student.input_size or LARGE_IMAGE_SIZE
+    teacher_size = _teacher_size(recipe, data, teacher, image_size)
+    banks: dict[int, BankTeacher] = {}
+    if recipe.bank is not None:
+        banks = open_banks(recipe, data, image_size=image_size, student=student, num_views=recipe.bank.num_views)
+        for note in notes_on(banks, recipe):
+            say(note)
+        manifest = banks[recipe.seeds[0]].manifest
+        teacher_size = None if manifest.teacher.image_size == image_size else manifest.teacher.image_size
+        begun = {"key": manifest.content_key, "num_views": banks[recipe.seeds[0]].num_views}
+        kept = recipe.bank.model_copy(update=begun)
+        recipe = recipe.model_copy(update={"bank": kept})
+    return Parts(
+        recipe=recipe,
+        data=data,
+        device=device,
+        image_size=image_size,
+        task=classification(recipe, data),
+        student_network=student,
+        make_student=partial(create, recipe.student),
+        teacher=live_teacher(teacher, device, recipe) if teacher is not None else None,
+        teacher_network=teacher,
+        teacher_size=teacher_size,
+        world=world,
+        banks=banks,
+    )
+
+
+def _teacher_size(recipe: Recipe, data: DataSplits, teacher: Network | None, image_size: ImageSize) -> ImageSize | None:
+    """Size of the teacher's own images; None where it sees the student's.
+
+    Images of one small size reach both as they are, and a network resizes them itself, unless the recipe says more.
+    """
+    if teacher is None or teacher.input_size in (None, image_size):
+        return None
+    is_told = recipe.teacher is not None and recipe.teacher.image_size is not None
+    return teacher.input_size if is_told or data.native_size is None else None
+
+
+def classification(recipe: Recipe, data: DataSplits) -> Classification:
+    """The task of a recipe on its data."""
+    weights = class_weights_for(recipe.class_weights, data.train.labels, len(data.classes))
+    return Classification(len(data.classes), label_smoothing=recipe.label_smoothing, class_weights=weights)
+
+
+def _refuse_unseen(recipe: Recipe, device: torch.device, world: World) -> None:
+    """What can be said before any image is read: misspelt models, lost weights, a bank that nobody made."""
+    if recipe.sync_batch_norm and world.size > 1 and device.type == "cpu":
+        raise UserError(
+            "sync_batch_norm: torch has it for GPUs only, and this run is on the CPU; set sync_batch_norm=false (each "
+            "process then normalises its own rows), or take a student without batch norm"
+        )
+    refuse_absent_banks(recipe)
+    refuse_absent_files(recipe)
+
+
+def in_world(parts: Parts, world: World) -> Parts:
+    """The same parts for one of several processes, on its own device."""
+    device = device_named(parts.recipe.device, world)
+    teacher = None if parts.teacher_network is None else live_teacher(parts.teacher_network, device, parts.recipe)
+    return replace(parts, world=world, device=device, teacher=teacher)
+
+
+def live_teacher(network: Network, device: torch.device, recipe: Recipe) -> LiveTeacher:
+    """The network as a teacher on `device`, run as fast as the recipe lets it."""
+    return LiveTeacher(
+        network.module.to(device),
+        prepare=network.prepare.to(device),
+        name=f"teacher {network.name}",
+        folds=recipe.fold_teacher,
+        compiles=recipe.compile,
+        say=lambda note: None,  # a run says it beside the teacher's score
+    )

@@ -1,0 +1,102 @@
+"""What a run says on the terminal: lines, and a progress bar where there is one to see it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from understudy.utils.untrusted import visible
+
+__all__ = ["Display", "duration"]
+
+PLAIN_LINE_SECONDS = 5.0  # between two progress lines where there is no terminal
+
+
+class Display:
+    """A progress bar on a terminal, plain lines elsewhere, nothing when quiet."""
+
+    def __init__(self, *, quiet: bool = False, to_stderr: bool = False) -> None:
+        # Without a terminal nothing tells the width; lines must not be wrapped in the middle of a path.
+        stream = sys.stderr if to_stderr else sys.stdout
+        self.console = Console(highlight=False, soft_wrap=not stream.isatty(), quiet=quiet, stderr=to_stderr)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._last_line = 0.0
+        self._pace: _Pace | None = None
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        self.console.print(visible(text), markup=False)
+
+    @contextmanager
+    def stretch(self, total_steps: int, *, images_per_step: int) -> Iterator[None]:
+        """Show progress over `total_steps` steps."""
+        self._pace = _Pace(total_steps, images_per_step)
+        self._last_line = time.monotonic()
+        if self.console.is_terminal:
+            text = TextColumn("  {task.description}", markup=False)
+            columns = (text, BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+            last = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("left"))
+            self._bar = Progress(*columns, *last, console=self.console, transient=True)
+            self._task = self._bar.add_task("", total=total_steps, rate="")
+            self._bar.start()
+        try:
+            yield
+        finally:
+            if self._bar is not None:
+                self._bar.stop()
+            self._bar = self._task = self._pace = None
+
+    def update(self, steps_done: int, text: str) -> None:
+        """Show how far the stretch is; after a few steps, how long it is going to take."""
+        pace = self._pace
+        if pace is None:
+            return
+        pace.reached(steps_done)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=steps_done, description=visible(text), rate=pace.rate)
+        elif time.monotonic() - self._last_line > PLAIN_LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self.say(f"  {text}   {100 * steps_done // max(pace.total_steps, 1)} %   {pace.rate}   {pace.left} left")
+
+
+class _Pace:
+    """Rate and time left of a stretch of steps, from where it was first seen."""
+
+    def __init__(self, total_steps: int, images_per_step: int) -> None:
+        self.total_steps, self.images_per_step = total_steps, images_per_step
+        self._first: tuple[int, float] | None = None
+        self._now = (0, 0.0)
+
+    def reached(self, steps_done: int) -> None:
+        """So many steps are done now."""
+        self._now = (steps_done, time.monotonic())
+        self._first = self._first or self._now
+
+    @property
+    def steps_per_second(self) -> float:
+        """0 until two steps were seen."""
+        if self._first is None or self._now[0] == self._first[0]:
+            return 0.0
+        return (self._now[0] - self._first[0]) / max(self._now[1] - self._first[1], 1e-9)
+
+    @property
+    def rate(self) -> str:
+        """'11,400 img/s'."""
+        return f"{self.steps_per_second * self.images_per_step:,.0f} img/s"
+
+    @property
+    def left(self) -> str:
+        """'0:00:21'."""
+        return duration((self.total_steps - self._now[0]) / self.steps_per_second) if self.steps_per_second else "?"
+
+
+def duration(seconds: float) -> str:
+    """'0:00:21'."""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

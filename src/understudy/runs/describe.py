@@ -1,0 +1,56 @@
+"""The first lines of a run in words: its data and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from understudy.core.image_size import size_text
+from understudy.methods.combination import weighted
+from understudy.models.cost import count_parameters
+from understudy.recipes.comparison import Row
+from understudy.report import compact
+from understudy.runs.components import Parts
+
+__all__ = ["describe_data", "describe_rows"]
+
+
+def describe_data(parts: Parts) -> str:
+    """What was found, for people."""
+    data = parts.data
+    test = "" if data.test is None else f", test {len(data.test):,}"
+    unlabelled = f" ({data.num_unlabelled:,} without labels)" if data.num_unlabelled else ""
+    return (
+        f"data     {data.name}: {len(data.classes)} classes, train {len(data.train):,}{unlabelled}, "
+        f"val {len(data.val):,} ({data.val_origin}){test}, {size_text(parts.image_size)} px"
+        + (f" (teacher {size_text(parts.teacher_size)} px)" if parts.teacher_size and not parts.banks else "")
+    )
+
+
+def describe_rows(parts: Parts, rows: Sequence[Row]) -> str:
+    """What is going to be trained, for people."""
+    seeds = parts.recipe.seeds
+    count = f"{len(rows)} row{'s' * (len(rows) > 1)} x {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    network, size = parts.student_network, compact(count_parameters(parts.student_network.module))
+    lines = [
+        f"student  {parts.recipe.student.model}   {size} parameters   {network.starts_from}   "
+        f"{count}, {parts.recipe.epochs} epoch{'s' * (parts.recipe.epochs > 1)}"
+    ]
+    for row in rows:
+        methods = ", ".join(_with_weight(config) for config in row.method) or "nothing distilled"
+        lines.append(
+            f"  {row.name:<14} {methods}; task {row.task_weight:g}; {row.update.in_words()}{_source(row, rows)}"
+        )
+    return "\n".join(lines)
+
+
+def _source(row: Row, rows: Sequence[Row]) -> str:
+    """Where a row's settings come from, where that is not the one recipe."""
+    return f"; settings of {row.settings_from}" if len({each.settings_from for each in rows}) > 1 else ""
+
+
+def _with_weight(config: Any) -> str:
+    weight, _ = weighted(config)
+    paper = config.method.paper
+    source = f" ({paper.authors.split(',')[0]} {paper.year})" if paper else ""
+    return f"{config.method.name}{source}, weight {weight:g}"

@@ -1,0 +1,209 @@
+"""Memory format of convolutions: told, or the one in which this machine was measured to run a network faster.
+
+What is measured differs from machine to machine and by chance, and results of the two formats differ by rounding. So
+`auto` is for those who want the faster one; a run writes its choice down, and goes on with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from understudy.core.config import Config
+from understudy.core.image_size import ImageSize, height_and_width
+from understudy.core.networks import copied
+from understudy.core.precision import Precision, autocast
+from understudy.core.taps import TappedModel
+from understudy.models import Network, in_format
+from understudy.runs.components import Parts, live_teacher
+from understudy.utils import files
+from understudy.utils.errors import UserError
+from understudy.utils.seeding import seeded
+from understudy.utils.untrusted import plain_json, text_of
+
+__all__ = ["Choice", "Trial", "faster_format", "with_format_settled"]
+
+WARMUP, TURNS, MOST_SECONDS = 2, 7, 20.0  # of a trial; a slow network gets fewer turns
+MOST_BYTES = 10_000  # of a written choice
+
+
+class Choice(Config):
+    """Which networks of a run are channels_last, and what a pass took: least seconds, contiguous and channels_last."""
+
+    student: bool
+    teacher: bool | None  # None: no teacher is run
+    seconds: dict[str, tuple[float, float | None]]  # None: the network cannot run in channels_last
+
+    def describe(self) -> str:
+        """In words."""
+        sides = {"student": self.student, "teacher": self.teacher}
+        return "; ".join(
+            f"{side} {'channels_last' if sides[side] else 'contiguous'} ({1000 * contiguous:.1f} ms contiguous, "
+            f"{'fails in' if channels_last is None else f'{1000 * channels_last:.1f} ms'} channels_last)"
+            for side, (contiguous, channels_last) in self.seconds.items()
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a network is tried with.
+
+    Attributes:
+        batch_size: B.
+        image_size: of the images.
+        device: where.
+        precision: of the pass.
+        trains: whether a pass has a backward part, as a student's has.
+        channels: of the images.
+    """
+
+    batch_size: int
+    image_size: ImageSize
+    device: torch.device
+    precision: Precision = "float32"
+    trains: bool = False
+    channels: int = 3
+
+
+def with_format_settled(parts: Parts, file: Path, *, say: Callable[[str], None]) -> Parts:
+    """The parts with networks in the faster format where the recipe says `auto`, else as they are.
+
+    Args:
+        parts: of the run, on this process's device.
+        file: where the run keeps its choice.
+        say: is told of it.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if parts.recipe.channels_last != "auto":
+        if parts.recipe.channels_last:
+            _say_what_stays_contiguous(parts, say)
+        return parts
+    choice = parts.world.from_first(lambda: _kept(file, lambda: _measured(parts)))
+    say(f"format   {choice.describe()}")
+    teacher = parts.teacher
+    if parts.teacher_network is not None and choice.teacher is not None:
+        network = in_format(parts.teacher_network, choice.teacher)
+        teacher = live_teacher(network, parts.device, parts.recipe)
+    return replace(
+        parts,
+        student_network=in_format(parts.student_network, choice.student),
+        make_student=lambda: in_format(parts.make_student(), choice.student),
+        teacher=teacher,
+    )
+
+
+def faster_format(network: Network, trial: Trial) -> tuple[bool, tuple[float, float | None]]:
+    """Whether channels_last is the faster one, and least seconds of a pass in either (contiguous, channels_last).
+
+    The formats take turns. The network itself is not touched, nor the random state. None: it cannot run in
+    channels_last, and is not asked to.
+    """
+    can_be_channels_last = _runs_in_channels_last(_copied(network, trial), trial.image_size)
+    with seeded(0):
+        sides = height_and_width(trial.image_size)
+        images = torch.rand(trial.batch_size, trial.channels, *sides, device=trial.device)
+        passes = [_pass(in_format(_copied(network, trial), choice), images, trial) for choice in (False, True)]
+        if not can_be_channels_last:
+            return False, (min(_timed(passes[0], trial.device) for _ in range(WARMUP + 1)), None)
+        seconds: tuple[list[float], list[float]] = ([], [])
+        began = time.perf_counter()
+        for turn in range(WARMUP + TURNS):
+            for choice in (0, 1) if turn % 2 else (1, 0):
+                seconds[choice].append(_timed(passes[choice], trial.device))
+            if turn >= WARMUP and time.perf_counter() - began > MOST_SECONDS:
+                break
+    contiguous, channels_last = (min(found[WARMUP:]) for found in seconds)
+    return channels_last < contiguous, (contiguous, channels_last)
+
+
+def _say_what_stays_contiguous(parts: Parts, say: Callable[[str], None]) -> None:
+    sizes = (parts.image_size, parts.teacher_size or parts.image_size)
+    for side, network, size in zip(
+        ("student", "teacher"), (parts.student_network, parts.teacher_network), sizes, strict=True
+    ):
+        if network is not None and not _runs_in_channels_last(network, size):
+            say(
+                f"format   {side} {network.name} runs contiguous, since it fails in channels_last (as view(B, -1) "
+                "of maps does, where flatten(1) does not)"
+            )
+
+
+def _measured(parts: Parts) -> Choice:
+    recipe = parts.recipe
+    batch_size = max(recipe.data.batch_size // parts.world.size // recipe.accumulate, 2)
+    trial = Trial(
+        batch_size, parts.image_size, parts.device, recipe.precision, trains=True, channels=parts.data.channels
+    )
+    student, seconds = faster_format(parts.student_network, trial)
+    if parts.teacher_network is None:
+        return Choice(student=student, teacher=None, seconds={"student": seconds})
+    trial = replace(trial, image_size=parts.teacher_size or parts.image_size, trains=False)
+    teacher, teacher_seconds = faster_format(parts.teacher_network, trial)
+    return Choice(student=student, teacher=teacher, seconds={"student": seconds, "teacher": teacher_seconds})
+
+
+def _kept(file: Path, measured: Callable[[], Choice]) -> Choice:
+    """The choice that a run has written down, or the one that is measured and written down now.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not file.exists():
+        choice = measured()
+        files.write_atomically(file, choice.model_dump_json().encode())
+        return choice
+    try:
+        return Choice.read(plain_json(text_of(file, most_bytes=MOST_BYTES)), what=str(file))
+    except ValueError as error:
+        raise UserError(
+            f"{file} does not say any more in which memory format this run began; begin anew, with channels_last: true "
+            "or false"
+        ) from error
+
+
+def _runs_in_channels_last(network: Network, size: ImageSize) -> bool:
+    """Whether it does, in evaluation mode; one that fails there and not in the contiguous format is made contiguous."""
+    at = next(network.module.parameters(), torch.empty(0)).device
+    tapped = TappedModel(in_format(network, True).module, prepare=network.prepare, name=network.name)
+    try:
+        tapped.dry_forward(torch.zeros(2, 3, *height_and_width(size), device=at))
+    except UserError:  # who builds on it says more
+        return True
+    return not tapped.is_contiguous_only
+
+
+def _copied(network: Network, trial: Trial) -> Network:
+    module = copied(network.module, role="network").to(trial.device).train(trial.trains)
+    return replace(network, module=module)
+
+
+def _pass(network: Network, images: Tensor, trial: Trial) -> Callable[[], None]:
+    module: nn.Module = network.module
+
+    def run() -> None:
+        with torch.set_grad_enabled(trial.trains):
+            with autocast(trial.precision, trial.device):
+                output = module(images)
+            if trial.trains:
+                output.float().square().mean().backward()
+
+    return run
+
+
+def _timed(work: Callable[[], None], device: torch.device) -> float:
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    wait()
+    began = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - began

@@ -1,0 +1,90 @@
+"""`understudy check`: everything built, a few steps taken and thrown away, what a run would cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from understudy.recipes.comparison import rows_of
+from understudy.recipes.schema import Recipe
+from understudy.runs import describe
+from understudy.runs.build import build_trainer
+from understudy.runs.checks import check_rows, size_notes
+from understudy.runs.components import Parts, open_parts
+from understudy.runs.console import Display, duration
+from understudy.runs.memory_format import with_format_settled
+from understudy.runs.teacher import check_teacher, evaluate_teacher
+from understudy.training.student import Student
+from understudy.utils.machine import peak_memory_gib
+
+__all__ = ["check"]
+
+MEASURED_STEPS = 5
+
+
+def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
+    """Build everything, score the teacher, take a few steps that are thrown away, and say what a run would cost."""
+    rows = rows_of(recipe)
+    parts = open_parts(recipe, allow_code=allow_code, say=display.say)
+    check_rows(parts, rows)
+    for note in size_notes(parts):
+        display.say(note)
+    display.say(describe.describe_data(parts))
+    with TemporaryDirectory() as folder:  # a run keeps what it measured, this does not
+        parts = with_format_settled(parts, Path(folder) / "memory_format.json", say=display.say)
+    trainer = build_trainer(parts, rows, recipe.seeds[0])
+    if recipe.teacher is not None and recipe.teacher.train_epochs > 0:
+        epochs = recipe.teacher.train_epochs
+        display.say(
+            f"teacher  {recipe.teacher.model}   is going to be trained here for {epochs} "
+            f"epoch{'s' * (epochs > 1)}; not scored yet"
+        )
+    elif recipe.teacher is not None:
+        check_teacher(parts, evaluate_teacher(parts).get("val"), say=display.say)
+    display.say(describe.describe_rows(parts, rows))
+    for student in trainer.students:
+        display.say(_taps_in_words(student))
+    display.say(_estimate(parts, len(recipe.seeds)))
+
+
+def _taps_in_words(student: Student) -> str:
+    """'  projector      student embedding 64, teacher embedding 64'."""
+    shapes = []
+    for weighted in student.methods:
+        taps, context = weighted.method.taps_for(weighted.method.config), weighted.method.context
+        # The teacher's taps are those of all rows together; a method is shown its own.
+        sides = {"student": (taps.student, context.student), "teacher": (taps.teacher, context.teacher)}
+        for side, (wanted, found) in sides.items():
+            shapes += [f"{side} {name} {shape}" for name, shape in found.items() if _is_one_of(name, wanted)]
+    return f"  {student.name:<14} taps {', '.join(shapes) or 'logits only'}"
+
+
+def _is_one_of(name: str, taps: Sequence[str]) -> bool:
+    """Whether a tapped feature was asked for by its name or as one of a group, such as stages.1 by stages."""
+    return any(name == tap or name.startswith(f"{tap}.") for tap in taps)
+
+
+def _estimate(parts: Parts, num_seeds: int) -> str:
+    """Time and memory of the whole run, from a few steps of a trainer that is thrown away."""
+    recipe = parts.recipe
+    loader = parts.train_loader(recipe.seeds[0])
+    trainer = build_trainer(parts, rows_of(recipe), recipe.seeds[0])
+    trainer.epochs, trainer.steps_per_epoch = recipe.epochs, loader.steps_per_epoch
+    seconds = []
+    batches = loader.epoch(1)
+    for _ in range(min(MEASURED_STEPS, loader.steps_per_epoch)):
+        began = time.perf_counter()
+        trainer.take_step(next(batches))
+        if parts.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    epoch = sorted(seconds)[len(seconds) // 2] * loader.steps_per_epoch
+    return (
+        f"about {epoch:,.{1 if epoch < 10 else 0}f} s an epoch, {duration(epoch * recipe.epochs * num_seeds)} in all "
+        "without evaluation, "
+        f"{peak_memory_gib(parts.device):.1f} GiB"
+    )

@@ -1,0 +1,1 @@
+"""Teacher banks: a teacher's outputs read from disk in place of its network."""

@@ -1,0 +1,179 @@
+"""A teacher that is looked up: its outputs on some views of the training set, made once by `understudy bank`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from understudy.core.batch import Batch, Observation
+from understudy.core.taps import TapShape
+from understudy.teachers.bank.packing import feature_names, unpacked
+from understudy.teachers.bank.store import BankFolder, Manifest
+from understudy.teachers.bank.view import BankView
+from understudy.utils.errors import UserError
+
+__all__ = ["BankTeacher", "teacher_tensors"]
+
+_LOGIT_NAMES = ("logits", "offset", "classes", "rest")
+
+
+class BankTeacher:
+    """What a teacher said about every image of some views, by (sample, view, copy); its network is never built.
+
+    Args:
+        folder: of one seed's bank.
+
+    Raises:
+        UserError: there is none, or it is not complete.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = BankFolder(folder)
+        self.manifest = self.folder.manifest()
+        _refuse_incomplete(self.folder, self.manifest)
+        self.name = f"bank {folder}"
+        self.num_views = self.manifest.num_views  # V: epochs after which the augmentation repeats
+        self.taps: tuple[str, ...] = ()
+        tensors = self.folder.teacher_tensors(self.manifest)
+        self.classifier = _classifier(self.manifest, tensors)
+        self._norms = {tap: _norm(tap, eps, tensors) for tap, eps in self.manifest.teacher.norms.items()}
+        # (predictions, labels) by split, each (N,) int64
+        self.evaluated = {
+            split: (tensors[f"{split}.predictions"], tensors[f"{split}.labels"])
+            for split in self.manifest.teacher.scores
+        }
+        self._view: tuple[int, BankView] | None = None
+        self._checked: set[int] = set()  # views whose checksums were looked at
+
+    @property
+    def num_classes(self) -> int:
+        """C_t, the teacher's."""
+        return self.manifest.layout.num_classes
+
+    @property
+    def shapes(self) -> dict[str, TapShape]:
+        """Sizes of the tapped features."""
+        return {tap: TapShape(*self.manifest.layout.taps[tap]) for tap in self.taps}
+
+    @property
+    def norms(self) -> dict[str, nn.BatchNorm2d]:
+        """Batch norms behind the tapped pre-activations."""
+        return {tap: norm for tap, norm in self._norms.items() if tap in self.taps}
+
+    def keep_to(self, num_views: int) -> None:
+        """Show the first so many views alone: more may have been added since a run began."""
+        assert num_views <= self.manifest.num_views
+        self.num_views = num_views
+
+    def release(self) -> None:
+        """Let go of the view that is held, of up to 1 GiB on an accelerator; the next look reads its own again."""
+        self._view = None
+
+    def tap(self, taps: Iterable[str]) -> None:
+        """Return these features, and no others, from now on.
+
+        Raises:
+            UserError: the bank does not hold one of them.
+        """
+        self.taps = tuple(dict.fromkeys(self._expanded(taps)))
+
+    def check_taps(self, taps: Iterable[str]) -> None:
+        """Raise the UserError that tapping would, and change nothing."""
+        for _ in self._expanded(taps):
+            pass
+
+    def observe(self, batch: Batch) -> Observation:
+        """What the teacher said about the images of the batch, in float32 on their device.
+
+        Raises:
+            UserError: the images have no numbers, a shard is damaged, or the teacher never saw one of them.
+        """
+        if batch.indices is None:
+            raise UserError(f"{self.name} is asked by sample number, and these batches have none; look at them live")
+        device = batch.images.device
+        names = [*_LOGIT_NAMES, *(name for tap in self.taps for name in feature_names(tap))]
+        kept = self._at(batch.view, device).taken(batch.indices, batch.copies, names)
+        # Sent as narrow as they are stored.
+        there = {name: rows.to(device, non_blocking=True) for name, rows in kept.items()}
+        logits, features = unpacked(there, self.manifest.layout, self.taps)
+        return Observation(output=logits, features=features)
+
+    def _expanded(self, taps: Iterable[str]) -> Iterable[str]:
+        layout = self.manifest.layout
+        for tap in taps:
+            for name in layout.groups.get(tap, (tap,)):
+                if name not in layout.taps:
+                    there = ", ".join(["logits", *layout.taps])
+                    raise UserError(
+                        f"{self.name} does not hold {tap!r} of the teacher, only {there}; bank a recipe with this "
+                        "method into another --out (feature maps with --feature-maps), or leave out the bank"
+                    )
+                yield name
+
+    def _at(self, number: int, device: torch.device) -> BankView:
+        if self._view is None or self._view[0] != number:
+            self._view = None  # its maps are let go before others come
+            if not 0 <= number < self.num_views:
+                raise UserError(f"{self.name} holds views 0 to {self.num_views - 1}, and view {number} was asked for")
+            shards = [
+                self.folder.read_shard(self.manifest, number, shard, checked=number in self._checked)
+                for shard in range(self.manifest.layout.num_shards)
+            ]
+            self._checked.add(number)
+            self._view = number, BankView(shards, self.manifest.layout, name=self.name, device=device)
+        return self._view[1]
+
+
+def teacher_tensors(classifier: nn.Module | None, norms: dict[str, nn.BatchNorm2d]) -> dict[str, Tensor]:
+    """Weights of the teacher's last layer and of the norms behind its taps, as teacher.safetensors holds them."""
+    layers: dict[str, nn.Module] = {f"norms.{tap}": norm for tap, norm in norms.items()}
+    if classifier is not None:
+        layers["classifier"] = classifier
+    return {
+        f"{name}.{key}": value.detach().cpu().clone().contiguous()
+        for name, layer in layers.items()
+        for key, value in layer.state_dict().items()
+    }
+
+
+def _refuse_incomplete(folder: BankFolder, manifest: Manifest) -> None:
+    done = len(manifest.shards)
+    if done < manifest.num_shards or manifest.missing:
+        raise UserError(
+            f"bank {folder.path} is incomplete: {done} of {manifest.num_shards} shards; the `understudy bank` command "
+            "that began it goes on from there"
+        )
+    absent = folder.absent(manifest)
+    if absent:
+        raise UserError(
+            f"bank {folder.path} is damaged: {len(absent)} of {manifest.num_shards} shards are gone or cut short, "
+            f"such as {absent[0].relative_to(folder.path)}; the `understudy bank` command that made it writes them "
+            "again"
+        )
+
+
+def _classifier(manifest: Manifest, tensors: dict[str, Tensor]) -> nn.Module | None:
+    if manifest.teacher.classifier is None:
+        return None
+    weight, bias = tensors["classifier.weight"], tensors.get("classifier.bias")
+    layer: nn.Module
+    if manifest.teacher.classifier == "linear":
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
+    else:
+        layer = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None, dtype=weight.dtype)
+    layer.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+    return layer.eval().requires_grad_(False)
+
+
+def _norm(tap: str, eps: float, tensors: dict[str, Tensor]) -> nn.BatchNorm2d:
+    prefix = f"norms.{tap}."
+    state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    size = next(value for value in state.values() if value.ndim == 1)
+    norm = nn.BatchNorm2d(
+        len(size), eps=eps, affine="weight" in state, track_running_stats="running_mean" in state, dtype=size.dtype
+    )
+    norm.load_state_dict(state)
+    return norm.eval().requires_grad_(False)

@@ -1,0 +1,99 @@
+"""One view of a bank: rows by sample and copy, on the disk until they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from understudy.teachers.bank.packing import BankLayout, joined_rows, named_alike
+from understudy.utils.errors import UserError
+
+__all__ = ["BankView"]
+
+RESIDENT_BYTES = 2**30  # up to so many a view lies whole on an accelerator, where a step then waits for nothing
+
+
+class BankView:
+    """All rows of one view.
+
+    Args:
+        shards: as they were written, mapped to their files.
+        layout: of the bank.
+        name: what messages call the bank.
+        device: that the rows are wanted on.
+
+    Raises:
+        UserError: a shard holds something else than the layout says.
+    """
+
+    def __init__(
+        self, shards: Sequence[dict[str, Tensor]], layout: BankLayout, *, name: str, device: torch.device
+    ) -> None:
+        self._name = name
+        self._places = torch.full((layout.num_samples, layout.num_copies), -1)  # (N,K) row of each image
+        start = 0
+        for shard in shards:
+            indices, copies = _checked(shard, layout, name)
+            self._places[indices, copies] = torch.arange(start, start + len(indices))
+            start += len(indices)
+        try:
+            shards = named_alike(shards)  # one may have been made again in the other memory format
+        except LookupError:
+            raise _not_ours(name) from None
+        fits = layout.view_bytes <= RESIDENT_BYTES and bool((self._places >= 0).all())
+        if device.type != "cpu" and fits:
+            self._places = self._places.to(device)
+            shards = [{part: rows.to(device) for part, rows in joined_rows(shards).items()}]
+        self._shards = shards
+        counts = torch.tensor([len(shard["logits"]) for shard in shards])
+        self._ends = counts.cumsum(0)
+        self._starts = self._ends - counts
+
+    def taken(self, indices: Tensor, copies: Tensor | None, names: Iterable[str]) -> dict[str, Tensor]:
+        """Rows (B,...) by name, of these samples (B,) and copies (B,); names that the bank lacks are left out.
+
+        Raises:
+            UserError: one was never banked.
+        """
+        home = self._places.device
+        rows = self._places[indices.to(home), 0 if copies is None else copies.to(home)]
+        there = set(names) & set(self._shards[0])
+        if home.type != "cpu":  # all rows are there, in one piece
+            return {name: self._shards[0][name][rows] for name in there}
+        if (rows < 0).any():
+            sample = int(indices.to(home)[rows < 0][0])
+            raise UserError(
+                f"{self._name} lacks image {sample} of the training set: it could not be read when the bank was made; "
+                "make the bank anew"
+            )
+        numbers = torch.searchsorted(self._ends, rows, right=True)
+        rows = rows - self._starts[numbers]
+        wanted = [(number, (numbers == number).nonzero().flatten()) for number in sorted(set(numbers.tolist()))]
+        found = {}
+        for name in there:
+            like = self._shards[0][name]
+            found[name] = like.new_empty((len(rows), *like.shape[1:]))
+            for number, here in wanted:
+                found[name][here] = self._shards[number][name][rows[here]]
+        return found
+
+
+def _checked(shard: dict[str, Tensor], layout: BankLayout, name: str) -> tuple[Tensor, Tensor]:
+    """Samples and copies of a shard's rows, as far as they can be those of this bank."""
+    if not {"indices", "copies", "logits"} <= set(shard) or len({len(part) for part in shard.values()}) > 1:
+        raise _not_ours(name)
+    indices, copies = shard["indices"].long(), shard["copies"].long()
+    if len(indices) and (
+        indices.min() < 0
+        or indices.max() >= layout.num_samples
+        or copies.min() < 0
+        or copies.max() >= layout.num_copies
+    ):
+        raise UserError(f"{name} holds rows of images beyond the {layout.num_samples:,} it is of; make the bank anew")
+    return indices, copies
+
+
+def _not_ours(name: str) -> UserError:
+    return UserError(f"{name} holds a shard that no bank has written; make the bank anew")

@@ -1,0 +1,1 @@
+"""Trackers: who keeps the lines that a run measures, one file each."""

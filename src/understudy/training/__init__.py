@@ -1,0 +1,1 @@
+"""One or several students trained on a stream of batches."""

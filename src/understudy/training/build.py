@@ -1,0 +1,188 @@
+"""StudentSpec -> Student: settings in, parts built after one dry forward.
+
+The order is fixed: tap -> dry forward (shapes) -> connectors -> update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from understudy.core.networks import checked_network, copied
+from understudy.core.taps import TappedModel, check_taps
+from understudy.distributed.world import SINGLE, World
+from understudy.methods.base import Context, MethodConfig, TapShapes
+from understudy.methods.combination import check_num_classes, default_task_weight, taps_of, weighted
+from understudy.optim import undecayed_names
+from understudy.optim.ema import WeightAverage
+from understudy.tasks import Task
+from understudy.teachers import LiveTeacher
+from understudy.teachers.bank.teacher import BankTeacher
+from understudy.training.connector_weights import load_connectors
+from understudy.training.spec import StudentSpec
+from understudy.training.student import Student, WeightedMethod, parameters_of
+from understudy.utils.errors import UserError
+from understudy.utils.hashing import hashed
+from understudy.utils.seeding import seeded
+
+__all__ = ["Surroundings", "build_student", "tap_teacher"]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a student is built into: the same for all rows of a seed."""
+
+    task: Task
+    num_classes: int
+    sample: Tensor  # (B,3,H,W) images as the student sees them; only their shape and device matter
+    teacher: LiveTeacher | BankTeacher | None = None
+    teacher_sample: Tensor | None = None  # None: the teacher sees the same size
+    train_labels: Tensor | None = None  # (N,)
+    seed: int = 0
+    world: World = SINGLE
+
+
+def build_student(spec: StudentSpec, around: Surroundings) -> Student:
+    """The student of a spec, its connectors sized from a dry forward.
+
+    Raises:
+        UserError: a tap that is not there, other outputs than there are classes, class counts that differ where the
+            method reads teacher logits.
+    """
+    checked_network(spec.model, role="student", trains=True)
+    for config in spec.methods:
+        _check_taps(spec.model, taps_of(config).student, config, f"student {spec.row_name}")
+    taps = [tap for config in spec.methods for tap in taps_of(config).student]
+    model = TappedModel(spec.model, taps, prepare=spec.prepare, name=f"student {spec.row_name}")
+    model = model.to(around.sample.device)
+    methods = _build_methods(spec, model, around)
+    named = parameters_of(model.module, [weighted.method for weighted in methods])
+    world = around.world
+    world.copy_from_first_(
+        [*model.state_dict().values(), *(t for m in methods for t in m.method.state_dict().values())]
+    )
+    deployed = model.module
+    for weighted_method in methods:
+        deployed = weighted_method.method.deployed(deployed)
+    return Student(
+        spec.row_name,
+        model,
+        task=around.task,
+        methods=methods,
+        task_weight=default_task_weight(spec.methods) if spec.task_weight is None else spec.task_weight,
+        update=spec.update.build(named, undecayed=undecayed_names(spec.model)),
+        schedule=spec.schedule,
+        seed=hashed(around.seed, "student") if world.is_first else hashed(around.seed, "student", world.rank),
+        average=None if spec.ema is None else WeightAverage(deployed, spec.ema),
+        precision=spec.precision,
+        accumulate=spec.accumulate,
+        compiles=spec.compile,
+        world=world,
+        image_shape=tuple(around.sample.shape[1:]),
+    )
+
+
+def tap_teacher(teacher: LiveTeacher | BankTeacher, methods: Sequence[MethodConfig]) -> None:
+    """Let the teacher return what these methods look at."""
+    for config in methods:
+        _check_taps(teacher, taps_of(config).teacher, config, teacher.name)
+    teacher.tap(tap for config in methods for tap in taps_of(config).teacher)
+
+
+def _check_taps(
+    model: nn.Module | LiveTeacher | BankTeacher, taps: Sequence[str], config: MethodConfig, name: str
+) -> None:
+    """Refuse a tap that is not there in the name of the method that wants it."""
+    try:
+        if isinstance(model, BankTeacher):
+            model.check_taps(taps)
+        else:
+            check_taps(model.model.module if isinstance(model, LiveTeacher) else model, taps, name=name)
+    except UserError as error:
+        raise UserError(f"method {config.method.name!r}: {error}") from None
+
+
+def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) -> list[WeightedMethod]:
+    if not spec.methods:
+        output, _ = model.dry_forward(around.sample[:2])
+        if isinstance(output, Tensor) and output.ndim == 2:
+            _check_num_outputs(model, output.shape[1], around)
+        return []
+    wanting = [config.method.name for config in spec.methods if config.method.needs_teacher(config)]
+    if around.teacher is None and wanting:
+        raise UserError(f"method {wanting[0]!r} needs a teacher")
+    sample, teacher = around.sample, around.teacher
+    teacher_sample = sample if around.teacher_sample is None else around.teacher_sample
+    context = Context(
+        student=_shapes(model, sample),
+        teacher=TapShapes({}, num_classes=around.num_classes)
+        if teacher is None
+        else _teacher_shapes(teacher, teacher_sample),
+        num_classes=around.num_classes,
+        num_train=0 if around.train_labels is None else len(around.train_labels),
+        train_labels=around.train_labels,
+        generator=torch.Generator().manual_seed(hashed(around.seed, "method")),
+    )
+    _check_num_outputs(model, context.student.num_classes, around)
+    built = []
+    for number, config in enumerate(spec.methods):
+        _refuse_other_classes(config, context)
+        check_num_classes(config, around.num_classes)
+        with seeded(hashed(around.seed, "connectors", number)):
+            method = config.method(config, context)
+        if config.init_from is not None:
+            load_connectors(method, config.init_from)
+        method.to(sample.device)
+        built.append(WeightedMethod(method, *weighted(config)))
+    return built
+
+
+def _teacher_shapes(teacher: LiveTeacher | BankTeacher, sample: Tensor) -> TapShapes:
+    if isinstance(teacher, LiveTeacher):
+        return _shapes(teacher.model, sample)
+    return TapShapes(
+        teacher.shapes, num_classes=teacher.num_classes, classifier=teacher.classifier, norms=teacher.norms
+    )
+
+
+def _shapes(model: TappedModel, sample: Tensor) -> TapShapes:
+    output, shapes = model.dry_forward(sample[:2])
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        raise UserError(f"{model.model_name} must return (B,C) logits, got {_described(output)}")
+    path = model.classifier
+    classifier = _frozen_copy(model.module.get_submodule(path)) if path else None
+    return TapShapes(shapes, num_classes=output.shape[1], classifier=classifier, norms=model.norms())
+
+
+def _frozen_copy(layer: nn.Module) -> nn.Module:
+    """A copy without gradient, and without the hooks of the taps, which would write into the live model."""
+    frozen = copied(layer, role="classifier").eval().requires_grad_(False)
+    for part in frozen.modules():
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
+    return frozen
+
+
+def _check_num_outputs(model: TappedModel, found: int, around: Surroundings) -> None:
+    if found != around.num_classes:
+        raise UserError(
+            f"{model.model_name} gives {found} logits, but there are {around.num_classes} classes; build it "
+            f"with {around.num_classes} outputs (timm and torchvision: num_classes={around.num_classes})"
+        )
+
+
+def _refuse_other_classes(config: MethodConfig, context: Context) -> None:
+    ours, theirs = context.student.num_classes, context.teacher.num_classes
+    if "teacher_logits" in config.method.needs_for(config) and ours != theirs:
+        raise UserError(
+            f"method {config.method.name!r} reads the teacher's logits, but the teacher has {theirs} classes and the "
+            f"student {ours}; take a feature method, or fine-tune the teacher on this data (--train-teacher), or name "
+            "its class for each of the data's (teacher.classes=FILE)"
+        )
+
+
+def _described(output: object) -> str:
+    return f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__

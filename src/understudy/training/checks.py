@@ -1,0 +1,119 @@
+"""What is checked at the border: the first Pairing of each form that a student's methods are given, and its size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from understudy.core.batch import Pairing
+from understudy.core.probabilities import are_probabilities
+from understudy.methods.base import Method, Need
+from understudy.utils.errors import UserError
+
+__all__ = ["check_labels", "check_num_rows", "check_pairing", "form_of"]
+
+
+def check_pairing(pairing: Pairing, methods: Iterable[Method]) -> None:
+    """Refuse what the methods could not make sense of; inside them, a Pairing is trusted.
+
+    Reads values back from the device, so it is called for the first batch of a form only (`form_of`).
+
+    Raises:
+        UserError: naming what is wrong, the method that needs it otherwise, and the way out.
+    """
+    check_labels(pairing.labels, pairing.student_logits.shape[1])
+    if are_probabilities(pairing.student_logits):
+        raise UserError(
+            "the student ends in a softmax: it gives probabilities where the losses expect logits, and would learn "
+            "next to nothing; leave the softmax out of its forward, and take it of what the trained network gives"
+        )
+    for method in methods:
+        for need in sorted(method.needs_for(method.config)):
+            _check_need(pairing, method, need)
+        _check_features(pairing, method.name)
+
+
+def form_of(pairing: Pairing) -> tuple[bool, ...]:
+    """What a batch may have or lack without being another kind of data: mixed labels, indices, copies."""
+    optional = (pairing.teacher_logits, pairing.indices, pairing.copies)
+    return (pairing.labels.ndim == 2, *(value is None for value in optional))
+
+
+def check_num_rows(method: Method, num_rows: int) -> None:
+    """Refuse a pass of fewer rows than a method is defined on.
+
+    Raises:
+        UserError: naming the method and the way out.
+    """
+    needed = method.min_rows(method.config)
+    if num_rows < needed:
+        raise UserError(
+            f"method {method.name!r} needs at least {needed} images in every batch, and this one (or its part, with "
+            f"accumulate) has {num_rows}; leave out an epoch's last batch (drop_last=True), or take another batch size"
+        )
+
+
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Refuse labels that a network of so many classes cannot learn; reads them back from the device.
+
+    Args:
+        labels: (B,) class numbers, -1 where there is none, or (B,C) mixed.
+        num_classes: C.
+
+    Raises:
+        UserError: naming the label or the number of classes.
+    """
+    if labels.ndim == 2:
+        if labels.shape[1] != num_classes:
+            raise UserError(f"mixed labels have {labels.shape[1]} classes, but the student has {num_classes}")
+        return
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < -1 or highest >= num_classes:
+        wrong = lowest if lowest < -1 else highest
+        raise UserError(
+            f"label {wrong} is outside the student's classes 0..{num_classes - 1}; give the student as many classes "
+            "as the data has (-1 marks an image without a label)"
+        )
+
+
+def _check_need(pairing: Pairing, of: Method, need: Need) -> None:
+    method = of.name
+    if need == "teacher_logits" and pairing.teacher_logits is None:
+        raise UserError(f"method {method!r} reads the teacher's logits, and there is no teacher")
+    if need == "indices" and pairing.indices is None:
+        raise UserError(
+            f"method {method!r} keeps a memory of the training samples, but this loader of (images, labels) does not "
+            "say which samples are in a batch; use understudy.distill, or a loader of understudy.Batch(images=..., "
+            "targets=..., indices=...)"
+        )
+    if need == "indices" and pairing.indices is not None and int(pairing.indices.max()) >= of.context.num_train:
+        raise UserError(
+            f"method {method!r} remembers {of.context.num_train} training samples, but a batch has number "
+            f"{int(pairing.indices.max())}; give all labels as train_labels, and indices from 0 on"
+        )
+    if need == "copies" and pairing.copies is None:
+        raise UserError(f"method {method!r} compares rotated copies of each image; set data.copies=rotations")
+    if need == "hard_labels" and pairing.labels.ndim == 2:
+        raise UserError(f"method {method!r} needs one class for each image, but labels are mixed here; turn Mixup off")
+
+
+def _check_features(pairing: Pairing, method: str) -> None:
+    rows = len(pairing.student_logits)
+    sides = {"student": pairing.student_features, "teacher": pairing.teacher_features}
+    for side, features in sides.items():
+        for tap, feature in features.items():
+            if len(feature) != rows:
+                raise UserError(
+                    f"method {method!r}: the {side}'s {tap!r} has {len(feature)} rows in a batch of {rows}; tap a "
+                    "module whose output keeps the batch as its first axis"
+                )
+    seen: dict[str, Tensor] = dict(pairing.teacher_features)
+    if pairing.teacher_logits is not None:
+        seen["logits"] = pairing.teacher_logits
+    for tap, feature in seen.items():
+        if not bool(feature.isfinite().all()):
+            raise UserError(
+                f"method {method!r}: the teacher's {tap} is not finite on the first batch; are its weights whole, and "
+                "do the images have the range and normalisation it was trained with?"
+            )

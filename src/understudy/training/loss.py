@@ -1,0 +1,152 @@
+"""What a step's losses are: every method's terms, each with its weight, over the rows that it is defined on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from understudy.core.batch import Losses, Pairing
+from understudy.distributed.world import SINGLE, Rows, World
+from understudy.methods.base import Method, MethodConfig
+from understudy.training.metrics import num_labelled
+from understudy.utils.seeding import RandomState
+
+__all__ = ["Part", "WeightedMethod", "is_on_local_rows", "labels_of", "merged", "weighed"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedMethod:
+    """A method, and how its terms enter the distillation loss."""
+
+    method: Method
+    weight: float
+    warmup_epochs: int = 0
+
+    def weight_in(self, epoch: int) -> float:
+        """Weight in an epoch counted from 1, constant within it, as the field does it."""
+        return self.weight * (min(epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one pass on one process is of a whole step: its losses count by their share of the step's rows.
+
+    Args:
+        rows: of this pass, over the processes.
+        task: share of the labelled predictions.
+        independent: share of all rows, for methods that take each row for itself.
+        related: share of a loss that every process computes on the gathered rows of the pass.
+        world: the processes.
+    """
+
+    rows: Rows
+    task: float | Tensor = 1.0
+    independent: float = 1.0
+    related: float = 1.0
+    world: World = SINGLE
+
+
+def weighed(
+    task_loss: Tensor,
+    pairing: Pairing,
+    methods: Sequence[WeightedMethod],
+    *,
+    task_weight: float,
+    epoch: int,
+    part: Part,
+    random_state: RandomState,
+) -> tuple[Losses, Losses]:
+    """(losses to descend on, losses to log): the former carry this part's share of the step, the latter do not.
+
+    `random_state` is swapped in where related rows are compared: each process does that on all rows, so all must draw
+    the same, or CRD's constants and with them the connectors drift apart.
+    """
+    shared: Tensor | None = None
+    whole: Tensor | None = None
+    logged: dict[str, Tensor] = {}
+    gathered: Pairing | None = None
+    for label, weighted in zip(labels_of([weighted.method for weighted in methods]), methods, strict=True):
+        method = weighted.method
+        if is_on_local_rows(method.config):
+            terms, share = _local_terms(method, pairing), part.independent
+        else:
+            gathered = part.world.gather(pairing, part.rows) if gathered is None else gathered
+            with random_state.swapped_in():
+                terms, share = method(gathered), part.related
+        loss = weighted.weight_in(epoch) * torch.stack(list(terms.values())).sum()
+        whole = loss if whole is None else whole + loss
+        shared = _times(loss, share) if shared is None else shared + _times(loss, share)
+        for term, value in terms.items():
+            logged[label if term == method.name else f"{label}.{term}"] = value.detach()
+    terms = {"task_loss": task_loss.detach(), **logged}
+    return Losses(_times(task_weight * task_loss, part.task), shared, terms), Losses(
+        task_weight * task_loss.detach(), whole, terms
+    )
+
+
+def is_on_local_rows(config: MethodConfig) -> bool:
+    """Whether a method sees the rows of one process, and not those of all together."""
+    return config.method.rows == "independent" or config.rows == "local"
+
+
+def labels_of(methods: Sequence[Method]) -> list[str]:
+    """The methods' names, the second of one name as "kd#2"."""
+    names = [method.name for method in methods]
+    return [
+        name if names[:place].count(name) == 0 else f"{name}#{names[:place].count(name) + 1}"
+        for place, name in enumerate(names)
+    ]
+
+
+def _local_terms(method: Method, pairing: Pairing) -> dict[str, Tensor]:
+    """Terms on this process's rows; of related rows in groups of `group_size`, as on so many devices."""
+    size = method.config.group_size
+    if method.rows == "independent" or size is None:
+        terms: dict[str, Tensor] = method(pairing)
+        return terms
+    num_rows = len(pairing.student_logits)
+    starts = list(range(0, num_rows, size))
+    if len(starts) > 1 and num_rows - starts[-1] < method.min_rows(method.config):
+        starts.pop()  # too few for a group of their own: they join the one before
+    ends = [*starts[1:], num_rows]
+    totals: dict[str, Tensor] = {}
+    for start, end in zip(starts, ends, strict=True):
+        for name, value in method(pairing.taken(slice(start, end))).items():
+            mean = value * ((end - start) / num_rows)
+            totals[name] = totals[name] + mean if name in totals else mean
+    return totals
+
+
+def _times(loss: Tensor, share: float | Tensor) -> Tensor:
+    if isinstance(share, float):
+        return loss if share == 1.0 else loss * share
+    return loss * share.to(loss.dtype)
+
+
+def merged(passes: Sequence[tuple[Losses, Pairing]]) -> tuple[Losses, Pairing]:
+    """What the log wants of several passes: means over their rows, and all rows' logits and labels."""
+    losses, pairings = [loss for loss, _ in passes], [pairing for _, pairing in passes]
+    num_rows, labelled = [len(pairing.labels) for pairing in pairings], [num_labelled(pairing) for pairing in pairings]
+    of_rows: list[float | Tensor] = [count / sum(num_rows) for count in num_rows]
+    of_labelled: list[float | Tensor] = [count / torch.stack(labelled).sum().clamp_min(1) for count in labelled]
+
+    def mean(values: Sequence[Tensor], shares: Sequence[float | Tensor] = of_rows) -> Tensor:
+        return torch.stack([value.detach() * share for value, share in zip(values, shares, strict=True)]).sum()
+
+    distilled = [loss.distill for loss in losses if loss.distill is not None]
+    seen = [pairing.teacher_logits for pairing in pairings if pairing.teacher_logits is not None]
+    return Losses(
+        task=mean([loss.task for loss in losses], of_labelled),
+        distill=mean(distilled) if distilled else None,
+        terms={
+            name: mean([loss.terms[name] for loss in losses], of_labelled if name == "task_loss" else of_rows)
+            for name in losses[0].terms
+        },
+    ), Pairing(
+        student_logits=torch.cat([pairing.student_logits.detach() for pairing in pairings]),
+        teacher_logits=torch.cat(seen) if seen else None,
+        labels=torch.cat([pairing.labels for pairing in pairings]),
+    )

@@ -1,0 +1,137 @@
+"""What is measured of every student alike, and what its steps were worth per interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from understudy.core.batch import Losses, Pairing
+from understudy.core.meters import BadValue, Means, StepLog
+from understudy.distributed.world import SINGLE, World
+from understudy.methods.kd import kd_loss
+
+__all__ = ["Measures", "NotFinite", "common_measures", "num_labelled"]
+
+TEMPERATURE = 4.0  # one for all rows, whatever temperature their own method uses
+
+
+def num_labelled(pairing: Pairing) -> Tensor:
+    """() how many rows carry a label and are no copies: what task loss and top-1 are means of."""
+    labels = pairing.labels if pairing.copies is None else pairing.labels[pairing.copies == 0]
+    if labels.ndim == 2:
+        return torch.full((), len(labels), device=labels.device)
+    return torch.count_nonzero(labels >= 0)
+
+
+def common_measures(pairing: Pairing) -> dict[str, Tensor]:
+    """What is measured for every row alike, without gradient: the yardstick and top-1 on the training batch.
+
+    The yardstick is KL(teacher || student) at T = 4, summed over classes, mean over rows, in nats (no T^2).
+    """
+    measures: dict[str, Tensor] = {}
+    with torch.no_grad():
+        plain = slice(None) if pairing.copies is None else pairing.copies == 0
+        said, labels = pairing.student_logits.detach()[plain], pairing.labels[plain]
+        seen = None if pairing.teacher_logits is None else pairing.teacher_logits[plain]
+        hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        measures["top1"] = 100.0 * (said.argmax(dim=1) == hard).sum() / num_labelled(pairing).clamp_min(1)
+        if seen is not None and seen.shape == said.shape:
+            loss = kd_loss(said, seen, temperature=TEMPERATURE)
+            measures["kl_to_teacher"] = loss / TEMPERATURE**2
+    return measures
+
+
+OF_LABELLED = ("task", "task_loss", "top1")  # means over the rows with a label
+OF_EPOCHS = ("task_loss", "top1", "kl_to_teacher")
+
+
+class NotFinite(ArithmeticError):  # noqa: N818 - it is what was met
+    """A loss or a weight that is no number: of which student, in which step, and what."""
+
+    def __init__(self, student: str, step: int, what: str) -> None:
+        super().__init__(f"{student}: {what} in step {step}")
+        self.student, self.step, self.what = student, step, what
+
+
+class Measures:
+    """Losses, terms and yardsticks of several students, over intervals of steps and over epochs.
+
+    Args:
+        names: of the students.
+        stops_at_nan: whether a value that is no number raises.
+        world: the processes whose rows are measured together.
+    """
+
+    def __init__(self, names: Sequence[str], *, stops_at_nan: bool = True, world: World = SINGLE) -> None:
+        self.stops_at_nan = stops_at_nan
+        self.world = world
+        self.interval: dict[str, dict[str, float]] = {}  # means by student over the interval that was closed last
+        self.interval_steps = 0
+        self._logs = {name: StepLog(OF_LABELLED) for name in names}
+        self._epochs = {name: Means() for name in names}
+        self._steps: list[int] = []  # of the interval that is running
+
+    def add(self, name: str, losses: Losses, pairing: Pairing) -> None:
+        """Note a step of a student; nothing is read from the device."""
+        weighted = {"task": losses.task}
+        if losses.distill is not None:
+            weighted["distill"] = losses.distill
+        # The terms come first, so that they are named first where one is no number.
+        values = {**losses.terms, **weighted, **common_measures(pairing)}
+        self._logs[name].add(values, len(pairing.student_logits), num_labelled(pairing))
+
+    def end_step(self, step: int) -> None:
+        """All students have taken this step."""
+        self._steps.append(step)
+
+    def close_interval(self) -> None:
+        """Read what was noted, and start the next interval; every process must call this at the same steps.
+
+        Raises:
+            NotFinite: something was no number.
+        """
+        self.interval = {}
+        for name, log in self._logs.items():
+            sums, weights = self._totals(name, log)
+            if sums:
+                self.interval[name] = {key: value / weights[key] for key, value in sums.items() if weights[key]}
+                self._epochs[name].add({key: sums[key] for key in OF_EPOCHS if key in sums}, weights)
+            log.clear()
+        self.interval_steps, self._steps = len(self._steps), []
+
+    def check(self) -> None:
+        """Raise where something of the running interval is no number; the interval goes on. For every process.
+
+        Raises:
+            NotFinite: something was.
+        """
+        for name, log in self._logs.items():
+            self._totals(name, log)
+
+    def read_epoch(self, name: str) -> dict[str, float]:
+        """Means since the last call, of intervals that are closed."""
+        return self._epochs[name].read()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs, of all processes."""
+        return {
+            "steps": list(self._steps),
+            "logs": {name: log.state_dict(self.world.add_up) for name, log in self._logs.items()},
+            "epochs": {name: meter.state_dict() for name, meter in self._epochs.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self._steps = list(state["steps"])
+        for name, log in self._logs.items():
+            log.load_state_dict(state["logs"][name], is_first=self.world.is_first)
+            self._epochs[name].load_state_dict(state["epochs"][name])
+
+    def _totals(self, name: str, log: StepLog) -> tuple[dict[str, float], dict[str, float]]:
+        try:
+            return log.totals(self.world.add_up, refuses_nan=self.stops_at_nan)
+        except BadValue as bad:
+            raise NotFinite(name, self._steps[bad.place], str(bad)) from None

@@ -1,0 +1,292 @@
+"""Student: one training step of one row, from a Batch and an Observation to new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy.core.batch import Batch, Losses, Observation, Pairing
+from understudy.core.compile import Compile, compiled, graphs_retained
+from understudy.core.precision import Precision, autocast, grad_scaler, raised
+from understudy.core.taps import TappedModel
+from understudy.distributed.world import SINGLE, Rows, World
+from understudy.optim.base import Update
+from understudy.optim.ema import WeightAverage
+from understudy.optim.schedule import Schedule, lr_factor
+from understudy.tasks.base import Predictor, Task
+from understudy.training.checks import check_num_rows, check_pairing, form_of
+from understudy.training.loss import Part, WeightedMethod, is_on_local_rows, labels_of, merged, weighed
+from understudy.training.trial_pass import USUAL_IMAGES, training_problem
+from understudy.utils.errors import UserError
+from understudy.utils.hashing import hashed
+from understudy.utils.seeding import RandomState
+
+__all__ = ["Student", "WeightedMethod", "labels_of", "parameters_of"]
+
+
+class Student:
+    """One row of one seed: a model on its way, with everything that decides where it goes.
+
+    Args:
+        name: the row's name.
+        model: the tapped network.
+        task: runs it on a batch.
+        methods: what is distilled; none trains the model alone.
+        task_weight: weight of the task's own loss.
+        update: turns losses into new weights; it was built on `parameters_of(model, methods)`.
+        schedule: learning rate over the epochs.
+        seed: of this student's own random state (dropout), which is swapped in around its steps; rank 0's also of what
+            related rows draw (negatives), alike on all processes.
+        average: running average of what is deployed, evaluated beside the raw weights; None: there is none.
+        precision: of the networks' passes; losses and weights stay float32.
+        accumulate: passes a step; each takes a part of the batch, and their gradients add up to the whole batch's.
+        compiles: whether and how the network is compiled, after a first step that shows DOT which loss reaches what.
+        world: the processes that train this student together.
+        image_shape: (3,H,W) of the images to come; None: not known.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: TappedModel,
+        *,
+        task: Task,
+        methods: Sequence[WeightedMethod] = (),
+        task_weight: float = 1.0,
+        update: Update,
+        schedule: Schedule,
+        seed: int = 0,
+        average: WeightAverage | None = None,
+        precision: Precision = "float32",
+        accumulate: int = 1,
+        compiles: Compile = False,
+        world: World = SINGLE,
+        image_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.task = task
+        self.methods = tuple(methods)
+        self.connectors = nn.ModuleList(weighted.method for weighted in self.methods)
+        self.task_weight = task_weight
+        self.update = update
+        self.update.add_up = world.add_up
+        self.schedule = schedule
+        self.random_state = RandomState(seed)
+        self.shared_random_state = RandomState(hashed(world.from_first(lambda: seed), "related rows"))
+        self.average = average
+        self.precision = precision
+        self.device = next(model.parameters()).device
+        self.scaler = grad_scaler(precision, self.device)
+        self.accumulate = accumulate
+        self.compiles = compiles
+        self.world = world
+        self.image_shape = image_shape
+        self.num_steps = 0
+        self.best: dict[str, Any] | None = None  # epoch, top1 and weights of the best evaluated epoch
+        # Their batch norms see this process's rows alone; all others' have seen the same rows as everywhere.
+        self._local_methods = [w.method for w in self.methods if w.method.config.rows == "local"]
+        self._checked: set[tuple[bool, ...]] = set()  # forms of batches that the methods can make sense of
+        self._compiled: TappedModel | None = None
+
+    def begin_step(self, *, progress: float, epochs: int) -> None:
+        """Set the learning rate for `progress` epochs behind us (0-based, fractional) of `epochs`."""
+        self.update.set_lr_factor(lr_factor(self.schedule, progress, epochs, lr=self.update.initial_lr))
+
+    def step(self, batch: Batch, seen: Observation, *, epoch: int, rows: Rows | None = None) -> tuple[Losses, Pairing]:
+        """A whole training step: forward, losses, new weights. `rows`: of the batch, over all processes."""
+        rows = rows or Rows((len(batch.images),))
+        if batch.copies is not None:
+            self._refuse_to_tear_copies()
+        with self.random_state.swapped_in(), graphs_retained(bool(self.compiles) and self.update.retains_graph):
+            passes = [
+                self._descend(part_batch, part_seen, epoch, part)
+                for part_batch, part_seen, part in self._parts(batch, seen, rows)
+            ]
+            self.update.step()
+            if self.scaler is not None:
+                self.scaler.update()
+        for module in (self.model.module, *self._local_methods):
+            self.world.average_buffers_(module)
+        self.num_steps += 1
+        if self.average is not None:
+            self.average.update(self.raw_deployed(), step=self.num_steps)
+        return passes[0] if len(passes) == 1 else merged(passes)
+
+    def _descend(self, batch: Batch, seen: Observation, epoch: int, part: Part) -> tuple[Losses, Pairing]:
+        """One forward pass and its backward pass(es)."""
+        with autocast(self.precision, self.device):
+            task_loss, pairings = self._paired(batch, seen)
+        pairing = raised(pairings["main"])
+        if (form := form_of(pairing)) not in self._checked:
+            check_pairing(pairing, [weighted.method for weighted in self.methods])
+            self._checked.add(form)
+        for weighted in self.methods:
+            is_local = is_on_local_rows(weighted.method.config)
+            check_num_rows(weighted.method, part.rows.mine if is_local else sum(part.rows.counts))
+        shared, whole = weighed(
+            task_loss,
+            pairing,
+            self.methods,
+            task_weight=self.task_weight,
+            epoch=epoch,
+            part=part,
+            random_state=self.shared_random_state,
+        )
+        self.update.accumulate(shared, scaler=self.scaler)
+        return whole, pairing
+
+    def _paired(self, batch: Batch, seen: Observation) -> tuple[Tensor, dict[str, Pairing]]:
+        try:
+            return self.task.pair(self._network(), seen, batch)
+        except ValueError as error:
+            if isinstance(error, UserError) or len(batch.images) > 1:
+                raise
+            raise UserError(too_few_images(self.name, 1, str(error))) from None
+
+    def check_batches_of(self, num_images: int) -> None:
+        """Refuse a smallest batch of an epoch on which the network, or a method, cannot be trained.
+
+        Raises:
+            UserError: naming who cannot, and the way out.
+        """
+        smallest = num_images // min(self.accumulate, num_images)
+        if self.world.size > 1 or smallest >= USUAL_IMAGES:
+            return
+        for weighted in self.methods:
+            check_num_rows(weighted.method, smallest)
+        if self.image_shape is None:
+            return
+        few, usual = (torch.zeros(count, *self.image_shape, device=self.device) for count in (smallest, USUAL_IMAGES))
+        problem = training_problem(self.model, few)
+        if problem is not None and training_problem(self.model, usual) is None:
+            raise UserError(too_few_images(self.name, smallest, problem))
+
+    def _refuse_to_tear_copies(self) -> None:
+        grouped = [w.method.name for w in self.methods if w.method.config.group_size is not None]
+        if self.accumulate > 1 or grouped:
+            what = f"accumulate={self.accumulate}" if self.accumulate > 1 else f"group_size of method {grouped[0]!r}"
+            raise UserError(f"student {self.name}: {what} would tear the copies of an image apart; leave it out")
+
+    def _network(self) -> TappedModel:
+        # The first step of all is taken eagerly: compiled code gives zeros where a loss reaches nothing, and DOT
+        # learns from that step which loss reaches which parameter.
+        if not self.compiles or self.num_steps == 0:
+            return self.model
+        if self._compiled is None:
+            self._compiled = compiled(self.model, self.compiles)
+        return self._compiled
+
+    def _parts(self, batch: Batch, seen: Observation, rows: Rows) -> Iterator[tuple[Batch, Observation, Part]]:
+        """The passes of a step, with what each counts for."""
+        world = self.world
+        num_passes = min(self.accumulate, *rows.counts)
+        if num_passes == 1 and world.size == 1:
+            yield batch, seen, Part(rows)
+            return
+        labelled = world.add_up([self.task.num_labelled(batch).double()])[0].clamp_min(torch.finfo(torch.double).tiny)
+        total = sum(rows.counts)
+        for place in range(num_passes):
+            bounds = [(place * count // num_passes, (place + 1) * count // num_passes) for count in rows.counts]
+            here = slice(*bounds[rows.rank]) if num_passes > 1 else slice(None)
+            part_rows = Rows(tuple(end - start for start, end in bounds), rows.rank)
+            part_batch = batch.taken(here)
+            part = Part(
+                part_rows,
+                task=self.task.num_labelled(part_batch) / labelled,
+                independent=part_rows.mine / total,
+                related=sum(part_rows.counts) / total / world.size,
+                world=world,
+            )
+            yield part_batch, seen.taken(here), part
+
+    def predict(self, batch: Batch) -> Any:
+        """Output of what is deployed; the caller sets evaluation mode."""
+        return self.deployed()(self.model.prepare(batch.images))
+
+    def predictors(self) -> Iterator[tuple[str, Predictor]]:
+        """What is evaluated: "deployed", and "raw" beside it where weights are averaged."""
+        yield "deployed", self.predict
+        if self.average is not None:
+            yield "raw", lambda batch: self.raw_deployed()(self.model.prepare(batch.images))
+
+    def keep_if_best(self, epoch: int, top1: float) -> None:
+        """Keep a copy of what is deployed, where no earlier epoch was as good."""
+        if self.best is None or top1 > self.best["top1"]:
+            weights = {name: value.clone() for name, value in self.deployed().state_dict().items()}
+            self.best = {"epoch": epoch, "top1": top1, "weights": weights}
+
+    def return_to_best(self) -> None:
+        """Deploy the kept weights; training cannot go on from here."""
+        if self.best is not None:
+            self.deployed().load_state_dict(self.best["weights"])
+
+    def deployed(self) -> nn.Module:
+        """What is evaluated, counted, timed and exported: averaged weights where there are any."""
+        return self.raw_deployed() if self.average is None else self.average.module
+
+    def raw_deployed(self) -> nn.Module:
+        """The same network with the weights that are being trained."""
+        model = self.model.module
+        for weighted in self.methods:
+            model = weighted.method.deployed(model)
+        return model
+
+    def train(self, mode: bool = True) -> None:
+        """Set training or evaluation mode of model and connectors."""
+        self.model.train(mode)
+        self.connectors.train(mode)
+
+    def is_finite(self) -> bool:
+        """Whether every parameter is; waits for the device."""
+        parameters: list[Tensor] = [*self.model.parameters(), *self.connectors.parameters()]
+        return bool(torch.stack(torch._foreach_norm(parameters)).isfinite().all())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, connectors, update, averages, scaler and the random states of all processes."""
+        return {
+            "model": self.model.module.state_dict(),
+            "connectors": self.connectors.state_dict(),
+            "update": self.update.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "random_states": self.world.gather_objects(self.random_state.state_dict()),
+            "shared_random_state": self.shared_random_state.state_dict(),
+            "num_steps": self.num_steps,
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave, also of another number of processes."""
+        self.model.module.load_state_dict(state["model"])
+        self.connectors.load_state_dict(state["connectors"])
+        self.update.load_state_dict(state["update"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.scaler is not None and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.world.rank < len(state["random_states"]):
+            self.random_state.load_state_dict(state["random_states"][self.world.rank])
+        self.shared_random_state.load_state_dict(state["shared_random_state"])
+        self.num_steps = state["num_steps"]
+        self.best = state["best"]
+
+
+def too_few_images(student: str, num_images: int, problem: str) -> str:
+    """What to say of a batch that is too small for the network itself."""
+    images = f"{num_images} image{'s' * (num_images > 1)}"
+    return (
+        f"student {student} cannot be trained on a batch of {images} ({problem}); leave out an epoch's last batch "
+        "(drop_last=True), or take another batch size"
+    )
+
+
+def parameters_of(model: nn.Module, methods: Iterable[nn.Module]) -> list[tuple[str, nn.Parameter]]:
+    """Named parameters that an update moves: the student's and every connector's."""
+    named = list(model.named_parameters())
+    for number, method in enumerate(methods):
+        named += [(f"connectors.{number}.{name}", parameter) for name, parameter in method.named_parameters()]
+    return [(name, parameter) for name, parameter in named if parameter.requires_grad]

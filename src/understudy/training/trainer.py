@@ -1,0 +1,267 @@
+"""Trainer: the loop over epochs and batches, for one student or for several that share every pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from understudy.core.batch import Batch, Observation
+from understudy.core.compile import begin_compiled_step
+from understudy.core.precision import autocast
+from understudy.data import TrainLoader, from_plain_loader
+from understudy.data.loaders.plain import PlainLoader, as_batch, refuse_used_up
+from understudy.distributed.world import SINGLE, World
+from understudy.tasks.base import Evaluation
+from understudy.teachers.base import Teacher
+from understudy.teachers.live import LiveTeacher
+from understudy.training.checks import check_labels
+from understudy.training.metrics import Measures, NotFinite
+from understudy.training.student import Student
+from understudy.utils.errors import UserError
+from understudy.utils.seeding import alone
+
+__all__ = ["Trainer", "Watcher"]
+
+
+class Watcher(Protocol):
+    """Whoever must know what happens: writes logs and checkpoints, shows progress. It changes nothing."""
+
+    def stepped(self, trainer: Trainer, *, is_last: bool) -> None:
+        """A step of all students is done; raises Interrupted to stop here."""
+
+    def finished_epoch(self, trainer: Trainer) -> None:
+        """An epoch, its evaluation included, is done."""
+
+
+class Trainer:
+    """Repeats the step for one student or for several that share every batch and every teacher pass.
+
+    Args:
+        students: the rows of one seed.
+        teacher: looks at every batch once; None where nobody needs one.
+        device: where the models are.
+        log_every: steps of an interval; only at its end are losses read from the device.
+        stops_at_nan: whether a loss that is no number ends the training.
+        selects_best: whether every student keeps the weights of its best evaluated epoch.
+        world: the processes that train together; each has its part of every batch.
+    """
+
+    def __init__(
+        self,
+        students: Sequence[Student],
+        *,
+        teacher: Teacher | None,
+        device: torch.device,
+        log_every: int = 50,
+        stops_at_nan: bool = True,
+        selects_best: bool = False,
+        world: World = SINGLE,
+    ) -> None:
+        if not students:
+            raise UserError("there is no student to train")
+        names = [student.name for student in students]
+        if len(set(names)) < len(names):
+            raise UserError(f"two students are called {_doubled(names)!r}; give StudentSpec(name=...)")
+        self.students = list(students)
+        self.teacher = teacher
+        self.device = device
+        self.log_every = log_every
+        self.selects_best = selects_best
+        self.world = world
+        self.epoch = 1  # the one that is running, counted from 1
+        self.epochs = 0
+        self.lengths: list[int] = []  # epochs that it was to have done in all, one after the other
+        self.step_in_epoch = 0  # steps of it that are done
+        self.steps_per_epoch = 0
+        self.left_out: set[int] = set()  # steps that are not taken, since they led to what is no number
+        self.history: dict[str, list[dict[str, Any]]] = {student.name: [] for student in students}
+        self.evaluations: dict[str, Evaluation] = {}  # of the last epoch that was evaluated
+        self.raw_evaluations: dict[str, Evaluation] = {}  # the same without averaging, where weights are averaged
+        self._compile_modes = {student.compiles for student in students}
+        if isinstance(teacher, LiveTeacher):
+            self._compile_modes.add(teacher.compiles)
+        self.measures = Measures(names, stops_at_nan=stops_at_nan, world=world)
+
+    @property
+    def step(self) -> int:
+        """Steps done since the first epoch began."""
+        return (self.epoch - 1) * self.steps_per_epoch + self.step_in_epoch
+
+    @property
+    def is_at_interval_end(self) -> bool:
+        """Whether the step that was done last closed an interval."""
+        is_last = self.step_in_epoch == self.steps_per_epoch
+        return self.step == 1 or is_last or self.step % self.log_every == 0
+
+    def fit(
+        self,
+        loader: TrainLoader | Iterable[Batch | tuple[Tensor, Tensor]],
+        *,
+        epochs: int,
+        val: Iterable[Batch | tuple[Tensor, Tensor]] | None = None,
+        watcher: Watcher | None = None,
+    ) -> None:
+        """Train until `epochs` epochs are done, from wherever this trainer stands.
+
+        Args:
+            loader: understudy's own, or any re-iterable of known length of (images, labels), or of Batch with the
+                samples' indices where a method needs them; the augmentation of the latter cannot be resumed exactly.
+            epochs: to have done in all, counted from the first one.
+            val: evaluated after each epoch.
+            watcher: told after every step and every epoch.
+
+        Raises:
+            NotFinite: a loss was no number, and `stops_at_nan`.
+            UserError: a loader that is empty, used up, or not as long as it says, batches that are none or too small
+                for a student or one of its methods, labels that are no classes, a warm-up as long as the training.
+        """
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+            raise UserError(f"epochs must be a whole number above 0, got {epochs!r}")
+        batches = self._as_own(loader)
+        if val is not None:
+            refuse_used_up(val, "val")
+        for student in self.students:
+            student.schedule.check_run(epochs)
+        self.epochs, self.steps_per_epoch = epochs, batches.steps_per_epoch
+        if self.lengths[-1:] != [epochs]:
+            self.lengths.append(epochs)
+        with alone("a training"):
+            self._fit(batches, val, watcher)
+
+    def _as_own(self, loader: TrainLoader | Iterable[Any]) -> TrainLoader:
+        """The loader, once it is known that every student can be trained on the smallest of its batches."""
+        if hasattr(loader, "steps_per_epoch"):
+            return cast(TrainLoader, loader)
+        plain = from_plain_loader(loader)
+        smallest = plain.smallest_batch
+        if smallest is not None:
+            for student in self.students:
+                student.check_batches_of(smallest)
+        return plain
+
+    def _fit(
+        self, batches: TrainLoader, val: Iterable[Batch | tuple[Tensor, Tensor]] | None, watcher: Watcher | None
+    ) -> None:
+        epochs = self.epochs
+        while self.epoch <= epochs:
+            self._run_epoch(batches, watcher)
+            self._finish_epoch(val)
+            self.epoch, self.step_in_epoch = self.epoch + 1, 0
+            if watcher is not None:
+                watcher.finished_epoch(self)
+        if val is not None and not self.evaluations:  # resumed after the last epoch
+            self.evaluate(val)
+
+    def _run_epoch(self, loader: TrainLoader, watcher: Watcher | None) -> None:
+        for student in self.students:
+            student.train()
+        is_plain = isinstance(loader, PlainLoader)
+        for batch in loader.epoch(self.epoch, self.step_in_epoch):
+            if is_plain:
+                self._check_labels(batch)
+            if self.step + 1 not in self.left_out:
+                self.take_step(batch.to(self.device))
+            self.step_in_epoch += 1
+            if self.is_at_interval_end:
+                self.measures.close_interval()
+            if watcher is not None:
+                watcher.stepped(self, is_last=self.step_in_epoch == self.steps_per_epoch)
+
+    def _check_labels(self, batch: Batch) -> None:
+        """Refuse labels that are no classes, wherever looking at them waits for no device."""
+        if batch.targets.device.type == "cpu":
+            check_labels(batch.targets, self.students[0].task.num_classes)
+
+    def take_step(self, batch: Batch) -> None:
+        """One step of every student on one batch, after one look of the teacher at it."""
+        rows = self.world.rows(len(batch.images))
+        begin_compiled_step(self._compile_modes)
+        # A pass for each precision: what a student is taught must not depend on who else is there.
+        seen = {student.precision: Observation() for student in self.students}
+        if self.teacher is not None:
+            for precision in seen:
+                with autocast(precision, self.device):
+                    seen[precision] = self.teacher.observe(batch)
+        progress = self.epoch - 1 + self.step_in_epoch / self.steps_per_epoch
+        for student in self.students:
+            student.begin_step(progress=progress, epochs=self.epochs)
+            losses, pairing = student.step(batch, seen[student.precision], epoch=self.epoch, rows=rows)
+            self.measures.add(student.name, losses, pairing)
+        self.measures.end_step(self.step + 1)
+
+    def check_finite(self) -> None:
+        """Raise where a loss of the running interval, or a weight, is no number. All processes call it.
+
+        Raises:
+            NotFinite: naming student, step and term.
+        """
+        if not self.measures.stops_at_nan:
+            return
+        self.measures.check()
+        for student in self.students:
+            if not student.is_finite():
+                raise NotFinite(student.name, self.step, "a weight is no number")
+
+    def _finish_epoch(self, val: Iterable[Batch | tuple[Tensor, Tensor]] | None) -> None:
+        if val is not None:
+            self.evaluate(val)
+        for student in self.students:
+            record: dict[str, Any] = {"epoch": self.epoch, "train": self.measures.read_epoch(student.name)}
+            if student.name in self.evaluations:
+                record["val"] = self.evaluations[student.name].scores()
+            if student.name in self.raw_evaluations:
+                record["val_raw"] = self.raw_evaluations[student.name].scores()
+            self.history[student.name].append(record)
+            if self.selects_best and student.name in self.evaluations:
+                student.keep_if_best(self.epoch, self.evaluations[student.name].top1)
+
+    def evaluate(self, batches: Iterable[Batch | tuple[Tensor, Tensor]]) -> dict[str, Evaluation]:
+        """Scores of all students by name, on Batches or (images, labels); kept as `evaluations`, too.
+
+        Mixed or one-hot labels (B,C) count by their largest share.
+
+        Raises:
+            UserError: no images, or labels that are no classes.
+        """
+        for student in self.students:
+            student.train(False)
+        found = {(student.name, kind): predict for student in self.students for kind, predict in student.predictors()}
+        own = (self._checked(item) for item in batches)
+        scores = self.students[0].task.evaluate(found, own, self.device, self.world)
+        self.evaluations = {name: score for (name, kind), score in scores.items() if kind == "deployed"}
+        self.raw_evaluations = {name: score for (name, kind), score in scores.items() if kind == "raw"}
+        return self.evaluations
+
+    def _checked(self, item: object) -> Batch:
+        batch = as_batch(item)
+        self._check_labels(batch)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs; tensors, numbers, strings, lists and dicts only. For every process."""
+        return {
+            "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch,
+            "left_out": sorted(self.left_out),
+            "lengths": list(self.lengths),
+            "history": self.history,
+            "students": {student.name: student.state_dict() for student in self.students},
+            "measures": self.measures.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
+        self.left_out |= set(state["left_out"])
+        self.lengths = list(state["lengths"])
+        self.history = state["history"]
+        self.measures.load_state_dict(state["measures"])
+        for student in self.students:
+            student.load_state_dict(state["students"][student.name])
+
+
+def _doubled(names: Sequence[str]) -> str:
+    return next(name for name in names if names.count(name) > 1)

@@ -1,0 +1,1 @@
+"""Files, errors, seeds and the machine: knows nothing of learning."""

@@ -1,0 +1,53 @@
+"""What is known by name: registered as it is defined, and imported where installed packages declare it."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+from understudy.utils.errors import UserError
+
+__all__ = ["GROUPS", "installed_names", "load_installed", "register"]
+
+Kind = TypeVar("Kind")
+
+GROUPS = {
+    "understudy.methods": "method",
+    "understudy.optim": "update",
+    "understudy.trackers.base": "tracker",
+    "understudy.data": "data format",
+}  # by entry point group: what it is of
+
+
+def register(known: dict[str, type[Kind]], name: str, added: type[Kind], *, kind: str) -> None:
+    """Add a class under its name; one that is defined anew, as in a notebook, replaces itself.
+
+    Raises:
+        ValueError: another one has that name.
+    """
+    if name in known and known[name].__qualname__ != added.__qualname__:
+        raise ValueError(f"there is {kind} {name!r} already: {known[name].__module__}")
+    known[name] = added
+
+
+def installed_names(group: str) -> list[str]:
+    """Names that installed packages declare under an entry point group; nothing of theirs is imported."""
+    return sorted(entry_points(group=group).names)
+
+
+def load_installed() -> None:
+    """Import everything that installed packages declare under the entry point groups of `GROUPS`.
+
+    Raises:
+        UserError: one of them cannot be imported; names the package.
+    """
+    for group, kind in GROUPS.items():
+        for entry in entry_points(group=group):
+            try:
+                entry.load()
+            except Exception as error:  # whatever somebody else's module raises at import
+                package = entry.dist.name if entry.dist else entry.value
+                raise UserError(
+                    f"the {kind} {entry.name!r} of package {package} cannot be imported: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
