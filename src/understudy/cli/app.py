@@ -230,10 +230,10 @@ def evaluate(
     allow_code: AllowCode = False,
 ) -> None:
     """Score the student of a run again, on its own data or on another folder."""
-    from understudy.runs import evaluate as commands
+    from understudy.runs.evaluate import evaluate as evaluate_run
     from understudy.runs.folder import open_run_folder
 
-    typer.echo(commands.evaluate(open_run_folder(run), split=split, data=data, allow_code=allow_code))
+    typer.echo(evaluate_run(open_run_folder(run), split=split, data=data, allow_code=allow_code))
 
 
 @app.command(cls=Command)

@@ -50,7 +50,7 @@ def choose_run_folder(
         overwrite: whether what a run has left in `out` may go.
         runs: where numbered folders lie.
         environment: written beside the recipe.
-        handed_over: what tells networks and data that the recipe does not name (`understudy.handed_over`).
+        handed_over: what tells networks and data that the recipe does not name (`understudy.runs.identity`).
         say: is told of an unfinished run that is left alone.
 
     Raises:

@@ -63,7 +63,7 @@ def execute(
         allow_code: models may be named as module.path:factory.
         display: tells people how far it is.
         parts: opened data and models, where they do not come from the recipe but from Python.
-        handed_over: what tells these from others (`understudy.handed_over`).
+        handed_over: what tells these from others (`understudy.runs.identity`).
 
     Raises:
         UserError: anything a person can mend.

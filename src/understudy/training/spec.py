@@ -87,7 +87,7 @@ def _wrong_settings(spec: StudentSpec) -> list[str]:
         ("task_weight", weight is None or (is_number and weight >= 0), "a number from 0 on, or None"),
         ("name", spec.name is None or (isinstance(spec.name, str) and spec.name != ""), "a text, or None"),
         ("prepare", spec.prepare is None or isinstance(spec.prepare, nn.Module), "a torch.nn.Module, or None"),
-        ("ema", spec.ema is None or isinstance(spec.ema, Averaging), "understudy.averaging.Averaging(decay=...)"),
+        ("ema", spec.ema is None or isinstance(spec.ema, Averaging), "understudy.optim.ema.Averaging(decay=...)"),
         ("precision", spec.precision in get_args(Precision), f"one of {', '.join(get_args(Precision))}"),
         ("accumulate", is_count, "a whole number from 1 on"),
         ("compile", spec.compile in get_args(Compile), "True, False or 'reduce-overhead'"),
