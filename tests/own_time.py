@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec
+
+P = ParamSpec("P")
 
 
 def own_clock(pid: int | str = "self") -> float:
@@ -30,3 +34,19 @@ def timed() -> Iterator[Stopwatch]:
     watch, began, computed = Stopwatch(), own_clock(), time.process_time()
     yield watch
     watch.asleep = own_clock() - began - (time.process_time() - computed)
+
+
+def within(seconds: float) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Hold every call of a test's function to a limit; what it waits for a processor does not count."""
+
+    def limited(test: Callable[P, None]) -> Callable[P, None]:
+        @wraps(test)
+        def call(*args: P.args, **kwargs: P.kwargs) -> None:
+            began = own_clock()
+            test(*args, **kwargs)
+            taken = own_clock() - began
+            assert taken < seconds, f"took {taken:.1f} s of its own"
+
+        return call
+
+    return limited
