@@ -28,6 +28,7 @@ from understudy.recipes.schema import merged
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.run import execute
+from understudy.teachers import Teacher
 from understudy.training.build import Surroundings, build_student, seeded, tap_teacher
 
 torch.set_num_threads(1)
@@ -129,7 +130,7 @@ def plain_batches() -> list[tuple[Tensor, Tensor]]:
     return [(batch.images, batch.targets) for batch in batches()]
 
 
-def student_of(spec: StudentSpec, teacher: LiveTeacher | None = None, *, seed: int = 0) -> Student:
+def student_of(spec: StudentSpec, teacher: Teacher | None = None, *, seed: int = 0) -> Student:
     """The student of a spec, built for the batches above."""
     if teacher is not None:
         tap_teacher(teacher, spec.methods)

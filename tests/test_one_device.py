@@ -16,15 +16,15 @@ from engine_helpers import tiny_recipe
 from pretended_cuda import CUDA, devices_of, pretended_cuda
 from understudy.core.precision import raised
 from understudy.distributed.world import Rows
-from understudy.models.cost import count_macs, images_per_second
+from understudy.models.cost import count_macs, images_per_second, model_facts
 from understudy.recipes.comparison import rows_of
 from understudy.runs.bank.make import BankOptions, make_banks
 from understudy.runs.build import build_trainer, deployed_network
-from understudy.runs.collect import model_facts
-from understudy.runs.components import Parts, live_teacher, open_parts
+from understudy.runs.components import Parts, open_parts, with_teacher
 from understudy.runs.console import Display
 from understudy.runs.memory_format import Trial, faster_format
 from understudy.teachers.bank.packing import packed
+from understudy.teachers.bank.seeds import SeededBanks
 from understudy.teachers.bank.teacher import BankTeacher
 from understudy.training.loss import Part, weighed
 from understudy.training.trainer import Trainer
@@ -41,7 +41,7 @@ def opened(**settings: Any) -> Parts:
 def on_cuda(parts: Parts) -> Parts:
     """As `in_world` moves them where there is a GPU."""
     assert parts.teacher_network is not None
-    return replace(parts, device=CUDA, teacher=live_teacher(parts.teacher_network, CUDA, parts.recipe))
+    return with_teacher(replace(parts, device=CUDA), parts.teacher_network)
 
 
 def trainer_on_cuda(parts: Parts) -> Trainer:
@@ -144,7 +144,7 @@ def test_what_is_learnt_from_a_bank_lies_on_the_device(tmp_path: Path) -> None:
     recipe = tiny_recipe({"rows": rows, "seeds": [0], "fold_teacher": False})
     options = BankOptions(views=1, feature_maps=True)
     [folder] = make_banks(recipe, out=tmp_path, options=options, display=Display(quiet=True))
-    bank = BankTeacher(folder.path)
+    banks = SeededBanks({0: BankTeacher(folder.path)}, path=str(tmp_path))
     parts = opened(rows=rows)
     with pretended_cuda():
         live = on_cuda(parts)
@@ -154,6 +154,6 @@ def test_what_is_learnt_from_a_bank_lies_on_the_device(tmp_path: Path) -> None:
         seen = teacher.observe(batch)
         stored = packed(seen.output, seen.features, folder.manifest().layout)
         assert devices_of(iter(stored.values())) == {"cpu"}  # on its way to the disk
-        for student in trainer_on_cuda(replace(live, teacher=None, banks={0: bank})).students:
+        for student in trainer_on_cuda(replace(live, teacher=banks, teacher_network=None)).students:
             tensors = chain(student.connectors.parameters(), student.connectors.buffers())
             assert devices_of(tensors) <= {"cuda"}, student.name

@@ -8,9 +8,10 @@ import torch
 
 from engine_helpers import CLASSES, CPU, batches, plain_batches, small_teacher, spec_of, student_of, tiny_recipe
 from understudy import Trainer
+from understudy.models.cost import model_facts
 from understudy.recipes.comparison import rows_of
 from understudy.report import Results
-from understudy.runs.collect import SCHEMA, assemble, model_facts, seed_record
+from understudy.runs.collect import SCHEMA, assemble, seed_record
 from understudy.runs.components import open_parts
 from understudy.tasks import Evaluation
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine_helpers import differing, tensors_of, tiny_recipe
-from understudy import Batch, Observation, TappedModel, Trainer
+from understudy import Batch, LiveTeacher, Observation, TappedModel, Trainer
 from understudy.data.augment.crops import Windows
 from understudy.recipes.comparison import rows_of
 from understudy.runs.build import build_trainer
@@ -20,16 +20,20 @@ EPOCHS, STEPS_PER_EPOCH = 2, 3
 THREE = ["alone", "kd", "kd+dot"]
 
 
-class CountingTeacher:
+class CountingTeacher(LiveTeacher):
     """A teacher that remembers what it was shown."""
 
-    def __init__(self, teacher: Any) -> None:
-        self._teacher = teacher
-        self.shown: list[Batch] = []
+    shown: list[Batch]
+
+    @classmethod
+    def of(cls, teacher: LiveTeacher) -> CountingTeacher:
+        counting = cls.__new__(cls)
+        counting.__dict__.update(teacher.__dict__, shown=[])
+        return counting
 
     def observe(self, batch: Batch) -> Observation:
         self.shown.append(batch)
-        return self._teacher.observe(batch)
+        return super().observe(batch)
 
 
 class CountingLoader:
@@ -55,7 +59,8 @@ def fitted(parts: Parts, names: list[str], seed: int = 0) -> tuple[Trainer, Coun
     """A trainer of these rows after two epochs, and what passed through it."""
     rows = {row.name: row for row in rows_of(parts.recipe)}
     trainer = build_trainer(parts, [rows[name] for name in names], seed)
-    trainer.teacher = teacher = CountingTeacher(trainer.teacher)
+    assert isinstance(trainer.teacher, LiveTeacher)
+    trainer.teacher = teacher = CountingTeacher.of(trainer.teacher)
     loader = CountingLoader(parts.train_loader(seed))
     trainer.fit(loader, epochs=EPOCHS)
     return trainer, teacher, loader

@@ -203,7 +203,9 @@ class TestRuns:
         [folder] = make_banks(recipe, out=tmp_path / "bank", options=options, display=Display(quiet=True))
         assert folder.manifest().layout.num_classes == CLASSES
         banked = {**recipe.as_dict(), "bank": {"path": str(tmp_path / "bank")}}
-        assert opened(Recipe.read(banked, what="it")).banks[0].num_classes == CLASSES
+        parts = opened(Recipe.read(banked, what="it"))
+        assert parts.teacher is not None
+        assert parts.teacher.num_outputs(parts.teacher_sample) == CLASSES
         written(tmp_path, PLACES[::-1])
         with pytest.raises(UserError, match=r"something else than this run; bank it anew:\n  teacher.classes"):
             opened(Recipe.read(banked, what="it"))

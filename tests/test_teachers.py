@@ -1,9 +1,13 @@
 """A live teacher: looks once, changes nothing, and is not changed."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+import understudy as us
 from engine_helpers import (
     CLASSES,
     CPU,
@@ -13,11 +17,14 @@ from engine_helpers import (
     plain_batches,
     small_net,
     small_teacher,
+    spec_of,
     student_of,
     tensors_of,
     trained,
 )
-from understudy import Batch, LiveTeacher, StudentSpec, Trainer, UserError, create_model, methods
+from understudy import Batch, LiveTeacher, Observation, StudentSpec, Trainer, UserError, create_model, methods
+from understudy.core.tap_shapes import TapShapes
+from understudy.teachers import Teacher
 
 ROWS = ["alone", "kd", "kd+dot", "dist", "projector"]
 
@@ -118,6 +125,58 @@ def test_several_students_cost_one_look_of_the_teacher_a_batch() -> None:
     trainer.fit([(batch.images, batch.targets) for batch in batches()], epochs=2)
     assert looks == [8, 8, 5]
     assert len({tensors_of(student)["model.conv.weight"].sum().item() for student in trainer.students}) == 3
+
+
+class Panel(Teacher):
+    """Several networks whose logits are averaged: a kind of teacher that nothing else knows of."""
+
+    name = "the panel"
+
+    def __init__(self, members: Sequence[LiveTeacher]) -> None:
+        self.members = members
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"model": "panel", "starts_from": "its members"}
+
+    def num_outputs(self, sample: Tensor) -> int | None:
+        return self.members[0].num_outputs(sample)
+
+    def tap(self, taps: Iterable[str]) -> None:
+        wanted = tuple(taps)
+        for member in self.members:
+            member.tap(wanted)
+
+    def check_taps(self, taps: Iterable[str]) -> None:
+        self.members[0].check_taps(taps)
+
+    def shapes(self, sample: Tensor) -> TapShapes:
+        return self.members[0].shapes(sample)
+
+    def observe(self, batch: Batch) -> Observation:
+        seen = [member.observe(batch) for member in self.members]
+        return Observation(
+            output=torch.stack([one.output for one in seen]).mean(dim=0),
+            features={tap: torch.stack([one.features[tap] for one in seen]).mean(dim=0) for tap in seen[0].features},
+        )
+
+
+class TestAnotherKindOfTeacher:
+    @pytest.mark.parametrize("row", ["kd", "projector"])
+    def test_one_class_is_enough_for_logits_and_features(self, row: str) -> None:
+        panel = Panel([small_teacher(), small_teacher()])
+        one, other = (student_of(spec_of(row), teacher) for teacher in (small_teacher(), panel))
+        for student, teacher in ((one, small_teacher()), (other, panel)):
+            teacher.tap(one.methods[0].method.taps_for(one.methods[0].method.config).teacher)
+            Trainer([student], teacher=teacher, device=CPU).fit(batches(), epochs=1)
+        assert not differing(tensors_of(one), tensors_of(other))
+
+    def test_it_is_handed_to_the_trainer_as_a_network_is(self) -> None:
+        panel = Panel([small_teacher(), small_teacher()])
+        trainer = us.trainer(
+            task=us.Classification(CLASSES), students=[spec_of("projector")], sample=batches()[0], teacher=panel
+        )
+        trainer.fit(batches(), epochs=1)
+        assert trainer.teacher is panel
 
 
 class TestTheNetworkItself:

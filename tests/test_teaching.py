@@ -15,7 +15,7 @@ from engine_helpers import CLASSES, differing, run_recipe, small_net, tiny_recip
 from understudy import Batch, Student, UserError, distill
 from understudy.methods import Projector
 from understudy.models import load_student
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Parts, open_parts, with_teacher
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.stop import StopRequest
@@ -40,7 +40,7 @@ class TestChance:
     def test_a_teacher_at_chance_level_is_refused_with_the_way_out(self) -> None:
         parts = parts_with(allow_weak=False)
         assert parts.teacher_network is not None
-        parts = replace(parts, teacher_network=replace(parts.teacher_network, starts_from="teacher.safetensors"))
+        parts = with_teacher(parts, replace(parts.teacher_network, starts_from="teacher.safetensors"))
         with pytest.raises(UserError) as caught:
             check_teacher(parts, scored(11), say=lambda text: None)
         assert str(caught.value) == (

@@ -264,7 +264,7 @@ def _parts_in_memory(
         task=classification(recipe, data),
         student_network=network_from(student),
         make_student=lambda: network_from(student),
-        teacher=None if network is None else live_teacher(network, device, recipe),
+        teacher=None if network is None else live_teacher(network, device, recipe, image_size=image_size),
         teacher_network=network,
         teacher_size=None,
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from understudy.core.batch import Batch
 from understudy.data.loaders.plain import as_batch
 from understudy.tasks import Task
-from understudy.teachers import LiveTeacher
+from understudy.teachers import LiveTeacher, Teacher
 from understudy.training.build import Surroundings, build_student, tap_teacher
 from understudy.training.shared_layers import refuse_shared_parts
 from understudy.training.spec import StudentSpec
@@ -25,7 +25,7 @@ def trainer(
     task: Task,
     students: Sequence[StudentSpec],
     sample: Batch | tuple[Tensor, Tensor],
-    teacher: LiveTeacher | nn.Module | None = None,
+    teacher: Teacher | nn.Module | None = None,
     train_labels: Tensor | None = None,
     seed: int = 0,
 ) -> Trainer:
@@ -36,7 +36,7 @@ def trainer(
         students: one or several; they share every batch and every teacher pass. Their networks are trained
             themselves, where they are, not as copies.
         sample: a batch, or (images, labels) from your loader, on the device to train on; only its shape matters.
-        teacher: a LiveTeacher, or the network to make one of; None trains the students alone.
+        teacher: a LiveTeacher or another Teacher, or the network to make one of; None trains the students alone.
         train_labels: (N,); methods that keep a memory of the training set need them.
         seed: of connectors, dropout and negatives.
 
@@ -52,10 +52,10 @@ def trainer(
         f"student {spec.row_name}" if i == 0 else f"student {i + 1}, {spec.row_name},": spec.model
         for i, spec in enumerate(specs)
     }
-    refuse_shared_parts({**networks, **({} if teacher is None else {teacher.name: teacher.model.module})})
+    refuse_shared_parts({**networks, **({} if teacher is None else teacher.networks)})
     images = first.images
     if teacher is not None:
-        teacher.model.to(images.device)
+        teacher.to(images.device)
         tap_teacher(teacher, [config for spec in specs for config in spec.methods])
     around = Surroundings(
         task=task,
@@ -74,7 +74,7 @@ def _refuse_other_things(specs: Sequence[Any], teacher: object, train_labels: ob
     strange = next((spec for spec in specs if not isinstance(spec, StudentSpec)), None)
     if strange is not None:
         raise UserError(f"students must be understudy.StudentSpec(network, ...), got {shortened_repr(strange)}")
-    if teacher is not None and not isinstance(teacher, LiveTeacher | nn.Module):
+    if teacher is not None and not isinstance(teacher, Teacher | nn.Module):
         raise UserError(f"teacher must be understudy.LiveTeacher(network), a network or None, got {teacher!r}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UserError(f"seed must be a whole number, got {seed!r}")

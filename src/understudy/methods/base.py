@@ -6,7 +6,6 @@ one file to this folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 
 from understudy.core.batch import Pairing
 from understudy.core.config import Config
-from understudy.core.taps import Taps, TapShape
+from understudy.core.tap_shapes import TapShapes
+from understudy.core.taps import Taps
 from understudy.utils.errors import UserError, unknown_name
 from understudy.utils.installed import register
 
@@ -86,36 +86,6 @@ class MethodConfig(Config):
         return size
 
     init_from: str | None = None  # a run folder or method.safetensors: connectors start as another run left them
-
-
-class TapShapes(Mapping[str, TapShape]):
-    """Shapes of one side's tapped features by name, and what else of that model a method may read."""
-
-    def __init__(
-        self,
-        shapes: Mapping[str, TapShape],
-        *,
-        num_classes: int,
-        classifier: nn.Module | None = None,
-        norms: Mapping[str, nn.BatchNorm2d] | None = None,
-    ) -> None:
-        self._shapes = dict(shapes)
-        self._norms = dict(norms or {})
-        self.num_classes = num_classes
-        self.classifier = classifier  # frozen copy of the last layer; None where the model has none
-
-    def norm_before(self, tap: str) -> nn.BatchNorm2d | None:
-        """A frozen copy of the batch norm whose output is (a summand of) what `tap` holds; None where there is none."""
-        return self._norms.get(tap)
-
-    def __getitem__(self, name: str) -> TapShape:
-        return self._shapes[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from understudy.core.image_size import ImageSize, height_and_width
-from understudy.models.network import channels_of
+from understudy.models.network import Network, channels_of
 from understudy.utils.machine import cpu_threads
 
-__all__ = ["Cost", "cost_of", "count_macs", "count_parameters", "images_per_second", "latency_ms", "median_ms"]
+__all__ = [
+    "Cost",
+    "cost_of",
+    "count_macs",
+    "count_parameters",
+    "images_per_second",
+    "latency_ms",
+    "median_ms",
+    "model_facts",
+]
 
 _MEASURE_SECONDS = 0.5
 _WARMUP_CALLS = 3
@@ -130,3 +140,14 @@ def _at_rest(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+def model_facts(network: Network, image_size: ImageSize) -> dict[str, Any]:
+    """Name, origin, parameters and MACs of a network at an image size."""
+    return {
+        "model": network.name,
+        "starts_from": network.starts_from,
+        "parameters": count_parameters(network.module),
+        "macs": count_macs(network.prepared, image_size=image_size),
+        "image_size": image_size,
+    }

@@ -10,17 +10,14 @@ import numpy.typing as npt
 from torch import Tensor
 
 from understudy.analysis.intervals import paired_bootstrap, summary
-from understudy.core.image_size import ImageSize
 from understudy.methods import MethodConfig
 from understudy.methods.combination import weighted
-from understudy.models import Network
-from understudy.models.cost import count_macs, count_parameters
 from understudy.recipes.comparison import Row
 from understudy.runs.components import Parts
 from understudy.tasks import Evaluation
 from understudy.training.trainer import Trainer
 
-__all__ = ["SCHEMA", "assemble", "model_facts", "seed_record"]
+__all__ = ["SCHEMA", "assemble", "seed_record"]
 
 SCHEMA = 1
 
@@ -66,7 +63,7 @@ def assemble(
         rows: in the order of the table.
         name: of the run.
         seed_records: per row, `seed_record` of each seed.
-        students: per row, `model_facts` of what is deployed.
+        students: per row, `models.cost.model_facts` of what is deployed.
         teacher: its evaluations by split; empty where there is no teacher.
         predictions: by "split/row/seed" and "split/labels", (N,) predicted classes.
     """
@@ -106,23 +103,11 @@ def _scores(evaluation: Evaluation, teacher: Evaluation | None) -> dict[str, Any
     return {**evaluation.scores(), "agreement": agreement}
 
 
-def model_facts(network: Network, image_size: ImageSize) -> dict[str, Any]:
-    """Name, origin, parameters and MACs of a network at an image size."""
-    return {
-        "model": network.name,
-        "starts_from": network.starts_from,
-        "parameters": count_parameters(network.module),
-        "macs": count_macs(network.prepared, image_size=image_size),
-        "image_size": image_size,
-    }
-
-
 def _teacher_facts(parts: Parts, evaluations: Mapping[str, Evaluation]) -> dict[str, Any] | None:
-    if parts.teacher_network is None:
+    if parts.teacher is None:
         return None
-    facts = model_facts(parts.teacher_network, parts.teacher_size or parts.image_size)
     scores = {split: evaluations[split].scores() if split in evaluations else None for split in ("val", "test")}
-    return {**facts, **scores}
+    return {**parts.teacher.facts(), **scores}
 
 
 def _row_facts(row: Row, student: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -24,19 +24,19 @@ from understudy.data.sources.base import rows_of
 from understudy.distributed.launch import device_named
 from understudy.distributed.world import SINGLE, World
 from understudy.models import Network
+from understudy.models.cost import model_facts
 from understudy.recipes.schema import Recipe
 from understudy.runs.absent_files import refuse_absent_files
 from understudy.runs.bank.open import notes_on, open_banks, refuse_absent_banks
 from understudy.runs.networks import LARGE_IMAGE_SIZE, network_named, with_classes_numbered
 from understudy.tasks import Classification, class_weights_for
-from understudy.teachers import LiveTeacher
-from understudy.teachers.bank.teacher import BankTeacher
+from understudy.teachers import LiveTeacher, RunTeacher, Teacher
 from understudy.training.build import Surroundings
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
 from understudy.utils.seeding import seeded
 
-__all__ = ["Parts", "classification", "in_world", "live_teacher", "open_parts"]
+__all__ = ["Parts", "classification", "in_world", "live_teacher", "open_parts", "with_teacher"]
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,24 @@ class Parts:
     task: Classification
     student_network: Network  # as every student begins, but for its random weights
     make_student: Callable[[], Network]  # a fresh one, its weights drawn from the global random state
-    teacher: LiveTeacher | None  # None where there is none, or only its banks
-    teacher_network: Network | None
+    teacher: RunTeacher | None
+    teacher_network: Network | None  # None where there is no teacher, or none that is built, as with a bank
     teacher_size: ImageSize | None  # None where teacher and student see the same size
     world: World = SINGLE
-    banks: Mapping[int, BankTeacher] = field(default_factory=dict)  # by seed; the teacher then is never built
 
-    def teacher_of(self, seed: int) -> LiveTeacher | BankTeacher | None:
+    def teacher_of(self, seed: int) -> Teacher | None:
         """Whom the students of a seed learn from."""
-        return self.banks.get(seed, self.teacher)
+        return None if self.teacher is None else self.teacher.for_seed(seed)
+
+    @property
+    def teacher_sample(self) -> torch.Tensor:
+        """(2,C,H,W) empty images of the size that the teacher sees, on its device."""
+        return self.blank_images(self.teacher_size or self.image_size)
+
+    @property
+    def teacher_looks(self) -> bool:
+        """Whether there is a teacher that is shown the images of each batch."""
+        return self.teacher is not None and self.teacher.looks_at_images
 
     @property
     def crop_share(self) -> float:
@@ -68,10 +77,7 @@ class Parts:
     @property
     def teacher_shares_classes(self) -> bool:
         """Whether the teacher has an output for each class of the data, so that it can be scored on them."""
-        if self.teacher is None:
-            return False
-        output, _ = self.teacher.model.dry_forward(self.blank_images(self.teacher_size or self.image_size))
-        return isinstance(output, torch.Tensor) and output.shape[1:] == (self.task.num_classes,)
+        return self.teacher is not None and self.teacher.num_outputs(self.teacher_sample) == self.task.num_classes
 
     def blank_images(self, size: ImageSize) -> torch.Tensor:
         """(2,D,H,W) black images of the data's channels, for dry forward passes."""
@@ -91,7 +97,7 @@ class Parts:
             num_classes=self.task.num_classes,
             sample=self.blank_images(self.image_size),
             teacher=self.teacher_of(seed),
-            teacher_sample=self.blank_images(self.teacher_size or self.image_size),
+            teacher_sample=self.teacher_sample,
             train_labels=self.data.train.labels,
             seed=seed,
             world=self.world,
@@ -100,7 +106,8 @@ class Parts:
     def train_loader(self, seed: int) -> TrainLoader:
         """Batches of one seed, this process's part of each: its own order and its own views, or those of its bank."""
         teacher_size = self.teacher_size
-        if self.banks and isinstance(augment_for(self.recipe.data, self.data.train), NoAugment | ResizedCrop):
+        augment = augment_for(self.recipe.data, self.data.train)
+        if not self.teacher_looks and isinstance(augment, NoAugment | ResizedCrop):
             teacher_size = None  # nobody looks; other crops are cut at the larger size, so the student's depend on it
         return train_loader(
             self.data,
@@ -108,7 +115,7 @@ class Parts:
             seed=seed,
             image_size=self.image_size,
             teacher_size=teacher_size,
-            num_views=self.banks[seed].num_views if self.banks else None,
+            num_views=None if self.teacher is None else self.teacher.num_views,
             device=self.device,
             mean=self.student_network.mean,
             std=self.student_network.std,
@@ -127,7 +134,7 @@ class Parts:
             source,
             self.recipe.data,
             image_size=self.image_size,
-            teacher_size=None if self.banks else self.teacher_size,
+            teacher_size=self.teacher_size if self.teacher_looks else None,
             device=self.device,
             rank=self.world.rank,
             world_size=self.world.size,
@@ -148,21 +155,23 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
     recipe = with_classes_numbered(recipe, data)
     create = partial(network_named, recipe=recipe, data=data, allow_code=allow_code, world=world)
     student = create(recipe.student)
-    teacher = None
+    network: Network | None = None
+    teacher: RunTeacher | None = None
     if recipe.teacher is not None and recipe.bank is None:
         # A teacher that is going to be trained starts like any other model; the seed decides its first weights.
         with seeded(hashed(recipe.seeds[0], "teacher")):
-            teacher = create(recipe.teacher)
+            network = create(recipe.teacher)
     image_size = recipe.data.image_size or data.native_size or student.input_size or LARGE_IMAGE_SIZE
-    teacher_size = _teacher_size(recipe, data, teacher, image_size)
-    banks: dict[int, BankTeacher] = {}
+    teacher_size = _teacher_size(recipe, data, network, image_size)
+    if network is not None:
+        teacher = live_teacher(network, device, recipe, image_size=teacher_size or image_size)
     if recipe.bank is not None:
         banks = open_banks(recipe, data, image_size=image_size, student=student, num_views=recipe.bank.num_views)
         for note in notes_on(banks, recipe):
             say(note)
-        manifest = banks[recipe.seeds[0]].manifest
+        manifest, teacher = banks.first.manifest, banks
         teacher_size = None if manifest.teacher.image_size == image_size else manifest.teacher.image_size
-        begun = {"key": manifest.content_key, "num_views": banks[recipe.seeds[0]].num_views}
+        begun = {"key": manifest.content_key, "num_views": banks.num_views}
         kept = recipe.bank.model_copy(update=begun)
         recipe = recipe.model_copy(update={"bank": kept})
     return Parts(
@@ -173,11 +182,10 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
         task=classification(recipe, data),
         student_network=student,
         make_student=partial(create, recipe.student),
-        teacher=live_teacher(teacher, device, recipe) if teacher is not None else None,
-        teacher_network=teacher,
+        teacher=teacher,
+        teacher_network=network,
         teacher_size=teacher_size,
         world=world,
-        banks=banks,
     )
 
 
@@ -211,13 +219,26 @@ def _refuse_unseen(recipe: Recipe, device: torch.device, world: World) -> None:
 
 def in_world(parts: Parts, world: World) -> Parts:
     """The same parts for one of several processes, on its own device."""
-    device = device_named(parts.recipe.device, world)
-    teacher = None if parts.teacher_network is None else live_teacher(parts.teacher_network, device, parts.recipe)
-    return replace(parts, world=world, device=device, teacher=teacher)
+    moved = replace(parts, world=world, device=device_named(parts.recipe.device, world))
+    return moved if parts.teacher_network is None else with_teacher(moved, parts.teacher_network)
 
 
-def live_teacher(network: Network, device: torch.device, recipe: Recipe) -> LiveTeacher:
-    """The network as a teacher on `device`, run as fast as the recipe lets it."""
+def with_teacher(parts: Parts, network: Network) -> Parts:
+    """The same parts with this network as the teacher."""
+    size = parts.teacher_size or parts.image_size
+    teacher = live_teacher(network, parts.device, parts.recipe, image_size=size)
+    return replace(parts, teacher_network=network, teacher=teacher)
+
+
+def live_teacher(network: Network, device: torch.device, recipe: Recipe, *, image_size: ImageSize) -> LiveTeacher:
+    """The network as a teacher on `device`, run as fast as the recipe lets it.
+
+    Args:
+        network: of the teacher.
+        device: where it is run.
+        recipe: says whether it is folded and compiled.
+        image_size: of the images that it sees.
+    """
     return LiveTeacher(
         network.module.to(device),
         prepare=network.prepare.to(device),
@@ -225,4 +246,5 @@ def live_teacher(network: Network, device: torch.device, recipe: Recipe) -> Live
         folds=recipe.fold_teacher,
         compiles=recipe.compile,
         say=lambda note: None,  # a run says it beside the teacher's score
+        facts=partial(model_facts, network, image_size),
     )

@@ -23,7 +23,7 @@ def describe_data(parts: Parts) -> str:
     return (
         f"data     {data.name}: {len(data.classes)} classes, train {len(data.train):,}{unlabelled}, "
         f"val {len(data.val):,} ({data.val_origin}){test}, {size_text(parts.image_size)} px"
-        + (f" (teacher {size_text(parts.teacher_size)} px)" if parts.teacher_size and not parts.banks else "")
+        + (f" (teacher {size_text(parts.teacher_size)} px)" if parts.teacher_size and parts.teacher_looks else "")
     )
 
 

@@ -20,7 +20,6 @@ from understudy.runs.collect import assemble
 from understudy.runs.context import Execution
 from understudy.runs.folder import RunFolder
 from understudy.runs.seeds import _contiguous
-from understudy.runs.teacher import banked_teacher
 from understudy.utils.machine import peak_memory_gib
 
 __all__ = ["finish"]
@@ -54,8 +53,6 @@ def finish(execution: Execution) -> None:
         teacher=execution.teacher,
         predictions=predictions,
     )
-    if parts.banks:
-        results["teacher"] = banked_teacher(parts, execution.teacher)
     if skipped:
         note = BadImages(sorted(skipped), ("image cannot be read", "images cannot be read")).note()
         execution.display.say(note)

@@ -20,7 +20,7 @@ from understudy.core.networks import copied
 from understudy.core.precision import Precision, autocast
 from understudy.core.taps import TappedModel
 from understudy.models import Network, in_format
-from understudy.runs.components import Parts, live_teacher
+from understudy.runs.components import Parts, with_teacher
 from understudy.utils import files
 from understudy.utils.errors import UserError
 from understudy.utils.seeding import seeded
@@ -87,16 +87,14 @@ def with_format_settled(parts: Parts, file: Path, *, say: Callable[[str], None])
         return parts
     choice = parts.world.from_first(lambda: _kept(file, lambda: _measured(parts)))
     say(f"format   {choice.describe()}")
-    teacher = parts.teacher
-    if parts.teacher_network is not None and choice.teacher is not None:
-        network = in_format(parts.teacher_network, choice.teacher)
-        teacher = live_teacher(network, parts.device, parts.recipe)
-    return replace(
+    settled = replace(
         parts,
         student_network=in_format(parts.student_network, choice.student),
         make_student=lambda: in_format(parts.make_student(), choice.student),
-        teacher=teacher,
     )
+    if parts.teacher_network is None or choice.teacher is None:
+        return settled
+    return with_teacher(settled, in_format(parts.teacher_network, choice.teacher))
 
 
 def faster_format(network: Network, trial: Trial) -> tuple[bool, tuple[float, float | None]]:

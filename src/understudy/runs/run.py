@@ -17,7 +17,7 @@ from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import Recipe, lr_note
 from understudy.report import write_report
 from understudy.runs import checkpoint
-from understudy.runs.bank.open import kept_to_views
+from understudy.runs.bank.open import limit_views
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows, size_notes
 from understudy.runs.components import Parts, in_world, open_parts
@@ -122,9 +122,9 @@ def _from_python(parts: Parts, recipe: Recipe, world: World) -> Parts:
 def _with_views(parts: Parts, num_views: int) -> Parts:
     """The same parts, their banks kept to the views that the run began with."""
     bank = parts.recipe.bank
-    if bank is None or num_views == bank.num_views:
+    if bank is None or parts.teacher is None or num_views == bank.num_views:
         return parts
-    kept_to_views(parts.banks, num_views, parts.recipe)
+    limit_views(parts.teacher, num_views, parts.recipe)
     kept = bank.model_copy(update={"num_views": num_views})
     return replace(parts, recipe=parts.recipe.model_copy(update={"bank": kept}))
 
@@ -208,8 +208,8 @@ def _run_seed(execution: Execution, seed: int) -> None:
     loader, val_loader = parts.train_loader(seed), parts.eval_loader("val")
     with display.stretch(recipe.epochs * loader.steps_per_epoch, images_per_step=recipe.data.batch_size):
         watcher.fit(trainer, loader, epochs=recipe.epochs, val=val_loader)
-    if parts.banks:
-        parts.banks[seed].release()  # its last view, of up to 1 GiB on the device
+    if trainer.teacher is not None:
+        trainer.teacher.release()  # of a bank the last view, of up to 1 GiB on the device
 
     def heeded(batches: EvalLoader) -> Iterable[Batch]:
         return execution.stop.heeded(batches, parts.world, before=lambda: trainer.step)

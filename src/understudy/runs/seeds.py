@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from understudy.models import save_student
+from understudy.models.cost import model_facts
 from understudy.runs.build import deployed_network
-from understudy.runs.collect import model_facts, seed_record
+from understudy.runs.collect import seed_record
 from understudy.runs.context import Execution
 from understudy.runs.folder import RunFolder
 from understudy.tasks import Evaluation

@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from understudy.core.taps import TappedModel
 from understudy.data import train_loader
-from understudy.models import Network, count_parameters, load_weights, save_student
+from understudy.models import Network, load_weights, save_student
 from understudy.optim import undecayed_names
 from understudy.recipes.comparison import row_named
 from understudy.recipes.schema import TeacherConfig
 from understudy.report import compact
 from understudy.runs import checkpoint
-from understudy.runs.components import Parts, live_teacher
+from understudy.runs.components import Parts, with_teacher
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.stop import StopRequest
 from understudy.runs.watcher import RunWatcher
 from understudy.tasks import Evaluation
-from understudy.teachers.bank.teacher import BankTeacher
+from understudy.teachers import KeptScores
 from understudy.trackers.base import Trackers
 from understudy.training.student import Student, parameters_of
 from understudy.training.trainer import Trainer
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
 
-__all__ = ["banked_teacher", "check_teacher", "evaluate_teacher", "teacher_ready"]
+__all__ = ["check_teacher", "evaluate_teacher", "teacher_ready"]
 
 EXPECTED_WITHIN = 0.5  # points of top-1 by which a published teacher may differ before it is warned of
 
@@ -52,7 +51,7 @@ def teacher_ready(
         parts.world.exchange(0)  # nobody goes on before the folder is there
     epochs = f"{settings.train_epochs} epoch{'s' * (settings.train_epochs > 1)}"
     network = replace(network, starts_from=f"{network.starts_from}, then trained here for {epochs}")
-    return replace(parts, teacher_network=network, teacher=live_teacher(network, parts.device, parts.recipe))
+    return with_teacher(parts, network)
 
 
 def _keep(parts: Parts, network: Network, run: RunFolder) -> None:
@@ -76,9 +75,10 @@ def evaluate_teacher(parts: Parts, *, stop: StopRequest | None = None) -> dict[s
     Raises:
         Interrupted: `stop` wants it; there is nothing to save.
     """
-    for bank in parts.banks.values():  # of one teacher, all of them
-        return _banked_evaluations(bank)
-    teacher = parts.teacher
+    kept = None if parts.teacher is None else parts.teacher.kept_scores()
+    if kept is not None:
+        return {split: _evaluation(scores) for split, scores in kept.items()}
+    teacher = parts.teacher_of(parts.recipe.seeds[0])
     if teacher is None or not parts.teacher_shares_classes:
         return {}
     splits = ["val"] if parts.data.test is None else ["val", "test"]
@@ -93,20 +93,9 @@ def evaluate_teacher(parts: Parts, *, stop: StopRequest | None = None) -> dict[s
     }
 
 
-def banked_teacher(parts: Parts, scores: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """What results.json says of a teacher whose network was not there."""
-    facts = next(iter(parts.banks.values())).manifest.teacher
-    names = ("model", "starts_from", "parameters", "macs", "image_size")
-    known = {name: getattr(facts, name) for name in names}
-    return {**known, **{split: scores[split].scores() if split in scores else None for split in ("val", "test")}}
-
-
-def _banked_evaluations(bank: BankTeacher) -> dict[str, Evaluation]:
-    found = {}
-    for split, (predictions, labels) in bank.evaluated.items():
-        scores = bank.manifest.teacher.scores[split]
-        found[split] = Evaluation(scores["top1"], scores.get("top5"), scores["loss"], predictions, labels)
-    return found
+def _evaluation(kept: KeptScores) -> Evaluation:
+    scores = kept.scores
+    return Evaluation(scores["top1"], scores.get("top5"), scores["loss"], kept.predictions, kept.labels)
 
 
 def check_teacher(parts: Parts, found: Evaluation | None, *, say: Callable[[str], None]) -> None:
@@ -117,12 +106,13 @@ def check_teacher(parts: Parts, found: Evaluation | None, *, say: Callable[[str]
     """
     settings = parts.recipe.teacher
     assert settings is not None
-    size, starts_from = _size_and_origin(parts)
+    assert parts.teacher is not None
+    size, starts_from = compact(parts.teacher.facts()["parameters"]), parts.teacher.origin
     if found is None:
         say(f"teacher  {settings.model}   {size} parameters   other classes than the data's, so it is not scored")
         return
     say(f"teacher  {settings.model}   {size} parameters   val top-1 {found.top1:.1f} %   {starts_from}")
-    for note in parts.teacher.notes if parts.teacher is not None else ():
+    for note in parts.teacher.notes:
         say(f"note     {note}")
     num_classes, num_images = parts.task.num_classes, len(found.labels)
     chance = 1 / num_classes
@@ -154,24 +144,14 @@ def _way_out(settings: TeacherConfig, starts_from: str) -> str:
     )
 
 
-def _size_and_origin(parts: Parts) -> tuple[str, str]:
-    """Parameters and first weights of the teacher, in words."""
-    for bank in parts.banks.values():
-        facts = bank.manifest.teacher
-        views = f"{bank.num_views} view{'s' * (bank.num_views > 1)}"
-        return compact(facts.parameters), f"{facts.starts_from}; from {bank.name} ({views}), not loaded"
-    assert parts.teacher_network is not None
-    return compact(count_parameters(parts.teacher_network.module)), parts.teacher_network.starts_from
-
-
 def _train(parts: Parts, run: RunFolder, display: Display, stop: StopRequest, trackers: Trackers | None = None) -> None:
     """Fine-tune the teacher's own network, in place, on the run's training data."""
     recipe, network = parts.recipe, parts.teacher_network
     assert recipe.teacher is not None
     assert network is not None
     seed, world = recipe.seeds[0], parts.world
-    if parts.teacher is not None:
-        parts.teacher.model.untapped()  # nobody looks while it is trained
+    if (teacher := parts.teacher_of(seed)) is not None:
+        teacher.tap(())  # nobody looks while it is trained
     size = parts.teacher_size or parts.image_size
     model = TappedModel(network.module, prepare=network.prepare, name=f"teacher {network.name}").to(parts.device)
     row = row_named(recipe, "alone")

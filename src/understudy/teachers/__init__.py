@@ -1,6 +1,6 @@
 """Teachers: what looks at a batch once and leaves an Observation."""
 
-from understudy.teachers.base import Teacher
+from understudy.teachers.base import KeptScores, RunTeacher, Teacher
 from understudy.teachers.live import LiveTeacher
 
-__all__ = ["LiveTeacher", "Teacher"]
+__all__ = ["KeptScores", "LiveTeacher", "RunTeacher", "Teacher"]

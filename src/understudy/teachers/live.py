@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from operator import attrgetter
@@ -16,8 +16,11 @@ from understudy.core.batch import Batch, Observation
 from understudy.core.compile import Compile, compiled
 from understudy.core.networks import all_modules, checked_network, shell_of
 from understudy.core.probabilities import are_probabilities, as_logits
-from understudy.core.taps import TappedModel
+from understudy.core.tap_shapes import TapShapes, num_outputs, shapes_of
+from understudy.core.taps import TappedModel, check_taps
+from understudy.teachers.base import Teacher
 from understudy.teachers.fold_batch_norm import exact_products, fold_batch_norms_, largest_difference
+from understudy.utils.errors import UserError
 from understudy.utils.hashing import fingerprint
 
 __all__ = ["LiveTeacher"]
@@ -26,7 +29,7 @@ __all__ = ["LiveTeacher"]
 TOLERANCE = 1e-3
 
 
-class LiveTeacher:
+class LiveTeacher(Teacher):
     """A network in evaluation mode, without gradient, with its own normalisation and input size.
 
     What is run is a shell of the network's: on the same tensors, with modes and hooks of its own. The network itself
@@ -48,6 +51,7 @@ class LiveTeacher:
             convolutions' weights.
         compiles: whether and how torch.compile makes what is run faster.
         say: is told what is found out about the network, once.
+        facts: of the network, where somebody is going to ask for them (see `RunTeacher.facts`).
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class LiveTeacher:
         folds: bool = False,
         compiles: Compile = False,
         say: Callable[[str], None] = warnings.warn,
+        facts: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         network = checked_network(model, role="teacher")
         shell = shell_of(network)
@@ -67,6 +72,8 @@ class LiveTeacher:
         self.folds = folds
         self.compiles = compiles
         self.say = say
+        self._facts_of = facts
+        self._facts: Mapping[str, Any] | None = None
         self.folded: tuple[str, ...] = ()  # norms of what is run, by name
         self.gives_probabilities: bool | None = None  # None: not looked yet
         self._is_shell = shell is not None
@@ -85,6 +92,39 @@ class LiveTeacher:
         if not self.gives_probabilities:
             return ()
         return (f"{self.name} gives probabilities (it ends in a softmax): their logarithm is taken for its logits",)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The network."""
+        return {self.name: self.model.module}
+
+    def to(self, device: torch.device) -> None:
+        """Move the network there."""
+        self.model.to(device)
+
+    def facts(self) -> Mapping[str, Any]:
+        """What it was told of its network; counted at the first call.
+
+        Raises:
+            UserError: it was made without.
+        """
+        if self._facts is None:
+            if self._facts_of is None:
+                raise UserError(f"{self.name} was made without facts=..., which count its network")
+            self._facts = self._facts_of()
+        return self._facts
+
+    def num_outputs(self, sample: Tensor) -> int | None:
+        """How many logits a dry pass gives; None where it gives something else than (B,C)."""
+        return num_outputs(self.model, sample)
+
+    def check_taps(self, taps: Iterable[str]) -> None:
+        """Raise the UserError that tapping would, and change nothing."""
+        check_taps(self.model.module, taps, name=self.name)
+
+    def shapes(self, sample: Tensor) -> TapShapes:
+        """What a dry pass shows of the network."""
+        return shapes_of(self.model, sample)
 
     def tap(self, taps: Iterable[str]) -> None:
         """Return these features, and no others, beside the output from now on."""

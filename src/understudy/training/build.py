@@ -5,22 +5,23 @@ The order is fixed: tap -> dry forward (shapes) -> connectors -> update.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from understudy.core.networks import checked_network, copied
+from understudy.core.networks import checked_network
+from understudy.core.tap_shapes import TapShapes, num_outputs, shapes_of
 from understudy.core.taps import TappedModel, check_taps
 from understudy.distributed.world import SINGLE, World
-from understudy.methods.base import Context, MethodConfig, TapShapes
+from understudy.methods.base import Context, MethodConfig
 from understudy.methods.combination import check_num_classes, default_task_weight, taps_of, weighted
 from understudy.optim import undecayed_names
 from understudy.optim.ema import WeightAverage
 from understudy.tasks import Task
-from understudy.teachers import LiveTeacher
-from understudy.teachers.bank.teacher import BankTeacher
+from understudy.teachers import Teacher
 from understudy.training.connector_weights import load_connectors
 from understudy.training.spec import StudentSpec
 from understudy.training.student import Student, WeightedMethod, parameters_of
@@ -38,7 +39,7 @@ class Surroundings:
     task: Task
     num_classes: int
     sample: Tensor  # (B,3,H,W) images as the student sees them; only their shape and device matter
-    teacher: LiveTeacher | BankTeacher | None = None
+    teacher: Teacher | None = None
     teacher_sample: Tensor | None = None  # None: the teacher sees the same size
     train_labels: Tensor | None = None  # (N,)
     seed: int = 0
@@ -54,7 +55,8 @@ def build_student(spec: StudentSpec, around: Surroundings) -> Student:
     """
     checked_network(spec.model, role="student", trains=True)
     for config in spec.methods:
-        _check_taps(spec.model, taps_of(config).student, config, f"student {spec.row_name}")
+        with _in_the_name_of(config):
+            check_taps(spec.model, taps_of(config).student, name=f"student {spec.row_name}")
     taps = [tap for config in spec.methods for tap in taps_of(config).student]
     model = TappedModel(spec.model, taps, prepare=spec.prepare, name=f"student {spec.row_name}")
     model = model.to(around.sample.device)
@@ -85,31 +87,28 @@ def build_student(spec: StudentSpec, around: Surroundings) -> Student:
     )
 
 
-def tap_teacher(teacher: LiveTeacher | BankTeacher, methods: Sequence[MethodConfig]) -> None:
+def tap_teacher(teacher: Teacher, methods: Sequence[MethodConfig]) -> None:
     """Let the teacher return what these methods look at."""
     for config in methods:
-        _check_taps(teacher, taps_of(config).teacher, config, teacher.name)
+        with _in_the_name_of(config):
+            teacher.check_taps(taps_of(config).teacher)
     teacher.tap(tap for config in methods for tap in taps_of(config).teacher)
 
 
-def _check_taps(
-    model: nn.Module | LiveTeacher | BankTeacher, taps: Sequence[str], config: MethodConfig, name: str
-) -> None:
-    """Refuse a tap that is not there in the name of the method that wants it."""
+@contextmanager
+def _in_the_name_of(config: MethodConfig) -> Iterator[None]:
+    """Let a tap that is not there be refused in the name of the method that wants it."""
     try:
-        if isinstance(model, BankTeacher):
-            model.check_taps(taps)
-        else:
-            check_taps(model.model.module if isinstance(model, LiveTeacher) else model, taps, name=name)
+        yield
     except UserError as error:
         raise UserError(f"method {config.method.name!r}: {error}") from None
 
 
 def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) -> list[WeightedMethod]:
     if not spec.methods:
-        output, _ = model.dry_forward(around.sample[:2])
-        if isinstance(output, Tensor) and output.ndim == 2:
-            _check_num_outputs(model, output.shape[1], around)
+        found = num_outputs(model, around.sample)
+        if found is not None:
+            _check_num_outputs(model, found, around)
         return []
     wanting = [config.method.name for config in spec.methods if config.method.needs_teacher(config)]
     if around.teacher is None and wanting:
@@ -117,10 +116,8 @@ def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) 
     sample, teacher = around.sample, around.teacher
     teacher_sample = sample if around.teacher_sample is None else around.teacher_sample
     context = Context(
-        student=_shapes(model, sample),
-        teacher=TapShapes({}, num_classes=around.num_classes)
-        if teacher is None
-        else _teacher_shapes(teacher, teacher_sample),
+        student=shapes_of(model, sample),
+        teacher=TapShapes({}, num_classes=around.num_classes) if teacher is None else teacher.shapes(teacher_sample),
         num_classes=around.num_classes,
         num_train=0 if around.train_labels is None else len(around.train_labels),
         train_labels=around.train_labels,
@@ -140,32 +137,6 @@ def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) 
     return built
 
 
-def _teacher_shapes(teacher: LiveTeacher | BankTeacher, sample: Tensor) -> TapShapes:
-    if isinstance(teacher, LiveTeacher):
-        return _shapes(teacher.model, sample)
-    return TapShapes(
-        teacher.shapes, num_classes=teacher.num_classes, classifier=teacher.classifier, norms=teacher.norms
-    )
-
-
-def _shapes(model: TappedModel, sample: Tensor) -> TapShapes:
-    output, shapes = model.dry_forward(sample[:2])
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        raise UserError(f"{model.model_name} must return (B,C) logits, got {_described(output)}")
-    path = model.classifier
-    classifier = _frozen_copy(model.module.get_submodule(path)) if path else None
-    return TapShapes(shapes, num_classes=output.shape[1], classifier=classifier, norms=model.norms())
-
-
-def _frozen_copy(layer: nn.Module) -> nn.Module:
-    """A copy without gradient, and without the hooks of the taps, which would write into the live model."""
-    frozen = copied(layer, role="classifier").eval().requires_grad_(False)
-    for part in frozen.modules():
-        part._forward_hooks.clear()
-        part._forward_pre_hooks.clear()
-    return frozen
-
-
 def _check_num_outputs(model: TappedModel, found: int, around: Surroundings) -> None:
     if found != around.num_classes:
         raise UserError(
@@ -182,7 +153,3 @@ def _refuse_other_classes(config: MethodConfig, context: Context) -> None:
             f"student {ours}; take a feature method, or fine-tune the teacher on this data (--train-teacher), or name "
             "its class for each of the data's (teacher.classes=FILE)"
         )
-
-
-def _described(output: object) -> str:
-    return f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__

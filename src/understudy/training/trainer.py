@@ -15,8 +15,7 @@ from understudy.data import TrainLoader, from_plain_loader
 from understudy.data.loaders.plain import PlainLoader, as_batch, refuse_used_up
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import Evaluation
-from understudy.teachers.base import Teacher
-from understudy.teachers.live import LiveTeacher
+from understudy.teachers import Teacher
 from understudy.training.checks import check_labels
 from understudy.training.metrics import Measures, NotFinite
 from understudy.training.student import Student
@@ -81,7 +80,7 @@ class Trainer:
         self.evaluations: dict[str, Evaluation] = {}  # of the last epoch that was evaluated
         self.raw_evaluations: dict[str, Evaluation] = {}  # the same without averaging, where weights are averaged
         self._compile_modes = {student.compiles for student in students}
-        if isinstance(teacher, LiveTeacher):
+        if teacher is not None:
             self._compile_modes.add(teacher.compiles)
         self.measures = Measures(names, stops_at_nan=stops_at_nan, world=world)
 

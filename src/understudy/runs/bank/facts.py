@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from understudy.runs.collect import model_facts
+from understudy.core.tap_shapes import TapShapes
 from understudy.runs.components import Parts
 from understudy.tasks import Evaluation
-from understudy.teachers import LiveTeacher
 from understudy.teachers.bank.store import TeacherFacts
 from understudy.teachers.bank.teacher import teacher_tensors
 from understudy.utils.hashing import fingerprint
@@ -19,36 +18,35 @@ __all__ = ["stored_with", "teacher_facts"]
 
 def teacher_facts(parts: Parts, scores: Mapping[str, Evaluation]) -> TeacherFacts:
     """What a run without the teacher's network wants to know of it."""
-    network, teacher = parts.teacher_network, parts.teacher
+    network, shapes = parts.teacher_network, _shapes(parts)
     assert network is not None
-    assert teacher is not None
+    assert parts.teacher is not None
     known = {
-        **model_facts(network, parts.teacher_size or parts.image_size),
+        **parts.teacher.facts(),
         "fingerprint": fingerprint(network.module.state_dict()),
         "mean": network.mean,
         "std": network.std,
         "resized_to": network.prepare.size,
         "scores": {split: evaluation.scores() for split, evaluation in scores.items()},
-        "classifier": _kind(_last_layer(teacher)),
-        "norms": {tap: norm.eps for tap, norm in teacher.model.norms().items()},
+        "classifier": _kind(shapes.classifier),
+        "norms": {tap: norm.eps for tap, norm in shapes.norms.items()},
     }
     return TeacherFacts.read(known, what="what is known of this teacher")
 
 
 def stored_with(parts: Parts, scores: Mapping[str, Evaluation]) -> dict[str, Tensor]:
     """Its last layer, the norms behind its taps, and what it predicts on the images that students are scored on."""
-    teacher = parts.teacher
-    assert teacher is not None
-    last = _last_layer(teacher)
-    tensors = teacher_tensors(last if _kind(last) else None, teacher.model.norms())
+    shapes = _shapes(parts)
+    tensors = teacher_tensors(shapes.classifier if _kind(shapes.classifier) else None, shapes.norms)
     for split, evaluation in scores.items():
         tensors |= {f"{split}.predictions": evaluation.predictions, f"{split}.labels": evaluation.labels}
     return tensors
 
 
-def _last_layer(teacher: LiveTeacher) -> nn.Module | None:
-    path = teacher.model.classifier
-    return teacher.model.module.get_submodule(path) if path else None
+def _shapes(parts: Parts) -> TapShapes:
+    teacher = parts.teacher_of(parts.recipe.seeds[0])
+    assert teacher is not None, "a recipe that is banked has a teacher"
+    return teacher.shapes(parts.teacher_sample)
 
 
 def _kind(classifier: nn.Module | None) -> str | None:

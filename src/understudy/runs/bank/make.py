@@ -33,6 +33,7 @@ from understudy.runs.failures import faults_in_words
 from understudy.runs.stop import StopRequest
 from understudy.runs.teacher import check_teacher, evaluate_teacher
 from understudy.tasks import Evaluation
+from understudy.teachers import Teacher
 from understudy.teachers.bank.identity import refuse_another, refuse_another_beside, version_note
 from understudy.teachers.bank.packing import BankLayout, joined_rows, packed
 from understudy.teachers.bank.store import BankFolder, Manifest
@@ -125,15 +126,14 @@ def _check_options(options: BankOptions) -> None:
 
 def _layout(parts: Parts, methods: Sequence[MethodConfig], options: BankOptions) -> BankLayout:
     """What a row of this bank holds, from a dry forward of the tapped teacher."""
-    assert parts.teacher is not None
-    output, shapes = parts.teacher.model.dry_forward(parts.blank_images(parts.teacher_size or parts.image_size))
+    shapes = _teacher(parts).shapes(parts.teacher_sample)
     data = parts.recipe.data
     wanted = {tap for config in methods for tap in taps_of(config).teacher}
     known: dict[str, Any] = {
         "dtype": options.dtype,
         "centred": options.dtype == "float16",
         "topk": options.topk,
-        "num_classes": output.shape[1],
+        "num_classes": shapes.num_classes,
         "taps": {tap: _size(shape) for tap, shape in shapes.items()},
         "groups": {tap: [name for name in shapes if name.startswith(f"{tap}.")] for tap in wanted - set(shapes)},
         "num_samples": len(parts.data.train),
@@ -259,12 +259,17 @@ def _shards(loader: TrainLoader, manifest: Manifest) -> Iterator[tuple[tuple[int
         next_place = (view, number + 1)
 
 
+def _teacher(parts: Parts) -> Teacher:
+    teacher = parts.teacher_of(parts.recipe.seeds[0])
+    assert teacher is not None, "a recipe that is banked has a teacher"
+    return teacher
+
+
 def _looked_at(parts: Parts, batch: Batch, layout: BankLayout) -> dict[str, Tensor]:
     """The rows of one batch, in its own order, with the numbers by which they are found."""
-    assert parts.teacher is not None
     assert batch.indices is not None
     with autocast(parts.recipe.precision, parts.device):
-        seen = parts.teacher.observe(batch.to(parts.device))
+        seen = _teacher(parts).observe(batch.to(parts.device))
     copies = torch.zeros_like(batch.indices) if batch.copies is None else batch.copies
     found = {"indices": batch.indices.to("cpu", torch.int32), "copies": copies.to("cpu", torch.uint8)}
     return {**found, **packed(seen.output, seen.features, layout)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from understudy.core.image_size import ImageSize
 from understudy.data import DataSplits
@@ -10,12 +10,14 @@ from understudy.models import Network
 from understudy.recipes.schema import Recipe
 from understudy.runs.bank.key import bank_key, versions_here
 from understudy.teachers.bank.identity import differing_content, version_note
+from understudy.teachers.bank.seeds import SeededBanks
 from understudy.teachers.bank.store import BankFolder
 from understudy.teachers.bank.teacher import BankTeacher
+from understudy.teachers.base import RunTeacher
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import given_path
 
-__all__ = ["bank_folder", "kept_to_views", "notes_on", "open_banks", "refuse_absent_banks"]
+__all__ = ["bank_folder", "limit_views", "notes_on", "open_banks", "refuse_absent_banks"]
 
 
 def bank_folder(path: str, seed: int) -> BankFolder:
@@ -25,7 +27,7 @@ def bank_folder(path: str, seed: int) -> BankFolder:
 
 def open_banks(
     recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student: Network, num_views: int | None = None
-) -> dict[int, BankTeacher]:
+) -> SeededBanks:
     """The bank of every seed of the run, all of them of equally many views.
 
     Args:
@@ -51,9 +53,10 @@ def open_banks(
         if bank.manifest.layout.num_samples != len(data.train):
             raise UserError(f"{bank.name}: bank.json contradicts itself in the number of images; make the bank anew")
         banks[seed] = bank
-    _refuse_another_content(recipe, banks)
-    kept_to_views(banks, num_views, recipe)
-    return banks
+    found_banks = SeededBanks(banks, path=recipe.bank.path)
+    _refuse_another_content(recipe, found_banks)
+    limit_views(found_banks, num_views, recipe)
+    return found_banks
 
 
 def _way_back(found: list[str], recipe: Recipe) -> Iterator[str]:
@@ -66,53 +69,46 @@ def _way_back(found: list[str], recipe: Recipe) -> Iterator[str]:
         )
 
 
-def kept_to_views(banks: Mapping[int, BankTeacher], num_views: int | None, recipe: Recipe) -> None:
+def limit_views(teacher: RunTeacher, num_views: int | None, recipe: Recipe) -> None:
     """Let a run show the views that it began with, or as many as every seed has, whatever has been added since.
 
     Args:
-        banks: of the run, by seed; changed in place.
+        teacher: of the run; changed in place.
         num_views: that the run began with; None: it begins now.
         recipe: of the run.
 
     Raises:
         UserError: a bank has fewer; or fewer than epochs, under `bank.views: unique`.
     """
-    assert recipe.bank is not None
-    fewest = min(banks.values(), key=lambda bank: bank.manifest.num_views)
-    there = fewest.manifest.num_views
-    if num_views is not None and there < num_views:
-        raise UserError(
-            f"{fewest.name} has {_views(there)}, and this run began with {num_views}; add the others (`understudy bank "
-            f"RECIPE --views {num_views} --out {recipe.bank.path}`), or begin the run anew"
-        )
+    there = teacher.keep_to(num_views)
+    if there is None or recipe.bank is None or recipe.bank.views != "unique":
+        return
     shown = there if num_views is None else num_views
-    if recipe.bank.views == "unique" and shown < recipe.epochs:
+    if shown < recipe.epochs:
         if shown < there:
             raise UserError(
                 f"bank.views: unique, but this run began with {_views(shown)}, too few for {recipe.epochs} epochs; set "
                 f"epochs={shown}, or bank.views=repeat"
             )
         raise UserError(
-            f"bank.views: unique, but {fewest.name} has {_views(shown)} for {recipe.epochs} epochs; add views "
+            f"bank.views: unique, but {teacher.name} has {_views(shown)} for {recipe.epochs} epochs; add views "
             f"(the command that made it, with --views {recipe.epochs}), set epochs={shown}, or bank.views=repeat"
         )
-    for bank in banks.values():
-        bank.keep_to(shown)
 
 
 def _views(number: int) -> str:
     return f"{number} view{'s' * (number > 1)}"
 
 
-def notes_on(banks: Mapping[int, BankTeacher], recipe: Recipe) -> Iterator[str]:
+def notes_on(banks: SeededBanks, recipe: Recipe) -> Iterator[str]:
     """What a person should be told of the banks of a run, which are in order as far as can be seen."""
-    num_views = min(bank.num_views for bank in banks.values())
+    num_views = banks.num_views
     if num_views < recipe.epochs:
         views = _views(num_views)
         yield f"bank     {views} for {recipe.epochs} epochs: every {num_views} epochs the same augmented images"
     assert recipe.bank is not None
     here = versions_here()
-    notes = [version_note(f"bank {recipe.bank.path}", bank.manifest.versions, here) for bank in banks.values()]
+    notes = [version_note(f"bank {recipe.bank.path}", told.versions, here) for told in banks.manifests.values()]
     yield from (note for note in dict.fromkeys(notes) if note is not None)
 
 
@@ -141,10 +137,10 @@ def refuse_absent_banks(recipe: Recipe) -> None:
     )
 
 
-def _refuse_another_content(recipe: Recipe, banks: Mapping[int, BankTeacher]) -> None:
+def _refuse_another_content(recipe: Recipe, banks: SeededBanks) -> None:
     """Seeds must be of one teacher, and the bank the same as when the recipe was written down."""
     assert recipe.bank is not None
-    keys = {seed: bank.manifest.content_key for seed, bank in banks.items()}
+    keys = {seed: told.content_key for seed, told in banks.manifests.items()}
     if len(set(keys.values())) > 1:
         raise UserError(
             f"bank {recipe.bank.path}: its seeds were made with different teachers or settings ({keys}); make them "

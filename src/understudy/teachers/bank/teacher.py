@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from understudy.core.batch import Batch, Observation
+from understudy.core.tap_shapes import TapShapes
 from understudy.core.taps import TapShape
 from understudy.teachers.bank.packing import feature_names, unpacked
 from understudy.teachers.bank.store import BankFolder, Manifest
 from understudy.teachers.bank.view import BankView
+from understudy.teachers.base import KeptScores, Teacher
 from understudy.utils.errors import UserError
 
 __all__ = ["BankTeacher", "teacher_tensors"]
@@ -20,8 +23,8 @@ __all__ = ["BankTeacher", "teacher_tensors"]
 _LOGIT_NAMES = ("logits", "offset", "classes", "rest")
 
 
-class BankTeacher:
-    """What a teacher said about every image of some views, by (sample, view, copy); its network is never built.
+class BankTeacher(Teacher):
+    """What a teacher said about every image of some views of a seed, by (sample, view, copy); its network is not built.
 
     Args:
         folder: of one seed's bank.
@@ -30,23 +33,29 @@ class BankTeacher:
         UserError: there is none, or it is not complete.
     """
 
+    looks_at_images = False
+
     def __init__(self, folder: Path) -> None:
         self.folder = BankFolder(folder)
         self.manifest = self.folder.manifest()
         _refuse_incomplete(self.folder, self.manifest)
         self.name = f"bank {folder}"
-        self.num_views = self.manifest.num_views  # V: epochs after which the augmentation repeats
         self.taps: tuple[str, ...] = ()
+        self._num_views = self.manifest.num_views
         tensors = self.folder.teacher_tensors(self.manifest)
-        self.classifier = _classifier(self.manifest, tensors)
+        self._classifier = _classifier(self.manifest, tensors)
         self._norms = {tap: _norm(tap, eps, tensors) for tap, eps in self.manifest.teacher.norms.items()}
-        # (predictions, labels) by split, each (N,) int64
-        self.evaluated = {
-            split: (tensors[f"{split}.predictions"], tensors[f"{split}.labels"])
-            for split in self.manifest.teacher.scores
+        self._evaluated = {
+            split: KeptScores(scores, tensors[f"{split}.predictions"], tensors[f"{split}.labels"])
+            for split, scores in self.manifest.teacher.scores.items()
         }
         self._view: tuple[int, BankView] | None = None
         self._checked: set[int] = set()  # views whose checksums were looked at
+
+    @property
+    def num_views(self) -> int:
+        """V: epochs after which the augmentation repeats."""
+        return self._num_views
 
     @property
     def num_classes(self) -> int:
@@ -54,19 +63,39 @@ class BankTeacher:
         return self.manifest.layout.num_classes
 
     @property
-    def shapes(self) -> dict[str, TapShape]:
-        """Sizes of the tapped features."""
-        return {tap: TapShape(*self.manifest.layout.taps[tap]) for tap in self.taps}
+    def origin(self) -> str:
+        """Where the teacher's weights came from, and where its outputs come from now."""
+        views = f"{self.num_views} view{'s' * (self.num_views > 1)}"
+        return f"{self.manifest.teacher.starts_from}; from {self.name} ({views}), not loaded"
 
-    @property
-    def norms(self) -> dict[str, nn.BatchNorm2d]:
-        """Batch norms behind the tapped pre-activations."""
-        return {tap: norm for tap, norm in self._norms.items() if tap in self.taps}
+    def facts(self) -> dict[str, Any]:
+        """Of the network that was looked at when the bank was made."""
+        names = ("model", "starts_from", "parameters", "macs", "image_size")
+        return {name: getattr(self.manifest.teacher, name) for name in names}
 
-    def keep_to(self, num_views: int) -> None:
-        """Show the first so many views alone: more may have been added since a run began."""
-        assert num_views <= self.manifest.num_views
-        self.num_views = num_views
+    def num_outputs(self, sample: Tensor) -> int:
+        """How many logits the network gave."""
+        return self.num_classes
+
+    def kept_scores(self) -> Mapping[str, KeptScores]:
+        """What the network reached when the bank was made."""
+        return self._evaluated
+
+    def shapes(self, sample: Tensor) -> TapShapes:
+        """Sizes of the tapped features, and what was stored of the network."""
+        return TapShapes(
+            {tap: TapShape(*self.manifest.layout.taps[tap]) for tap in self.taps},
+            num_classes=self.num_classes,
+            classifier=self._classifier,
+            norms={tap: norm for tap, norm in self._norms.items() if tap in self.taps},
+        )
+
+    def keep_to(self, num_views: int | None) -> int:
+        """Show the first so many views alone: more may have been added since a run began. How many there are."""
+        there = self.manifest.num_views
+        assert num_views is None or num_views <= there
+        self._num_views = there if num_views is None else num_views
+        return there
 
     def release(self) -> None:
         """Let go of the view that is held, of up to 1 GiB on an accelerator; the next look reads its own again."""
@@ -127,7 +156,7 @@ class BankTeacher:
         return self._view[1]
 
 
-def teacher_tensors(classifier: nn.Module | None, norms: dict[str, nn.BatchNorm2d]) -> dict[str, Tensor]:
+def teacher_tensors(classifier: nn.Module | None, norms: Mapping[str, nn.BatchNorm2d]) -> dict[str, Tensor]:
     """Weights of the teacher's last layer and of the norms behind its taps, as teacher.safetensors holds them."""
     layers: dict[str, nn.Module] = {f"norms.{tap}": norm for tap, norm in norms.items()}
     if classifier is not None:

@@ -1,0 +1,91 @@
+"""TapShapes: what is known of a model before any step: sizes of its tapped features, its classifier and norms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor, nn
+
+from understudy.core.networks import copied
+from understudy.core.taps import TappedModel, TapShape
+from understudy.utils.errors import UserError
+
+__all__ = ["TapShapes", "num_outputs", "shapes_of"]
+
+
+class TapShapes(Mapping[str, TapShape]):
+    """Shapes of one side's tapped features by name, and what else of that model a method may read.
+
+    Args:
+        shapes: of the tapped features, without the batch.
+        num_classes: how many logits the model gives.
+        classifier: a frozen copy of the last layer; None where the model has none.
+        norms: by tap, a frozen copy of the batch norm whose output is (a summand of) what the tap holds.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, TapShape],
+        *,
+        num_classes: int,
+        classifier: nn.Module | None = None,
+        norms: Mapping[str, nn.BatchNorm2d] | None = None,
+    ) -> None:
+        self._shapes = dict(shapes)
+        self.norms = dict(norms or {})
+        self.num_classes = num_classes
+        self.classifier = classifier
+
+    def norm_before(self, tap: str) -> nn.BatchNorm2d | None:
+        """A frozen copy of the batch norm whose output is (a summand of) what `tap` holds; None where there is none."""
+        return self.norms.get(tap)
+
+    def __getitem__(self, name: str) -> TapShape:
+        return self._shapes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def shapes_of(model: TappedModel, sample: Tensor) -> TapShapes:
+    """What a dry pass on two images shows of a tapped model.
+
+    Args:
+        model: with the taps that are asked for.
+        sample: (B,3,H,W) images; only their shape and device matter.
+
+    Raises:
+        UserError: the network cannot take such images, or gives no (B,C) logits.
+    """
+    output, shapes = model.dry_forward(sample[:2])
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        raise UserError(f"{model.model_name} must return (B,C) logits, got {_described(output)}")
+    path = model.classifier
+    classifier = _frozen_copy(model.module.get_submodule(path)) if path else None
+    return TapShapes(shapes, num_classes=output.shape[1], classifier=classifier, norms=model.norms())
+
+
+def num_outputs(model: TappedModel, sample: Tensor) -> int | None:
+    """How many logits a tapped model gives for an image; None where it gives something else than (B,C).
+
+    Raises:
+        UserError: the network cannot take such images.
+    """
+    output, _ = model.dry_forward(sample[:2])
+    return output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
+
+
+def _frozen_copy(layer: nn.Module) -> nn.Module:
+    """A copy without gradient and without hooks, which would write into what the layer is a part of."""
+    frozen = copied(layer, role="classifier").eval().requires_grad_(False)
+    for part in frozen.modules():
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
+    return frozen
+
+
+def _described(output: object) -> str:
+    return f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
