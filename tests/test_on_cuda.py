@@ -86,7 +86,7 @@ def test_no_step_but_the_first_waits_for_the_gpu(row: str) -> None:
     sample = batches()[0].images.to("cuda")
     around = Surroundings(task=Classification(10), num_classes=10, sample=sample, teacher=teacher)
     trainer = Trainer([build_student(spec, around)], teacher=teacher, device=torch.device("cuda"))
-    trainer.epochs, trainer.steps_per_epoch = 1, 3
+    trainer.begin(epochs=1, steps_per_epoch=3)
     on_device = [Batch(batch.images.cuda(), batch.targets.cuda()) for batch in batches()]
     trainer.take_step(on_device[0])
     torch.cuda.synchronize()

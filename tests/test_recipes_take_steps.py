@@ -76,7 +76,7 @@ def check(name: str, folder: Path) -> None:
     recipe = after_a_first_run(stand_in(name), folder)
     parts, trainer = trainer_of(recipe)
     loader = parts.train_loader(0)
-    trainer.epochs, trainer.steps_per_epoch = parts.recipe.epochs, loader.steps_per_epoch
+    trainer.begin(epochs=parts.recipe.epochs, steps_per_epoch=loader.steps_per_epoch)
     losses = []
     for student in trainer.students:
         student.train()

@@ -96,7 +96,7 @@ class TestAccumulation:
         for count in (1, 4):
             student = student_of(replace(spec_of("alone"), model=without_norms(), accumulate=count))
             trainer = Trainer([student], teacher=None, device=CPU)
-            trainer.epochs = trainer.steps_per_epoch = 1
+            trainer.begin(epochs=1, steps_per_epoch=1)
             trainer.take_step(some)
             moved.append(tensors_of(student))
         for name, value in moved[0].items():
@@ -107,7 +107,7 @@ class TestAccumulation:
         labelled = [torch.arange(8) < 5, torch.zeros(8, dtype=torch.bool)]  # of the second batch nothing
         student = student_of(replace(spec_of("alone"), model=without_norms(), accumulate=passes))
         trainer = Trainer([student], teacher=None, device=CPU)
-        trainer.epochs, trainer.steps_per_epoch = 1, 2
+        trainer.begin(epochs=1, steps_per_epoch=2)
         first = batches()[0]
         student.train(False)
         said = student.predict(first)[labelled[0]]
@@ -234,7 +234,7 @@ class TestHostSynchronisation:
     def test_no_step_but_the_first_reads_anything_back(self, row: str) -> None:
         teacher = small_teacher()
         trainer = Trainer([student_of(spec_of(row), teacher)], teacher=teacher, device=CPU)
-        trainer.epochs, trainer.steps_per_epoch = 1, 3
+        trainer.begin(epochs=1, steps_per_epoch=3)
         trainer.take_step(batches()[0])  # the first one is checked, and settles what DOT must know
         with Synchronising() as watching:
             trainer.take_step(batches()[1])

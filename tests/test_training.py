@@ -101,7 +101,7 @@ class TestYardstick:
     def test_every_row_is_measured_by_the_divergence_at_temperature_four(self, row: str) -> None:
         teacher = small_teacher()
         trainer = Trainer([student_of(spec_of(row, dropout=0), teacher)], teacher=teacher, device=CPU)
-        trainer.epochs, trainer.steps_per_epoch = 1, 1
+        trainer.begin(epochs=1, steps_per_epoch=1)
         student = trainer.students[0]
         batch = batches()[0]
         before = student.model(batch.images)[0].detach()
@@ -118,7 +118,7 @@ class TestYardstick:
     def test_top1_on_training_batches_counts_images_in_percent(self) -> None:
         student = student_of(StudentSpec(small_net(1)))
         trainer = Trainer([student], teacher=None, device=CPU)
-        trainer.epochs, trainer.steps_per_epoch = 1, 1
+        trainer.begin(epochs=1, steps_per_epoch=1)
         images = batches()[0].images
         right = student.model(images)[0].argmax(1)
         targets = right.clone()
@@ -129,7 +129,7 @@ class TestYardstick:
     def test_top1_on_training_batches_passes_over_images_without_a_label(self) -> None:
         student = student_of(StudentSpec(small_net(1)))
         trainer = Trainer([student], teacher=None, device=CPU)
-        trainer.epochs, trainer.steps_per_epoch = 1, 1
+        trainer.begin(epochs=1, steps_per_epoch=1)
         images = batches()[0].images
         targets = student.model(images)[0].argmax(1)
         targets[:2] = -1
@@ -139,7 +139,7 @@ class TestYardstick:
     def test_mixed_labels_are_counted_by_their_largest_share(self) -> None:
         student = student_of(StudentSpec(small_net(1)))
         trainer = Trainer([student], teacher=None, device=CPU)
-        trainer.epochs, trainer.steps_per_epoch = 1, 1
+        trainer.begin(epochs=1, steps_per_epoch=1)
         images = batches()[0].images
         right = student.model(images)[0].argmax(1)
         mixed = 0.7 * F.one_hot(right, CLASSES) + 0.3 * F.one_hot((right + 1) % CLASSES, CLASSES)

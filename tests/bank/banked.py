@@ -89,7 +89,8 @@ def losses_of(recipe: Recipe, steps: int) -> tuple[dict[str, Tensor], list[dict[
         return keep
 
     hooks = [parameter.register_hook(keeper(name)) for name, parameter in named if parameter.requires_grad]
-    trainer.epochs, trainer.steps_per_epoch, trainer.log_every = recipe.epochs, loader.steps_per_epoch, 1
+    trainer.begin(epochs=recipe.epochs, steps_per_epoch=loader.steps_per_epoch)
+    trainer.log_every = 1
     measured: list[dict[str, float]] = []
     student.train()
     while len(measured) < steps:

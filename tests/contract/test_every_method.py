@@ -66,7 +66,7 @@ def built(method: str, update: str, teacher: str) -> tuple[Parts, list[Row], Tra
     check_rows(parts, rows)
     trainer = build_trainer(parts, rows, 0)
     loader = parts.train_loader(0)
-    trainer.epochs, trainer.steps_per_epoch = 1, loader.steps_per_epoch
+    trainer.begin(epochs=1, steps_per_epoch=loader.steps_per_epoch)
     return parts, rows, trainer
 
 
@@ -149,7 +149,7 @@ def test_a_row_beside_others_ends_as_the_row_alone(method: str) -> None:
         if with_others:
             recipe = parts.recipe.model_copy(update={"rows": ("alone", "dist")})
             trainer = build_trainer(parts, [rows_of(recipe)[0], *rows], 0)
-        trainer.epochs, trainer.steps_per_epoch = 1, 3
+        trainer.begin(epochs=1, steps_per_epoch=3)
         for student in trainer.students:
             student.train()
         for batch in parts.train_loader(0).epoch(1):

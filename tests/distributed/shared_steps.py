@@ -140,7 +140,7 @@ def too_far(one: Outcome, other: Outcome, limit: float) -> dict[str, float]:
 
 def _taken(trainer: Trainer, parts: Parts, dtype: torch.dtype, is_half_labelled: bool) -> Iterator[dict[str, float]]:
     loader, name = parts.train_loader(0), trainer.students[0].name
-    trainer.epochs, trainer.steps_per_epoch = 2, loader.steps_per_epoch
+    trainer.begin(epochs=2, steps_per_epoch=loader.steps_per_epoch)
     trainer.students[0].train()
     for epoch in (1, 2):
         trainer.epoch, trainer.step_in_epoch = epoch, 0

@@ -73,7 +73,7 @@ def _estimate(parts: Parts, num_seeds: int) -> str:
     recipe = parts.recipe
     loader = parts.train_loader(recipe.seeds[0])
     trainer = build_trainer(parts, rows_of(recipe), recipe.seeds[0])
-    trainer.epochs, trainer.steps_per_epoch = recipe.epochs, loader.steps_per_epoch
+    trainer.begin(epochs=recipe.epochs, steps_per_epoch=loader.steps_per_epoch)
     seconds = []
     batches = loader.epoch(1)
     for _ in range(min(MEASURED_STEPS, loader.steps_per_epoch)):

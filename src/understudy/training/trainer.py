@@ -124,11 +124,20 @@ class Trainer:
             refuse_used_up(val, "val")
         for student in self.students:
             student.schedule.check_run(epochs)
-        self.epochs, self.steps_per_epoch = epochs, batches.steps_per_epoch
+        self.begin(epochs=epochs, steps_per_epoch=batches.steps_per_epoch)
         if self.lengths[-1:] != [epochs]:
             self.lengths.append(epochs)
         with alone("a training"):
             self._fit(batches, val, watcher)
+
+    def begin(self, *, epochs: int, steps_per_epoch: int) -> None:
+        """Say how long the training is, which learning rates depend on: for steps that are taken one by one.
+
+        Args:
+            epochs: to have done in all.
+            steps_per_epoch: of each.
+        """
+        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
 
     def _as_own(self, loader: TrainLoader | Iterable[Any]) -> TrainLoader:
         """The loader, once it is known that every student can be trained on the smallest of its batches."""
