@@ -2,7 +2,7 @@
 
 import torch
 
-from understudy.core.meters import Means, Meter, StepLog
+from understudy.core.meters import Means, Meter, StepLog, StepRecord
 
 
 def values(**numbers: float) -> dict[str, torch.Tensor]:
@@ -46,18 +46,29 @@ def test_a_restored_log_of_means_goes_on_to_the_same_mean() -> None:
     assert second.read() == {}
 
 
+def record(num_labelled: int, **scalars: float) -> StepRecord:
+    """A pass on four rows."""
+    labelled = torch.tensor(num_labelled)
+    return StepRecord.of_means(values(**scalars), num_rows=4, num_labelled=labelled, of_labelled=["task_loss"])
+
+
 def test_what_is_a_mean_over_labelled_rows_is_weighed_by_them_alone() -> None:
-    log = StepLog(["task_loss"])
-    log.add(values(task_loss=1.0, kd=1.0), 4, torch.tensor(4))
-    log.add(values(task_loss=3.0, kd=3.0), 4, torch.tensor(2))
-    log.add(values(task_loss=0.0, kd=5.0), 4, torch.tensor(0))  # a batch without a label
+    log = StepLog()
+    log.add(record(4, task_loss=1.0, kd=1.0))
+    log.add(record(2, task_loss=3.0, kd=3.0))
+    log.add(record(0, task_loss=0.0, kd=5.0))  # a batch without a label
     sums, weights = log.totals()
     assert (sums["task_loss"] / weights["task_loss"], sums["kd"] / weights["kd"]) == (10 / 6, 3.0)
 
 
-def test_a_log_that_is_closed_still_knows_what_is_of_labelled_rows() -> None:
-    log = StepLog(["task_loss"])
-    log.add(values(task_loss=1.0), 4, torch.tensor(1))
+def test_a_log_that_is_closed_begins_anew() -> None:
+    log = StepLog()
+    log.add(record(1, task_loss=1.0))
     log.clear()
-    log.add(values(task_loss=1.0), 4, torch.tensor(1))
+    log.add(record(1, task_loss=1.0))
     assert log.totals() == ({"task_loss": 1.0}, {"task_loss": 1.0})
+
+
+def test_passes_of_a_step_are_added_up_each_by_its_rows() -> None:
+    step = record(1, task_loss=4.0, kd=1.0) + record(3, task_loss=8.0, kd=2.0)
+    assert (step.mean("task_loss").item(), step.mean("kd").item()) == (7.0, 1.5)

@@ -96,7 +96,7 @@ def test_losses_of_every_row_are_worked_out_on_the_device(parts: Parts) -> None:
                 continue  # compares values on its first batch
             student.begin_step(progress=0.0, epochs=1)
             task_loss, pairings = student.task.pair(student.model, observation, batch)
-            losses, _ = weighed(
+            losses, record = weighed(
                 task_loss,
                 raised(pairings["main"]),
                 student.methods,
@@ -106,7 +106,7 @@ def test_losses_of_every_row_are_worked_out_on_the_device(parts: Parts) -> None:
                 random_state=student.shared_random_state,
             )
             assert devices_of(tensors_in([losses.task, losses.distill, losses.terms])) == {"cuda"}, student.name
-            trainer.measures.add(student.name, losses, raised(pairings["main"]))
+            trainer.measures.add(student.name, record)
 
 
 @pytest.mark.parametrize("split", ["val", "train"])

@@ -28,7 +28,7 @@ from understudy import Batch, Trainer, UserError, load_student
 from understudy.core.batch import Losses, Pairing
 from understudy.optim.ema import Averaging
 from understudy.report import read_results
-from understudy.training.metrics import Measures, NotFinite
+from understudy.training.metrics import Measures, NotFinite, record_of
 
 
 def trained_with(row: str, **options: Any) -> Trainer:
@@ -202,7 +202,7 @@ class TestWhatIsNoNumber:
         for step in range(5, 10):
             for name in ("one", "two"):
                 value = torch.tensor(float("inf") if (name, step) == ("two", 7) else 1.0)
-                measures.add(name, Losses(torch.tensor(1.0), None, {"task_loss": value}), pairing)
+                measures.add(name, record_of(Losses(torch.tensor(1.0), None, {"task_loss": value}), pairing))
             measures.end_step(step)
         with pytest.raises(NotFinite, match="two: task_loss is inf in step 7"):
             measures.close_interval()

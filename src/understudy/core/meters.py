@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["BadValue", "Means", "Meter", "StepLog"]
+__all__ = ["BadValue", "Means", "Meter", "StepLog", "StepRecord"]
 
 AddUp = Callable[[Sequence[Tensor]], list[Tensor]]  # sums over processes
 
@@ -77,30 +78,65 @@ class BadValue(ArithmeticError):  # noqa: N818 - it is what was met
         self.place, self.name, self.value = place, name, value
 
 
-class StepLog:
-    """The scalars of every step since the log was last closed, one row each. Adding never waits for the device.
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one pass, or several added up, is worth in the log: sums of scalars, and over how many rows each is a sum.
 
-    Args:
-        of_labelled: names of scalars that are means over the labelled rows alone; the others are over all rows.
+    Attributes:
+        sums: () float64 by name, on the device.
+        weights: () float64 likewise.
     """
 
-    def __init__(self, of_labelled: Collection[str] = ()) -> None:
-        self._of_labelled = frozenset(of_labelled)
+    sums: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+
+    @classmethod
+    def of_means(
+        cls, values: Mapping[str, Tensor], *, num_rows: int, num_labelled: Tensor, of_labelled: Collection[str] = ()
+    ) -> StepRecord:
+        """The record of scalars that are means over rows.
+
+        Args:
+            values: () by name.
+            num_rows: of which they are means.
+            num_labelled: () how many of the rows carry a label.
+            of_labelled: names of scalars that are means over these alone.
+        """
+        scalars = {name: value.detach().double() for name, value in values.items()}
+        rows = next(iter(scalars.values())).new_full((), num_rows)
+        labelled = num_labelled.to(rows)
+        weights = {name: labelled if name in of_labelled else rows for name in scalars}
+        return cls({name: value * weights[name] for name, value in scalars.items()}, weights)
+
+    def __add__(self, other: StepRecord) -> StepRecord:
+        """Both passes together."""
+
+        def added(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value + theirs[name] for name, value in ours.items()}
+
+        return StepRecord(added(self.sums, other.sums), added(self.weights, other.weights))
+
+    def mean(self, name: str) -> Tensor:
+        """() the mean of a scalar over its rows; NaN where there is none."""
+        return self.sums[name] / self.weights[name]
+
+
+class StepLog:
+    """The scalars of every step since the log was last closed, one row each. Adding never waits for the device."""
+
+    def __init__(self) -> None:
         self._names: tuple[str, ...] = ()
         self._rows: list[Tensor] = []  # (2 * len(names),) float64: values times weights, and the weights
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, values: Mapping[str, Tensor], num_rows: int, num_labelled: Tensor | None = None) -> None:
-        """Add a step's scalars: means over `num_rows` rows, of which () `num_labelled` carry a label (None: all)."""
-        assert self._names in ((), tuple(values)), f"{tuple(values)} after {self._names}"
-        self._names = tuple(values)
-        scalars = torch.stack([value.detach().double() for value in values.values()])
-        rows = scalars.new_full((), num_rows)
-        labelled = rows if num_labelled is None else num_labelled.to(rows)
-        weights = torch.stack([labelled if name in self._of_labelled else rows for name in values])
-        self._rows.append(torch.cat([scalars * weights, weights]))
+    def add(self, record: StepRecord) -> None:
+        """Add a step."""
+        names = tuple(record.sums)
+        assert self._names in ((), names), f"{names} after {self._names}"
+        self._names = names
+        self._rows.append(torch.stack([*record.sums.values(), *(record.weights[name] for name in names)]))
 
     def totals(self, add_up: AddUp = list, *, refuses_nan: bool = True) -> tuple[dict[str, float], dict[str, float]]:
         """Sums of value times weight, and of the weights, by name, over all steps and processes; waits for the device.
@@ -124,7 +160,7 @@ class StepLog:
 
     def clear(self) -> None:
         """Start a new interval."""
-        self.__init__(self._of_labelled)  # type: ignore[misc]
+        self.__init__()  # type: ignore[misc]
 
     def state_dict(self, add_up: AddUp = list) -> dict[str, Any]:
         """Everything that a resumed run needs, of all processes together."""

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from understudy.core.batch import Losses, Pairing
+from understudy.core.meters import StepRecord
 from understudy.distributed.world import SINGLE, Rows, World
 from understudy.methods.base import Method, MethodConfig
-from understudy.training.metrics import num_labelled
+from understudy.training.metrics import record_of
 from understudy.utils.seeding import RandomState
 
-__all__ = ["Part", "WeightedMethod", "is_on_local_rows", "labels_of", "merged", "weighed"]
+__all__ = ["Part", "WeightedMethod", "is_on_local_rows", "labels_of", "weighed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,8 @@ def weighed(
     epoch: int,
     part: Part,
     random_state: RandomState,
-) -> tuple[Losses, Losses]:
-    """(losses to descend on, losses to log): the former carry this part's share of the step, the latter do not.
+) -> tuple[Losses, StepRecord]:
+    """(losses to descend on, what is logged): the former carry this part's share of the step, the latter does not.
 
     `random_state` is swapped in where related rows are compared: each process does that on all rows, so all must draw
     the same, or CRD's constants and with them the connectors drift apart.
@@ -82,9 +83,8 @@ def weighed(
         for term, value in terms.items():
             logged[label if term == method.name else f"{label}.{term}"] = value.detach()
     terms = {"task_loss": task_loss.detach(), **logged}
-    return Losses(_times(task_weight * task_loss, part.task), shared, terms), Losses(
-        task_weight * task_loss.detach(), whole, terms
-    )
+    record = record_of(Losses(task_weight * task_loss.detach(), whole, terms), pairing)
+    return Losses(_times(task_weight * task_loss, part.task), shared, terms), record
 
 
 def is_on_local_rows(config: MethodConfig) -> bool:
@@ -124,29 +124,3 @@ def _times(loss: Tensor, share: float | Tensor) -> Tensor:
     if isinstance(share, float):
         return loss if share == 1.0 else loss * share
     return loss * share.to(loss.dtype)
-
-
-def merged(passes: Sequence[tuple[Losses, Pairing]]) -> tuple[Losses, Pairing]:
-    """What the log wants of several passes: means over their rows, and all rows' logits and labels."""
-    losses, pairings = [loss for loss, _ in passes], [pairing for _, pairing in passes]
-    num_rows, labelled = [len(pairing.labels) for pairing in pairings], [num_labelled(pairing) for pairing in pairings]
-    of_rows: list[float | Tensor] = [count / sum(num_rows) for count in num_rows]
-    of_labelled: list[float | Tensor] = [count / torch.stack(labelled).sum().clamp_min(1) for count in labelled]
-
-    def mean(values: Sequence[Tensor], shares: Sequence[float | Tensor] = of_rows) -> Tensor:
-        return torch.stack([value.detach() * share for value, share in zip(values, shares, strict=True)]).sum()
-
-    distilled = [loss.distill for loss in losses if loss.distill is not None]
-    seen = [pairing.teacher_logits for pairing in pairings if pairing.teacher_logits is not None]
-    return Losses(
-        task=mean([loss.task for loss in losses], of_labelled),
-        distill=mean(distilled) if distilled else None,
-        terms={
-            name: mean([loss.terms[name] for loss in losses], of_labelled if name == "task_loss" else of_rows)
-            for name in losses[0].terms
-        },
-    ), Pairing(
-        student_logits=torch.cat([pairing.student_logits.detach() for pairing in pairings]),
-        teacher_logits=torch.cat(seen) if seen else None,
-        labels=torch.cat([pairing.labels for pairing in pairings]),
-    )

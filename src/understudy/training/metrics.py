@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from understudy.core.batch import Losses, Pairing
-from understudy.core.meters import BadValue, Means, StepLog
+from understudy.core.meters import BadValue, Means, StepLog, StepRecord
 from understudy.distributed.world import SINGLE, World
 from understudy.methods.kd import kd_loss
 
-__all__ = ["Measures", "NotFinite", "common_measures", "num_labelled"]
+__all__ = ["Measures", "NotFinite", "common_measures", "num_labelled", "record_of"]
 
 TEMPERATURE = 4.0  # one for all rows, whatever temperature their own method uses
 
@@ -48,6 +48,25 @@ OF_LABELLED = ("task", "task_loss", "top1")  # means over the rows with a label
 OF_EPOCHS = ("task_loss", "top1", "kl_to_teacher")
 
 
+def record_of(losses: Losses, pairing: Pairing) -> StepRecord:
+    """What one pass is worth in the log: its losses and terms, and what is measured of every student alike.
+
+    Args:
+        losses: whole ones, which no share of the step has made smaller.
+        pairing: that they were made of.
+    """
+    weighted = {"task": losses.task}
+    if losses.distill is not None:
+        weighted["distill"] = losses.distill
+    # The terms come first, so that they are named first where one is no number.
+    return StepRecord.of_means(
+        {**losses.terms, **weighted, **common_measures(pairing)},
+        num_rows=len(pairing.student_logits),
+        num_labelled=num_labelled(pairing),
+        of_labelled=OF_LABELLED,
+    )
+
+
 class NotFinite(ArithmeticError):  # noqa: N818 - it is what was met
     """A loss or a weight that is no number: of which student, in which step, and what."""
 
@@ -70,18 +89,13 @@ class Measures:
         self.world = world
         self.interval: dict[str, dict[str, float]] = {}  # means by student over the interval that was closed last
         self.interval_steps = 0
-        self._logs = {name: StepLog(OF_LABELLED) for name in names}
+        self._logs = {name: StepLog() for name in names}
         self._epochs = {name: Means() for name in names}
         self._steps: list[int] = []  # of the interval that is running
 
-    def add(self, name: str, losses: Losses, pairing: Pairing) -> None:
+    def add(self, name: str, record: StepRecord) -> None:
         """Note a step of a student; nothing is read from the device."""
-        weighted = {"task": losses.task}
-        if losses.distill is not None:
-            weighted["distill"] = losses.distill
-        # The terms come first, so that they are named first where one is no number.
-        values = {**losses.terms, **weighted, **common_measures(pairing)}
-        self._logs[name].add(values, len(pairing.student_logits), num_labelled(pairing))
+        self._logs[name].add(record)
 
     def end_step(self, step: int) -> None:
         """All students have taken this step."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from understudy.core.batch import Batch, Losses, Observation, Pairing
+from understudy.core.batch import Batch, Observation, Pairing
 from understudy.core.compile import Compile, compiled, graphs_retained
+from understudy.core.meters import StepRecord
 from understudy.core.precision import Precision, autocast, grad_scaler, raised
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, Rows, World
@@ -18,7 +21,7 @@ from understudy.optim.ema import WeightAverage
 from understudy.optim.schedule import Schedule, lr_factor
 from understudy.tasks.base import Predictor, Task
 from understudy.training.checks import check_num_rows, check_pairing, form_of
-from understudy.training.loss import Part, WeightedMethod, is_on_local_rows, labels_of, merged, weighed
+from understudy.training.loss import Part, WeightedMethod, is_on_local_rows, labels_of, weighed
 from understudy.training.trial_pass import USUAL_IMAGES, training_problem
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
@@ -96,7 +99,7 @@ class Student:
         """Set the learning rate for `progress` epochs behind us (0-based, fractional) of `epochs`."""
         self.update.set_lr_factor(lr_factor(self.schedule, progress, epochs, lr=self.update.initial_lr))
 
-    def step(self, batch: Batch, seen: Observation, *, epoch: int, rows: Rows | None = None) -> tuple[Losses, Pairing]:
+    def step(self, batch: Batch, seen: Observation, *, epoch: int, rows: Rows | None = None) -> StepRecord:
         """A whole training step: forward, losses, new weights. `rows`: of the batch, over all processes."""
         rows = rows or Rows((len(batch.images),))
         if batch.copies is not None:
@@ -114,9 +117,9 @@ class Student:
         self.num_steps += 1
         if self.average is not None:
             self.average.update(self.raw_deployed(), step=self.num_steps)
-        return passes[0] if len(passes) == 1 else merged(passes)
+        return reduce(operator.add, passes)
 
-    def _descend(self, batch: Batch, seen: Observation, epoch: int, part: Part) -> tuple[Losses, Pairing]:
+    def _descend(self, batch: Batch, seen: Observation, epoch: int, part: Part) -> StepRecord:
         """One forward pass and its backward pass(es)."""
         with autocast(self.precision, self.device):
             task_loss, pairings = self._paired(batch, seen)
@@ -127,7 +130,7 @@ class Student:
         for weighted in self.methods:
             is_local = is_on_local_rows(weighted.method.config)
             check_num_rows(weighted.method, part.rows.mine if is_local else sum(part.rows.counts))
-        shared, whole = weighed(
+        shared, record = weighed(
             task_loss,
             pairing,
             self.methods,
@@ -137,7 +140,7 @@ class Student:
             random_state=self.shared_random_state,
         )
         self.update.accumulate(shared, scaler=self.scaler)
-        return whole, pairing
+        return record
 
     def _paired(self, batch: Batch, seen: Observation) -> tuple[Tensor, dict[str, Pairing]]:
         try:

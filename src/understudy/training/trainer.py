@@ -196,8 +196,8 @@ class Trainer:
         progress = self.epoch - 1 + self.step_in_epoch / self.steps_per_epoch
         for student in self.students:
             student.begin_step(progress=progress, epochs=self.epochs)
-            losses, pairing = student.step(batch, seen[student.precision], epoch=self.epoch, rows=rows)
-            self.measures.add(student.name, losses, pairing)
+            record = student.step(batch, seen[student.precision], epoch=self.epoch, rows=rows)
+            self.measures.add(student.name, record)
         self.measures.end_step(self.step + 1)
 
     def check_finite(self) -> None:
