@@ -13,14 +13,15 @@ from understudy.recipes.comparison import rows_of
 from understudy.report import Results
 from understudy.runs.collect import SCHEMA, assemble, seed_record
 from understudy.runs.components import open_parts
-from understudy.tasks import Evaluation
+from understudy.tasks import ClassEvaluation, Evaluation
 
 
-def evaluation(*predictions: int, loss: float = 1.0, num_classes: int = CLASSES) -> Evaluation:
+def evaluation(*predictions: int, loss: float = 1.0, num_classes: int = CLASSES) -> ClassEvaluation:
     """Of images that all belong to class 0."""
     said = torch.tensor(predictions)
     top1 = 100 * (said == 0).double().mean().item()
-    return Evaluation(top1, 100.0 if num_classes > 5 else None, loss, said, torch.zeros_like(said))
+    top5 = 100.0 if num_classes > 5 else None
+    return ClassEvaluation.of(said, torch.zeros_like(said), top1=top1, top5=top5, loss=loss)
 
 
 def trainer_with_history(*val_top1: float, last: Evaluation) -> Trainer:
@@ -33,46 +34,53 @@ def trainer_with_history(*val_top1: float, last: Evaluation) -> Trainer:
     return trainer
 
 
+def at_the_end(trainer: Trainer) -> dict[str, Evaluation]:
+    """The validation scores of the only student."""
+    return {"val": next(iter(trainer.evaluations.values()))}
+
+
 LOSS = {"loss": 1.0, "balanced_accuracy": 50.0}  # all images are of one class
 
 
 class TestSeedRecord:
     def test_last_and_best_epoch_are_kept_apart(self) -> None:
         trainer = trainer_with_history(25.0, 75.0, 50.0, last=evaluation(0, 0, 1, 1))
-        record = seed_record(trainer, "alone", seed=4, teacher={}, test={})
+        record = seed_record(trainer, "alone", seed=4, found=at_the_end(trainer), teacher={})
         assert record["seed"] == 4
         assert record["last"] == {"epoch": 3, "top1": 50.0, "top5": 100.0, **LOSS, "agreement": None}
         assert record["best"] == {"epoch": 2, "top1": 75.0}
 
     def test_of_two_equal_epochs_the_first_is_the_best(self) -> None:
         trainer = trainer_with_history(75.0, 75.0, 50.0, last=evaluation(0, 0, 1, 1))
-        assert seed_record(trainer, "alone", seed=0, teacher={}, test={})["best"]["epoch"] == 1
+        assert seed_record(trainer, "alone", seed=0, found=at_the_end(trainer), teacher={})["best"]["epoch"] == 1
 
     def test_the_yardstick_is_the_last_epochs_and_null_without_a_teacher(self) -> None:
         trainer = trainer_with_history(25.0, 50.0, last=evaluation(0, 1))
-        found = seed_record(trainer, "alone", seed=0, teacher={}, test={})["train"]
+        found = seed_record(trainer, "alone", seed=0, found=at_the_end(trainer), teacher={})["train"]
         assert found == {"kl_to_teacher": None, "task_loss": 2.5, "top1": 40.0}
 
     def test_agreement_is_with_the_teacher_on_the_same_split(self) -> None:
         trainer = trainer_with_history(50.0, last=evaluation(0, 0, 1, 1))
         teacher = {"val": evaluation(0, 0, 1, 2), "test": evaluation(5, 0, 0, 0)}
-        record = seed_record(trainer, "alone", seed=0, teacher=teacher, test={"alone": evaluation(0, 0, 3, 4)})
+        record = seed_record(
+            trainer, "alone", seed=0, found={**at_the_end(trainer), "test": evaluation(0, 0, 3, 4)}, teacher=teacher
+        )
         assert record["last"]["agreement"] == 75.0
         assert record["test"] == {"top1": 50.0, "top5": 100.0, **LOSS, "agreement": 25.0}
 
     def test_without_a_test_split_its_scores_are_null(self) -> None:
         trainer = trainer_with_history(50.0, last=evaluation(0, 1))
-        assert seed_record(trainer, "alone", seed=0, teacher={}, test={})["test"] is None
+        assert seed_record(trainer, "alone", seed=0, found=at_the_end(trainer), teacher={})["test"] is None
 
     def test_top5_is_left_out_up_to_five_classes(self) -> None:
         trainer = trainer_with_history(50.0, last=evaluation(0, 1, num_classes=5))
-        assert "top5" not in seed_record(trainer, "alone", seed=0, teacher={}, test={})["last"]
+        assert "top5" not in seed_record(trainer, "alone", seed=0, found=at_the_end(trainer), teacher={})["last"]
 
     def test_the_yardstick_of_a_trained_row_is_the_mean_over_the_last_epochs_images(self) -> None:
         teacher = small_teacher()
         trainer = Trainer([student_of(spec_of("kd"), teacher)], teacher=teacher, device=CPU)
         trainer.fit(plain_batches(), epochs=1, val=batches())
-        record = seed_record(trainer, "kd", seed=0, teacher={}, test={})
+        record = seed_record(trainer, "kd", seed=0, found=at_the_end(trainer), teacher={})
         assert record["train"]["kl_to_teacher"] == trainer.history["kd"][0]["train"]["kl_to_teacher"]
 
 
@@ -94,7 +102,7 @@ def assembled_beside_alone(row: str) -> dict[str, Any]:
     for name, evaluations in found.items():
         for seed, last in enumerate(evaluations):
             trainer = trainer_with_history(last.top1, last=last)
-            records[name].append(seed_record(trainer, "alone", seed=seed, teacher={}, test={}))
+            records[name].append(seed_record(trainer, "alone", seed=seed, found=at_the_end(trainer), teacher={}))
             predictions[f"val/{name}/{seed}"] = last.predictions
     facts = model_facts(parts.student_network, parts.image_size)
     return assemble(

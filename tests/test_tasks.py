@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from engine_helpers import batches, small_net, small_teacher, tiny_recipe
 from understudy import Batch, Classification, Observation, StudentSpec, TappedModel, UserError
 from understudy.runs.components import open_parts
-from understudy.tasks import Evaluation, class_weights_for
+from understudy.tasks import ClassEvaluation, class_weights_for
 from understudy.training.build import Surroundings, build_student
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def pair(task: Classification, targets: Tensor, seen: Observation | None = None)
     return loss, pairings["main"]
 
 
-def evaluated(num_classes: int, logits: Tensor, labels: Tensor, *, batch_size: int = 3) -> Evaluation:
+def evaluated(num_classes: int, logits: Tensor, labels: Tensor, *, batch_size: int = 3) -> ClassEvaluation:
     """Scores of a predictor whose logits are those of the batch's places."""
     places = torch.arange(len(labels)).split(batch_size)
     data = [Batch(torch.zeros(len(part), 3, 1, 1), labels[part], indices=part) for part in places]
@@ -128,7 +128,7 @@ class TestScores:
         by_class = [(ranked[labels == c, 0] == c).double().mean().item() for c in labels.unique()]
         balanced = 100 * sum(by_class) / len(by_class)
         assert balanced != pytest.approx(100 * first / 20)
-        assert found.scores() == pytest.approx(
+        assert found.scores == pytest.approx(
             {
                 "top1": 100 * first / 20,
                 "top5": 100 * among_five / 20,
@@ -144,7 +144,7 @@ class TestScores:
     @pytest.mark.parametrize(("num_classes", "has_top5"), [(2, False), (5, False), (6, True)])
     def test_top5_is_given_above_five_classes_only(self, num_classes: int, has_top5: bool) -> None:
         found = evaluated(num_classes, torch.randn(6, num_classes), torch.arange(6) % num_classes)
-        assert ("top5" in found.scores()) == has_top5
+        assert ("top5" in found.scores) == has_top5
         assert (found.top5 is not None) == has_top5
 
     def test_images_without_a_label_are_not_scored(self) -> None:
@@ -170,11 +170,13 @@ class TestScores:
         assert len(passes) == 1
         for name, predict in predictors.items():
             alone = Classification(10).evaluate({name: predict}, batches(), CPU)[name]
-            assert alone.scores() == found[name].scores()
+            assert alone.scores == found[name].scores
 
     def test_agreement_is_the_share_of_equal_predictions(self) -> None:
-        def evaluation(*predictions: int) -> Evaluation:
-            return Evaluation(0.0, None, 0.0, torch.tensor(predictions), torch.zeros(4, dtype=torch.long))
+        def evaluation(*predictions: int) -> ClassEvaluation:
+            return ClassEvaluation.of(
+                torch.tensor(predictions), torch.zeros(4, dtype=torch.long), top1=0.0, top5=None, loss=0.0
+            )
 
         assert evaluation(0, 1, 2, 3).agreement_with(evaluation(0, 1, 2, 0)) == 75.0
 

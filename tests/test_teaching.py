@@ -20,7 +20,7 @@ from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.stop import StopRequest
 from understudy.runs.teacher import check_teacher, evaluate_teacher, teacher_ready
-from understudy.tasks import Evaluation
+from understudy.tasks import ClassEvaluation
 from understudy.trackers.base import Trackers
 
 TRAINED = {"model": "cifar:resnet8", "kwargs": {"width": 0.5}, "weights": "none", "train_epochs": 1, "lr": 0.02}
@@ -30,10 +30,12 @@ def parts_with(**teacher: object) -> Parts:
     return open_parts(tiny_recipe({"teacher": teacher}), allow_code=False, say=lambda text: None)
 
 
-def scored(num_right: int, num_images: int = 100) -> Evaluation:
+def scored(num_right: int, num_images: int = 100) -> ClassEvaluation:
     places = torch.arange(num_images)
     predictions = torch.where(places < num_right, 0, 1)
-    return Evaluation(100 * num_right / num_images, None, 0.0, predictions, torch.zeros_like(predictions))
+    return ClassEvaluation.of(
+        predictions, torch.zeros_like(predictions), top1=100 * num_right / num_images, top5=None, loss=0.0
+    )
 
 
 class TestChance:

@@ -220,6 +220,22 @@ class TestTrainer:
         scores = trainer.history["alone"][0]["val"]
         assert scores["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
 
+    def test_evaluating_on_other_images_leaves_the_scores_of_the_last_epoch(self) -> None:
+        trainer = Trainer([student_of(spec_of("alone"))], teacher=None, device=CPU)
+        trainer.fit(plain_batches(), epochs=1, val=batches())
+        loss = trainer.evaluations["alone"].scores["loss"]
+        assert trainer.evaluate(batches()[:1])["alone"].scores["loss"] != loss
+        assert trainer.evaluations["alone"].scores["loss"] == loss == trainer.history["alone"][0]["val"]["loss"]
+
+    @pytest.mark.parametrize(("headline", "better"), [("loss", min), ("top1", max)])
+    def test_the_epoch_kept_is_the_best_one_by_the_tasks_headline_metric(self, headline, better) -> None:
+        student = student_of(spec_of("alone"))
+        student.task.headline = headline
+        trainer = Trainer([student], teacher=None, device=CPU, selects_best=True)
+        trainer.fit(plain_batches(), epochs=4, val=batches())
+        scores = [record["val"][headline] for record in trainer.history["alone"]]
+        assert student.best["epoch"] == 1 + scores.index(better(scores))
+
     def test_a_resumed_trainer_that_is_done_still_evaluates(self) -> None:
         done = trained(["alone"], None)
         fresh = Trainer([student_of(spec_of("alone"))], teacher=None, device=CPU)

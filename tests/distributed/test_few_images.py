@@ -23,7 +23,7 @@ def scores_of_one_image() -> tuple[int, dict[str, float], list[int]]:
         scores = Classification(10).evaluate({"it": lambda batch: torch.eye(10)[batch.targets]}, loader, CPU, world)[
             "it"
         ]
-        return len(list(loader)), scores.scores(), scores.predictions.tolist()
+        return len(list(loader)), scores.scores, scores.predictions.tolist()
 
 
 def scores_of_nothing() -> Any:

@@ -15,6 +15,7 @@ from understudy.methods.combination import weighted
 from understudy.recipes.comparison import Row
 from understudy.runs.components import Parts
 from understudy.tasks import Evaluation
+from understudy.tasks.base import headline_metric
 from understudy.training.trainer import Trainer
 
 __all__ = ["SCHEMA", "assemble", "seed_record"]
@@ -23,24 +24,28 @@ SCHEMA = 1
 
 
 def seed_record(
-    trainer: Trainer, name: str, *, seed: int, teacher: Mapping[str, Evaluation], test: Mapping[str, Evaluation]
+    trainer: Trainer, name: str, *, seed: int, found: Mapping[str, Evaluation], teacher: Mapping[str, Evaluation]
 ) -> dict[str, Any]:
     """What one row reached with one seed: last and best epoch apart, test read once at the end.
 
-    The trainer's evaluations, and `test`, are of the weights that are deployed: the last epoch's, or those of the
-    epoch that was selected.
+    Args:
+        trainer: at its end.
+        name: of the row.
+        seed: of the row.
+        found: by split, scores of the weights that are deployed: the last epoch's, or those of the epoch selected.
+        teacher: its scores by split; empty where there is none.
     """
-    history = trainer.history[name]
-    last, best = history[-1], max(history, key=lambda record: record["val"]["top1"])
+    history, metric = trainer.history[name], headline_metric(trainer.students[0].task)
+    last, best = history[-1], max(history, key=lambda record: metric.worth(record["val"][metric.name]))
     epoch = best["epoch"] if trainer.selects_best else last["epoch"]
-    selected = {"epoch": epoch, **_scores(trainer.evaluations[name], teacher.get("val"))}
+    selected = {"epoch": epoch, **_scores(found["val"], teacher.get("val"))}
     record: dict[str, Any] = {
         "seed": seed,
         "selected": selected,
         "last": {"epoch": last["epoch"], **last["val"], "agreement": None} if trainer.selects_best else selected,
-        "best": {"epoch": best["epoch"], "top1": best["val"]["top1"]},
+        "best": {"epoch": best["epoch"], metric.name: best["val"][metric.name]},
         "raw": last.get("val_raw"),
-        "test": _scores(test[name], teacher.get("test")) if name in test else None,
+        "test": _scores(found["test"], teacher.get("test")) if "test" in found else None,
         "train": {"kl_to_teacher": None, **last["train"]},
     }
     return record
@@ -100,13 +105,13 @@ def assemble(
 
 def _scores(evaluation: Evaluation, teacher: Evaluation | None) -> dict[str, Any]:
     agreement = None if teacher is None else evaluation.agreement_with(teacher)
-    return {**evaluation.scores(), "agreement": agreement}
+    return {**evaluation.scores, "agreement": agreement}
 
 
 def _teacher_facts(parts: Parts, evaluations: Mapping[str, Evaluation]) -> dict[str, Any] | None:
     if parts.teacher is None:
         return None
-    scores = {split: evaluations[split].scores() if split in evaluations else None for split in ("val", "test")}
+    scores = {split: dict(evaluations[split].scores) if split in evaluations else None for split in ("val", "test")}
     return {**parts.teacher.facts(), **scores}
 
 

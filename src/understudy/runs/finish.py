@@ -42,7 +42,7 @@ def finish(execution: Execution) -> None:
             students[name] = found["student"]
         predictions |= load_file(run.seed_file(seed).with_suffix(".safetensors"))
     for split, evaluation in execution.teacher.items():
-        predictions[f"{split}/teacher"] = evaluation.predictions
+        predictions = evaluation.kept_as(split, "teacher") | predictions
     save_file(_contiguous(predictions), run.predictions_file)
     results = assemble(
         parts,

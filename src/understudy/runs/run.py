@@ -214,18 +214,18 @@ def _run_seed(execution: Execution, seed: int) -> None:
     def heeded(batches: EvalLoader) -> Iterable[Batch]:
         return execution.stop.heeded(batches, parts.world, before=lambda: trainer.step)
 
+    found = {"val": trainer.evaluations}
     if trainer.selects_best:
         for student in trainer.students:
             student.return_to_best()
-        trainer.evaluate(heeded(val_loader))
-    val, test, skipped = trainer.evaluations, {}, {*watcher.skipped, *val_loader.skipped}
+        found["val"] = trainer.evaluate(heeded(val_loader))
+    skipped = {*watcher.skipped, *val_loader.skipped}
     if parts.data.test is not None:
         test_loader = parts.eval_loader("test")
-        test = trainer.evaluate(heeded(test_loader))
-        trainer.evaluations = val
+        found["test"] = trainer.evaluate(heeded(test_loader))
         skipped |= set(test_loader.skipped)
     met = set().union(*parts.world.gather_objects(skipped))
     if parts.world.is_first:
-        keep_seed(execution, trainer, seed, test, sorted(met))
+        keep_seed(execution, trainer, seed, found, sorted(met))
         checkpoint.keep_end(execution.run.checkpoints, f"seed{seed}")
     parts.world.exchange(0)  # nobody goes on before the seed is kept

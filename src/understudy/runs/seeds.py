@@ -29,9 +29,16 @@ def is_kept(run: RunFolder, seed: int, *, epochs: int) -> bool:
 
 
 def keep_seed(
-    execution: Execution, trainer: Trainer, seed: int, test: Mapping[str, Evaluation], skipped: Sequence[str]
+    execution: Execution,
+    trainer: Trainer,
+    seed: int,
+    found: Mapping[str, Mapping[str, Evaluation]],
+    skipped: Sequence[str],
 ) -> None:
-    """Write what a finished seed leaves: students, predictions, and last the record that marks it as done."""
+    """Write what a finished seed leaves: students, predictions, and last the record that marks it as done.
+
+    `found` has the evaluations of what is deployed, by split and row.
+    """
     parts, run = execution.parts, execution.run
     predictions: dict[str, Tensor] = {}
     records: dict[str, Any] = {}
@@ -47,14 +54,11 @@ def keep_seed(
             crop_share=parts.crop_share,
         )
         save_connectors(folder, [weighted.method for weighted in student.methods])
-        predictions[f"val/{student.name}/{seed}"] = trainer.evaluations[student.name].predictions
-        if student.name in test:
-            predictions[f"test/{student.name}/{seed}"] = test[student.name].predictions
-        record = seed_record(trainer, student.name, seed=seed, teacher=execution.teacher, test=test)
+        of_row = {split: by_row[student.name] for split, by_row in found.items()}
+        for split, evaluation in of_row.items():
+            predictions |= evaluation.kept_as(split, f"{student.name}/{seed}")
+        record = seed_record(trainer, student.name, seed=seed, found=of_row, teacher=execution.teacher)
         records[student.name] = {"record": record, "student": model_facts(network, parts.image_size)}
-    for split, evaluations in (("val", trainer.evaluations), ("test", test)):
-        if evaluations:
-            predictions[f"{split}/labels"] = next(iter(evaluations.values())).labels
     predictions_file = run.seed_file(seed).with_suffix(".safetensors")
     save_file(_contiguous(predictions), predictions_file)
     for file in (predictions_file, *run.students.glob(f"*/seed{seed}/*")):

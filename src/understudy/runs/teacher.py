@@ -20,7 +20,7 @@ from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.stop import StopRequest
 from understudy.runs.watcher import RunWatcher
-from understudy.tasks import Evaluation
+from understudy.tasks import ClassEvaluation
 from understudy.teachers import KeptScores
 from understudy.trackers.base import Trackers
 from understudy.training.student import Student, parameters_of
@@ -69,7 +69,7 @@ def _keep(parts: Parts, network: Network, run: RunFolder) -> None:
     checkpoint.remove(run.checkpoints, "teacher")
 
 
-def evaluate_teacher(parts: Parts, *, stop: StopRequest | None = None) -> dict[str, Evaluation]:
+def evaluate_teacher(parts: Parts, *, stop: StopRequest | None = None) -> dict[str, ClassEvaluation]:
     """Its scores on every split that is evaluated, or those in its bank; none where its classes are not the data's.
 
     Raises:
@@ -93,12 +93,14 @@ def evaluate_teacher(parts: Parts, *, stop: StopRequest | None = None) -> dict[s
     }
 
 
-def _evaluation(kept: KeptScores) -> Evaluation:
+def _evaluation(kept: KeptScores) -> ClassEvaluation:
     scores = kept.scores
-    return Evaluation(scores["top1"], scores.get("top5"), scores["loss"], kept.predictions, kept.labels)
+    return ClassEvaluation.of(
+        kept.predictions, kept.labels, top1=scores["top1"], top5=scores.get("top5"), loss=scores["loss"]
+    )
 
 
-def check_teacher(parts: Parts, found: Evaluation | None, *, say: Callable[[str], None]) -> None:
+def check_teacher(parts: Parts, found: ClassEvaluation | None, *, say: Callable[[str], None]) -> None:
     """Say what the teacher is worth; stop where it is no better than chance.
 
     Raises:

@@ -1,6 +1,6 @@
 """Tasks: what is predicted, its own loss and its scores."""
 
-from understudy.tasks.base import Evaluation, Task
-from understudy.tasks.classification import Classification, class_weights_for
+from understudy.tasks.base import Evaluation, Metric, Task
+from understudy.tasks.classification import ClassEvaluation, Classification, class_weights_for
 
-__all__ = ["Classification", "Evaluation", "Task", "class_weights_for"]
+__all__ = ["ClassEvaluation", "Classification", "Evaluation", "Metric", "Task", "class_weights_for"]

@@ -1,4 +1,4 @@
-"""What every task is: how a student's output is paired with an Observation, and how a model is scored."""
+"""What every task is: how a student's output is paired with an Observation, and by which metrics a model is scored."""
 
 from __future__ import annotations
 
@@ -13,37 +13,48 @@ from understudy.core.batch import Batch, Observation, Pairing
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 
-__all__ = ["Evaluation", "Predictor", "Task"]
+__all__ = ["Evaluation", "Metric", "Predictor", "Task", "headline_metric"]
 
 Predictor = Callable[[Batch], Any]  # a batch in, a model's output on it out
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number that a model is scored by.
+
+    Args:
+        name: in files and settings: "top1".
+        title: in tables and figures: "top-1".
+        unit: "%", "nats", "px"; "" for a number without one.
+        higher_is_better: which way is up.
+        word: what sentences call it where that is not its title: "accuracy".
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    higher_is_better: bool = True
+    word: str = ""
+
+    def worth(self, value: float) -> float:
+        """The value turned so that the larger one is the better one."""
+        return value if self.higher_is_better else -value
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """Scores of one model on one split."""
 
-    top1: float  # percent
-    top5: float | None  # percent; None up to five classes
-    loss: float  # mean task loss in nats
-    predictions: Tensor = field(repr=False)  # (N,) int64 predicted classes on the CPU
-    labels: Tensor = field(repr=False)  # (N,) int64
+    scores: Mapping[str, float]  # by the name of the metric, in its unit
+    per_item: Tensor = field(repr=False)  # (N,) what the headline metric is the mean of: booleans, or in its unit
 
-    def agreement_with(self, other: Evaluation) -> float:
-        """Percentage of images on which both models predict the same class."""
-        return 100.0 * (self.predictions == other.predictions).double().mean().item()
+    def agreement_with(self, other: Evaluation) -> float | None:
+        """Percentage of items on which both models say the same; None where a task does not tell."""
+        return None
 
-    @property
-    def balanced_accuracy(self) -> float:
-        """Percent: the mean over the classes that have images of the share of them that is predicted right."""
-        num_classes = int(self.labels.max()) + 1
-        counts = torch.bincount(self.labels, minlength=num_classes)
-        right = torch.bincount(self.labels[self.predictions == self.labels], minlength=num_classes)
-        return 100.0 * (right[counts > 0].double() / counts[counts > 0]).mean().item()
-
-    def scores(self) -> dict[str, float]:
-        """The numbers alone, for logs and results."""
-        found = {"top1": self.top1, "loss": self.loss, "balanced_accuracy": round(self.balanced_accuracy, 4)}
-        return found if self.top5 is None else {**found, "top5": self.top5}
+    def kept_as(self, split: str, of: str) -> dict[str, Tensor]:
+        """What predictions.safetensors keeps, by key; `of` is "teacher" or "ROW/SEED"."""
+        return {f"items/{split}/{of}": self.per_item}
 
 
 K = TypeVar("K", bound=Hashable)  # what a predictor is called
@@ -53,6 +64,8 @@ class Task(Protocol):
     """Runs a student on a batch and lays its predictions beside the teacher's."""
 
     num_classes: int
+    metrics: tuple[Metric, ...]  # what an evaluation holds
+    headline: str  # the name of the one by which epochs are selected and rows are compared
 
     def pair(self, student: TappedModel, seen: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
         """The task's own loss (a scalar with gradient), and the Pairings by name."""
@@ -66,5 +79,10 @@ class Task(Protocol):
         batches: Iterable[Batch],
         device: torch.device,
         world: World = SINGLE,
-    ) -> dict[K, Evaluation]:
+    ) -> Mapping[K, Evaluation]:
         """Scores of several predictors in one pass over the batches, each process on its own ones."""
+
+
+def headline_metric(task: Task) -> Metric:
+    """The metric by which epochs are selected and rows are compared."""
+    return next(metric for metric in task.metrics if metric.name == task.headline)

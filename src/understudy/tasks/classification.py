@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +15,85 @@ from understudy.core.batch import Batch, Observation, Pairing
 from understudy.core.meters import Meter
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
-from understudy.tasks.base import Evaluation, K, Predictor
+from understudy.tasks.base import Evaluation, K, Metric, Predictor
 from understudy.utils.errors import UserError
 
-__all__ = ["Classification", "class_weights_for"]
+__all__ = ["METRICS", "ClassEvaluation", "Classification", "class_weights_for"]
 
 UNLABELLED = -1
+METRICS = (
+    Metric("top1", "top-1", "%", word="accuracy"),
+    Metric("top5", "top-5", "%"),  # above five classes only
+    # The mean over the classes that have images of the share of them that is predicted right.
+    Metric("balanced_accuracy", "balanced accuracy", "%"),
+    Metric("loss", "loss", "nats", higher_is_better=False),  # cross-entropy
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassEvaluation(Evaluation):
+    """Scores of one classifier on one split, and what it predicts of each image."""
+
+    predictions: Tensor = field(repr=False)  # (N,) int64 predicted classes on the CPU; -1 for an output that is none
+    labels: Tensor = field(repr=False)  # (N,) int64
+
+    @classmethod
+    def of(cls, predictions: Tensor, labels: Tensor, *, top1: float, top5: float | None, loss: float) -> Self:
+        """The evaluation of (N,) predictions; top-1 and top-5 (None up to five classes) in percent, the loss in nats.
+
+        A batch's outputs are gone by now, so what needs them is given: the rest is counted.
+        """
+        scores = {
+            "top1": top1,
+            "top5": top5,
+            "balanced_accuracy": round(balanced_accuracy(predictions, labels), 4),
+            "loss": loss,
+        }
+        known = {name: score for name, score in scores.items() if score is not None}
+        return cls(known, predictions == labels, predictions, labels)
+
+    @property
+    def top1(self) -> float:
+        """Percent of the images whose class is named."""
+        return self.scores["top1"]
+
+    @property
+    def top5(self) -> float | None:
+        """Percent of the images whose class is among the five likeliest; None up to five classes."""
+        return self.scores.get("top5")
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Percent: the mean over the classes that have images of the share of them that is predicted right."""
+        return self.scores["balanced_accuracy"]
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy in nats."""
+        return self.scores["loss"]
+
+    def agreement_with(self, other: Evaluation) -> float | None:
+        """Percentage of images on which both models predict the same class; None beside another task's."""
+        if not isinstance(other, ClassEvaluation):
+            return None
+        return 100.0 * (self.predictions == other.predictions).double().mean().item()
+
+    def kept_as(self, split: str, of: str) -> dict[str, Tensor]:
+        """Predicted classes and labels: which images are right follows from them."""
+        return {f"{split}/{of}": self.predictions, f"{split}/labels": self.labels}
+
+
+def balanced_accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """Percent: the mean over the classes that have images of the share of them that is predicted right.
+
+    Args:
+        predictions: (N,) class numbers.
+        labels: (N,) class numbers, of at least one image.
+    """
+    num_classes = int(labels.max()) + 1
+    counts = torch.bincount(labels, minlength=num_classes)
+    right = torch.bincount(labels[predictions == labels], minlength=num_classes)
+    return 100.0 * (right[counts > 0].double() / counts[counts > 0]).mean().item()
 
 
 class Classification:
@@ -36,6 +110,8 @@ class Classification:
         UserError: class_weights that are not C numbers of at least 0, one of them above.
     """
 
+    headline: str = "top1"
+
     def __init__(
         self, num_classes: int, *, label_smoothing: float = 0.0, class_weights: Tensor | Sequence[float] | None = None
     ) -> None:
@@ -44,6 +120,7 @@ class Classification:
         if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing must be a share from 0 to below 1, got {label_smoothing!r}")
         self.num_classes = num_classes
+        self.metrics = tuple(metric for metric in METRICS if metric.name != "top5" or num_classes > 5)
         self.label_smoothing = label_smoothing
         self.class_weights = None if class_weights is None else _checked(class_weights, num_classes)
 
@@ -109,7 +186,7 @@ class Classification:
         batches: Iterable[Batch],
         device: torch.device,
         world: World = SINGLE,
-    ) -> dict[K, Evaluation]:
+    ) -> dict[K, ClassEvaluation]:
         """Top-1, top-5 and loss of each predictor, all on the same pass over the batches.
 
         Mixed labels (B,C) enter the loss as they are, and are counted by their largest share.
@@ -163,7 +240,7 @@ class _Scores:
         self.predictions.append(torch.where(is_finite, logits.argmax(dim=1), -1))
         self.labels.append(labels)
 
-    def read(self) -> Evaluation:
+    def read(self) -> ClassEvaluation:
         empty = torch.empty(0, dtype=torch.int64, device=self.device)
         labels = self.world.gather_rows(torch.cat([empty, *self.labels]))
         if not len(labels):
@@ -171,12 +248,12 @@ class _Scores:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The ``compute`` method", UserWarning)  # a process may have no images
             accuracy = self.accuracy.compute()  # torchmetrics adds up over the processes
-        return Evaluation(
+        return ClassEvaluation.of(
+            self.world.gather_rows(torch.cat([empty, *self.predictions])).cpu(),
+            labels.cpu(),
             top1=_percent(accuracy["top1"]),
             top5=_percent(accuracy["top5"]) if "top5" in accuracy else None,
             loss=self.loss.read(self.world.add_up)["loss"],
-            predictions=self.world.gather_rows(torch.cat([empty, *self.predictions])).cpu(),
-            labels=labels.cpu(),
         )
 
 

@@ -89,7 +89,7 @@ class Student:
         self.world = world
         self.image_shape = image_shape
         self.num_steps = 0
-        self.best: dict[str, Any] | None = None  # epoch, top1 and weights of the best evaluated epoch
+        self.best: dict[str, Any] | None = None  # epoch, worth and weights of the best evaluated epoch
         # Their batch norms see this process's rows alone; all others' have seen the same rows as everywhere.
         self._local_methods = [w.method for w in self.methods if w.method.config.rows == "local"]
         self._checked: set[tuple[bool, ...]] = set()  # forms of batches that the methods can make sense of
@@ -216,11 +216,11 @@ class Student:
         if self.average is not None:
             yield "raw", lambda batch: self.raw_deployed()(self.model.prepare(batch.images))
 
-    def keep_if_best(self, epoch: int, top1: float) -> None:
-        """Keep a copy of what is deployed, where no earlier epoch was as good."""
-        if self.best is None or top1 > self.best["top1"]:
+    def keep_if_best(self, epoch: int, worth: float) -> None:
+        """Keep a copy of what is deployed, where no earlier epoch was worth as much."""
+        if self.best is None or worth > self.best["worth"]:
             weights = {name: value.clone() for name, value in self.deployed().state_dict().items()}
-            self.best = {"epoch": epoch, "top1": top1, "weights": weights}
+            self.best = {"epoch": epoch, "worth": worth, "weights": weights}
 
     def return_to_best(self) -> None:
         """Deploy the kept weights; training cannot go on from here."""
@@ -275,7 +275,12 @@ class Student:
             self.random_state.load_state_dict(state["random_states"][self.world.rank])
         self.shared_random_state.load_state_dict(state["shared_random_state"])
         self.num_steps = state["num_steps"]
-        self.best = state["best"]
+        self.best = _renamed(state["best"])
+
+
+def _renamed(best: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The best epoch as it is kept now; checkpoints of before say "top1" where it is worth something."""
+    return {**best, "worth": best["top1"]} if best is not None and "top1" in best else best
 
 
 def too_few_images(student: str, num_images: int, problem: str) -> str:

@@ -14,7 +14,7 @@ from understudy.core.precision import autocast
 from understudy.data import TrainLoader, from_plain_loader
 from understudy.data.loaders.plain import PlainLoader, as_batch, refuse_used_up
 from understudy.distributed.world import SINGLE, World
-from understudy.tasks.base import Evaluation
+from understudy.tasks.base import Evaluation, headline_metric
 from understudy.teachers import Teacher
 from understudy.training.checks import check_labels
 from understudy.training.metrics import Measures, NotFinite
@@ -77,7 +77,7 @@ class Trainer:
         self.steps_per_epoch = 0
         self.left_out: set[int] = set()  # steps that are not taken, since they led to what is no number
         self.history: dict[str, list[dict[str, Any]]] = {student.name: [] for student in students}
-        self.evaluations: dict[str, Evaluation] = {}  # of the last epoch that was evaluated
+        self.evaluations: dict[str, Evaluation] = {}  # of the last epoch of `fit` that was evaluated
         self.raw_evaluations: dict[str, Evaluation] = {}  # the same without averaging, where weights are averaged
         self._compile_modes = {student.compiles for student in students}
         if teacher is not None:
@@ -161,7 +161,7 @@ class Trainer:
             if watcher is not None:
                 watcher.finished_epoch(self)
         if val is not None and not self.evaluations:  # resumed after the last epoch
-            self.evaluate(val)
+            self._evaluate_epoch(val)
 
     def _run_epoch(self, loader: TrainLoader, watcher: Watcher | None) -> None:
         for student in self.students:
@@ -215,33 +215,41 @@ class Trainer:
 
     def _finish_epoch(self, val: Iterable[Batch | tuple[Tensor, Tensor]] | None) -> None:
         if val is not None:
-            self.evaluate(val)
+            self._evaluate_epoch(val)
+        metric = headline_metric(self.students[0].task)
         for student in self.students:
             record: dict[str, Any] = {"epoch": self.epoch, "train": self.measures.read_epoch(student.name)}
             if student.name in self.evaluations:
-                record["val"] = self.evaluations[student.name].scores()
+                record["val"] = dict(self.evaluations[student.name].scores)
             if student.name in self.raw_evaluations:
-                record["val_raw"] = self.raw_evaluations[student.name].scores()
+                record["val_raw"] = dict(self.raw_evaluations[student.name].scores)
             self.history[student.name].append(record)
             if self.selects_best and student.name in self.evaluations:
-                student.keep_if_best(self.epoch, self.evaluations[student.name].top1)
+                score = self.evaluations[student.name].scores[metric.name]
+                student.keep_if_best(self.epoch, metric.worth(score))
+
+    def _evaluate_epoch(self, val: Iterable[Batch | tuple[Tensor, Tensor]]) -> None:
+        scores = self._scores(val)
+        self.evaluations = {name: score for (name, kind), score in scores.items() if kind == "deployed"}
+        self.raw_evaluations = {name: score for (name, kind), score in scores.items() if kind == "raw"}
 
     def evaluate(self, batches: Iterable[Batch | tuple[Tensor, Tensor]]) -> dict[str, Evaluation]:
-        """Scores of all students by name, on Batches or (images, labels); kept as `evaluations`, too.
+        """Scores of all students by name, of what is deployed, on Batches or (images, labels).
 
         Mixed or one-hot labels (B,C) count by their largest share.
 
         Raises:
             UserError: no images, or labels that are no classes.
         """
+        return {name: score for (name, kind), score in self._scores(batches).items() if kind == "deployed"}
+
+    def _scores(self, batches: Iterable[Batch | tuple[Tensor, Tensor]]) -> Mapping[tuple[str, str], Evaluation]:
+        """Scores by student and kind of weights, "deployed" or "raw"."""
         for student in self.students:
             student.train(False)
         found = {(student.name, kind): predict for student in self.students for kind, predict in student.predictors()}
         own = (self._checked(item) for item in batches)
-        scores = self.students[0].task.evaluate(found, own, self.device, self.world)
-        self.evaluations = {name: score for (name, kind), score in scores.items() if kind == "deployed"}
-        self.raw_evaluations = {name: score for (name, kind), score in scores.items() if kind == "raw"}
-        return self.evaluations
+        return self.students[0].task.evaluate(found, own, self.device, self.world)
 
     def _checked(self, item: object) -> Batch:
         batch = as_batch(item)

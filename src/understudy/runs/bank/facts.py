@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from understudy.core.tap_shapes import TapShapes
 from understudy.runs.components import Parts
-from understudy.tasks import Evaluation
+from understudy.tasks import ClassEvaluation
 from understudy.teachers.bank.store import TeacherFacts
 from understudy.teachers.bank.teacher import teacher_tensors
 from understudy.utils.hashing import fingerprint
@@ -16,7 +16,7 @@ from understudy.utils.hashing import fingerprint
 __all__ = ["stored_with", "teacher_facts"]
 
 
-def teacher_facts(parts: Parts, scores: Mapping[str, Evaluation]) -> TeacherFacts:
+def teacher_facts(parts: Parts, scores: Mapping[str, ClassEvaluation]) -> TeacherFacts:
     """What a run without the teacher's network wants to know of it."""
     network, shapes = parts.teacher_network, _shapes(parts)
     assert network is not None
@@ -27,14 +27,14 @@ def teacher_facts(parts: Parts, scores: Mapping[str, Evaluation]) -> TeacherFact
         "mean": network.mean,
         "std": network.std,
         "resized_to": network.prepare.size,
-        "scores": {split: evaluation.scores() for split, evaluation in scores.items()},
+        "scores": {split: dict(evaluation.scores) for split, evaluation in scores.items()},
         "classifier": _kind(shapes.classifier),
         "norms": {tap: norm.eps for tap, norm in shapes.norms.items()},
     }
     return TeacherFacts.read(known, what="what is known of this teacher")
 
 
-def stored_with(parts: Parts, scores: Mapping[str, Evaluation]) -> dict[str, Tensor]:
+def stored_with(parts: Parts, scores: Mapping[str, ClassEvaluation]) -> dict[str, Tensor]:
     """Its last layer, the norms behind its taps, and what it predicts on the images that students are scored on."""
     shapes = _shapes(parts)
     tensors = teacher_tensors(shapes.classifier if _kind(shapes.classifier) else None, shapes.norms)

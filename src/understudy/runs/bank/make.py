@@ -32,7 +32,7 @@ from understudy.runs.console import Display
 from understudy.runs.failures import faults_in_words
 from understudy.runs.stop import StopRequest
 from understudy.runs.teacher import check_teacher, evaluate_teacher
-from understudy.tasks import Evaluation
+from understudy.tasks import ClassEvaluation
 from understudy.teachers import Teacher
 from understudy.teachers.bank.identity import refuse_another, refuse_another_beside, version_note
 from understudy.teachers.bank.packing import BankLayout, joined_rows, packed
@@ -205,7 +205,7 @@ def _in_words(num_bytes: float) -> str:
     return f"{num_bytes:,.1f} TB"
 
 
-def _bank_seed(banking: _Banking, seed: int, scores: Mapping[str, Evaluation]) -> BankFolder:
+def _bank_seed(banking: _Banking, seed: int, scores: Mapping[str, ClassEvaluation]) -> BankFolder:
     """Write the shards of a seed that are not there yet, if no other process is about to."""
     folder = bank_folder(banking.out, seed)
     wanted = _manifest(banking, seed, scores)
@@ -275,7 +275,7 @@ def _looked_at(parts: Parts, batch: Batch, layout: BankLayout) -> dict[str, Tens
     return {**found, **packed(seen.output, seen.features, layout)}
 
 
-def _manifest(banking: _Banking, seed: int, scores: Mapping[str, Evaluation]) -> Manifest:
+def _manifest(banking: _Banking, seed: int, scores: Mapping[str, ClassEvaluation]) -> Manifest:
     """That of a seed of which nothing is there yet."""
     return Manifest(
         key={**banking.key, "seed": seed},
@@ -286,7 +286,7 @@ def _manifest(banking: _Banking, seed: int, scores: Mapping[str, Evaluation]) ->
     )
 
 
-def _begun(banking: _Banking, folder: BankFolder, wanted: Manifest, scores: Mapping[str, Evaluation]) -> Manifest:
+def _begun(banking: _Banking, folder: BankFolder, wanted: Manifest, scores: Mapping[str, ClassEvaluation]) -> Manifest:
     """The manifest of this seed: a new one, or that of an earlier call with the shards that are whole."""
     manifest = wanted
     if folder.is_begun:
