@@ -126,7 +126,7 @@ def test_a_test_set_is_what_the_score_is_read_on(distill: Distill) -> None:
     wrong = tiny_data()
     wrong.tensors = (wrong.tensors[0], (wrong.tensors[1] + 1) % 3)
     result = distill(val=tiny_data(), test=wrong, epochs=4)
-    assert result.results.rows[0].summary.top1.mean > 60
+    assert result.results.rows[0].summary.scores["top1"].mean > 60
     assert result.top1 < 40
 
 
@@ -209,7 +209,7 @@ def test_of_several_rows_the_student_is_the_one_that_is_deployed(distill: Distil
     images, labels = data_of_val(result)
     with torch.no_grad():
         top1 = 100 * (result.student(images).argmax(1) == labels).double().mean().item()
-    assert result.top1 == pytest.approx(top1, abs=1e-3) == deployed.summary.top1.mean
+    assert result.top1 == pytest.approx(top1, abs=1e-3) == deployed.summary.scores["top1"].mean
 
 
 def data_of_val(result: us.Result) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ def changed(recipe: Recipe) -> list[str]:
 )  # fmt: skip
 def test_what_was_published_stays_where_only_place_machine_and_repetition_change(override: str) -> None:
     found = load_recipe(KD, [override])
-    assert found.published[0].top1 == 73.33
+    assert found.published[0].scores["top1"] == 73.33
     assert changed(found) == []
 
 
@@ -67,11 +67,11 @@ def test_an_own_recipe_on_a_shipped_one_drops_its_number_unless_it_has_its_own(t
     assert load_recipe(file).published == ()
     assert changed(load_recipe(file)) == ["method.temperature"]
     file.write_text(yaml.safe_dump(settings | {"published": {"top1": 70, "source": "a table of ours"}}))
-    assert load_recipe(file).published[0].top1 == 70
-    assert load_recipe(file, ["seeds=3"]).published[0].top1 == 70
+    assert load_recipe(file).published[0].scores["top1"] == 70
+    assert load_recipe(file, ["seeds=3"]).published[0].scores["top1"] == 70
     assert load_recipe(file, ["epochs=3"]).published == ()
     file.write_text(yaml.safe_dump({"extends": KD, "data": {"root": "/there"}}))
-    assert load_recipe(file).published[0].top1 == 73.33
+    assert load_recipe(file).published[0].scores["top1"] == 73.33
 
 
 def test_the_way_to_the_same_settings_makes_no_other_recipe() -> None:
@@ -80,5 +80,5 @@ def test_the_way_to_the_same_settings_makes_no_other_recipe() -> None:
 
 def test_a_comparison_shows_what_was_published_by_row() -> None:
     recipe = load_recipe(KD, ["rows=[alone, kd, kd+dot]"])
-    assert [row.published[0].top1 for row in rows_of(recipe)] == [72.5, 73.33, 75.12]
+    assert [row.published[0].scores["top1"] for row in rows_of(recipe)] == [72.5, 73.33, 75.12]
     assert not [row for row in rows_of(load_recipe(KD, ["rows=[alone, kd, kd+dot]", "epochs=3"])) if row.published]

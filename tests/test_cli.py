@@ -110,8 +110,8 @@ def test_parquet_files_and_their_test_split_are_read_once_at_the_end(tmp_path: P
     done("train", "--student", "cifar:resnet8", "--data", tmp_path / "pets", "--epochs", 1, "--out", tmp_path / "x")
     found = results_of(tmp_path / "x")
     assert (found["data"]["num_train"], found["data"]["num_val"], found["data"]["num_test"]) == (12, 4, 6)
-    assert found["rows"][0]["seeds"][0]["test"]["top1"] == pytest.approx(
-        found["rows"][0]["summary"]["test_top1"]["mean"]
+    assert found["rows"][0]["seeds"][0]["test"]["scores"]["top1"] == pytest.approx(
+        found["rows"][0]["summary"]["test"]["top1"]["mean"]
     )
 
 
@@ -169,7 +169,9 @@ def test_compare_prints_only_the_table_where_a_format_is_asked_for(tmp_path: Pat
     if form == "csv":
         rows = list(csv.DictReader(io.StringIO(said.out)))
         assert [row["row"] for row in rows] == ["teacher", "alone", "kd+dot"]
-        assert float(rows[1]["top1"]) == pytest.approx(results_of(tmp_path / "x")["rows"][0]["summary"]["top1"]["mean"])
+        assert float(rows[1]["top1"]) == pytest.approx(
+            results_of(tmp_path / "x")["rows"][0]["summary"]["scores"]["top1"]["mean"]
+        )
 
 
 def test_rows_of_a_compare_equal_train_of_the_same_row(tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ def test_rows_of_a_compare_equal_train_of_the_same_row(tmp_path: Path) -> None:
 
 
 def test_evaluate_gives_the_runs_own_scores(digits_run: tuple[Path, str]) -> None:
-    last = results_of(digits_run[0])["rows"][0]["seeds"][0]["last"]
+    last = results_of(digits_run[0])["rows"][0]["seeds"][0]["last"]["scores"]
     said = done("evaluate", digits_run[0])
     assert f"val (128 images)   top-1 {last['top1']:.2f} %   top-5 {last['top5']:.2f} %" in said
 
@@ -315,6 +317,6 @@ def test_the_demo_distils_digits_and_prints_what_to_try_next(tmp_path: Path) -> 
     for part in ("alone", "kd+dot", "dist+dot", "projector", "6 rows x 3 seeds", "Next: ", "--train-teacher 10"):
         assert part in said
     found = results_of(tmp_path / "demo")
-    assert (found["teacher"]["val"]["top1"] > 90, len(found["rows"])) == (True, 6)
-    assert all(row["summary"]["top1"]["n"] == 3 for row in found["rows"])
+    assert (found["teacher"]["val"]["scores"]["top1"] > 90, len(found["rows"])) == (True, 6)
+    assert all(row["summary"]["scores"]["top1"]["n"] == 3 for row in found["rows"])
     assert (tmp_path / "demo/report.html").is_file()

@@ -77,7 +77,11 @@ def test_metrics_and_results_are_of_all_epochs_and_say_what_was_done(over: RunFo
     for row in results.rows:
         for seed in row.seeds:
             top1 = [line["val"]["top1"] for line in lines if (line["row"], line["seed"]) == (row.name, seed.seed)]
-            assert (seed.best.top1, seed.selected.epoch, seed.last.epoch) == (max(top1), 1 + top1.index(max(top1)), 4)
+            assert (seed.best.scores["top1"], seed.selected.epoch, seed.last.epoch) == (
+                max(top1),
+                1 + top1.index(max(top1)),
+                4,
+            )
     assert differing(*(load_file(run.teacher / "model.safetensors") for run in (over, went_on))) == []
 
 

@@ -101,17 +101,35 @@ def test_one_published_source_is_a_list_of_one_and_null_is_none() -> None:
     assert recipe(published=None).published == ()
     for one in (first, [first]):
         found = recipe(published=one)
-        assert [(source.top1, source.top5, source.source) for source in found.published] == [(73.33, 93.0, "DOT")]
+        assert [(source.scores["top1"], source.scores["top5"], source.source) for source in found.published] == [
+            (73.33, 93.0, "DOT")
+        ]
     both = recipe(published=[first, second])
     assert both.as_dict()["published"] == [first, second]
     assert recipe_from(both.as_dict()) == both
+
+
+@pytest.mark.parametrize(
+    ("published", "problem"),
+    [
+        ({"topp1": 73.33, "top1": 73.0}, r"published\.0\.topp1 +unknown; did you mean top1\?"),
+        ({"top1": 7333}, r"published\.0\.top1 +is a percentage from 0 to 100, got 7333"),
+        ({"top5": 93.0}, r"published\.0\.top1 +is missing"),
+        ({"top1": "high"}, r"published\.0\.top1 +input should be a valid number"),
+    ],
+)
+def test_what_was_published_is_by_metrics_of_the_task(published: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        recipe(published={**published, "source": "a table"})
+    with pytest.raises(UserError, match=rf"rows\.(0\.)?{problem}"):
+        recipe(rows=[{"name": "mine", "method": "kd", "published": {**published, "source": "a table"}}])
 
 
 def test_a_recipe_takes_nothing_over_of_what_was_published_for_the_one_it_extends(tmp_path: Path) -> None:
     written(tmp_path, "kd.yaml", BASE | {"published": {"top1": 73.33, "top5": 93.0, "source": "DOT"}})
     child = {"extends": "kd.yaml", "published": {"top1": 75.12, "source": "DOT"}}
     (found,) = load_recipe(written(tmp_path, "dot.yaml", child)).published
-    assert (found.top1, found.top5) == (75.12, None)
+    assert found.scores == {"top1": 75.12}
 
 
 def test_a_second_recipe_is_refused_and_a_strategy_is_not() -> None:

@@ -18,7 +18,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_student_that_its_method_has_added_to_scores_as_it_did_in_the_run(run: Path) -> None:
-    last = json.loads((run / "results.json").read_text())["rows"][0]["seeds"][0]["last"]
+    last = json.loads((run / "results.json").read_text())["rows"][0]["seeds"][0]["last"]["scores"]
     scores = f"top-1 {last['top1']:.2f} %   top-5 {last['top5']:.2f} %   balanced {last['balanced_accuracy']:.2f} %"
     assert f"{scores}   loss {last['loss']:.4f}" in done("evaluate", run)
 

@@ -166,7 +166,7 @@ def test_a_recipe_written_out_has_the_same_rows_and_needs_no_shipped_ones(base: 
 
 def test_a_row_carries_what_was_published_for_it_and_none_of_what_was_not() -> None:
     def top1(row: Row) -> float | None:
-        return row.published[0].top1 if row.published else None
+        return row.published[0].scores["top1"] if row.published else None
 
     found = rows(CIFAR.format("kd"), "alone, kd, kd+dot, crd, dist")
     assert {name: top1(row) for name, row in found.items()} == {

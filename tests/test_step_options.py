@@ -157,8 +157,11 @@ class TestAverages:
         results = read_results(run.path)
         epochs = [line for line in read_metrics(run) if line["kind"] == "epoch"]
         seed = results.rows[0].seeds[0]
-        assert (seed.selected.top1, seed.raw.top1) == (epochs[-1]["val"]["top1"], epochs[-1]["val_raw"]["top1"])
-        assert seed.selected.loss != seed.raw.loss
+        assert (seed.selected.scores["top1"], seed.raw.scores["top1"]) == (
+            epochs[-1]["val"]["top1"],
+            epochs[-1]["val_raw"]["top1"],
+        )
+        assert seed.selected.scores["loss"] != seed.raw.scores["loss"]
         assert results.weights == "averaged"
 
     def test_the_student_that_is_saved_is_the_averaged_one(self, tmp_path: Path) -> None:
@@ -181,8 +184,8 @@ class TestSelection:
         best = read_results(run.path).rows[0]
         epochs = [line for line in read_metrics(run) if line["kind"] == "epoch"]
         top = max(epoch["val"]["top1"] for epoch in epochs)
-        assert best.seeds[0].selected.top1 == top
-        assert best.seeds[0].last.top1 == last.seeds[0].last.top1 == epochs[-1]["val"]["top1"]
+        assert best.seeds[0].selected.scores["top1"] == top
+        assert best.seeds[0].last.scores["top1"] == last.seeds[0].last.scores["top1"] == epochs[-1]["val"]["top1"]
         assert top > epochs[-1]["val"]["top1"], "this run must have its best epoch before its last, to show anything"
 
     def test_selecting_on_the_test_images_must_be_called_that(self) -> None:

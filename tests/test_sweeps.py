@@ -209,7 +209,7 @@ def test_a_papers_ablation_is_there_with_every_cell(name: str) -> None:
     key, cells = ABLATIONS[name]
     words = cells.split()
     found = [row for row in rows_of(load_recipe(name)) if row.varied]
-    assert [(row.varied[key], row.published[0].top1) for row in found] == [
+    assert [(row.varied[key], row.published[0].scores["top1"]) for row in found] == [
         (float(value) if value[-1].isdigit() and value != "l2" else value, float(top1))
         for value, top1 in zip(words[::2], words[1::2], strict=True)
     ]
@@ -217,7 +217,7 @@ def test_a_papers_ablation_is_there_with_every_cell(name: str) -> None:
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_rows_beside_an_ablation_have_their_cells_too(name: str) -> None:
-    found = {row.name: row.published[0].top1 for row in rows_of(load_recipe(name)) if not row.varied}
+    found = {row.name: row.published[0].scores["top1"] for row in rows_of(load_recipe(name)) if not row.varied}
     assert found == OTHERS[name]
 
 
@@ -251,7 +251,11 @@ def test_longer_training_has_its_losses() -> None:
     assert [row.published[0].task_loss for row in rows] == [0.2379, 0.3844]
     for epochs, top1, loss in ((270, 73.51, 0.3801), (300, 73.63, 0.3818)):
         recipe = load_recipe(f"sweeps/dot-longer-{epochs}")
-        assert (recipe.published[0].top1, recipe.published[0].task_loss, recipe.epochs) == (top1, loss, epochs)
+        assert (recipe.published[0].scores["top1"], recipe.published[0].task_loss, recipe.epochs) == (
+            top1,
+            loss,
+            epochs,
+        )
 
 
 @pytest.mark.parametrize(("folder", "size"), [("dist", 32), ("dist-b2", 96), ("dist-b3", 128)])

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from engine_helpers import batches, small_net, small_teacher, tiny_recipe
 from understudy import Batch, Classification, Observation, StudentSpec, TappedModel, UserError
+from understudy.results.items import item_scores
 from understudy.runs.components import open_parts
-from understudy.tasks import ClassEvaluation, class_weights_for
+from understudy.tasks import ClassEvaluation, Evaluation, class_weights_for
 from understudy.training.build import Surroundings, build_student
 
 CPU = torch.device("cpu")
@@ -179,6 +180,17 @@ class TestScores:
             )
 
         assert evaluation(0, 1, 2, 3).agreement_with(evaluation(0, 1, 2, 0)) == 75.0
+
+    def test_what_is_kept_of_an_evaluation_tells_its_scores_item_by_item(self) -> None:
+        one, other = torch.tensor([0.5, 0.25, 1.0]), torch.tensor([0.75, 0.5, 0.0])
+        tensors = Evaluation({"miou": 58.3}, one).kept_as("val", "kd/0") | Evaluation({}, other).kept_as("val", "kd/1")
+        assert item_scores(tensors, split="val", row="kd", seeds=[0, 1]).tolist() == [one.tolist(), other.tolist()]
+        assert item_scores(tensors, split="val", row="kd", seeds=[0, 2]) is None
+        found = evaluated(6, 9.0 * F.one_hot(torch.tensor([0, 1, 2]), 6), torch.tensor([0, 1, 0]))
+        assert item_scores(found.kept_as("test", "kd/3"), split="test", row="kd", seeds=[3]).tolist() == [
+            [True, True, False]
+        ]
+        assert found.per_item.double().mean().item() == pytest.approx(found.top1 / 100, abs=1e-6)
 
     def test_nothing_to_evaluate_on_is_said(self) -> None:
         with pytest.raises(UserError, match="there are no images to evaluate on"):

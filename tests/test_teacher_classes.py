@@ -226,7 +226,7 @@ class TestRuns:
         )
         with torch.no_grad():
             right = small_net(2, num_classes=12).eval()(images.tensors[0])[:, PLACES].argmax(1) == images.tensors[1]
-        assert result.results.teacher.val.top1 == pytest.approx(100 * right.double().mean().item())
+        assert result.results.teacher.val.scores["top1"] == pytest.approx(100 * right.double().mean().item())
 
 
 class TestSize:

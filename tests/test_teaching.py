@@ -215,7 +215,7 @@ def test_a_student_whose_network_lies_under_module_is_distilled_and_found_again(
     with torch.no_grad():
         assert torch.equal(again(shown), result.student(shown))
         right = (again(shown).argmax(1) == images.tensors[1]).double().mean().item()
-    assert result.results.rows[0].seeds[0].last.top1 == pytest.approx(100 * right)
+    assert result.results.rows[0].seeds[0].last.scores["top1"] == pytest.approx(100 * right)
 
 
 def test_a_teacher_is_trained_in_as_many_passes_as_the_students_and_without_hooks(

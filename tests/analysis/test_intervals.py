@@ -164,3 +164,23 @@ def test_bootstrap_interval_covers_the_true_difference_about_as_often_as_it_says
         covered += found.low <= 3.0 <= found.high
 
     assert covered >= 180  # 95 % of 200 are 190; independent seeds and images make it cautious, not bold
+
+
+def test_an_interval_of_numbers_is_in_their_own_unit():
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0, 0.01, (3, 200))
+    error = 0.08 + noise
+
+    found = paired_bootstrap(error - 0.02 + generator.normal(0, 0.01, (3, 200)), error)
+
+    assert found.difference == pytest.approx(-0.02, abs=0.002)
+    assert found.low < found.difference < found.high < 0
+
+
+def test_an_interval_of_ones_and_zeros_is_a_hundredth_of_that_of_booleans():
+    generator = np.random.default_rng(0)
+    a, b = generator.random((2, 60)) < 0.8, generator.random((2, 60)) < 0.7
+
+    shares, numbers = paired_bootstrap(a, b), paired_bootstrap(a.astype(float), b.astype(float))
+
+    assert (shares.low, shares.high) == pytest.approx((100 * numbers.low, 100 * numbers.high))

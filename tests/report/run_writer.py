@@ -11,8 +11,23 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from understudy.analysis import agreement, paired_bootstrap, summary
-from understudy.report import Results
+from understudy.analysis import Summary, agreement, paired_bootstrap, summary
+from understudy.report import ALONE, Results
+from understudy.results.schema import (
+    Comparison,
+    DataFacts,
+    Deployed,
+    ModelFacts,
+    Row,
+    RowSummary,
+    Scores,
+    SeedResult,
+    Split,
+    Teacher,
+    TrainScores,
+)
+from understudy.tasks import Classification, Metric
+from understudy.utils.text import json_text
 
 NUM_IMAGES = 450
 NUM_CLASSES = 10
@@ -38,7 +53,7 @@ def write_run(
         rows, seeds, accuracy, has_teacher=has_teacher, splits=_splits(has_test), num_classes=num_classes
     )
     results = _results(predictions, rows, seeds, classes, title, num_epochs, has_teacher=has_teacher, has_test=has_test)
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json_text(results.as_dict()))
     _write_lines(folder / "metrics.jsonl", _metrics(rows, seeds, num_epochs, has_teacher=has_teacher))
     speeds = [("cifar:resnet8", "student", 11_432.0), ("cifar:resnet20", "teacher", 1_216.0)]
     _write_lines(
@@ -50,7 +65,7 @@ def write_run(
         + [{"kind": "run", "seconds": 61.4}],
     )
     environment = {
-        "hardware": {"cpu": "two cores", "gpu": None},
+        "hardware": {"processor": "two cores", "cores": 2, "threads": 2, "gpu": None},
         "versions": {"python": "3.11", "torch": "2.15.0"},
         "commit": "abc1234",
         "command": "understudy demo",
@@ -87,46 +102,48 @@ def results_of(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def results_with(
-    top1: dict[str, float],
+    means: dict[str, float],
     comparisons: dict[tuple[str, str], tuple[float, float, float]] | None = None,
     *,
     seeds: int = 3,
     teacher: float | None = 98.9,
     student_parameters: int = 12_042,
+    metric: Metric = Classification.metrics[0],
+    task: str = "classification",
 ) -> Results:
     """Results with these means, a deviation of 0.3, and (difference, low, high) by pair of rows."""
     std = 0.3 if seeds > 1 else None
-    rows: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "methods": [] if name == "alone" else [{"name": name.split("+")[0]}],
-            "student": {"model": "cifar:resnet8", "parameters": student_parameters},
-            "summary": {"top1": {"mean": mean, "std": std, "n": seeds}},
-        }
-        for name, mean in top1.items()
-    ]
-    found = [
-        {"row": row, "against": other, "split": "val", "difference": d, "low": low, "high": high}
-        | {"num_images": 450, "num_seeds": seeds}
+    rows = tuple(
+        Row(
+            name=name,
+            methods=() if name == ALONE else ({"name": name.split("+")[0]},),
+            student=ModelFacts(model="cifar:resnet8", parameters=student_parameters),
+            summary=RowSummary(scores={metric.name: Summary(mean, std, seeds)}),
+        )
+        for name, mean in means.items()
+    )
+    found = tuple(
+        Comparison(
+            row=row, against=other, split="val", difference=d, low=low, high=high, num_images=450, num_seeds=seeds
+        )
         for (row, other), (d, low, high) in (comparisons or {}).items()
-    ]
-    return Results.model_validate(
-        {
-            "schema": 1,
-            "name": "demo",
-            "data": {"name": "digits", "num_classes": 10, "num_train": 1347, "num_val": 450, "val_origin": "held out"},
-            "epochs": 20,
-            "seeds": list(range(seeds)),
-            "teacher": {"model": "cifar:resnet20", "parameters": 272_474, "val": {"top1": teacher}}
-            if teacher
-            else None,
-            "rows": rows,
-            "comparisons": found,
-        }
+    )
+    scored = None if teacher is None else Scores(scores={metric.name: teacher})
+    return Results(
+        name="demo",
+        task=task,
+        metrics=(metric,),
+        headline_metric=metric.name,
+        data=DataFacts(name="digits", num_classes=10, num_train=1347, num_val=450, val_origin="held out"),
+        epochs=20,
+        seeds=tuple(range(seeds)),
+        teacher=None if scored is None else Teacher(model="cifar:resnet20", parameters=272_474, val=scored),
+        rows=rows,
+        comparisons=found,
     )
 
 
-def _splits(has_test: bool) -> tuple[str, ...]:
+def _splits(has_test: bool) -> tuple[Split, ...]:
     return ("val", "test") if has_test else ("val",)
 
 
@@ -169,42 +186,44 @@ def _results(
     *,
     has_teacher: bool,
     has_test: bool,
-) -> dict[str, Any]:
+) -> Results:
     def top1(split: str, name: str) -> float:
         return float(100 * np.mean(predictions[f"{split}/{name}"] == predictions[f"{split}/labels"]))
 
-    teacher = {
-        "model": "cifar:resnet20",
-        "parameters": 272_474,
-        "macs": 2_500_000,
-        "starts_from": "trained here",
-        "val": {"top1": top1("val", "teacher"), "top5": 99.9, "loss": 0.04} if has_teacher else None,
-        "test": {"top1": top1("test", "teacher"), "loss": 0.05} if has_teacher and has_test else None,
-    }
-    data = {
-        "name": "digits",
-        "num_classes": len(classes),
-        "classes": list(classes),
-        "num_train": 1347,
-        "num_val": NUM_IMAGES,
-        "num_test": NUM_IMAGES if has_test else 0,
-        "val_origin": "held out by seed 0",
-        "augmentation": "crop (pad 1)",
-        "notes": [],
-    }
-    made = [_row(predictions, top1, row, seeds, num_epochs, has_teacher, has_test) for row in rows]
-    return {
-        "schema": 1,
-        "name": "demo",
-        "title": title,
-        "data": data,
-        "epochs": num_epochs,
-        "seeds": list(seeds),
-        "teacher": teacher if has_teacher else None,
-        "rows": made,
-        "comparisons": _comparisons(predictions, rows, seeds, _splits(has_test)),
-        "deployed": {"row": rows[-1], "seed": seeds[0], "folder": "student"},
-    }
+    task = Classification(len(classes))
+    return Results(
+        name="demo",
+        title=title,
+        metrics=task.metrics,
+        headline_metric=task.headline,
+        data=DataFacts(
+            name="digits",
+            num_classes=len(classes),
+            classes=tuple(classes),
+            num_train=1347,
+            num_val=NUM_IMAGES,
+            num_test=NUM_IMAGES if has_test else 0,
+            val_origin="held out by seed 0",
+            augmentation="crop (pad 1)",
+        ),
+        epochs=num_epochs,
+        seeds=tuple(seeds),
+        teacher=_teacher(top1, has_test) if has_teacher else None,
+        rows=tuple(_row(predictions, top1, row, seeds, num_epochs, has_teacher, has_test) for row in rows),
+        comparisons=tuple(_comparisons(predictions, rows, seeds, _splits(has_test))),
+        deployed=Deployed(row=rows[-1], seed=seeds[0], folder="student"),
+    )
+
+
+def _teacher(top1: Any, has_test: bool) -> Teacher:
+    return Teacher(
+        model="cifar:resnet20",
+        parameters=272_474,
+        macs=2_500_000,
+        starts_from="trained here",
+        val=Scores(scores={"top1": top1("val", "teacher"), "top5": 99.9, "loss": 0.04}),
+        test=Scores(scores={"top1": top1("test", "teacher"), "loss": 0.05}) if has_test else None,
+    )
 
 
 def _row(
@@ -215,68 +234,57 @@ def _row(
     num_epochs: int,
     has_teacher: bool,
     has_test: bool,
-) -> dict[str, Any]:
+) -> Row:
     by_seed = []
     for seed in seeds:
-        last = {"epoch": num_epochs, "top1": top1("val", f"{name}/{seed}"), "loss": 0.2}
-        if has_teacher:
-            last["agreement"] = agreement(predictions[f"val/{name}/{seed}"], predictions["val/teacher"])
-        train = {"task_loss": 0.02 + 0.01 * len(name), "kl_to_teacher": 2.0 / len(name) if has_teacher else None}
-        best = last | {"epoch": max(1, num_epochs - 2), "top1": last["top1"] + 0.4}
-        test = {"top1": top1("test", f"{name}/{seed}"), "loss": 0.2} if has_test else None
-        by_seed.append({"seed": seed, "last": last, "best": best, "test": test, "train": train})
+        said = f"{name}/{seed}"
+        agrees = agreement(predictions[f"val/{said}"], predictions["val/teacher"]) if has_teacher else None
+        reached = top1("val", said)
+        last = Scores(scores={"top1": reached, "loss": 0.2}, agreement=agrees, epoch=num_epochs)
+        train = TrainScores(task_loss=0.02 + 0.01 * len(name), kl_to_teacher=2.0 / len(name) if has_teacher else None)
+        best = Scores(scores={"top1": reached + 0.4}, epoch=max(1, num_epochs - 2))
+        test = Scores(scores={"top1": top1("test", said), "loss": 0.2}) if has_test else None
+        by_seed.append(SeedResult(seed=seed, selected=last, last=last, best=best, test=test, train=train))
 
-    def over_seeds(*path: str) -> dict[str, Any] | None:
-        values = [one[path[0]] and one[path[0]].get(path[1]) for one in by_seed]
-        if any(value is None for value in values):
-            return None
-        found = summary(values)
-        return {"mean": found.mean, "std": found.std, "n": found.n}
+    def over_seeds(values: Sequence[float | None]) -> Summary | None:
+        there = [value for value in values if value is not None]
+        return summary(there) if there else None
 
     methods = [{"name": part, "weight": 0.9} for part in name.split("+") if part not in ("alone", "dot")]
-    return {
-        "name": name,
-        "methods": methods,
-        "task_weight": 0.1 if methods else 1.0,
-        "update": {"name": "dot" if name.endswith("+dot") else "joint", "momentum": 0.9},
-        "student": {"model": "cifar:resnet8", "parameters": 12_042, "macs": 190_000, "starts_from": "seeded"},
-        "seeds": by_seed,
-        "summary": {
-            "top1": over_seeds("last", "top1"),
-            "best_top1": over_seeds("best", "top1"),
-            "agreement": over_seeds("last", "agreement"),
-            "test_top1": over_seeds("test", "top1"),
-            "task_loss": over_seeds("train", "task_loss"),
-            "kl_to_teacher": over_seeds("train", "kl_to_teacher"),
-        },
-    }
+    return Row(
+        name=name,
+        methods=tuple(methods),
+        task_weight=0.1 if methods else 1.0,
+        update={"name": "dot" if name.endswith("+dot") else "joint", "momentum": 0.9},
+        student=ModelFacts(model="cifar:resnet8", parameters=12_042, macs=190_000, starts_from="seeded"),
+        seeds=tuple(by_seed),
+        summary=RowSummary(
+            scores={"top1": summary([seed.selected.scores["top1"] for seed in by_seed])},
+            best={"top1": summary([seed.best.scores["top1"] for seed in by_seed])},
+            test={"top1": summary([seed.test.scores["top1"] for seed in by_seed if seed.test])} if has_test else {},
+            agreement=over_seeds([seed.selected.agreement for seed in by_seed]),
+            task_loss=over_seeds([seed.train.task_loss for seed in by_seed if seed.train]),
+            kl_to_teacher=over_seeds([seed.train.kl_to_teacher for seed in by_seed if seed.train]),
+        ),
+    )
 
 
 def _comparisons(
-    predictions: dict[str, np.ndarray], rows: Sequence[str], seeds: Sequence[int], splits: Sequence[str]
-) -> list[dict[str, Any]]:
-    if "alone" not in rows:
+    predictions: dict[str, np.ndarray], rows: Sequence[str], seeds: Sequence[int], splits: Sequence[Split]
+) -> list[Comparison]:
+    if ALONE not in rows:
         return []
     found = []
     for split in splits:
         labels = predictions[f"{split}/labels"]
         right = {row: np.stack([predictions[f"{split}/{row}/{seed}"] == labels for seed in seeds]) for row in rows}
         for row in rows:
-            if row == "alone":
+            if row == ALONE:
                 continue
-            interval = paired_bootstrap(right[row], right["alone"], resamples=500)
-            found.append(
-                {
-                    "row": row,
-                    "against": "alone",
-                    "split": split,
-                    "difference": interval.difference,
-                    "low": interval.low,
-                    "high": interval.high,
-                    "num_images": interval.num_images,
-                    "num_seeds": interval.num_seeds,
-                }
-            )
+            interval = paired_bootstrap(right[row], right[ALONE], resamples=500)
+            ends = {"difference": interval.difference, "low": interval.low, "high": interval.high}
+            counts = {"num_images": interval.num_images, "num_seeds": interval.num_seeds}
+            found.append(Comparison(row=row, against=ALONE, split=split, **ends, **counts))
     return found
 
 

@@ -188,7 +188,7 @@ def test_a_sweep_is_drawn_against_its_setting_with_published_points_beside(sweep
     axes = panels(plot)
 
     assert list(axes) == ["top-1 (validation), %", "task loss (train), nats", "KL to teacher (T=4, train), nats"]
-    means = {row.varied["update.delta"]: row.summary.top1.mean for row in sweep.results.rows if row.varied}
+    means = {row.varied["update.delta"]: row.summary.scores["top1"].mean for row in sweep.results.rows if row.varied}
     line = axes["top-1 (validation), %"].lines[0]
     assert list(line.get_xdata()) == [-0.09, 0.0, 0.05, 0.09]
     assert list(line.get_ydata()) == pytest.approx([means[x] for x in line.get_xdata()])

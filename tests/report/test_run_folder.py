@@ -8,6 +8,7 @@ from run_writer import results_of, write_run
 
 from understudy.report import Results, read_results, read_run, read_timing
 from understudy.utils.errors import UserError
+from understudy.utils.machine import describe_environment
 
 
 def test_a_whole_run_folder_misses_nothing(full_run):
@@ -36,7 +37,7 @@ def test_a_folder_without_results_says_what_writes_them(tmp_path):
 def test_results_of_another_schema_are_refused(tmp_path, full_run):
     (tmp_path / "results.json").write_text(json.dumps(results_of(full_run, schema=7)))
 
-    with pytest.raises(UserError, match="has schema 7, but this version reads 1"):
+    with pytest.raises(UserError, match="has schema 7, but this version reads 1 and 2"):
         read_results(tmp_path)
 
 
@@ -113,7 +114,7 @@ def test_the_headline_is_on_the_test_split_only_where_every_row_was_measured_the
     data = results_of(run)
 
     assert Results.model_validate(data).split == "test"
-    data["rows"][0]["summary"]["test_top1"] = None
+    data["rows"][0]["summary"]["test"] = {}
     assert Results.model_validate(data).split == "val"
 
 
@@ -122,10 +123,18 @@ def test_predictions_follow_the_headlines_split(tmp_path):
 
     assert run.predictions is not None
     right = 100 * np.mean(run.predictions.rows["kd"] == run.predictions.labels)
-    assert right == pytest.approx(run.results.top1(run.results.rows[1]).mean)
+    assert right == pytest.approx(run.results.score(run.results.rows[1]).mean)
 
 
 def test_a_run_continued_in_parts_took_the_sum_of_them(tmp_path):
     (tmp_path / "timing.jsonl").write_text('{"kind": "run", "seconds": 10}\n{"kind": "run", "seconds": 5.5}\n')
 
     assert read_timing(tmp_path / "timing.jsonl").run_seconds == 15.5
+
+
+def test_run_folders_of_these_tests_name_the_hardware_as_runs_do(full_run):
+    told = json.loads((full_run / "environment.json").read_text())
+
+    known = describe_environment()
+    assert told.keys() == known.keys()
+    assert told["hardware"].keys() <= {*known["hardware"], "gpu"}

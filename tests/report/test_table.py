@@ -55,7 +55,7 @@ def test_table_has_a_test_column_where_the_test_split_was_read(tmp_path):
 def test_images_that_are_test_and_validation_at_once_have_one_column():
     results = results_with({"alone": 91.8, "kd": 93.0})
     rows = [
-        row.model_copy(update={"summary": row.summary.model_copy(update={"test_top1": row.summary.top1})})
+        row.model_copy(update={"summary": row.summary.model_copy(update={"test": row.summary.scores})})
         for row in results.rows
     ]
     apart = results.model_copy(update={"rows": tuple(rows)})
@@ -74,7 +74,7 @@ def test_table_without_a_teacher_or_speeds_has_no_columns_for_them():
 
 def test_table_of_a_diverged_row_shows_a_dash(full_run):
     data = results_of(full_run)
-    data["rows"][1]["summary"]["top1"] = {"mean": None, "std": None, "n": 3}
+    data["rows"][1]["summary"]["scores"]["top1"] = {"mean": None, "std": None, "n": 3}
 
     table = comparison_table(Results.model_validate(data))
 
@@ -84,7 +84,7 @@ def test_table_of_a_diverged_row_shows_a_dash(full_run):
 def test_csv_holds_full_numbers_with_the_deviation_apart(table, full_run):
     rows = list(csv.DictReader(io.StringIO(render(table, "csv"))))
 
-    expected = json.loads((full_run / "results.json").read_text())["rows"][2]["summary"]["top1"]
+    expected = json.loads((full_run / "results.json").read_text())["rows"][2]["summary"]["scores"]["top1"]
     assert rows[3]["row"] == "kd+dot"
     assert float(rows[3]["top1"]) == expected["mean"]
     assert float(rows[3]["top1_std"]) == expected["std"]

@@ -83,6 +83,20 @@ def test_300_bent_results_are_read_or_refused_in_words(run: Path, tmp_path: Path
     assert 100 < bent.count(None) < len(bent) - 20  # the fuzzer bends some, and breaks others
 
 
+def test_bent_results_of_the_schema_before_are_read_or_refused_in_words(tmp_path: Path) -> None:
+    whole = json.loads((Path(__file__).parents[1] / "report/schema1/results.json").read_text())
+    bent = []
+
+    @settings(fuzzed, max_examples=100)
+    @given(mutants({**whole, "rows": whole["rows"][:1]}))
+    def try_one(tree: Any) -> None:
+        (tmp_path / "results.json").write_text(json.dumps(tree))
+        bent.append(said_of(tmp_path))
+
+    try_one()
+    assert 10 < bent.count(None) < len(bent) - 10
+
+
 def test_300_files_of_noise_are_no_results(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "x")
     refused = []

@@ -23,14 +23,14 @@ _COUNTS_AT_ONCE = 4_000_000  # int64 numbers held while resampling: 32 MB
 class Summary:
     """Mean and sample standard deviation (divisor n - 1) of n values; std is None where n is 1."""
 
-    mean: float
-    std: float | None
-    n: int
+    mean: float  # null where a seed came to no number
+    std: float | None  # null for one seed
+    n: int  # seeds
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A difference in percentage points, and the interval that the bootstrap gives it."""
+    """A difference, in percentage points or the unit of what was scored, and the interval that the bootstrap gives."""
 
     difference: float
     low: float
@@ -60,9 +60,9 @@ def summary(values: Sequence[float]) -> Summary:
 
 
 def paired_bootstrap(
-    correct_a: ArrayLike, correct_b: ArrayLike, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+    scores_a: ArrayLike, scores_b: ArrayLike, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Percentile interval of accuracy a minus accuracy b, resampling images and seeds together.
+    """Percentile interval of the mean score of a minus that of b, resampling images and seeds together.
 
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13; both levels are drawn with replacement
     as in Saravanan et al., "Application of the hierarchical bootstrap", 2020. Each resample draws N images and S
@@ -76,19 +76,19 @@ def paired_bootstrap(
     cost does not grow with N.
 
     Args:
-        correct_a: (S, N) booleans, whether a is right on each image under each seed.
-        correct_b: (S, N) booleans, the same images and seeds in the same order.
+        scores_a: (S, N) of a on each image under each seed: booleans, whether it is right, or numbers.
+        scores_b: (S, N), the same images and seeds in the same order.
         resamples: how many bootstrap samples.
         level: share of them inside the interval, between 0 and 1.
         seed: of the resampling; the same seed gives the same interval.
 
     Returns:
-        Interval in percentage points.
+        Interval in percentage points of booleans, else in the unit of the numbers.
 
     Raises:
         UserError: shapes that differ or are not (S, N) with S, N >= 1; a level outside (0, 1); no resamples.
     """
-    a, b = as_array(correct_a), as_array(correct_b)
+    a, b = as_array(scores_a), as_array(scores_b)
     if a.shape != b.shape or a.ndim != 2 or 0 in a.shape:
         raise UserError(
             f"a paired bootstrap needs two tables (seeds, images) of one shape, but got {a.shape} and {b.shape}; "
@@ -96,16 +96,18 @@ def paired_bootstrap(
         )
     if not 0 < level < 1 or resamples < 1:
         raise UserError(f"level must lie between 0 and 1 and resamples be positive, but got {level} and {resamples}")
-    difference = a.astype(bool).astype(np.int8) - b.astype(bool).astype(np.int8)  # (S, N) of -1, 0, 1
+    is_share = a.dtype.kind != "f" and b.dtype.kind != "f"
+    difference = a.astype(bool).astype(np.int8) - b.astype(bool).astype(np.int8) if is_share else a - b  # (S, N)
+    unit = 100 if is_share else 1
     totals = np.concatenate(list(_resampled_totals(difference, resamples, np.random.default_rng(seed))))
-    points = 100 * totals / difference.size
+    points = unit * totals / difference.size
     low, high = np.quantile(points, [(1 - level) / 2, (1 + level) / 2])
     num_seeds, num_images = difference.shape
-    return Interval(float(100 * difference.mean()), float(low), float(high), num_images, num_seeds)
+    return Interval(float(unit * difference.mean()), float(low), float(high), num_images, num_seeds)
 
 
 def _resampled_totals(
-    difference: npt.NDArray[np.int8], resamples: int, generator: np.random.Generator
+    difference: npt.NDArray[Any], resamples: int, generator: np.random.Generator
 ) -> Iterator[npt.NDArray[Any]]:
     """Sums of the resampled (S, N) differences, in pieces that keep the memory bounded."""
     num_seeds, num_images = difference.shape

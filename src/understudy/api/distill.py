@@ -70,7 +70,7 @@ class Result:
         The mean over the seeds of the row that `student` is of, where `settings` ask for several.
         """
         deployed = self.results.deployed and self.results.row(self.results.deployed.row)
-        return self.results.top1(deployed or self.results.rows[0]).mean
+        return self.results.score(deployed or self.results.rows[0]).mean
 
     def report(self, file: str | Path) -> Path:
         """Write the run's page to `file`."""

@@ -1,29 +1,41 @@
-"""What papers report for a recipe: percent and losses of one table, and the table's name."""
+"""What papers report for a recipe: scores and losses of one table, and the table's name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_serializer
+from pydantic import ConfigDict, Field, model_serializer
 
 from understudy.core.config import Config
 
 __all__ = ["Published", "as_list"]
 
+Score = Annotated[float, Field(ge=-1e100, le=1e100)]
+
 
 class Published(Config):
-    """What one table, or several that agree, report for this recipe."""
+    """What one table, or several that agree, report for this recipe.
 
-    top1: float = Field(ge=0, le=100)  # percent, as everywhere
-    top5: float | None = Field(default=None, ge=0, le=100)  # percent
+    Every key but those below is a metric of the task, with its score in the metric's unit: {top1: 75.12, source: ...}.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Score]
+
     task_loss: float | None = None  # nats, at the end, on the training images
     distill_loss: float | None = None  # likewise
     source: str  # paper and tables: "DOT, tables 3 (a) and 6"
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """By metric, in its unit."""
+        return dict(self.__pydantic_extra__ or {})
+
     @model_serializer
     def _without_what_is_not_reported(self) -> dict[str, Any]:
-        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+        said = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+        return {**self.scores, **said}
 
 
 def as_list(value: Any) -> Any:

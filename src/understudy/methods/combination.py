@@ -8,7 +8,9 @@ from understudy.core.taps import Taps
 from understudy.methods.base import MethodConfig
 from understudy.utils.errors import UserError
 
-__all__ = ["default_task_weight"]
+__all__ = ["ALONE", "default_task_weight"]
+
+ALONE = "alone"  # the row in which the student learns without a teacher
 
 
 def check_num_classes(config: MethodConfig, num_classes: int) -> None:
@@ -33,7 +35,7 @@ def default_task_weight(methods: Sequence[MethodConfig]) -> float:
 
 def row_name_of(methods: Sequence[MethodConfig], suffix: str) -> str:
     """'alone', 'kd', 'crd+kd', 'kd+dot'; the suffix is the update's."""
-    return "+".join([config.method.name for config in methods] or ["alone"]) + suffix
+    return "+".join([config.method.name for config in methods] or [ALONE]) + suffix
 
 
 def weighted(config: MethodConfig) -> tuple[float, int]:

@@ -13,7 +13,7 @@ from understudy.methods import METHODS, MethodConfig
 from understudy.methods.combination import default_task_weight, row_name_of
 from understudy.optim import DEFAULT_UPDATE, UPDATES, UpdateConfig, row_suffix, update_of_row, word_in_row
 from understudy.recipes.layers import merged, settings_alone
-from understudy.recipes.method_settings import ALONE, method_config
+from understudy.recipes.method_settings import NO_METHOD, method_config
 from understudy.recipes.row_settings import RowSettings
 from understudy.recipes.row_sources import RowSource, data_defaults, shipped_row
 from understudy.recipes.schema import Recipe
@@ -66,7 +66,7 @@ def row_named(recipe: Recipe, name: str) -> Row:
             time.
     """
     parts = [part.strip() for part in name.split("+")]
-    methods = [part for part in parts if not word_in_row(part) and part not in ALONE]
+    methods = [part for part in parts if not word_in_row(part) and part not in NO_METHOD]
     update = _update_in(name, parts, distils=bool(methods))
     # The name is a folder's too: written as it is read, without the spaces that may stand around each part.
     name = "+".join(parts)
@@ -150,7 +150,7 @@ def _row_written(recipe: Recipe, settings: RowSettings) -> Row:
         base["task_weight"] = None
     _refuse_of_another_update(settings, recipe)
     found = Recipe.read(settings_alone(merged(base, changes)), what=f"row {settings.name!r}")
-    if settings.name in ALONE and found.method:
+    if settings.name in NO_METHOD and found.method:
         raise UserError(f"row {settings.name!r}: that is the student without a method; give the row another name")
     update = update_of_row(found.update, distils=bool(found.method))
     row = _row(found, settings.name, found.method, update=update, task_weight=found.task_weight)

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from understudy.methods import METHODS, MethodConfig
+from understudy.methods.combination import ALONE
 from understudy.optim import DEFAULT_UPDATE, UPDATES, UpdateConfig, update_names
 from understudy.utils.errors import unknown_name
 
-__all__ = ["ALONE", "method_config", "method_configs", "update_config"]
+__all__ = ["NO_METHOD", "method_config", "method_configs", "update_config"]
 
-ALONE = ("alone", "none")
+NO_METHOD = (ALONE, "none")
 
 
 def method_configs(value: Any) -> tuple[MethodConfig, ...]:
@@ -52,4 +53,4 @@ def update_config(value: Any) -> UpdateConfig:
 
 def _is_none(item: Any) -> bool:
     name = item.get("name") if isinstance(item, Mapping) else item
-    return item is None or (isinstance(name, str) and name in ALONE)
+    return item is None or (isinstance(name, str) and name in NO_METHOD)

@@ -21,6 +21,7 @@ from understudy.recipes.layers import ORIGIN, merged, method_names, nested, sett
 from understudy.recipes.loading import parsed_yaml, read_recipe, recipe_names
 from understudy.recipes.method_settings import method_config, method_configs, update_config
 from understudy.recipes.origin import Changed, Origin, changed_settings
+from understudy.recipes.published import check_published
 from understudy.recipes.row_settings import RowSettings, row_settings
 from understudy.trackers.base import ALWAYS, tracker_names
 from understudy.utils.errors import UserError
@@ -181,6 +182,12 @@ class Recipe(Config):
         if any(abs(seed) >= LARGEST_SEED for seed in value):
             raise ValueError(f"{list(value)} has a seed of more than 18 digits, which results.json cannot hold")
         return value
+
+    @model_validator(mode="after")
+    def _published_by_metrics_of_the_task(self) -> Recipe:
+        of_rows = {f"rows.{i}.published": row.published for i, row in enumerate(self.rows) if not isinstance(row, str)}
+        check_published(self.task, {"published": self.published, **of_rows})
+        return self
 
     @model_validator(mode="after")
     def _selects_on_what_it_says(self) -> Recipe:

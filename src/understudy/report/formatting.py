@@ -5,8 +5,23 @@ from __future__ import annotations
 import math
 
 from understudy.analysis import Summary
+from understudy.tasks import Metric
 
-__all__ = ["ABSENT", "compact", "decimal", "duration", "loss", "points", "size_ratio", "spread"]
+__all__ = [
+    "ABSENT",
+    "compact",
+    "decimal",
+    "differences",
+    "duration",
+    "first_word",
+    "loss",
+    "points",
+    "score",
+    "score_spread",
+    "size_ratio",
+    "spread",
+    "with_unit",
+]
 
 ABSENT = "–"
 _MOST_DIGITS = 3  # no more digits than this are ever worth reading in a percentage
@@ -34,6 +49,34 @@ def spread(summary: Summary | None, digits: int = 1) -> str:
         return ABSENT
     mean = decimal(summary.mean, digits)
     return mean if summary.std is None else f"{mean} ± {decimal(summary.std, digits)}"
+
+
+def score(value: float | None, metric: Metric) -> str:
+    """A score without its unit: '94.6' of percent, three digits of anything else."""
+    return decimal(value) if metric.unit == "%" else loss(value)
+
+
+def score_spread(summary: Summary | None, metric: Metric) -> str:
+    """'94.6 ± 0.3', or '94.6' where there is one seed."""
+    if summary is None or not math.isfinite(summary.mean):
+        return ABSENT
+    mean = score(summary.mean, metric)
+    return mean if summary.std is None else f"{mean} ± {score(summary.std, metric)}"
+
+
+def with_unit(text: str, metric: Metric) -> str:
+    """'94.6 %', '0.31 nats', '0.82'."""
+    return f"{text} {metric.unit}" if metric.unit else text
+
+
+def first_word(title: str) -> str:
+    """A title at the beginning of a sentence: 'Top-1', but 'mIoU'."""
+    return title.capitalize() if title.islower() else title
+
+
+def differences(metric: Metric, *values: float) -> tuple[str, ...]:
+    """Differences of scores: percentage points as `points` writes them, three digits of anything else."""
+    return points(*values) if metric.unit == "%" else tuple(map(loss, values))
 
 
 def loss(value: float | None) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from understudy.analysis import outcomes
 from understudy.core.image_size import size_text
-from understudy.report.formatting import compact, decimal, duration
+from understudy.report.formatting import compact, duration, score, with_unit
 from understudy.report.run_data import RunFolder, read_run
 from understudy.report.sentences import headline, row_sentence
 from understudy.report.table import comparison_table
@@ -142,7 +142,8 @@ def _facts(results: Results) -> Iterator[tuple[str, str]]:
     if data.val_origin:
         yield "Validation", data.val_origin
     if results.teacher is not None:
-        known = f", top-1 {decimal(results.teacher_top1)} %" if results.teacher_top1 is not None else ""
+        metric, reached = results.metric, results.teacher_score
+        known = f", {metric.title} {with_unit(score(reached, metric), metric)}" if reached is not None else ""
         yield "Teacher", _model(results.teacher) + known
     for student in {row.student.model: row.student for row in results.rows}.values():
         yield "Student", _model(student)

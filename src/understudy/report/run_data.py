@@ -13,8 +13,10 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from understudy.results.items import item_scores
 from understudy.results.reading import read_results
-from understudy.results.schema import Count, Number, Record, Results
+from understudy.results.schema import Results
+from understudy.results.values import LARGEST, Count, Number, NumberOrNone, Record
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import lines_of, plain_json, shown, text_of, visible
 
@@ -28,16 +30,8 @@ MOST_EPOCH_RECORDS = 200_000
 class EpochTrain(Record):
     """The yardstick on one epoch's training batches."""
 
-    task_loss: Number | None = None
-    kl_to_teacher: Number | None = None
-    top1: Number | None = None
-
-
-class EpochVal(Record):
-    """Validation after one epoch."""
-
-    top1: Number | None = None
-    agreement: Number | None = None
+    task_loss: NumberOrNone = None
+    kl_to_teacher: NumberOrNone = None
 
 
 class EpochRecord(Record):
@@ -47,7 +41,7 @@ class EpochRecord(Record):
     seed: int
     epoch: Count
     train: EpochTrain = EpochTrain()
-    val: EpochVal | None = None
+    val: dict[str, NumberOrNone] | None = None  # validation: scores by metric, and "agreement"
 
 
 class Speed(Record):
@@ -74,7 +68,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Predicted classes on the headline's split, as stored."""
+    """What a classifier says of the headline's split, as stored: predicted classes."""
 
     labels: npt.NDArray[Any]  # (N,)
     teacher: npt.NDArray[Any] | None  # (N,)
@@ -90,6 +84,7 @@ class RunFolder:
     epochs: tuple[EpochRecord, ...] = ()
     timing: Timing = Timing()
     predictions: Predictions | None = None
+    items: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # by row: (S, N), see `item_scores`
     environment: dict[str, Any] = field(default_factory=dict)
     recipe: str = ""
     missing: tuple[str, ...] = ()  # one sentence for each thing that is not there or could not be read
@@ -103,12 +98,18 @@ def read_run(folder: Path) -> RunFolder:
     """
     results = read_results(folder)
     missing: list[str] = []
+    epochs = _epochs(folder / "metrics.jsonl", results, missing)
+    timing = read_timing(folder / "timing.jsonl", missing)
+    tensors = _tensors(folder / "predictions.safetensors", missing)
+    is_of_classes = results.task == "classification"
+    predictions = _predictions(tensors, results, missing) if is_of_classes and tensors is not None else None
     return RunFolder(
         folder=folder,
         results=results,
-        epochs=_epochs(folder / "metrics.jsonl", results, missing),
-        timing=read_timing(folder / "timing.jsonl", missing),
-        predictions=_predictions(folder / "predictions.safetensors", results, missing),
+        epochs=epochs,
+        timing=timing,
+        predictions=predictions,
+        items=_items(tensors or {}, results) if predictions or not is_of_classes else {},
         environment=_environment(folder / "environment.json", missing),
         recipe=_recipe(folder / "recipe.yaml", missing),
         missing=tuple(missing),
@@ -141,26 +142,32 @@ def _epochs(file: Path, results: Results, missing: list[str]) -> tuple[EpochReco
     return tuple(found.values())
 
 
-def _predictions(file: Path, results: Results, missing: list[str]) -> Predictions | None:
-    loss = "no figure of right and wrong images is drawn"
+_LOSS = "no figure of right and wrong images is drawn"
+
+
+def _tensors(file: Path, missing: list[str]) -> dict[str, npt.NDArray[Any]] | None:
+    """Everything in predictions.safetensors; None where it cannot be read."""
     if not file.is_file():
-        missing.append(f"{file.name} is not in the run folder: {loss}.")
+        missing.append(f"{file.name} is not in the run folder: {_LOSS}.")
         return None
     try:
-        tensors = load_file(file)
+        return load_file(file)
     except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:  # of a kind numpy does not know
-        missing.append(f"{file.name} could not be read ({visible(str(error))}): {loss}.")
+        missing.append(f"{file.name} could not be read ({visible(str(error))}): {_LOSS}.")
         return None
+
+
+def _predictions(tensors: dict[str, npt.NDArray[Any]], results: Results, missing: list[str]) -> Predictions | None:
     split, num_classes = results.split, results.data.num_classes
     labels = tensors.get(f"{split}/labels")
     if labels is None:
-        missing.append(f"{file.name} holds no predictions on the {split} split: {loss}.")
+        missing.append(f"predictions.safetensors holds no predictions on the {split} split: {_LOSS}.")
         return None
     unfit = [
         name for name, said in tensors.items() if name.startswith(f"{split}/") and not _fits(said, labels, num_classes)
     ]
     if unfit:
-        missing.append(f"{file.name}: {visible(unfit[0])} holds no class number for each image: {loss}.")
+        missing.append(f"predictions.safetensors: {visible(unfit[0])} holds no class number for each image: {_LOSS}.")
         return None
     rows = {}
     for row in results.rows:
@@ -168,6 +175,18 @@ def _predictions(file: Path, results: Results, missing: list[str]) -> Prediction
         if keys and all(key in tensors for key in keys):
             rows[row.name] = np.stack([tensors[key] for key in keys])
     return Predictions(labels, tensors.get(f"{split}/teacher"), rows)
+
+
+def _items(tensors: dict[str, npt.NDArray[Any]], results: Results) -> dict[str, npt.NDArray[Any]]:
+    """Scores item by item of the rows whose every seed has finite ones."""
+    found = {}
+    for row in results.rows:
+        seeds = [seed.seed for seed in row.seeds]
+        scores = item_scores(tensors, split=results.split, row=row.name, seeds=seeds)
+        is_table = scores is not None and scores.ndim == 2 and scores.size > 0 and scores.dtype.kind in "bf"
+        if scores is not None and is_table and bool((np.abs(scores) <= LARGEST).all()):
+            found[row.name] = scores
+    return found
 
 
 def _fits(said: npt.NDArray[Any], labels: npt.NDArray[Any], num_classes: int) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 
-from understudy.report.formatting import decimal, points, size_ratio
+from understudy.core.published import Published
+from understudy.report.formatting import decimal, differences, first_word, score, size_ratio, with_unit
 from understudy.report.run_data import Timing
-from understudy.results.schema import ALONE, Comparison, Published, Results, Row
+from understudy.results.schema import ALONE, Comparison, Results, Row
+from understudy.tasks import Metric
 
 __all__ = [
     "basis_sentence",
@@ -40,16 +41,17 @@ def row_sentence(results: Results, row: Row, timing: Timing | None = None) -> st
     """'kd+dot is ahead of alone by 2.8 points (95 % interval 1.1 to 4.4), at 1/23 of the teacher's parameters, ...'."""
     comparison = results.comparison(row.name, ALONE)
     if row.name == ALONE or comparison is None:
-        start = f"{row.name} reaches {_accuracy(results, row)}"
+        start = f"{row.name} reaches {_score(results, row)}"
     elif comparison.spans_zero:
-        amount, low, high = points(abs(comparison.difference), comparison.low, comparison.high)
-        way = "behind" if comparison.difference < 0 else "ahead of"
+        lead, least, most = _lead(results.metric, comparison)
+        amount, low, high = differences(results.metric, abs(lead), least, most)
+        way = "behind" if lead < 0 else "ahead of"
         start = (
-            f"{row.name} is {way} {ALONE} by {amount} points, but the 95 % interval, {low} to {high}, spans zero "
-            f"({_CANNOT_TELL})"
+            f"{row.name} is {way} {ALONE} by {_amount(results.metric, amount)}, "
+            f"but the 95 % interval, {low} to {high}, spans zero ({_CANNOT_TELL})"
         )
     else:
-        start = f"{row.name} is {_difference(comparison, ALONE)}"
+        start = f"{row.name} is {_difference(results, comparison, ALONE)}"
     caveat = _selection_caveat(results) if row is results.best_row else ""
     return ", ".join([start, *_cost_clauses(results, row, timing)]) + f".{caveat}"
 
@@ -68,7 +70,8 @@ def basis_sentence(results: Results) -> str:
     }[results.select_on]
     weights = " Weights are averages over the steps." if results.weights == "averaged" else ""
     epochs = f"{results.epochs} epochs" if results.epochs > 1 else "one epoch"
-    return f"Top-1 {epoch} {epochs}{chosen} on {results.num_images:,} {where}{origin}; {seeds}.{weights}"
+    what = first_word(results.metric.title)
+    return f"{what} {epoch} {epochs}{chosen} on {results.num_images:,} {where}{origin}; {seeds}.{weights}"
 
 
 def best_epoch_sentence(results: Results) -> str:
@@ -91,13 +94,13 @@ def changed_sentence(results: Results) -> str:
 
 def published_sentence(results: Results) -> str:
     """'Published: top-1 75.12 %, top-5 93.46 % (DOT, table 3 (a)); top-1 ...', the headline's source first."""
-    return f"Published: {'; '.join(map(_reported, results.published))}."
+    return f"Published: {'; '.join(_reported(source, results) for source in results.published)}."
 
 
-def _reported(published: Published) -> str:
-    shares = {"top-1": published.top1, "top-5": published.top5}
+def _reported(published: Published, results: Results) -> str:
+    scores = [(metric, published.scores[metric.name]) for metric in results.metrics if metric.name in published.scores]
     losses = {"task loss": published.task_loss, "distill loss": published.distill_loss}
-    said = [f"{name} {decimal(value, 2)} %" for name, value in shares.items() if value is not None]
+    said = [with_unit(f"{metric.title} {decimal(value, 2)}", metric) for metric, value in scores]
     said += [f"{name} {decimal(value, 4)}" for name, value in losses.items() if value is not None]
     return ", ".join(said) + (f" ({published.source})" if published.source else "")
 
@@ -114,7 +117,7 @@ def _selection_caveat(results: Results) -> str:
 
 
 def _standing(results: Results, best: Row) -> str:
-    reaches = _accuracy(results, best)
+    reaches = _score(results, best)
     alone = results.row(ALONE)
     if len(results.rows) == 1:
         if best.name == ALONE or not best.methods:
@@ -126,65 +129,85 @@ def _standing(results: Results, best: Row) -> str:
         return _without_alone(results, best, reaches)
     comparison = results.comparison(best.name, ALONE)
     if comparison is None:
-        (gain,) = points(results.top1(best).mean - results.top1(alone).mean)
-        return f"{best.name} has the highest mean: {reaches}, {gain} points above the student alone (no interval)"
+        metric = results.metric
+        (gain,) = differences(metric, metric.worth(results.score(best).mean) - metric.worth(results.score(alone).mean))
+        gained = f"{_amount(metric, gain)} {'above' if metric.higher_is_better else 'below'} the student alone"
+        return f"{best.name} has the {_best(results)} mean: {reaches}, {gained} (no interval)"
     if comparison.spans_zero:
-        return f"{best.name} has the highest mean, {reaches}, but its {_not_separate(comparison, 'the student alone')}"
-    return f"{best.name} is the best row: {reaches}, {_difference(comparison, 'the student alone')}"
+        apart = _not_separate(results, comparison, "the student alone")
+        return f"{best.name} has the {_best(results)} mean, {reaches}, but its {apart}"
+    return f"{best.name} is the best row: {reaches}, {_difference(results, comparison, 'the student alone')}"
 
 
 def _alone_is_best(results: Results, reaches: str) -> str:
-    others = [row for row in results.rows if row.name != ALONE and math.isfinite(results.top1(row).mean)]
     start = f"No row is ahead of the student alone, which reaches {reaches}"
-    if not others:
+    nearest = results.best_of(row for row in results.rows if row.name != ALONE)
+    if nearest is None:
         return f"{start}; no other row came to a number"
-    nearest = max(others, key=lambda row: results.top1(row).mean)
     comparison = results.comparison(nearest.name, ALONE)
     if comparison is None:
-        return f"{start}; the nearest is {nearest.name} with {_accuracy(results, nearest)}"
+        return f"{start}; the nearest is {nearest.name} with {_score(results, nearest)}"
     if comparison.spans_zero:
-        return f"{start}; the nearest is {nearest.name}, whose {_not_separate(comparison, 'alone')}"
-    return f"{start}; the nearest, {nearest.name}, is {_difference(comparison, 'it')}"
+        return f"{start}; the nearest is {nearest.name}, whose {_not_separate(results, comparison, ALONE)}"
+    return f"{start}; the nearest, {nearest.name}, is {_difference(results, comparison, 'it')}"
 
 
 def _without_alone(results: Results, best: Row, reaches: str) -> str:
-    finite = [row for row in results.rows if row is not best and math.isfinite(results.top1(row).mean)]
-    start = f"{best.name} has the highest mean: {reaches}"
-    if not finite:
+    start = f"{best.name} has the {_best(results)} mean: {reaches}"
+    second = results.best_of(row for row in results.rows if row is not best)
+    if second is None:
         return f"{start}; no other row came to a number"
-    second = max(finite, key=lambda row: results.top1(row).mean)
     comparison = results.comparison(best.name, second.name)
     if comparison is None:
-        return f"{start}; next is {second.name} with {_accuracy(results, second)}; there is no row {ALONE!r}"
+        return f"{start}; next is {second.name} with {_score(results, second)}; there is no row {ALONE!r}"
     if comparison.spans_zero:
-        return f"{start}, but its {_not_separate(comparison, second.name)}"
-    return f"{best.name} is the best row: {reaches}, {_difference(comparison, second.name)}"
+        return f"{start}, but its {_not_separate(results, comparison, second.name)}"
+    return f"{best.name} is the best row: {reaches}, {_difference(results, comparison, second.name)}"
 
 
-def _difference(comparison: Comparison, against: str) -> str:
-    amount, low, high = points(comparison.difference, comparison.low, comparison.high)
-    if comparison.difference < 0:  # behind by a positive amount, with the interval turned round to match
-        amount, low, high = points(-comparison.difference, -comparison.high, -comparison.low)
-    way = "behind" if comparison.difference < 0 else "ahead of"
-    return f"{way} {against} by {amount} points (95 % interval {low} to {high}{_seeds_clause(comparison)})"
+def _lead(metric: Metric, comparison: Comparison) -> tuple[float, float, float]:
+    """By how much the one row is better than the other, and the ends of the interval."""
+    if metric.higher_is_better:
+        return comparison.difference, comparison.low, comparison.high
+    return -comparison.difference, -comparison.high, -comparison.low
 
 
-def _not_separate(comparison: Comparison, against: str) -> str:
-    amount, low, high = points(comparison.difference, comparison.low, comparison.high)
+def _difference(results: Results, comparison: Comparison, against: str) -> str:
+    lead, least, most = _lead(results.metric, comparison)
+    amount, low, high = differences(results.metric, lead, least, most)
+    if lead < 0:  # behind by a positive amount, with the interval turned round to match
+        amount, low, high = differences(results.metric, -lead, -most, -least)
+    way = "behind" if lead < 0 else "ahead of"
+    by = _amount(results.metric, amount)
+    return f"{way} {against} by {by} (95 % interval {low} to {high}{_seeds_clause(comparison)})"
+
+
+def _not_separate(results: Results, comparison: Comparison, against: str) -> str:
+    amount, low, high = differences(results.metric, comparison.difference, comparison.low, comparison.high)
     return (
-        f"difference of {amount} points to {against} has a 95 % interval that spans zero "
+        f"difference of {_amount(results.metric, amount)} to {against} has a 95 % interval that spans zero "
         f"({low} to {high}{_seeds_clause(comparison)}): {_CANNOT_TELL}"
     )
+
+
+def _amount(metric: Metric, difference: str) -> str:
+    """'2.8 points' of percentages, '0.031 nats'."""
+    return f"{difference} points" if metric.unit == "%" else with_unit(difference, metric)
 
 
 def _seeds_clause(comparison: Comparison) -> str:
     return " over images, with one seed" if comparison.num_seeds == 1 else ""
 
 
-def _accuracy(results: Results, row: Row) -> str:
-    summary = results.top1(row)
-    mean = f"{decimal(summary.mean)} %"
-    return mean if summary.std is None else f"{mean} ± {decimal(summary.std)}"
+def _score(results: Results, row: Row) -> str:
+    """'94.6 % ± 0.3'."""
+    summary = results.score(row)
+    mean = with_unit(score(summary.mean, results.metric), results.metric)
+    return mean if summary.std is None else f"{mean} ± {score(summary.std, results.metric)}"
+
+
+def _best(results: Results) -> str:
+    return "highest" if results.metric.higher_is_better else "lowest"
 
 
 def _kept_clause(results: Results, row: Row) -> str:
@@ -195,12 +218,23 @@ def _kept_clause(results: Results, row: Row) -> str:
     subject = "it" if stands_clear else "the student alone" if row.name == ALONE else row.name
     size = size_ratio(row.student.parameters, results.teacher.parameters)
     at_size = f" at {_of(size)} its parameters" if size else ""
-    if results.teacher_top1 is None or results.teacher_top1 <= 0:
+    kept = _kept(results, row)
+    if kept is None:
         return f"{subject} has {_of(size)} the teacher's parameters" if size else ""
-    kept = 100 * results.top1(row).mean / results.teacher_top1
-    if kept > 100:
-        return f"{subject} is above the teacher's {decimal(results.teacher_top1)} %{at_size}"
-    return f"{subject} keeps {decimal(kept)} % of the teacher's accuracy{at_size}"
+    return f"{subject} {kept}{at_size}"
+
+
+def _kept(results: Results, row: Row) -> str | None:
+    """'keeps 95.7 % of the teacher's accuracy'; None where it cannot be said."""
+    metric, reached, own = results.metric, results.teacher_score, results.score(row).mean
+    if reached is None or (metric.higher_is_better and reached <= 0):
+        return None
+    there = with_unit(score(reached, metric), metric)
+    if not metric.higher_is_better:
+        return f"is {'below' if own < reached else 'above'} the teacher's {there}"
+    if own > reached:
+        return f"is above the teacher's {there}"
+    return f"keeps {decimal(100 * own / reached)} % of the teacher's {metric.word or metric.title}"
 
 
 def _cost_clauses(results: Results, row: Row, timing: Timing | None) -> list[str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from understudy.analysis import Summary
-from understudy.report.formatting import ABSENT, compact, decimal, loss, spread
+from understudy.report.formatting import ABSENT, compact, decimal, loss, score, score_spread, spread
 from understudy.report.run_data import Timing
 from understudy.report.sentences import basis_sentence, best_epoch_sentence, changed_sentence, published_sentence
-from understudy.results.schema import Results, Row, Scores, Teacher
+from understudy.results.schema import Results, Row, Scores
+from understudy.tasks import Metric
 
 __all__ = ["Cell", "Column", "Line", "Table", "comparison_table"]
 
@@ -57,28 +58,35 @@ class Table:
         return Table(tuple(self.columns[i] for i in kept), lines, self.notes)
 
 
-_COLUMNS = (
-    Column("row", "row"),
-    Column("test_top1", "test top-1", "%, {epoch}"),
-    Column("top1", "top-1", "%, {epoch}"),
-    Column("published", "published", "top-1, %"),
-    Column("raw_top1", "not averaged", "%, last epoch"),
-    Column("last_top1", "last", "epoch"),
-    Column("best_top1", "best", "epoch"),
-    Column("agreement", "agrees with", "the teacher, %"),
-    Column("task_loss", "task loss", "(train)"),
-    Column("kl_to_teacher", "KL to teacher", "(T=4, train)"),
-    Column("parameters", "parameters", is_optional=True),
-    Column("macs", "MACs", "an image", is_optional=True),
-    Column("images_per_second", "images/s", "this machine", is_optional=True),
-)
+def _columns(metric: Metric, epoch: str) -> tuple[Column, ...]:
+    """All columns that there can be, of a run whose rows are compared by this metric, at this epoch."""
+    name, title, unit = metric.name, metric.title, metric.unit
+    return (
+        Column("row", "row"),
+        Column(f"test_{name}", f"test {title}", _listed(unit, epoch)),
+        Column(name, title, _listed(unit, epoch)),
+        Column("published", "published", _listed(title, unit)),
+        Column(f"raw_{name}", "not averaged", _listed(unit, "last epoch")),
+        Column(f"last_{name}", "last", "epoch"),
+        Column(f"best_{name}", "best", "epoch"),
+        Column("agreement", "agrees with", "the teacher, %"),
+        Column("task_loss", "task loss", "(train)"),
+        Column("kl_to_teacher", "KL to teacher", "(T=4, train)"),
+        Column("parameters", "parameters", is_optional=True),
+        Column("macs", "MACs", "an image", is_optional=True),
+        Column("images_per_second", "images/s", "this machine", is_optional=True),
+    )
+
+
+def _listed(*words: str) -> str:
+    return ", ".join(word for word in words if word)
 
 
 def comparison_table(results: Results, timing: Timing | None = None) -> Table:
     """One line for the teacher, one for each row; columns in which nothing was measured are left out.
 
-    Accuracies and agreement are percent at the epoch that the heading names, losses nats on training batches, KL is
-    from student to teacher at T = 4, MACs are of one image.
+    Scores are in their metric's unit and agreement is percent, at the epoch that the heading names; losses are nats on
+    training batches, KL is from student to teacher at T = 4, MACs are of one image.
 
     Args:
         results: what results.json holds.
@@ -86,33 +94,34 @@ def comparison_table(results: Results, timing: Timing | None = None) -> Table:
     """
     timing = timing or Timing()
     best = results.best_row
-    lines = [Line(_teacher_cells(results.teacher, timing), "teacher")] if results.teacher else []
+    name = results.metric.name
+    lines = [Line(_teacher_cells(results, timing), "teacher")] if results.teacher else []
     for row in results.rows:
         is_best = len(results.rows) > 1 and row is best
-        lines.append(Line(_row_cells(row, timing), "best" if is_best else "row"))
-    columns = [replace(column, note=column.note.format(epoch=results.epoch_words)) for column in _COLUMNS]
+        lines.append(Line(_row_cells(row, results.metric, timing), "best" if is_best else "row"))
+    columns = _columns(results.metric, results.epoch_words)
     empty = [
         column.key
         for i, column in enumerate(columns)
-        if column.key != "top1" and all(line.cells[i].value is None for line in lines if line.kind != "teacher")
+        if column.key != name and all(line.cells[i].value is None for line in lines if line.kind != "teacher")
     ]
-    told_already = ["last_top1"] if results.select_on == "last" else []
+    told_already = [f"last_{name}"] if results.select_on == "last" else []
     told_already += ["published"] if results.published else []  # below, with every source
     if results.split == "test" and results.data.val_origin == "test split":
-        told_already.append("top1")  # test and validation are the same images
-    return Table(tuple(columns), tuple(lines), tuple(_notes(results))).without([*empty, *told_already])
+        told_already.append(name)  # test and validation are the same images
+    return Table(columns, tuple(lines), tuple(_notes(results))).without([*empty, *told_already])
 
 
-def _row_cells(row: Row, timing: Timing) -> tuple[Cell, ...]:
-    summary = row.summary
+def _row_cells(row: Row, metric: Metric, timing: Timing) -> tuple[Cell, ...]:
+    summary, name = row.summary, metric.name
     return (
         Cell(row.name, row.name),
-        _percent(summary.test_top1),
-        _percent(summary.top1),
-        _published(row),
-        _mean(summary.raw_top1),
-        _mean(summary.last_top1),
-        _mean(summary.best_top1),
+        _spread(summary.test.get(name), metric),
+        _spread(summary.scores.get(name), metric),
+        _published(row, name),
+        _mean(summary.raw.get(name), metric),
+        _mean(summary.last.get(name), metric),
+        _mean(summary.best.get(name), metric),
         _percent(summary.agreement),
         _loss(summary.task_loss),
         _loss(summary.kl_to_teacher),
@@ -122,14 +131,18 @@ def _row_cells(row: Row, timing: Timing) -> tuple[Cell, ...]:
     )
 
 
-def _teacher_cells(teacher: Teacher, timing: Timing) -> tuple[Cell, ...]:
-    def top1(scores: Scores | None) -> Cell:
-        return Cell(decimal(scores.top1), scores.top1) if scores else Cell()
+def _teacher_cells(results: Results, timing: Timing) -> tuple[Cell, ...]:
+    teacher, metric = results.teacher, results.metric
+    assert teacher is not None
+
+    def reached(scores: Scores | None) -> Cell:
+        found = None if scores is None else scores.scores.get(metric.name)
+        return Cell() if found is None else Cell(score(found, metric), found)
 
     return (
         Cell("teacher", "teacher"),
-        top1(teacher.test),
-        top1(teacher.val),
+        reached(teacher.test),
+        reached(teacher.val),
         *[Cell()] * 7,  # its best epoch is not known, and it agrees with itself
         _count(teacher.parameters),
         _count(teacher.macs),
@@ -139,7 +152,7 @@ def _teacher_cells(teacher: Teacher, timing: Timing) -> tuple[Cell, ...]:
 
 def _notes(results: Results) -> Iterator[str]:
     yield basis_sentence(results)
-    if any(row.summary.best_top1 for row in results.rows):
+    if any(results.metric.name in row.summary.best for row in results.rows):
         yield best_epoch_sentence(results)
     if any(row.summary.kl_to_teacher for row in results.rows):
         yield (
@@ -154,16 +167,21 @@ def _notes(results: Results) -> Iterator[str]:
         yield changed_sentence(results)
 
 
-def _mean(summary: Summary | None) -> Cell:
-    return Cell(decimal(summary.mean), summary.mean, summary.std) if summary else Cell()
+def _mean(summary: Summary | None, metric: Metric) -> Cell:
+    return Cell(score(summary.mean, metric), summary.mean, summary.std) if summary else Cell()
+
+
+def _spread(summary: Summary | None, metric: Metric) -> Cell:
+    return Cell(score_spread(summary, metric), summary.mean, summary.std) if summary else Cell()
 
 
 def _percent(summary: Summary | None) -> Cell:
     return Cell(spread(summary), summary.mean, summary.std) if summary else Cell()
 
 
-def _published(row: Row) -> Cell:
-    return Cell(decimal(row.published[0].top1, 2), row.published[0].top1) if row.published else Cell()
+def _published(row: Row, metric: str) -> Cell:
+    found = row.published[0].scores.get(metric) if row.published else None
+    return Cell() if found is None else Cell(decimal(found, 2), found)
 
 
 def _loss(summary: Summary | None) -> Cell:

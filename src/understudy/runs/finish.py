@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from understudy.data.sources.found import BadImages
 from understudy.models.cost import images_per_second
-from understudy.report import Results, headline
-from understudy.results.schema import Row as ResultsRow
-from understudy.runs.collect import assemble
+from understudy.report import headline
+from understudy.results.schema import Deployed, Headline, Results, Row, Teacher
+from understudy.results.seed_record import SeedRecord
+from understudy.runs.collect import assemble, scored_teacher
 from understudy.runs.context import Execution
 from understudy.runs.folder import RunFolder
-from understudy.runs.seeds import _contiguous
+from understudy.runs.seeds import kept_seed, save_predictions
 from understudy.utils.machine import peak_memory_gib
 
 __all__ = ["finish"]
@@ -27,44 +25,45 @@ __all__ = ["finish"]
 
 def finish(execution: Execution) -> None:
     """Put the seeds together: predictions, results, the student to deploy, speeds, the page."""
-    recipe, parts, run = execution.recipe, execution.parts, execution.run
-    records: dict[str, list[Any]] = {row.name: [] for row in execution.rows}
-    students: dict[str, Any] = {}
+    parts, run = execution.parts, execution.run
+    kept = [kept_seed(run, seed) for seed in execution.recipe.seeds]
+    records = [record for record, _ in kept]
     predictions: dict[str, Tensor] = {}
-    skipped: set[str] = set()
-    lengths: set[int] = set()  # epochs that the run was to have, one after the other
-    for seed in recipe.seeds:
-        kept = json.loads(run.seed_file(seed).read_text(encoding="utf-8"))
-        skipped |= set(kept["skipped"])
-        lengths |= set(kept["lengths"])
-        for name, found in kept["rows"].items():
-            records[name].append(found["record"])
-            students[name] = found["student"]
-        predictions |= load_file(run.seed_file(seed).with_suffix(".safetensors"))
     for split, evaluation in execution.teacher.items():
-        predictions = evaluation.kept_as(split, "teacher") | predictions
-    save_file(_contiguous(predictions), run.predictions_file)
+        predictions |= evaluation.kept_as(split, "teacher")
+    for _, of_seed in kept:
+        predictions |= of_seed
+    save_predictions(predictions, run.predictions_file)
     results = assemble(
         parts,
         execution.rows,
         name=run.path.name,
-        seed_records=records,
-        students=students,
-        teacher=execution.teacher,
+        seeds={row.name: [record.rows[row.name].record for record in records] for row in execution.rows},
+        students={name: row.student for record in records for name, row in record.rows.items()},
+        teacher=_teacher(execution),
         predictions=predictions,
+        notes=list(_notes(execution, records)),
     )
-    if skipped:
+    best = results.best_row or results.rows[0]
+    told = {"headline": Headline(row=best.name, sentence=headline(results)), "deployed": _deploy(run, results, best)}
+    _time_models(execution)
+    run.write_json(run.results_file, results.model_copy(update=told).as_dict())
+
+
+def _teacher(execution: Execution) -> Teacher | None:
+    teacher = execution.parts.teacher
+    return None if teacher is None else scored_teacher(teacher.facts(), execution.teacher)
+
+
+def _notes(execution: Execution, records: Sequence[SeedRecord]) -> Iterator[str]:
+    """What this run met; images that it could not read are told at once."""
+    if skipped := {image for record in records for image in record.skipped}:
         note = BadImages(sorted(skipped), ("image cannot be read", "images cannot be read")).note()
         execution.display.say(note)
-        results["data"]["notes"].append(note)
+        yield note
+    lengths = {length for record in records for length in record.lengths}
     if len(lengths) > 1:
-        results["data"]["notes"].append(_length_note(sorted(lengths)))
-    found = Results.read(results, what="results of this run")
-    best = found.best_row or found.rows[0]
-    results["headline"] = {"row": best.name, "sentence": headline(found)}
-    results["deployed"] = _deploy(run, best)
-    _time_models(execution)
-    run.write_json(run.results_file, results)
+        yield _length_note(sorted(lengths))
 
 
 def _length_note(lengths: Sequence[int]) -> str:
@@ -73,15 +72,15 @@ def _length_note(lengths: Sequence[int]) -> str:
     return f"learning rates: first as a run of {lengths[0]} epoch{'s' * (lengths[0] > 1)}, then {', then '.join(parts)}"
 
 
-def _deploy(run: RunFolder, row: ResultsRow) -> dict[str, Any]:
+def _deploy(run: RunFolder, results: Results, row: Row) -> Deployed:
     """Copy the row's best seed, on the validation images, to where it is deployed from."""
-    best = max(row.seeds, key=lambda seed: seed.selected.top1)
+    best = max(row.seeds, key=lambda seed: results.metric.worth(seed.selected.of(results.metric)))
     partial = run.path / ".student.partial"
     for leftover in (partial, run.student):
         shutil.rmtree(leftover, ignore_errors=True)
     shutil.copytree(run.students / row.name / f"seed{best.seed}", partial)
     partial.rename(run.student)
-    return {"row": row.name, "seed": best.seed, "folder": run.student.name}
+    return Deployed(row=row.name, seed=best.seed, folder=run.student.name)
 
 
 def _time_models(execution: Execution) -> None:

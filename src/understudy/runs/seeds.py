@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from understudy.models import save_student
 from understudy.models.cost import model_facts
+from understudy.results.schema import ModelFacts
+from understudy.results.seed_record import SeedRecord, SeedRow, seed_record_from
 from understudy.runs.build import deployed_network
-from understudy.runs.collect import seed_record
+from understudy.runs.collect import seed_result
 from understudy.runs.context import Execution
 from understudy.runs.folder import RunFolder
 from understudy.tasks import Evaluation
@@ -20,7 +23,7 @@ from understudy.training.connector_weights import save_connectors
 from understudy.training.trainer import Trainer
 from understudy.utils import files
 
-__all__ = ["is_kept", "keep_seed"]
+__all__ = ["is_kept", "keep_seed", "kept_seed", "save_predictions"]
 
 
 def is_kept(run: RunFolder, seed: int, *, epochs: int) -> bool:
@@ -41,7 +44,7 @@ def keep_seed(
     """
     parts, run = execution.parts, execution.run
     predictions: dict[str, Tensor] = {}
-    records: dict[str, Any] = {}
+    rows: dict[str, SeedRow] = {}
     for student in trainer.students:
         network = deployed_network(parts, student)
         folder = run.students / student.name / f"seed{seed}"
@@ -57,14 +60,24 @@ def keep_seed(
         of_row = {split: by_row[student.name] for split, by_row in found.items()}
         for split, evaluation in of_row.items():
             predictions |= evaluation.kept_as(split, f"{student.name}/{seed}")
-        record = seed_record(trainer, student.name, seed=seed, found=of_row, teacher=execution.teacher)
-        records[student.name] = {"record": record, "student": model_facts(network, parts.image_size)}
+        result = seed_result(trainer, student.name, seed=seed, found=of_row, teacher=execution.teacher)
+        facts = ModelFacts(**model_facts(network, parts.image_size))
+        rows[student.name] = SeedRow(record=result, student=facts)
     predictions_file = run.seed_file(seed).with_suffix(".safetensors")
-    save_file(_contiguous(predictions), predictions_file)
+    save_predictions(predictions, predictions_file)
     for file in (predictions_file, *run.students.glob(f"*/seed{seed}/*")):
         files.to_disk(file)  # before the record that counts on them
-    run.write_json(run.seed_file(seed), {"rows": records, "skipped": list(skipped), "lengths": trainer.lengths})
+    record = SeedRecord(rows=rows, skipped=tuple(skipped), lengths=tuple(trainer.lengths))
+    run.write_json(run.seed_file(seed), record.as_dict())
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+def kept_seed(run: RunFolder, seed: int) -> tuple[SeedRecord, dict[str, Tensor]]:
+    """The record of a finished seed, and its predictions by key."""
+    file = run.seed_file(seed)
+    record = seed_record_from(json.loads(file.read_text(encoding="utf-8")), what=str(file))
+    return record, load_file(file.with_suffix(".safetensors"))
+
+
+def save_predictions(predictions: Mapping[str, Tensor], file: Path) -> None:
+    """Write predictions by key as safetensors, which stores whole tensors alone."""
+    save_file({name: tensor.contiguous() for name, tensor in predictions.items()}, file)

@@ -3,4 +3,6 @@
 from understudy.tasks.base import Evaluation, Metric, Task
 from understudy.tasks.classification import ClassEvaluation, Classification, class_weights_for
 
-__all__ = ["ClassEvaluation", "Classification", "Evaluation", "Metric", "Task", "class_weights_for"]
+__all__ = ["TASKS", "ClassEvaluation", "Classification", "Evaluation", "Metric", "Task", "class_weights_for"]
+
+TASKS = {"classification": Classification}  # by the name that a recipe says

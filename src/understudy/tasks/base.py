@@ -20,21 +20,13 @@ Predictor = Callable[[Batch], Any]  # a batch in, a model's output on it out
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One number that a model is scored by.
+    """One number that a model is scored by."""
 
-    Args:
-        name: in files and settings: "top1".
-        title: in tables and figures: "top-1".
-        unit: "%", "nats", "px"; "" for a number without one.
-        higher_is_better: which way is up.
-        word: what sentences call it where that is not its title: "accuracy".
-    """
-
-    name: str
-    title: str
-    unit: str = ""
-    higher_is_better: bool = True
-    word: str = ""
+    name: str  # in files and settings: `top1`
+    title: str  # in tables and figures: `top-1`
+    unit: str = ""  # `%`, `nats`, `px`; empty for a number without one
+    higher_is_better: bool = True  # which way is up
+    word: str = ""  # what sentences call it where that is not its title: `accuracy`
 
     def worth(self, value: float) -> float:
         """The value turned so that the larger one is the better one."""

@@ -110,6 +110,7 @@ class Classification:
         UserError: class_weights that are not C numbers of at least 0, one of them above.
     """
 
+    metrics: tuple[Metric, ...] = METRICS
     headline: str = "top1"
 
     def __init__(

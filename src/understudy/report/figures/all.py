@@ -26,8 +26,10 @@ from understudy.report.figures.style import (
     shortened,
 )
 from understudy.report.figures.sweep import setting_plot
+from understudy.report.formatting import first_word
 from understudy.report.run_data import EpochRecord, RunFolder
 from understudy.results.schema import ALONE, Results
+from understudy.tasks import Metric
 
 __all__ = ["accuracy_plot", "all_plots", "class_plot", "curves_plot", "difference_plot", "outcome_plot", "setting_plot"]
 
@@ -43,8 +45,10 @@ def all_plots(run: RunFolder) -> list[Plot]:
 
 @matplotlib.rc_context(STYLE)
 def curves_plot(run: RunFolder) -> Plot | None:
-    """Task loss, KL to the teacher and validation accuracy by epoch: mean over seeds, lowest to highest shaded."""
-    panels = [(title, log, curves) for title, log, read in _PANELS if (curves := _curves(run.epochs, read))]
+    """Task loss, KL to the teacher and validation score by epoch: mean over seeds, lowest to highest shaded."""
+    panels = [
+        (title, log, curves) for title, log, read in _panels(run.results) if (curves := _curves(run.epochs, read))
+    ]
     if not panels:
         return None
     figure = new_figure(3.6)
@@ -58,15 +62,18 @@ def curves_plot(run: RunFolder) -> Plot | None:
     handles = [_key(style[row.name], row.name) for row in run.results.rows]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
     spread = "lines are means over seeds, bands reach from the lowest to the highest seed"
-    reading = "Left to right, training goes on: lower is better for losses, higher for accuracy"
+    metric = run.results.metric
+    higher = f", higher for {metric.word or metric.title}" if metric.higher_is_better else f" and {metric.title}"
+    reading = f"Left to right, training goes on: lower is better for losses{higher}"
     return Plot("curves", "Curves", f"{reading}; {spread if len(run.results.seeds) > 1 else 'one seed'}.", figure)
 
 
 @matplotlib.rc_context(STYLE)
 def accuracy_plot(run: RunFolder) -> Plot | None:
-    """Top-1 of every row: mean, interval over images and seeds, and each seed's own value."""
+    """Score of every row by the headline metric: mean, interval over images and seeds, and each seed's own value."""
     results = run.results
-    rows = [row for row in results.rows if math.isfinite(results.top1(row).mean)]
+    metric = results.metric
+    rows = [row for row in results.rows if math.isfinite(results.score(row).mean)]
     if not rows or (len(results.rows) == 1 and len(results.seeds) == 1 and results.teacher is None):
         return None  # one mark on an empty axis shows nothing
     style = looks([row.name for row in results.rows])
@@ -74,21 +81,23 @@ def accuracy_plot(run: RunFolder) -> Plot | None:
     axes = figure.add_subplot()
     has_interval = False
     for y, row in enumerate(rows):
-        look, mean = style[row.name], results.top1(row).mean
-        seeds = [s.test.top1 if results.split == "test" and s.test else s.selected.top1 for s in row.seeds]
+        look, mean = style[row.name], results.score(row).mean
+        seeds = [results.seed_score(seed) for seed in row.seeds]
         axes.plot(seeds, [y] * len(seeds), look.marker, color=look.color, alpha=0.35, markersize=5, linestyle="none")
-        interval = _accuracy_interval(run, row.name)
+        interval = _score_interval(run, row.name)
         if interval is not None:
             has_interval = True
             axes.plot(interval, [y, y], color=look.color, linewidth=2.2)
         axes.plot(mean, y, look.marker, color=look.color, markersize=8, markeredgecolor="white")
-    if results.teacher_top1 is not None:
-        _upright(axes, results.teacher_top1, "teacher", TEACHER_COLOR, "dashed")
-    _finish_rows(axes, [row.name for row in rows], f"top-1 on {_images_of(results)}, %")
-    _within_percent(axes)
+    if results.teacher_score is not None:
+        _upright(axes, results.teacher_score, "teacher", TEACHER_COLOR, "dashed")
+    _finish_rows(axes, [row.name for row in rows], _measured(f"{metric.title} on {_images_of(results)}", metric))
+    if metric.unit == "%":
+        _within_percent(axes)
     bars = "; bars are 95 % intervals over images and seeds" if has_interval else ""
-    text = f"Further right is better: large marks are means at the {results.epoch_words}, pale ones single seeds{bars}."
-    return Plot("accuracy", "Accuracy of every row", text, figure)
+    way = "right" if metric.higher_is_better else "left"
+    text = f"Further {way} is better: large marks are means at the {results.epoch_words}, pale ones single seeds{bars}."
+    return Plot("accuracy", f"{first_word(metric.word or metric.title)} of every row", text, figure)
 
 
 @matplotlib.rc_context(STYLE)
@@ -107,7 +116,7 @@ def difference_plot(run: RunFolder) -> Plot | None:
         axes.plot([c.low, c.high], [y, y], color=look.color, linewidth=2.2)
         face = "white" if c.spans_zero else look.color
         axes.plot(c.difference, y, look.marker, markersize=8, markerfacecolor=face, markeredgecolor=look.color)
-    _finish_rows(axes, [c.row for c in found], f"points of top-1 ahead of the student alone, on {_images_of(results)}")
+    _finish_rows(axes, [c.row for c in found], f"{_gained(results.metric)}, on {_images_of(results)}")
     many = "; with many rows the best of them is a little lucky, and no interval here makes up for that"
     reading = "A bar that touches the line at zero (hollow mark) is a row that cannot be told from the student alone"
     text = f"{reading}; bars are 95 % intervals{many if len(found) > 2 else ''}."
@@ -178,13 +187,22 @@ def outcome_plot(run: RunFolder) -> Plot | None:
 
 Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # (E,) epochs, (E, S) values, NaN where one is missing
 
-_PANELS: tuple[tuple[str, bool, Callable[[EpochRecord], float | None]], ...] = (
-    ("task loss (train), nats", True, lambda record: record.train.task_loss),
-    ("KL to teacher (T=4, train), nats", True, lambda record: record.train.kl_to_teacher),
-    ("top-1 (validation), %", False, lambda record: record.val.top1 if record.val else None),
-)
 # No row has these colours (Paul Tol's muted scheme, safe for colour blindness).
 _OUTCOMES = (("only the student is right", "#332288"), ("only the teacher is right", "#DDCC77"), ("both wrong", GREY))
+
+
+def _panels(results: Results) -> tuple[tuple[str, bool, Callable[[EpochRecord], float | None]], ...]:
+    """Title of each panel, whether its axis may be logarithmic, and what is read of an epoch."""
+    metric = results.metric
+    return (
+        ("task loss (train), nats", True, lambda record: record.train.task_loss),
+        ("KL to teacher (T=4, train), nats", True, lambda record: record.train.kl_to_teacher),
+        (
+            _measured(f"{metric.title} (validation)", metric),
+            False,
+            lambda record: record.val.get(metric.name) if record.val else None,
+        ),
+    )
 
 
 def _curves(records: Sequence[EpochRecord], read: Callable[[EpochRecord], float | None]) -> dict[str, Curve]:
@@ -253,12 +271,25 @@ def _images_of(results: Results) -> str:
     return f"{results.num_images:,} {'test' if results.split == 'test' else 'validation'} images"
 
 
-def _accuracy_interval(run: RunFolder, row: str) -> tuple[float, float] | None:
-    if run.predictions is None or row not in run.predictions.rows:
+def _score_interval(run: RunFolder, row: str) -> tuple[float, float] | None:
+    if row not in run.items:
         return None
-    right = run.predictions.rows[row] == run.predictions.labels
-    interval = paired_bootstrap(right, np.zeros_like(right), resamples=2_000)  # ends are drawn, not printed
+    scores = run.items[row]
+    interval = paired_bootstrap(scores, np.zeros_like(scores), resamples=2_000)  # ends are drawn, not printed
     return interval.low, interval.high
+
+
+def _measured(what: str, metric: Metric) -> str:
+    """'top-1 on 450 validation images, %'."""
+    return f"{what}, {metric.unit}" if metric.unit else what
+
+
+def _gained(metric: Metric) -> str:
+    """'points of top-1 ahead of the student alone': the row minus the student alone, whichever way is up."""
+    unit = "points" if metric.unit == "%" else metric.unit
+    what = f"{unit} of {metric.title}" if unit else metric.title
+    way = "ahead of the student alone" if metric.higher_is_better else "above the student alone (less is better)"
+    return f"{what} {way}"
 
 
 def _widest_gaps(gaps: npt.NDArray[np.float64]) -> list[int]:

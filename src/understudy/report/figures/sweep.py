@@ -1,4 +1,4 @@
-"""The figure of a sweep: accuracy and both losses against the setting that the rows vary."""
+"""The figure of a sweep: the headline metric and both losses against the setting that the rows vary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Reader = Callable[[SeedResult], float | None]
 
 @matplotlib.rc_context(STYLE)
 def setting_plot(run: RunFolder) -> Plot | None:
-    """Top-1, task loss and KL to the teacher against the setting that most rows vary; None where none is varied."""
+    """Headline metric, task loss and KL to the teacher against the setting that most rows vary; None where none is."""
     results = run.results
     key = _axis_of(results.rows)
     if key is None:
@@ -91,16 +91,13 @@ def _references(rows: Sequence[Row], key: str) -> list[Row]:
 
 def _panels(results: Results) -> list[tuple[str, Reader, str | None]]:
     """Title, what is read of a seed, and the published number that may stand beside it."""
-    is_test = results.split == "test"
+    metric, images = results.metric, "test" if results.split == "test" else "validation"
+    unit = f", {metric.unit}" if metric.unit else ""
     return [
-        (f"top-1 ({'test' if is_test else 'validation'}), %", lambda seed: _top1(seed, is_test), "top1"),
-        ("task loss (train), nats", lambda seed: seed.train and seed.train.task_loss, "task_loss"),
-        ("KL to teacher (T=4, train), nats", lambda seed: seed.train and seed.train.kl_to_teacher, None),
+        (f"{metric.title} ({images}){unit}", results.seed_score, metric.name),
+        ("task loss (train), nats", lambda seed: seed.train.task_loss if seed.train else None, "task_loss"),
+        ("KL to teacher (T=4, train), nats", lambda seed: seed.train.kl_to_teacher if seed.train else None, None),
     ]
-
-
-def _top1(seed: SeedResult, is_test: bool) -> float:
-    return seed.test.top1 if is_test and seed.test else seed.selected.top1
 
 
 def _values(row: Row, read: Reader) -> list[float]:
@@ -143,7 +140,7 @@ def _draw_published(
         for row in rows
         if reported is not None and key in row.varied
         for source in row.published
-        if (value := getattr(source, reported)) is not None
+        if (value := source.task_loss if reported == "task_loss" else source.scores.get(reported)) is not None
     ]
     for x, y in points:
         axes.plot(x, y, "D", markersize=6, markerfacecolor="white", markeredgecolor=TEACHER_COLOR, zorder=5)
