@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 
+from understudy.cli.results_page import field_comments
 from understudy.methods import METHODS, Method, method_named
 from understudy.methods.base import MethodConfig
 
@@ -75,9 +76,7 @@ def _taps(method: type[Method]) -> str:
 
 def _settings(config: type[MethodConfig]) -> list[str]:
     """'- `alpha` = 4.0: paper's table 2: 4 to 5', the words being the comment beside the field."""
-    words: dict[str, str] = {}
-    for owner in reversed([base for base in config.__mro__ if issubclass(base, MethodConfig)]):
-        words |= dict(re.findall(r"^\s+(\w+): [^#\n]*#\s*(.+)$", inspect.getsource(owner), re.MULTILINE))
+    words = field_comments(config)
     lines = []
     for name, field in config.model_fields.items():
         default = field.get_default(call_default_factory=True)
