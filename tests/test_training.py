@@ -236,6 +236,18 @@ class TestTrainer:
         scores = [record["val"][headline] for record in trainer.history["alone"]]
         assert student.best["epoch"] == 1 + scores.index(better(scores))
 
+    def test_the_best_epoch_of_a_checkpoint_of_before_is_still_the_one_to_beat(self) -> None:
+        student = student_of(spec_of("alone"))
+        student.keep_if_best(2, 75.0)
+        state = student.state_dict()
+        state["best"] = {"epoch": 2, "top1": 75.0, "weights": state["best"]["weights"]}  # as it was kept then
+        resumed = student_of(spec_of("alone"))
+        resumed.load_state_dict(state)
+        resumed.keep_if_best(3, 75.0)
+        assert resumed.best["epoch"] == 2
+        resumed.keep_if_best(4, 75.5)
+        assert resumed.best["epoch"] == 4
+
     def test_a_resumed_trainer_that_is_done_still_evaluates(self) -> None:
         done = trained(["alone"], None)
         fresh = Trainer([student_of(spec_of("alone"))], teacher=None, device=CPU)

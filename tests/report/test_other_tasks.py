@@ -134,13 +134,13 @@ def test_the_student_alone_is_best_where_its_error_is_the_lowest():
         {"alone": 0.08, "kd": 0.09}, {("kd", "alone"): (0.01, 0.004, 0.02)}, metric=ERROR, task="depth"
     )
 
-    assert "the nearest, kd, is behind it by 0.010 m (95 % interval 0.004 to 0.020)" in headline(found)
+    assert "the nearest, kd, is behind it by 0.01 m (95 % interval 0.004 to 0.02)" in headline(found)
 
 
 def test_a_difference_without_an_interval_is_said_in_the_metrics_unit():
     found = results_with({"alone": 0.08, "kd": 0.07}, metric=ERROR, task="depth", teacher=None)
 
-    assert headline(found) == "kd has the lowest mean: 0.070 m ± 0.300, 0.010 m below the student alone (no interval)."
+    assert headline(found) == "kd has the lowest mean: 0.070 m ± 0.300, 0.01 m below the student alone (no interval)."
 
 
 def test_a_percentage_is_kept_of_the_teachers_under_the_metrics_own_name():

@@ -76,7 +76,7 @@ def first_word(title: str) -> str:
 
 def differences(metric: Metric, *values: float) -> tuple[str, ...]:
     """Differences of scores: percentage points as `points` writes them, three digits of anything else."""
-    return points(*values) if metric.unit == "%" else tuple(map(loss, values))
+    return points(*values) if metric.unit == "%" else tuple(f"{value + 0.0:.3g}" for value in values)
 
 
 def loss(value: float | None) -> str:
