@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from understudy.tasks.classification import METRICS, Classification
+from understudy.tasks import Classification
+from understudy.tasks.class_evaluation import METRICS
 
 __all__ = ["from_schema_1", "seed_from_schema_1"]
 

@@ -1,7 +1,8 @@
 """Tasks: what is predicted, its own loss and its scores."""
 
 from understudy.tasks.base import Evaluation, Metric, Task
-from understudy.tasks.classification import ClassEvaluation, Classification, class_weights_for
+from understudy.tasks.class_evaluation import ClassEvaluation
+from understudy.tasks.classification import Classification, class_weights_for
 
 __all__ = ["TASKS", "ClassEvaluation", "Classification", "Evaluation", "Metric", "Task", "class_weights_for"]
 

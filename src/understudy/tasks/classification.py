@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,85 +14,13 @@ from understudy.core.batch import Batch, Observation, Pairing
 from understudy.core.meters import Meter
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
-from understudy.tasks.base import Evaluation, K, Metric, Predictor
+from understudy.tasks.base import K, Metric, Predictor
+from understudy.tasks.class_evaluation import METRICS, ClassEvaluation
 from understudy.utils.errors import UserError
 
-__all__ = ["METRICS", "ClassEvaluation", "Classification", "class_weights_for"]
+__all__ = ["Classification", "class_weights_for"]
 
 UNLABELLED = -1
-METRICS = (
-    Metric("top1", "top-1", "%", word="accuracy"),
-    Metric("top5", "top-5", "%"),  # above five classes only
-    # The mean over the classes that have images of the share of them that is predicted right.
-    Metric("balanced_accuracy", "balanced accuracy", "%"),
-    Metric("loss", "loss", "nats", higher_is_better=False),  # cross-entropy
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ClassEvaluation(Evaluation):
-    """Scores of one classifier on one split, and what it predicts of each image."""
-
-    predictions: Tensor = field(repr=False)  # (N,) int64 predicted classes on the CPU; -1 for an output that is none
-    labels: Tensor = field(repr=False)  # (N,) int64
-
-    @classmethod
-    def of(cls, predictions: Tensor, labels: Tensor, *, top1: float, top5: float | None, loss: float) -> Self:
-        """The evaluation of (N,) predictions; top-1 and top-5 (None up to five classes) in percent, the loss in nats.
-
-        A batch's outputs are gone by now, so what needs them is given: the rest is counted.
-        """
-        scores = {
-            "top1": top1,
-            "top5": top5,
-            "balanced_accuracy": round(balanced_accuracy(predictions, labels), 4),
-            "loss": loss,
-        }
-        known = {name: score for name, score in scores.items() if score is not None}
-        return cls(known, predictions == labels, predictions, labels)
-
-    @property
-    def top1(self) -> float:
-        """Percent of the images whose class is named."""
-        return self.scores["top1"]
-
-    @property
-    def top5(self) -> float | None:
-        """Percent of the images whose class is among the five likeliest; None up to five classes."""
-        return self.scores.get("top5")
-
-    @property
-    def balanced_accuracy(self) -> float:
-        """Percent: the mean over the classes that have images of the share of them that is predicted right."""
-        return self.scores["balanced_accuracy"]
-
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy in nats."""
-        return self.scores["loss"]
-
-    def agreement_with(self, other: Evaluation) -> float | None:
-        """Percentage of images on which both models predict the same class; None beside another task's."""
-        if not isinstance(other, ClassEvaluation):
-            return None
-        return 100.0 * (self.predictions == other.predictions).double().mean().item()
-
-    def kept_as(self, split: str, of: str) -> dict[str, Tensor]:
-        """Predicted classes and labels: which images are right follows from them."""
-        return {f"{split}/{of}": self.predictions, f"{split}/labels": self.labels}
-
-
-def balanced_accuracy(predictions: Tensor, labels: Tensor) -> float:
-    """Percent: the mean over the classes that have images of the share of them that is predicted right.
-
-    Args:
-        predictions: (N,) class numbers.
-        labels: (N,) class numbers, of at least one image.
-    """
-    num_classes = int(labels.max()) + 1
-    counts = torch.bincount(labels, minlength=num_classes)
-    right = torch.bincount(labels[predictions == labels], minlength=num_classes)
-    return 100.0 * (right[counts > 0].double() / counts[counts > 0]).mean().item()
 
 
 class Classification:
