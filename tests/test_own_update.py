@@ -19,7 +19,7 @@ TWO_STEPS = ("data.batch_size=128",)
 @pytest.fixture(autouse=True)
 def signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The update, in a package that is installed beside understudy, and forgotten afterwards."""
-    install(tmp_path / "site", "own_signs", documented("Signs"), group="understudy.optim")
+    install(tmp_path / "site", "own_signs", documented("Signs"), group="understudy.updates")
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.chdir(tmp_path)
     yield

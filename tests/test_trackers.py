@@ -24,7 +24,7 @@ SETTINGS = {"teacher": None, "rows": ["alone"], "seeds": [0], "log_every": 1, "c
 @pytest.fixture
 def tally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The tracker of the document, in a package that is installed beside understudy, and forgotten afterwards."""
-    install(tmp_path / "site", "own_tally", documented("Tally"), group="understudy.trackers.base")
+    install(tmp_path / "site", "own_tally", documented("Tally"), group="understudy.trackers")
     monkeypatch.syspath_prepend(tmp_path / "site")
     yield
     TRACKERS.pop("tally", None)

@@ -107,7 +107,7 @@ class Command(TyperCommand):
 
 def name_updates() -> None:
     """Have --help name the updates, those of installed packages by their entry points: nothing is imported for it."""
-    names = [*SHIPPED_UPDATES, *installed_names("understudy.optim")]
+    names = [*SHIPPED_UPDATES, *installed_names("understudy.updates")]
     _UPDATE.metavar = "|".join(names)
     _UPDATE.help = f"How losses become new weights: {', '.join(names)}."
 

@@ -13,8 +13,8 @@ Kind = TypeVar("Kind")
 
 GROUPS = {
     "understudy.methods": "method",
-    "understudy.optim": "update",
-    "understudy.trackers.base": "tracker",
+    "understudy.updates": "update",
+    "understudy.trackers": "tracker",
     "understudy.data": "data format",
 }  # by entry point group: what it is of
 
