@@ -54,9 +54,9 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "own-parts.md"
 
 
 def documented(name: str) -> str:
-    """The Python of docs/own-parts.md that defines a class."""
+    """The Python of docs/own-parts.md that defines a class or function."""
     blocks = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    (found,) = (block for block in blocks if f"class {name}(" in block)
+    (found,) = (block for block in blocks if re.search(rf"^(class|def) {name}\(", block, re.M))
     return str(found)
 
 

@@ -9,15 +9,13 @@ from matplotlib.text import Text
 from run_writer import ACCURACY, write_run, write_sweep
 
 from understudy.report import all_plots, read_run
-from understudy.report.figures.all import (
-    accuracy_plot,
-    class_plot,
-    curves_plot,
-    difference_plot,
-    outcome_plot,
-    setting_plot,
-)
+from understudy.report.figures.accuracy import accuracy_plot
+from understudy.report.figures.classes import class_plot
+from understudy.report.figures.curves import curves_plot
+from understudy.report.figures.differences import difference_plot
+from understudy.report.figures.outcomes import outcome_plot
 from understudy.report.figures.style import looks, shortened
+from understudy.report.figures.sweep import setting_plot
 
 NAMES = ["curves", "accuracy", "differences", "classes", "outcomes"]
 

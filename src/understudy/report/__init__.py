@@ -12,8 +12,7 @@ from understudy.results.reading import read_results
 from understudy.results.schema import ALONE, SCHEMA, Results
 
 if TYPE_CHECKING:
-    from understudy.report.figures.all import all_plots
-    from understudy.report.figures.style import Plot
+    from understudy.report.figures import Plot, all_plots
 
 __all__ = [
     "ALONE",
@@ -43,12 +42,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What draws, imported when it is asked for: a run needs matplotlib at its end only."""
-    if name == "all_plots":
-        from understudy.report.figures.all import all_plots
+    if name in ("Plot", "all_plots"):
+        from understudy.report import figures
 
-        return all_plots
-    if name == "Plot":
-        from understudy.report.figures.style import Plot
-
-        return Plot
+        return getattr(figures, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

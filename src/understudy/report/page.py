@@ -101,7 +101,7 @@ def unlearnt(run: RunFolder, row: str) -> Unlearnt | None:
 def _render(run: RunFolder) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from understudy.report.figures.all import all_plots  # with matplotlib, which nothing before the page needs
+    from understudy.report.figures import all_plots  # with matplotlib, which nothing before the page needs
 
     results = run.results
     best = results.best_row

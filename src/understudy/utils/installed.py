@@ -16,6 +16,7 @@ GROUPS = {
     "understudy.updates": "update",
     "understudy.trackers": "tracker",
     "understudy.data": "data format",
+    "understudy.figures": "figure",
 }  # by entry point group: what it is of
 
 

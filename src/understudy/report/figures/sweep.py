@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from understudy.report.figures.style import STYLE, TEACHER_COLOR, Dash, Plot, RowLook, looks, new_figure, shortened
+from understudy.report.figures.base import register_figure
+from understudy.report.figures.style import TEACHER_COLOR, Dash, Plot, RowLook, looks, new_figure, shortened
 from understudy.report.run_data import RunFolder
 from understudy.results.schema import Results, Row, SeedResult
 
@@ -23,7 +23,7 @@ _MOST_REFERENCES = 4  # rows without the setting, drawn as lines across
 Reader = Callable[[SeedResult], float | None]
 
 
-@matplotlib.rc_context(STYLE)
+@register_figure("setting", place=20)
 def setting_plot(run: RunFolder) -> Plot | None:
     """Headline metric, task loss and KL to the teacher against the setting that most rows vary; None where none is."""
     results = run.results

@@ -1,0 +1,70 @@
+"""What every figure is: a function of a run, registered under its name and its place on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import matplotlib
+
+from understudy.report.figures.style import STYLE, Plot
+from understudy.report.run_data import RunFolder
+
+__all__ = ["FIGURES", "Draw", "Figure", "all_plots", "register_figure"]
+
+Draw = Callable[[RunFolder], Plot | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure that a page may have: where it stands, and what draws it."""
+
+    place: int
+    draw: Draw
+
+
+FIGURES: dict[str, Figure] = {}
+
+
+def register_figure(name: str, *, place: int = 100) -> Callable[[Draw], Draw]:
+    """Let the page of every run have a figure: `@register_figure("seeds")` above the function that draws it.
+
+    The function is given the run, draws in the style of the page, and returns None where the run holds nothing to draw.
+    One that is defined anew, as in a notebook, replaces itself.
+
+    Args:
+        name: of the figure, which the Plot has too: a word, unique on a page.
+        place: figures of lower numbers stand first, those of one place by name; this package's are 10, 20, ... 60.
+
+    Raises:
+        ValueError: another figure has that name.
+    """
+
+    def registered(draw: Draw) -> Draw:
+        known = FIGURES.get(name)
+        if known is not None and known.draw.__qualname__ != draw.__qualname__:
+            raise ValueError(f"there is a figure {name!r} already: {known.draw.__module__}")
+        styled = matplotlib.rc_context(STYLE)(draw)
+        FIGURES[name] = Figure(place, styled)
+        return styled
+
+    return registered
+
+
+def all_plots(run: RunFolder) -> list[Plot]:
+    """Every figure that the run has the numbers for, in the order of the page.
+
+    Raises:
+        ValueError: a Plot has another name than its figure, so that two sections of the page could share one.
+    """
+    plots = []
+    for name, figure in sorted(FIGURES.items(), key=lambda item: (item[1].place, item[0])):
+        plot = figure.draw(run)
+        if plot is None:
+            continue
+        if plot.name != name:
+            raise ValueError(
+                f"figure {name!r} of {figure.draw.__module__} draws a Plot named {plot.name!r}; name it {name!r}, too"
+            )
+        plots.append(plot)
+    return plots

@@ -1,0 +1,109 @@
+"""Losses and the validation score by epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from understudy.report.figures.base import register_figure
+from understudy.report.figures.rows import measured
+from understudy.report.figures.style import (
+    Plot,
+    RowLook,
+    looks,
+    new_figure,
+    shortened,
+)
+from understudy.report.run_data import EpochRecord, RunFolder
+from understudy.results.schema import Results
+
+__all__ = ["curves_plot"]
+
+
+Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # (E,) epochs, (E, S) values, NaN where one is missing
+
+
+@register_figure("curves", place=10)
+def curves_plot(run: RunFolder) -> Plot | None:
+    """Task loss, KL to the teacher and validation score by epoch: mean over seeds, lowest to highest shaded."""
+    panels = [
+        (title, log, curves) for title, log, read in _panels(run.results) if (curves := _curves(run.epochs, read))
+    ]
+    if not panels:
+        return None
+    figure = new_figure(3.6)
+    style = looks([row.name for row in run.results.rows])
+    for i, (title, may_be_log, curves) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), i)
+        for row in run.results.rows:
+            if row.name in curves:
+                _draw_curve(axes, curves[row.name], style[row.name])
+        _finish_curve_axes(axes, title, may_be_log)
+    handles = [_key(style[row.name], row.name) for row in run.results.rows]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
+    spread = "lines are means over seeds, bands reach from the lowest to the highest seed"
+    metric = run.results.metric
+    higher = f", higher for {metric.word or metric.title}" if metric.higher_is_better else f" and {metric.title}"
+    reading = f"Left to right, training goes on: lower is better for losses{higher}"
+    return Plot("curves", "Curves", f"{reading}; {spread if len(run.results.seeds) > 1 else 'one seed'}.", figure)
+
+
+def _panels(results: Results) -> tuple[tuple[str, bool, Callable[[EpochRecord], float | None]], ...]:
+    """Title of each panel, whether its axis may be logarithmic, and what is read of an epoch."""
+    metric = results.metric
+    return (
+        ("task loss (train), nats", True, lambda record: record.train.task_loss),
+        ("KL to teacher (T=4, train), nats", True, lambda record: record.train.kl_to_teacher),
+        (
+            measured(f"{metric.title} (validation)", metric),
+            False,
+            lambda record: record.val.get(metric.name) if record.val else None,
+        ),
+    )
+
+
+def _curves(records: Sequence[EpochRecord], read: Callable[[EpochRecord], float | None]) -> dict[str, Curve]:
+    values: dict[str, dict[int, dict[int, float]]] = {}
+    for record in records:
+        value = read(record)
+        if value is not None and math.isfinite(value):
+            values.setdefault(record.row, {}).setdefault(record.epoch, {})[record.seed] = value
+    curves = {}
+    for row, by_epoch in values.items():
+        epochs = sorted(by_epoch)
+        seeds = sorted({seed for at in by_epoch.values() for seed in at})
+        table = np.array([[by_epoch[epoch].get(seed, math.nan) for seed in seeds] for epoch in epochs])
+        curves[row] = (np.array(epochs, dtype=np.float64), table)
+    return curves
+
+
+def _draw_curve(axes: Axes, curve: Curve, look: RowLook) -> None:
+    epochs, values = curve
+    mark = look.marker if len(epochs) == 1 else None  # a line through one point would not show
+    axes.plot(epochs, np.nanmean(values, axis=1), color=look.color, linestyle=look.dash, marker=mark)
+    if values.shape[1] > 1:
+        low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
+        axes.fill_between(epochs, low, high, color=look.color, alpha=0.13, linewidth=0)
+
+
+def _finish_curve_axes(axes: Axes, title: str, may_be_log: bool) -> None:
+    axes.set_title(title, pad=8)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines])
+    if may_be_log and values.min() > 0 and values.max() / values.min() > 20:
+        axes.set_yscale("log")
+        decades = math.log10(values.max() / values.min())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,), numticks=12))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _key(look: RowLook, name: str) -> Line2D:
+    return Line2D([], [], color=look.color, linestyle=look.dash, label=shortened(name))

@@ -1,0 +1,47 @@
+"""Each row's lead over the student alone."""
+
+from __future__ import annotations
+
+from understudy.report.figures.base import register_figure
+from understudy.report.figures.rows import ROW_INCHES, finish_rows, images_of, reference_line
+from understudy.report.figures.style import (
+    Plot,
+    looks,
+    new_figure,
+)
+from understudy.report.run_data import RunFolder
+from understudy.results.schema import ALONE
+from understudy.tasks import Metric
+
+__all__ = ["difference_plot"]
+
+
+@register_figure("differences", place=40)
+def difference_plot(run: RunFolder) -> Plot | None:
+    """Each row's lead over the student alone, with its 95 % interval."""
+    results = run.results
+    found = [c for row in results.rows if (c := results.comparison(row.name, ALONE)) is not None]
+    if not found:
+        return None
+    style = looks([row.name for row in results.rows])
+    figure = new_figure(1.0 + ROW_INCHES * len(found))
+    axes = figure.add_subplot()
+    reference_line(axes, 0, ALONE, style[ALONE].color, "solid")
+    for y, c in enumerate(found):
+        look = style[c.row]
+        axes.plot([c.low, c.high], [y, y], color=look.color, linewidth=2.2)
+        face = "white" if c.spans_zero else look.color
+        axes.plot(c.difference, y, look.marker, markersize=8, markerfacecolor=face, markeredgecolor=look.color)
+    finish_rows(axes, [c.row for c in found], f"{_gained(results.metric)}, on {images_of(results)}")
+    many = "; with many rows the best of them is a little lucky, and no interval here makes up for that"
+    reading = "A bar that touches the line at zero (hollow mark) is a row that cannot be told from the student alone"
+    text = f"{reading}; bars are 95 % intervals{many if len(found) > 2 else ''}."
+    return Plot("differences", "What distillation gave", text, figure)
+
+
+def _gained(metric: Metric) -> str:
+    """'points of top-1 ahead of the student alone': the row minus the student alone, whichever way is up."""
+    unit = "points" if metric.unit == "%" else metric.unit
+    what = f"{unit} of {metric.title}" if unit else metric.title
+    way = "ahead of the student alone" if metric.higher_is_better else "above the student alone (less is better)"
+    return f"{what} {way}"

@@ -1,0 +1,51 @@
+"""Which images only the student, only the teacher, or neither gets right."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from understudy.analysis import outcomes
+from understudy.report.figures.base import register_figure
+from understudy.report.figures.rows import ROW_INCHES, finish_rows, images_of
+from understudy.report.figures.style import (
+    GREY,
+    Plot,
+    new_figure,
+)
+from understudy.report.run_data import RunFolder
+
+__all__ = ["outcome_plot"]
+
+
+# No row has these colours (Paul Tol's muted scheme, safe for colour blindness).
+_OUTCOMES = (("only the student is right", "#332288"), ("only the teacher is right", "#DDCC77"), ("both wrong", GREY))
+
+
+@register_figure("outcomes", place=60)
+def outcome_plot(run: RunFolder) -> Plot | None:
+    """Of every row: which images only the student, only the teacher, or neither gets right."""
+    predictions = run.predictions
+    if predictions is None or predictions.teacher is None or not predictions.rows:
+        return None
+    figure = new_figure(1.3 + ROW_INCHES * len(predictions.rows))
+    axes = figure.add_subplot()
+    for y, said_by_seed in enumerate(predictions.rows.values()):
+        found = [outcomes(said, predictions.teacher, predictions.labels) for said in said_by_seed]
+        start = 0.0
+        for (label, color), lists in zip(
+            _OUTCOMES, zip(*((o.only_student, o.only_teacher, o.both_wrong) for o in found), strict=True), strict=True
+        ):
+            share = 100 * float(np.mean([len(images) for images in lists])) / len(predictions.labels)
+            axes.barh(y, share, left=start, height=0.62, color=color, label=label if y == 0 else None)
+            start += share
+        text = f"  both right: {100 - start:.1f} %"
+        axes.annotate(text, (start, y), va="center", color="#33373d", annotation_clip=False)
+    axes.margins(x=0.16)
+    axes.set_xlim(left=0)
+    finish_rows(axes, list(predictions.rows), f"% of {images_of(run.results)}, mean over seeds")
+    figure.legend(loc="outside lower center", ncols=3)
+    text = (
+        "Indigo is what the student knows and the teacher does not, sand what it failed to learn from the teacher, "
+        "grey what neither gets right; the shorter the bar, the better."
+    )
+    return Plot("outcomes", "Where student and teacher are right and wrong", text, figure)

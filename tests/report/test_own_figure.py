@@ -1,0 +1,82 @@
+"""A figure of one's own, in one file of an installed package: every page has it."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from run_writer import write_run
+
+from front_helpers import documented, done, install, refused
+from understudy.report import all_plots, read_run
+from understudy.report.figures import FIGURES, Plot, register_figure
+from understudy.report.figures.style import new_figure
+from understudy.report.run_data import RunFolder
+
+SHIPPED = ["curves", "accuracy", "differences", "classes", "outcomes"]
+
+
+@pytest.fixture(autouse=True)
+def seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The figure of the document, in a package that is installed beside understudy, and forgotten afterwards."""
+    known = dict(FIGURES)
+    install(tmp_path / "site", "own_seeds", documented("seeds_plot"), group="understudy.figures")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    yield
+    FIGURES.clear()
+    FIGURES.update(known)
+    sys.modules.pop("own_seeds", None)
+
+
+def sections(page: Path) -> list[str]:
+    return re.findall(r'<section id="(\w+)">', page.read_text(encoding="utf-8"))
+
+
+def test_the_page_of_a_run_has_the_figure_of_a_package_behind_its_own(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "x")
+    done("report", run)
+    assert sections(run / "report.html") == ["table", *SHIPPED, "seeds", "mistakes", "again"]
+    assert "How far the seeds agree" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_without_its_numbers_has_no_such_figure(tmp_path: Path) -> None:
+    importlib.import_module("own_seeds")
+    plots = all_plots(read_run(write_run(tmp_path / "x", seeds=[0])))
+    assert [plot.name for plot in plots] == SHIPPED
+
+
+def test_its_place_is_where_it_says(tmp_path: Path) -> None:
+    importlib.import_module("own_seeds")
+    register_figure("seeds", place=35)(FIGURES["seeds"].draw)
+    assert [plot.name for plot in all_plots(read_run(write_run(tmp_path / "x")))] == [
+        "curves", "accuracy", "seeds", "differences", "classes", "outcomes"
+    ]  # fmt: skip
+
+
+def test_another_figure_of_its_name_is_refused() -> None:
+    importlib.import_module("own_seeds")
+    with pytest.raises(ValueError, match="there is a figure 'seeds' already: own_seeds"):
+
+        @register_figure("seeds")
+        def other(run: RunFolder) -> Plot | None:
+            """Another one."""
+
+
+def test_a_plot_with_the_name_of_another_figure_is_refused(tmp_path: Path) -> None:
+    @register_figure("mine")
+    def mine(run: RunFolder) -> Plot | None:
+        return Plot("curves", "Mine", "Nothing to read.", new_figure(1))
+
+    with pytest.raises(
+        ValueError, match="figure 'mine' of test_own_figure draws a Plot named 'curves'; name it 'mine'"
+    ):
+        all_plots(read_run(write_run(tmp_path / "x")))
+
+
+def test_a_package_whose_figure_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "site" / "own_seeds.py").write_text("import nothing_of_this_name")
+    assert "the figure 'seeds' of package own-seeds cannot be imported: ModuleNotFoundError" in refused("methods")
