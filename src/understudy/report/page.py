@@ -15,9 +15,9 @@ from understudy.analysis import outcomes
 from understudy.core.image_size import size_text
 from understudy.report.formatting import compact, duration, score, with_unit
 from understudy.report.run_data import RunFolder, read_run
-from understudy.report.sentences import headline, row_sentence
+from understudy.report.sentences import headline
 from understudy.report.table import comparison_table
-from understudy.results.schema import ALONE, ModelFacts, Results
+from understudy.results.schema import ModelFacts, Results
 from understudy.utils.files import write_atomically
 
 __all__ = ["Mistake", "Unlearnt", "mistakes", "unlearnt", "write_report"]
@@ -118,7 +118,6 @@ def _render(run: RunFolder) -> str:
         headline=headline(results),
         facts=list(_facts(results)),
         table=comparison_table(results, run.timing),
-        sentences=[row_sentence(results, row, run.timing) for row in results.rows if row.name != ALONE],
         plots=all_plots(run),
         best=best,
         mistakes=mistakes(run, best.name) if best else [],

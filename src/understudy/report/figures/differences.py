@@ -10,6 +10,7 @@ from understudy.report.figures.style import (
     new_figure,
 )
 from understudy.report.run_data import RunFolder
+from understudy.report.sentences import row_sentence
 from understudy.results.schema import ALONE
 from understudy.tasks import Metric
 
@@ -36,7 +37,8 @@ def difference_plot(run: RunFolder) -> Plot | None:
     many = "; with many rows the best of them is a little lucky, and no interval here makes up for that"
     reading = "A bar that touches the line at zero (hollow mark) is a row that cannot be told from the student alone"
     text = f"{reading}; bars are 95 % intervals{many if len(found) > 2 else ''}."
-    return Plot("differences", "What distillation gave", text, figure)
+    sentences = tuple(row_sentence(results, row, run.timing) for row in results.rows if row.name != ALONE)
+    return Plot("differences", "What distillation gave", text, figure, sentences)
 
 
 def _gained(metric: Metric) -> str:

@@ -73,6 +73,7 @@ class Plot:
     title: str
     reading: str
     figure: Figure
+    sentences: tuple[str, ...] = ()  # listed below it
 
     def svg(self) -> str:
         """The figure as an <svg> element; the same figure gives the same text."""
