@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import understudy as us
 from understudy.methods import METHODS
+from understudy.utils.installed import GROUPS
 
 ROOT = Path(__file__).parents[1]
 
@@ -104,3 +105,9 @@ def test_links_of_the_documents_lead_somewhere(document: str) -> None:
     missing = [target for target in targets if not (ROOT / document).parent.joinpath(target).exists()]
 
     assert missing == []
+
+
+def test_the_documents_name_every_entry_point_group_and_no_other() -> None:
+    text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("own-method.md", "own-parts.md"))
+    named = re.findall(r"(?:entry-points\.\"|entry\s+point\s+group\s+`|group\s+`)([\w.]+)", text)
+    assert set(named) == set(GROUPS)

@@ -17,6 +17,7 @@ GROUPS = {
     "understudy.trackers": "tracker",
     "understudy.data": "data format",
     "understudy.figures": "figure",
+    "understudy.models": "model family",
 }  # by entry point group: what it is of
 
 
