@@ -19,7 +19,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 # What installing the project with its dev extra puts into .venv/bin, by the package that brings it.
 TOOLS = {"ruff": "ruff", "mypy": "mypy", "lint-imports": "import-linter", "python": None, "understudy": None}
-WITH_COMMANDS = ["README.md", ".pre-commit-config.yaml", ".github/workflows/ci.yml", ".github/PULL_REQUEST_TEMPLATE.md"]
+FOR_CONTRIBUTORS = ["CONTRIBUTING.md", "AGENTS.md", "docs/house-style.md"]
+WITH_COMMANDS = [
+    "README.md", "CONTRIBUTING.md", "AGENTS.md",
+    ".pre-commit-config.yaml", ".github/workflows/ci.yml", ".github/PULL_REQUEST_TEMPLATE.md",
+]  # fmt: skip
+OF_A_RUN = {"metrics.jsonl", "results.json", "recipe.yaml"}  # what a run folder holds
+PLACEHOLDERS = {"checks.py", "checking.py", "dkd.py", "crd.py"}  # file names as examples of names
+WALKS = ["method", "update", "task", "figure", "data source", "model family", "tracker"]
 
 
 def read(file: str) -> Any:
@@ -100,3 +107,54 @@ def test_a_bug_report_asks_for_fields_with_names_of_their_own() -> None:
     body = read(".github/ISSUE_TEMPLATE/bug.yml")["body"]
     names = [field["id"] for field in body if field["type"] != "markdown"]
     assert len(names) == len(set(names)) == 3
+
+
+def quoted(file: str) -> list[str]:
+    """What stands in backticks on a page, its blocks of code left out."""
+    text = re.sub(r"^ *```.*?^ *```", "", (ROOT / file).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+
+
+@pytest.mark.parametrize("file", FOR_CONTRIBUTORS)
+def test_every_path_that_a_page_for_contributors_names_is_there(file: str) -> None:
+    words = [word for text in quoted(file) for word in text.split() if re.fullmatch(r"[\w./*-]+", word)]
+    paths = {
+        word
+        for word in words
+        if re.match(r"(src|tests|docs|benchmarks)\b", word) or re.search(r"\w\.(py|md|json|ya?ml|toml)$", word)
+    }
+    named = paths - OF_A_RUN - PLACEHOLDERS
+    assert len(named) > 5
+    # NAME stands for any name.
+    assert [path for path in sorted(named) if not list(ROOT.glob(path.replace("NAME", "*")))] == []
+
+
+@pytest.mark.parametrize("file", FOR_CONTRIBUTORS)
+def test_every_test_and_constant_that_a_page_for_contributors_names_is_there(file: str) -> None:
+    sources = "".join(
+        path.read_text(encoding="utf-8") for folder in ("src", "tests") for path in (ROOT / folder).rglob("*.py")
+    )
+    words = " ".join(text for text in quoted(file) if not text.endswith(".py"))
+    names = set(re.findall(r"\b(?:test_[a-z]\w{5,}|[A-Z]+_[A-Z]+)\b(?!\.py)", words))
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", sources)] == []
+
+
+def test_the_examples_of_the_house_style_are_lines_of_the_code() -> None:
+    text = (ROOT / "docs" / "house-style.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^  `([\w/.]+)`: `(.+)`$", text, re.MULTILINE)
+    assert len(examples) > 15
+    assert [code for path, code in examples if code not in (ROOT / path).read_text(encoding="utf-8")] == []
+
+
+def test_there_is_a_walk_for_each_kind_of_addition_and_each_starts_with_a_file() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    walks = re.findall(
+        r"^\*\*An? ([a-z ]+)(?:\*\*|\.\*\*)(.*?)(?=^\*\*|\Z)", text.partition("## Seven walks")[2], re.M | re.S
+    )
+    assert [name for name, _ in walks] == WALKS
+    assert all("`src/understudy/" in walk and (name == "task" or "](docs/own-" in walk) for name, walk in walks)
+
+
+def test_the_readme_leads_to_the_pages_for_contributors() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {"CONTRIBUTING.md", "docs/architecture.md"} <= set(re.findall(r"\]\(([^)]+)\)", text))
