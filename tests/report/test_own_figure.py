@@ -12,6 +12,7 @@ import pytest
 from run_writer import write_run
 
 from front_helpers import documented, done, install, refused
+from understudy import UserError
 from understudy.report import all_plots, read_run
 from understudy.report.figures import FIGURES, Plot, register_figure
 from understudy.report.figures.style import new_figure
@@ -66,15 +67,25 @@ def test_another_figure_of_its_name_is_refused() -> None:
             """Another one."""
 
 
+def test_a_figure_that_fails_is_named_and_the_way_out_too(tmp_path: Path) -> None:
+    @register_figure("broken")
+    def broken(run: RunFolder) -> Plot | None:
+        raise KeyError("no such row")
+
+    run = write_run(tmp_path / "x")
+    message = refused("report", run)
+    assert "the figure 'broken' of test_own_figure cannot be drawn: KeyError: 'no such row'" in message
+    assert "makes the page once the figure is mended or uninstalled" in message
+
+
 def test_a_plot_with_the_name_of_another_figure_is_refused(tmp_path: Path) -> None:
     @register_figure("mine")
     def mine(run: RunFolder) -> Plot | None:
         return Plot("curves", "Mine", "Nothing to read.", new_figure(1))
 
-    with pytest.raises(
-        ValueError, match="figure 'mine' of test_own_figure draws a Plot named 'curves'; name it 'mine'"
-    ):
-        all_plots(read_run(write_run(tmp_path / "x")))
+    run = read_run(write_run(tmp_path / "x"))
+    with pytest.raises(UserError, match=r"figure 'mine' .* its Plot is named 'curves'; name it 'mine', too"):
+        all_plots(run)
 
 
 def test_a_package_whose_figure_cannot_be_imported_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import matplotlib
 
 from understudy.report.figures.style import STYLE, Plot
 from understudy.report.run_data import RunFolder
+from understudy.utils.errors import UserError
 
 __all__ = ["FIGURES", "Draw", "Figure", "all_plots", "register_figure"]
 
@@ -55,16 +56,22 @@ def all_plots(run: RunFolder) -> list[Plot]:
     """Every figure that the run has the numbers for, in the order of the page.
 
     Raises:
-        ValueError: a Plot has another name than its figure, so that two sections of the page could share one.
+        UserError: the figure of another package cannot be drawn; the text names both.
     """
-    plots = []
-    for name, figure in sorted(FIGURES.items(), key=lambda item: (item[1].place, item[0])):
-        plot = figure.draw(run)
-        if plot is None:
-            continue
-        if plot.name != name:
-            raise ValueError(
-                f"figure {name!r} of {figure.draw.__module__} draws a Plot named {plot.name!r}; name it {name!r}, too"
-            )
-        plots.append(plot)
-    return plots
+    in_order = sorted(FIGURES.items(), key=lambda item: (item[1].place, item[0]))
+    return [plot for name, figure in in_order if (plot := _drawn(name, figure.draw, run)) is not None]
+
+
+def _drawn(name: str, draw: Draw, run: RunFolder) -> Plot | None:
+    try:
+        plot = draw(run)
+        if plot is not None and plot.name != name:  # two sections of the page could have one name
+            raise ValueError(f"its Plot is named {plot.name!r}; name it {name!r}, too")
+    except Exception as error:  # whatever somebody else's code raises, at the end of a long training
+        if draw.__module__.startswith("understudy."):
+            raise
+        raise UserError(
+            f"the figure {name!r} of {draw.__module__} cannot be drawn: {type(error).__name__}: {error}; results.json "
+            f"is whole, and `understudy report {run.folder}` makes the page once the figure is mended or uninstalled"
+        ) from error
+    return plot
