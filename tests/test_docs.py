@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from typer.main import get_command
 
 import understudy as us
+from understudy.cli.app import app
 from understudy.methods import METHODS
 from understudy.utils.installed import GROUPS
 
 ROOT = Path(__file__).parents[1]
+DOCUMENTS = [str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))]
 
 
 def blocks_of(document: str, language: str) -> list[str]:
@@ -97,9 +101,7 @@ def test_the_method_of_the_guide_works_with_both_updates(reader: dict[str, Any])
     assert [student.name for student in trainer.students] == ["mine", "mine+dot"]
 
 
-@pytest.mark.parametrize(
-    "document", [str(p.relative_to(ROOT)) for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))]
-)
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_of_the_documents_lead_somewhere(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
@@ -113,3 +115,20 @@ def test_the_documents_name_every_entry_point_group_and_no_other() -> None:
     text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("own-method.md", "own-parts.md"))
     named = re.findall(r"(?:entry-points\.\"|entry\s+point\s+group\s+`|group\s+`)([\w.]+)", text)
     assert set(named) == set(GROUPS)
+
+
+def test_the_commands_of_the_documents_have_the_options_that_are_shown() -> None:
+    commands = getattr(get_command(app), "commands")  # noqa: B009 - typer's type does not say so
+    shown = 0
+    for document in DOCUMENTS:
+        blocks = re.findall(
+            r"^ *```(?:bash)?\n(.*?)^ *```", (ROOT / document).read_text("utf-8"), re.DOTALL | re.MULTILINE
+        )
+        for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True) if line.strip().startswith("understudy ") else []
+            if not words:
+                continue
+            known = {option for parameter in commands[words[1]].params for option in parameter.opts}
+            assert {word for word in words if word.startswith("--")} <= known, f"{document}: {line}"
+            shown += 1
+    assert shown > 15
