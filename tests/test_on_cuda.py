@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from engine_helpers import batches, run_recipe, small_teacher, spec_of, tensors_of, tiny_recipe
+from helpers.engine import batches, run_recipe, small_teacher, spec_of, tiny_recipe
+from helpers.states import tensors_of
 from understudy import Batch, Trainer
 from understudy.report import read_results
 from understudy.tasks import Classification

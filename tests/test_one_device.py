@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine_helpers import tiny_recipe
-from pretended_cuda import CUDA, devices_of, pretended_cuda
+from helpers.engine import tiny_recipe
+from helpers.pretended_cuda import CUDA, devices_of, pretended_cuda
 from understudy.core.precision import raised
 from understudy.distributed.world import Rows
 from understudy.models.cost import count_macs, images_per_second, model_facts

@@ -13,7 +13,7 @@ import timm
 import torch
 
 import understudy as us
-from front_helpers import FEW_DIGITS, TEACHER, documented, done, install, refused
+from helpers.command_line import FEW_DIGITS, TEACHER, documented, done, install, refused
 
 SETTINGS = ("--data", "digits", "--epochs", "1", *FEW_DIGITS[:2], "student.kwargs={channels: [4, 8, 16]}")
 

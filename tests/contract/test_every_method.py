@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
 import pytest
 import torch
-from smallest_settings import SMALLEST
-from torch import Tensor
 
+from helpers.smallest_settings import SMALLEST, TEACHERS, settings_of
+from helpers.states import differing, flat
 from understudy.methods import METHODS
 from understudy.recipes.comparison import Row, rows_of
 from understudy.recipes.schema import Recipe
@@ -23,15 +22,6 @@ from understudy.utils.errors import UserError
 
 torch.set_num_threads(1)
 
-TEACHERS = {
-    "cnn": {"model": "cifar:resnet8", "kwargs": {"width": 0.5}, "weights": "none", "allow_weak": True},
-    "vit": {
-        "model": "timm:vit_tiny_patch16_224",
-        "kwargs": {"patch_size": 2, "embed_dim": 24, "depth": 4, "num_heads": 2},
-        "weights": "none",
-        "allow_weak": True,
-    },
-}
 ENTERED = sorted(set(METHODS) & set(SMALLEST))  # that these are all, the first test says
 PAIRS = list(product(ENTERED, TEACHERS))
 REFUSED = [(method, teacher) for method, teacher in PAIRS if teacher in SMALLEST[method].refuses]
@@ -43,15 +33,13 @@ CASES = [
 
 
 def recipe_of(method: str, update: str, teacher: str) -> Recipe:
-    smallest = SMALLEST[method]
     data = {"root": "digits", "train_rows": "0:48", "val_rows": "1000:1016", "batch_size": 16, "image_size": 8}
-    settings = {"name": method, **smallest.method, **smallest.by_teacher.get(teacher, {})}
     return Recipe.read(
         {
-            "data": {**data, **smallest.data},
+            "data": {**data, **SMALLEST[method].data},
             "teacher": TEACHERS[teacher],
             "student": {"model": "cifar:resnet8", "kwargs": {"width": 0.25}, "weights": "none"},
-            "method": settings,
+            "method": settings_of(method, teacher),
             "update": {"name": update, "lr": 0.01},
             "epochs": 1,
             "device": "cpu",
@@ -70,25 +58,8 @@ def built(method: str, update: str, teacher: str) -> tuple[Parts, list[Row], Tra
     return parts, rows, trainer
 
 
-def flat(state: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of a nested state by its path, tensors as copies."""
-    for key, value in state.items() if isinstance(state, Mapping) else enumerate(state):
-        here = f"{path}/{key}"
-        if isinstance(value, Mapping | list | tuple):
-            yield from flat(value, here)
-        else:
-            yield here, value.clone() if isinstance(value, Tensor) else value
-
-
-def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    def equal(a: Any, b: Any) -> bool:
-        return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b)
-
-    return [key for key in {**one, **other} if key not in one or key not in other or not equal(one[key], other[key])]
-
-
 def test_every_registered_method_has_its_smallest_settings() -> None:
-    assert sorted(SMALLEST) == sorted(METHODS), "add the method to smallest_settings.py"
+    assert sorted(SMALLEST) == sorted(METHODS), "add the method to helpers/smallest_settings.py"
 
 
 @pytest.mark.parametrize(("method", "update", "teacher"), CASES)
@@ -96,8 +67,8 @@ def test_three_steps(method: str, update: str, teacher: str) -> None:
     """Finite losses; student and connectors move, the teacher does not; the state comes back bit for bit."""
     parts, rows, trainer = built(method, update, teacher)
     student = trainer.students[0]
-    before = dict(flat(student.state_dict()))
-    teacher_before = dict(flat(parts.teacher.model.module.state_dict()))
+    before = flat(student.state_dict())
+    teacher_before = flat(parts.teacher.model.module.state_dict())
     losses = []
     student.train()
     for batch in parts.train_loader(0).epoch(1):
@@ -105,7 +76,7 @@ def test_three_steps(method: str, update: str, teacher: str) -> None:
         trainer.measures.close_interval()
         losses.append(trainer.measures.interval[student.name])
         trainer.step_in_epoch += 1
-    after = dict(flat(student.state_dict()))
+    after = flat(student.state_dict())
     moved = differing(before, after)
 
     assert len(losses) == 3
@@ -114,11 +85,11 @@ def test_three_steps(method: str, update: str, teacher: str) -> None:
     weights = [f"/connectors/{name}" for name, p in student.connectors.named_parameters() if p.requires_grad]
     assert set(weights) <= set(moved)
     assert bool(weights) == SMALLEST[method].has_connectors
-    assert differing(teacher_before, dict(flat(parts.teacher.model.module.state_dict()))) == []
+    assert differing(teacher_before, flat(parts.teacher.model.module.state_dict())) == []
 
     fresh = build_trainer(parts, rows, 1).students[0]
     fresh.load_state_dict(student.state_dict())
-    assert differing(after, dict(flat(fresh.state_dict()))) == []
+    assert differing(after, flat(fresh.state_dict())) == []
 
 
 @pytest.mark.parametrize(("method", "teacher"), REFUSED)
@@ -139,7 +110,7 @@ def test_a_restored_student_takes_the_same_next_step(method: str) -> None:
     for batch in others:
         for each in (student, restored):
             each.step(batch, parts.teacher.observe(batch), epoch=1)
-    assert differing(dict(flat(student.state_dict())), dict(flat(restored.state_dict()))) == []
+    assert differing(flat(student.state_dict()), flat(restored.state_dict())) == []
 
 
 @pytest.mark.parametrize("method", ENTERED)
@@ -155,6 +126,6 @@ def test_a_row_beside_others_ends_as_the_row_alone(method: str) -> None:
         for batch in parts.train_loader(0).epoch(1):
             trainer.take_step(batch)
             trainer.step_in_epoch += 1
-        return dict(flat(trainer.students[-1].state_dict()))
+        return flat(trainer.students[-1].state_dict())
 
     assert differing(after_three_steps(with_others=False), after_three_steps(with_others=True)) == []

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from image_files import jpeg_bytes
+
+from helpers.images import jpeg_bytes
 
 torch.set_num_threads(1)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from image_files import pixels
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from helpers.images import pixels
 from understudy.data import CropFlip, DataConfig, ResizedCrop, RotateFlip
 from understudy.data.augment.config import Augment
 from understudy.data.augment.crops import Rendering, globally_seeded

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_files import jpeg_bytes, pixels
 from PIL import Image
 
+from helpers.images import jpeg_bytes, pixels
 from understudy.data import DataConfig, open_data
 from understudy.data.sources.decoding import decoded
 from understudy.utils.errors import UserError

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from image_files import jpeg_bytes
 
+from helpers.images import jpeg_bytes
 from understudy.data import DataConfig, dataset_splits, open_data
 
 WriteTree = Callable[..., Path]

@@ -4,9 +4,9 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from image_files import jpeg_bytes
 from PIL import Image
 
+from helpers.images import jpeg_bytes
 from understudy.core.batch import Batch
 from understudy.data import DataConfig, DataSplits, open_data
 from understudy.data.augment.config import CropFlip, NoAugment

@@ -3,8 +3,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from image_files import jpeg_bytes
 
+from helpers.images import jpeg_bytes
 from understudy.data import DataConfig, open_data
 from understudy.utils.errors import UserError
 

@@ -3,9 +3,9 @@ import io
 import numpy as np
 import pytest
 import torch
-from image_files import jpeg_bytes, pixels
 from PIL import Image
 
+from helpers.images import jpeg_bytes, pixels
 from understudy.data.sources.decoding import BadImageError, decoded, from_pil
 
 

@@ -11,11 +11,11 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from image_files import pixels
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from helpers.images import pixels
 from understudy.core.batch import Batch
 from understudy.data import (
     CropFlip,

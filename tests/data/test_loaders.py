@@ -8,9 +8,9 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from image_files import jpeg_bytes
 from torch.utils.data import DataLoader, TensorDataset
 
+from helpers.images import jpeg_bytes
 from understudy.core.batch import Batch
 from understudy.data import DataConfig, DataSplits, eval_loader, from_plain_loader, open_data, train_loader
 from understudy.utils.errors import UserError

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from image_files import jpeg_bytes
 from PIL import Image
 
+from helpers.images import jpeg_bytes
 from understudy.data import DataConfig, dataset_splits, open_data
 from understudy.utils.errors import UserError
 

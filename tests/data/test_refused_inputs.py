@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from image_files import jpeg_bytes
 from torch.utils.data import TensorDataset
 
+from helpers.images import jpeg_bytes
 from understudy.data import DataConfig, dataset_splits, from_plain_loader, open_data, train_loader
 from understudy.utils.errors import UserError
 

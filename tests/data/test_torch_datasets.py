@@ -8,12 +8,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from image_files import jpeg_bytes
 from PIL import Image
 from torch.utils.data import Dataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder, VisionDataset
 from torchvision.transforms import v2
 
+from helpers.images import jpeg_bytes
 from understudy.data import (
     DataConfig,
     NoAugment,

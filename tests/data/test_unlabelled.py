@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from image_files import jpeg_bytes
 
+from helpers.images import jpeg_bytes
 from understudy.data import DataConfig, TensorSource, open_data, train_loader
 from understudy.utils.errors import UserError
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
-# The smallest settings of every method and the engine's helpers, here and in the two processes.
-sys.path[:0] = [str(Path(__file__).parents[1] / "contract"), str(Path(__file__).parents[1])]
-
-from two_processes import TwoProcesses  # noqa: E402 - found by now
+from helpers.two_processes import TwoProcesses
 
 torch.set_num_threads(1)
 

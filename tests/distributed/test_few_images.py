@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from two_processes import TwoProcesses
 
-from engine_helpers import CPU, tiny_recipe
+from helpers.engine import CPU, tiny_recipe
+from helpers.two_processes import TwoProcesses
 from understudy import Classification, UserError
 from understudy.data import eval_loader
 from understudy.distributed.launch import joined

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from shared_steps import first_run, five_steps, recipe_of, too_far
-from smallest_settings import SMALLEST
-from two_processes import TwoProcesses
 
+from helpers.shared_steps import first_run, five_steps, recipe_of, too_far
+from helpers.smallest_settings import SMALLEST
+from helpers.two_processes import TwoProcesses
 from understudy import Classification, Pairing, UserError, methods
 from understudy.distributed.world import Rows, World
 from understudy.methods import METHODS

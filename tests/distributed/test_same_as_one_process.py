@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from shared_steps import NUM_STEPS, Outcome, first_run, five_steps, too_far
-from smallest_settings import SMALLEST
-from two_processes import TwoProcesses
 
+from helpers.shared_steps import NUM_STEPS, Outcome, first_run, five_steps, too_far
+from helpers.smallest_settings import SMALLEST
+from helpers.two_processes import TwoProcesses
 from understudy.methods import METHODS
 
 REPRESENTATIVES = ("kd", "dist", "crd", "projector")  # rows for themselves, related, with a memory, with batch norm

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from two_processes import TwoProcesses
 
-from engine_helpers import Eventful, run_recipe, tiny_recipe
-from test_watching import press_ctrl_c
-from understudy.recipes.schema import Recipe
+from helpers.displays import Eventful, press_ctrl_c
+from helpers.engine import run_recipe, tiny_recipe
+from helpers.states import flat
+from helpers.two_processes import TwoProcesses
 from understudy.runs.folder import RunFolder
 from understudy.utils.errors import UserError
 from understudy.utils.interrupted import Interrupted
@@ -21,7 +21,7 @@ from understudy.utils.interrupted import Interrupted
 # 80 training images, three steps an epoch; 101 validation images: 50 for the first process, 51 for the second.
 SETTINGS: dict[str, Any] = {
     "data": {"val_rows": "1000:1101"},
-    "student": {"model": "row_wise_networks:resnet8"},
+    "student": {"model": "helpers.row_wise_networks:resnet8"},
     "rows": ["alone", "crd+kd", "projector+dot"],
     "seeds": [0],
     "epochs": 3,
@@ -30,15 +30,11 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def recipe_of(over: dict[str, Any] | None = None) -> Recipe:
-    return tiny_recipe({**SETTINGS, **(over or {})})
-
-
 def run(out: Path, stop_after: int | None = None, over: dict[str, Any] | None = None) -> str | None:
     """Run, or go on, as many processes as there are; what an early end is called."""
     display = None if stop_after is None else Eventful(1, stop_after, press_ctrl_c)
     try:
-        run_recipe(recipe_of(over), out, display=display, allow_code=True)
+        run_recipe(tiny_recipe({**SETTINGS, **(over or {})}), out, display=display, allow_code=True)
     except (Interrupted, UserError) as stop:
         return str(stop)
     return None
@@ -60,7 +56,7 @@ def differences(folder: RunFolder, expected: RunFolder, limit: float = 1e-4) -> 
     found = []
     lines = list(zip(lines_of(folder), lines_of(expected), strict=True))
     for number, (line, other) in enumerate(lines):
-        one, same = (dict(flat(each)) for each in (line, other))
+        one, same = (flat(each) for each in (line, other))
         assert list(one) == list(same)
         far = [key for key, value in one.items() if not is_near(value, same[key], limit)]
         found += [f"line {number}: {key} {one[key]} {same[key]}" for key in far]
@@ -77,14 +73,6 @@ def is_near(value: Any, other: Any, limit: float) -> bool:
     if not isinstance(value, float):
         return bool(value == other)
     return value == pytest.approx(other, rel=limit, abs=1e-3)
-
-
-def flat(line: Any, path: str = "") -> Any:
-    if not isinstance(line, dict):
-        yield path, line
-        return
-    for key, value in line.items():
-        yield from flat(value, f"{path}.{key}")
 
 
 def test_two_processes_write_the_folder_of_one_once(by_one: RunFolder, pair: TwoProcesses, tmp_path: Path) -> None:
@@ -123,7 +111,7 @@ def test_a_run_of_two_processes_goes_on_in_one(
 @pytest.mark.slow
 def test_a_run_of_two_that_goes_on_in_two_ends_the_same_bit_for_bit(pair: TwoProcesses, tmp_path: Path) -> None:
     """Dropout included: each process finds its own random state again."""
-    over = {"student": {"model": "row_wise_networks:dropout"}}
+    over = {"student": {"model": "helpers.row_wise_networks:dropout"}}
     assert pair.call(run, tmp_path / "straight", None, over) == [None, None]
     assert pair.call(run, tmp_path / "stopped", 4, over) == ["stopped after step 4"] * 2
     assert pair.call(run, tmp_path / "stopped", None, over) == [None, None]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from shared_steps import five_steps, recipe_of, too_far
 from torch import nn
-from two_processes import TwoProcesses
 
+from helpers.shared_steps import five_steps, recipe_of, too_far
+from helpers.two_processes import TwoProcesses
 from understudy import UserError
 from understudy.distributed.world import World
 from understudy.runs.components import Parts, open_parts

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from front_helpers import refused
+from helpers.command_line import refused
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "understudy")
 DIGITS = ("--data", "digits", "--student", "cifar:resnet8", "--teacher", "cifar:resnet8", "--allow-weak-teacher")

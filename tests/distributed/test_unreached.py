@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from two_processes import TwoProcesses
 
+from helpers.two_processes import TwoProcesses
 from understudy import DOT, Joint, kd_loss
 from understudy.core.batch import Losses
 from understudy.distributed.launch import joined

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from two_processes import TwoProcesses
 
+from helpers.two_processes import TwoProcesses
 from understudy import UserError
 from understudy.core.batch import Pairing
 from understudy.distributed.launch import joined

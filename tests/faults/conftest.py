@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 
+from helpers.faulty_runs import Server, Tally
+from understudy.models.cost import latency_ms
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))  # where engine_helpers.py is, whichever folder pytest is asked for
-
-from faulty_runs import Server, Tally  # noqa: E402
-
-from understudy.models.cost import latency_ms  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     said = tmp_path_factory.mktemp("server") / "said.txt"
     process = subprocess.Popen(
         [sys.executable, str(HERE / "fork_server.py"), str(said)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

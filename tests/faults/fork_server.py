@@ -23,15 +23,12 @@ import jinja2  # noqa: F401 - as torchmetrics and the figures, imported where us
 import torch
 import torchmetrics.classification  # noqa: F401
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where own_time.py is
-
-import understudy.outcome
-import understudy.public
-
+import understudy.api.public
+import understudy.api.trainer
 import understudy.cli
 import understudy.models.cost
 import understudy.report.figures
-from own_time import own_clock
+from helpers.own_time import own_clock
 
 FILE_EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "shutil.copytree")
 NOBODY = 65534

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faulty_runs import KILLED, Killing, Server, Tally, image_settings, image_tree, lost_bytes, recipe_file
+
+from helpers.faulty_runs import KILLED, Killing, Server, Tally, image_settings, image_tree, lost_bytes, recipe_file
 
 STOPPED = {"rows": ["kd+dot"], "seeds": [0], "checkpoint_steps": 1, "log_every": 1}
 IN_THE_SECOND_EPOCH = {"write": 12}

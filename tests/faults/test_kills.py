@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_runs import KILLED, Killing, Server, Tally, files_of, lost_bytes, recipe_file
 
-from engine_helpers import DROPOUT_STUDENT
+from helpers.engine import DROPOUT_STUDENT
+from helpers.faulty_runs import KILLED, Killing, Server, Tally, files_of, lost_bytes, recipe_file
 
 # One method of each family, and something in each that not every run has.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {

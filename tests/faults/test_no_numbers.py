@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from faulty_runs import Tally, files_of, lost_bytes
 from torch import Tensor
 
-from engine_helpers import Eventful, read_metrics, run_recipe, tiny_recipe
+from helpers.displays import Eventful
+from helpers.engine import read_metrics, run_recipe, tiny_recipe
+from helpers.faulty_runs import Tally, files_of, lost_bytes
 from understudy import Method, MethodConfig, Recipe, UserError
 from understudy.core.batch import Pairing
 from understudy.methods import METHODS

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faulty_runs import Killing, Server, Tally, files_of, image_settings, image_tree, lost_bytes, recipe_file
+
+from helpers.faulty_runs import Killing, Server, Tally, files_of, image_settings, image_tree, lost_bytes, recipe_file
 
 MOST_SECONDS = 300  # until the others have noticed; an exchange waits for 30 minutes
 

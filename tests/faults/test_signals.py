@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pytest
-from faulty_runs import Killing, Server, Tally, files_of, lost_bytes, recipe_file
 
-from engine_helpers import run_recipe, tiny_recipe
+from helpers.engine import run_recipe, tiny_recipe
+from helpers.faulty_runs import Killing, Server, Tally, files_of, lost_bytes, recipe_file
 from understudy import Batch
 from understudy.data import EvalLoader
 from understudy.runs.components import Parts, open_parts

@@ -51,7 +51,7 @@ def test_every_reference_case_is_answered_or_left_out_with_a_reason() -> None:
         pytest.skip(ABSENT)
     here = Path(__file__).parent
     left_out = set(re.findall(r"^- (\w+): ", (here / "left_out.md").read_text(encoding="utf-8"), re.MULTILINE))
-    elsewhere = {"dot", "ema_warmup", "mixup_cutmix", "rmsprop_tf"}  # tests/updates, test_timm_golden.py
+    elsewhere = {"dot", "ema_warmup", "mixup_cutmix", "rmsprop_tf"}  # tests/optim, test_timm_golden.py
     known = ANSWERS.keys() | left_out | elsewhere
 
     assert [method for method in stored if method not in known] == []

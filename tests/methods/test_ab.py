@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples import few, normal, row_counts, seeds
-from examples_features import batch_of, method_of, stages
 from hypothesis import given
 from torch import Tensor
 
+from helpers.examples import few, normal, row_counts, seeds
+from helpers.examples_features import batch_of, method_of, stages
 from understudy.core.taps import Taps
 from understudy.methods.ab import AB, ab_loss
 from understudy.utils.errors import UserError

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from examples import Array, context, few, normal, pairing, row_counts, seeds
 from hypothesis import given
 
+from helpers.examples import Array, context, few, normal, pairing, row_counts, seeds
 from understudy.methods.cc import CC, Kernel, cc_kernel_loss, cc_loss
 from understudy.utils.errors import UserError
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples import normal
-from examples_features import Shape
 
+from helpers.examples import normal
+from helpers.examples_features import Shape
 from understudy.core.taps import TapShape
 from understudy.methods.shared.maps import comparable_maps, conv_regressor
 from understudy.utils.errors import UserError

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from examples import Array, few, normal, seeds
-from examples_relations import NUM_CLASSES, NUM_TRAIN, built, rotated_pairing, total
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.examples import Array, few, normal, seeds, total
+from helpers.examples_relations import NUM_CLASSES, NUM_TRAIN, built, rotated_pairing
 from understudy.core.batch import Pairing
 from understudy.core.taps import TapShape
 from understudy.methods.base import Context, TapShapes

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import Array, few, normal, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.examples import Array, few, normal, seeds
 from understudy.methods.losses.dense import (
     ChannelNorm,
     anchor_boxes,

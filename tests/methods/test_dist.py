@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import Array, class_counts, context, few, normal, pairing, row_counts, seeds, softmax
 from hypothesis import given
 from torch import Tensor
 
+from helpers.examples import Array, class_counts, context, few, normal, pairing, row_counts, seeds, softmax
 from understudy.methods.dist import DIST, EpsMode, dist_loss, inter_class_relation, intra_class_relation
 from understudy.utils.errors import UserError
 

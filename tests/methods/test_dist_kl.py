@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import class_counts, context, few, normal, pairing, row_counts, seeds, softmax
 from hypothesis import given
 
+from helpers.examples import class_counts, context, few, normal, pairing, row_counts, seeds, softmax
 from understudy.methods.dist_kl import DISTKL, dist_kl_loss
 from understudy.methods.kd import kd_loss
 

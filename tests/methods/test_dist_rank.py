@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import Array, class_counts, context, few, normal, pairing, row_counts, seeds, softmax
 from hypothesis import given
 
+from helpers.examples import Array, class_counts, context, few, normal, pairing, row_counts, seeds, softmax
 from understudy.methods import dist_rank
 from understudy.methods.dist_rank import DISTRank, dist_rank_loss, rank_relation, soft_ranks
 

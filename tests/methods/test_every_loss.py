@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples import class_counts, context, few, normal, pairing, random_labels, row_counts, seeds
 from hypothesis import given
-from logit_losses import CORE, EVERY, LogitLoss
 from torch import Tensor
 
+from helpers.examples import class_counts, context, few, normal, pairing, random_labels, row_counts, seeds
+from helpers.logit_losses import CORE, EVERY, LogitLoss
 from understudy.methods.base import Method
 from understudy.methods.dist import DIST
 from understudy.methods.dkd import DKD

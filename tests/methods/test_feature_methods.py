@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from examples import few, seeds
-from examples_features import CNN, VIT, WIDER_CNN, batch_of, method_of, stages
 from hypothesis import given
 from torch import Tensor
 
+from helpers.examples import few, seeds
+from helpers.examples_features import CNN, VIT, WIDER_CNN, batch_of, method_of, stages
 from understudy.core.batch import Pairing
 from understudy.methods import METHODS
 from understudy.methods.base import Method

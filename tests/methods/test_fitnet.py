@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from examples import few, normal, row_counts, seeds
-from examples_features import batch_of, method_of, stages
 from hypothesis import given
 from torch import Tensor
 
+from helpers.examples import few, normal, row_counts, seeds
+from helpers.examples_features import batch_of, method_of, stages
 from understudy.methods.fitnet import FitNet, fitnet_loss
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from examples import few, normal, row_counts, seeds
-from examples_features import CNN, WIDER_CNN, batch_of, method_of, stages
 from hypothesis import given
 from torch import Tensor, nn
 
+from helpers.examples import few, normal, row_counts, seeds
+from helpers.examples_features import CNN, WIDER_CNN, batch_of, method_of, stages
 from understudy.methods.fsp import Distance, Pooling, fsp_loss
 from understudy.utils.errors import UserError
 

@@ -6,11 +6,11 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from examples import few, normal, row_counts, seeds
-from examples_features import batch_of, method_of, stages
 from hypothesis import given
 from torch import Tensor
 
+from helpers.examples import few, normal, row_counts, seeds
+from helpers.examples_features import batch_of, method_of, stages
 from understudy.methods.ft import FT, FactorForm, ft_loss, paraphraser_loss
 from understudy.training.connector_weights import load_connectors, save_connectors
 from understudy.utils.errors import UserError

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import class_counts, few, normal, random_labels, row_counts, seeds, softmax
-from examples_relations import NUM_CLASSES, STAGES, built, rotated_pairing, total
 from hypothesis import given
 from torch import Tensor
 
+from helpers.examples import class_counts, few, normal, random_labels, row_counts, seeds, softmax, total
+from helpers.examples_relations import NUM_CLASSES, STAGES, built, rotated_pairing
 from understudy.core.taps import TapShape
 from understudy.methods.hsakd import HSAKD, auxiliary_head, hsakd_loss, joint_label_loss
 from understudy.methods.kd import kd_loss

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import Array, few, normal, seeds
-from examples_relations import built, rotated_pairing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.examples import Array, few, normal, seeds
+from helpers.examples_relations import built, rotated_pairing
 from understudy.core.batch import Pairing
 from understudy.core.taps import TapShape
 from understudy.methods.base import Context, TapShapes

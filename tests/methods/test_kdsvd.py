@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import few, normal, seeds
-from examples_features import CNN, batch_of, method_of, stages
 from hypothesis import given
 from torch import Tensor
 
+from helpers.examples import few, normal, seeds
+from helpers.examples_features import CNN, batch_of, method_of, stages
 from understudy.methods.kdsvd import VectorAxis, kdsvd_loss
 from understudy.utils.errors import UserError
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples import context, normal, pairing, random_labels
-from logit_losses import RIVALS as LOSSES
 from torch import Tensor
 
+from helpers.examples import context, normal, pairing, random_labels
+from helpers.logit_losses import RIVALS as LOSSES
 from understudy.methods.base import Method
 from understudy.methods.dist_kl import DISTKL
 from understudy.methods.dist_rank import DISTRank

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import class_counts, context, few, normal, pairing, row_counts, seeds, softmax
 from hypothesis import given
 
+from helpers.examples import class_counts, context, few, normal, pairing, row_counts, seeds, softmax
 from understudy.methods.logit_std import LogitStandardisation, logit_std_loss, standardised
 
 

@@ -5,11 +5,11 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from examples import few, normal, row_counts, seeds
-from examples_features import batch_of, method_of, stages
 from hypothesis import given
 from torch import Tensor
 
+from helpers.examples import few, normal, row_counts, seeds
+from helpers.examples_features import batch_of, method_of, stages
 from understudy.methods.nst import nst_loss
 
 

@@ -5,8 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from examples import few, normal, row_counts, seeds
-from examples_embeddings import (
+from hypothesis import given
+from torch import Tensor
+
+from helpers.examples import few, normal, row_counts, seeds
+from helpers.examples_embeddings import (
     STUDENT,
     TEACHER,
     built,
@@ -17,9 +20,6 @@ from examples_embeddings import (
     deep_pairing,
     side,
 )
-from hypothesis import given
-from torch import Tensor
-
 from understudy.methods.base import Context
 from understudy.methods.ofd import OFD, negative_margin, ofd_loss
 from understudy.utils.errors import UserError

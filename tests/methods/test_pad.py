@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import context, few, normal, pairing, row_counts, seeds
 from hypothesis import given
 from torch import nn
 
+from helpers.examples import context, few, normal, pairing, row_counts, seeds
 from understudy.core.taps import Taps, TapShape
 from understudy.methods.base import Context, TapShapes
 from understudy.methods.pad import PAD, pad_loss

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import Array, context, few, normal, pairing, row_counts, seeds
-from examples_relations import cosine
 from hypothesis import given
 
+from helpers.examples import Array, context, few, normal, pairing, row_counts, seeds
+from helpers.examples_relations import cosine
 from understudy.methods.pkt import PKT, pkt_loss
 
 

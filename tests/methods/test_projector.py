@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from examples import Array, context, few, normal, pairing, row_counts, seeds
 from hypothesis import given
 from torch import Tensor, nn
 
+from helpers.examples import Array, context, few, normal, pairing, row_counts, seeds
 from understudy.core.taps import Taps, TapShape
 from understudy.methods.base import TapShapes
 from understudy.methods.kd import kd_loss

@@ -3,10 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import few, normal, row_counts, seeds
-from examples_embeddings import built, check_gradients, check_half_autocast, check_order, deep_context, deep_pairing
 from hypothesis import given
 
+from helpers.examples import few, normal, row_counts, seeds
+from helpers.examples_embeddings import (
+    built,
+    check_gradients,
+    check_half_autocast,
+    check_order,
+    deep_context,
+    deep_pairing,
+)
 from understudy.core.taps import Taps
 from understudy.methods.projector_ensemble import ProjectorEnsemble, projector_ensemble_loss
 from understudy.utils.errors import UserError

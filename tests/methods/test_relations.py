@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from examples import few, normal, seeds
-from examples_relations import SETTINGS, built, changed, relation_context, rotated_pairing, total
 from hypothesis import given
 from torch import Tensor
 
+from helpers.examples import few, normal, seeds, total
+from helpers.examples_relations import SETTINGS, built, changed, relation_context, rotated_pairing
 from understudy.core.taps import Taps
 from understudy.methods.base import method_named
 from understudy.methods.cc import cc_kernel_loss, cc_loss

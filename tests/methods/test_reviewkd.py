@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from examples import Array, few, normal, seeds
-from examples_embeddings import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.examples import Array, few, normal, seeds
+from helpers.examples_embeddings import (
     STUDENT,
     TEACHER,
     built,
@@ -15,9 +18,6 @@ from examples_embeddings import (
     deep_context,
     deep_pairing,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
 from understudy.core.taps import Taps, TapShape
 from understudy.methods.reviewkd import AttentionFusion, ReviewKD, reviewkd_loss
 from understudy.utils.errors import UserError

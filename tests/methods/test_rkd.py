@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from examples import Array, context, few, normal, pairing, row_counts, seeds
 from hypothesis import given
 from torch import Tensor
 
+from helpers.examples import Array, context, few, normal, pairing, row_counts, seeds
 from understudy.methods import rkd
 from understudy.methods.rkd import RKD, rkd_angle_loss, rkd_distance_loss, rkd_loss
 

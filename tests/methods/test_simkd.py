@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from examples import few, normal, row_counts, seeds
-from examples_embeddings import (
+from hypothesis import given
+from torch import Tensor, nn
+
+from helpers.examples import few, normal, row_counts, seeds
+from helpers.examples_embeddings import (
     STUDENT,
     TEACHER,
     built,
@@ -17,9 +20,6 @@ from examples_embeddings import (
     deep_pairing,
     side,
 )
-from hypothesis import given
-from torch import Tensor, nn
-
 from understudy.core.taps import TappedModel, TapShape
 from understudy.methods.base import Context, TapShapes
 from understudy.methods.simkd import SimKD, SimKDStudent, simkd_loss, simkd_projector

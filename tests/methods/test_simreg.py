@@ -3,11 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import Array, few, normal, row_counts, seeds
-from examples_embeddings import built, check_gradients, check_half_autocast, check_order, deep_context, deep_pairing
 from hypothesis import given
 from torch import nn
 
+from helpers.examples import Array, few, normal, row_counts, seeds
+from helpers.examples_embeddings import (
+    built,
+    check_gradients,
+    check_half_autocast,
+    check_order,
+    deep_context,
+    deep_pairing,
+)
 from understudy.methods.simreg import SimReg, simreg_head, simreg_loss
 from understudy.utils.errors import UserError
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples import few, normal, seeds
 from hypothesis import given
 
+from helpers.examples import few, normal, seeds
 from understudy.methods.shared.singular_vectors import singular_vectors
 
 both_ways = pytest.mark.parametrize("shape", [(4, 9, 5), (4, 5, 9), (4, 5, 5)], ids=["tall", "wide", "square"])

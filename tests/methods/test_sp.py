@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import few, normal, row_counts, seeds
-from examples_relations import built, rotated_pairing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.examples import few, normal, row_counts, seeds
+from helpers.examples_relations import built, rotated_pairing
 from understudy.methods.sp import sp_loss
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import class_counts, context, few, normal, pairing, random_labels, row_counts, seeds, softmax
 from hypothesis import given
 from torch import Tensor
 
+from helpers.examples import class_counts, context, few, normal, pairing, random_labels, row_counts, seeds, softmax
 from understudy.methods.spherical import Sphere, Spherical, spherical_loss
 from understudy.utils.errors import UserError
 

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples import few, normal, row_counts, seeds
-from examples_embeddings import (
+from hypothesis import given
+from torch import nn
+
+from helpers.examples import few, normal, row_counts, seeds
+from helpers.examples_embeddings import (
     STUDENT,
     built,
     check_gradients,
@@ -13,9 +16,6 @@ from examples_embeddings import (
     deep_pairing,
     side,
 )
-from hypothesis import given
-from torch import nn
-
 from understudy.core.taps import Taps, TapShape
 from understudy.methods.base import Context, TapShapes
 from understudy.methods.srrl import SRRL, srrl_loss

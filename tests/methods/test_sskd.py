@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import Array, few, normal, random_labels, seeds, softmax
-from examples_relations import built, changed, cosine, rotated_pairing, total
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.examples import Array, few, normal, random_labels, seeds, softmax, total
+from helpers.examples_relations import built, changed, cosine, rotated_pairing
 from understudy.methods.shared.relations import rows_by_copy
 from understudy.methods.sskd import SSKD, kept_rows, similarities, sskd_loss
 from understudy.utils.errors import UserError

@@ -3,8 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from examples_features import CNN, VIT, WIDER_CNN, Shape, method_of, stages
 
+from helpers.examples_features import CNN, VIT, WIDER_CNN, Shape, method_of, stages
 from understudy.core.taps import Taps
 from understudy.methods import METHODS
 from understudy.methods.shared.stages import StageMethod, spread

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from examples import class_counts, context, few, normal, pairing, random_labels, row_counts, seeds, softmax
 from hypothesis import given
 
+from helpers.examples import class_counts, context, few, normal, pairing, random_labels, row_counts, seeds, softmax
 from understudy.methods.tfkd import TeacherFreeKD, tfkd_loss, virtual_teacher
 from understudy.utils.errors import UserError
 

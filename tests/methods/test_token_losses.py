@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import class_counts, few, normal, random_labels, row_counts, seeds, softmax
 from hypothesis import given
 from torch import Tensor
 
+from helpers.examples import class_counts, few, normal, random_labels, row_counts, seeds, softmax
 from understudy.methods.kd import kd_loss
 from understudy.methods.losses.kd_variants import elementwise_kd_loss, takd_objective
 from understudy.methods.losses.token import (

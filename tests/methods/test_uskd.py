@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import Array, few, normal, random_labels, row_counts, seeds, softmax
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.examples import Array, few, normal, random_labels, row_counts, seeds, softmax
 from understudy.core.batch import Pairing
 from understudy.core.taps import Taps, TapShape
 from understudy.methods.base import Context, TapShapes

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import few, normal, row_counts, seeds
-from examples_features import batch_of, method_of, stages
 from hypothesis import given
 
+from helpers.examples import few, normal, row_counts, seeds
+from helpers.examples_features import batch_of, method_of, stages
 from understudy.methods.vid import VID, Regressor, vid_loss
 from understudy.utils.errors import UserError
 

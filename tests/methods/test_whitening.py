@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples import few, normal, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.examples import few, normal, seeds
 from understudy.methods.shared.whitening import Whitening, whitened
 from understudy.utils.errors import UserError
 

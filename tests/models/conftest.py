@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where own_time.py is, whichever folder pytest is asked for
-
-from hf_folders import write_resnet, write_vit
+from helpers.hf_folders import write_resnet, write_vit
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import nn
 
-from own_time import timed
+from helpers.own_time import timed
 from understudy.models import create_model
 from understudy.utils.errors import UserError
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from hf_folders import VIT, write_processor
 from PIL import Image
 from torch import nn
 
+from helpers.hf_folders import VIT, write_processor
 from understudy import DOT, Classification, LiveTeacher, StudentSpec, methods, trainer
 from understudy.core.taps import TappedModel, classifier_name
 from understudy.models import create_model, save_student

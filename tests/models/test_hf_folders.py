@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from own_time import timed
+from helpers.own_time import timed
 from understudy.models import create_model, load_student, load_student_network, save_student
 from understudy.utils.errors import UserError
 

@@ -6,8 +6,8 @@ import warnings
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
-from run_writer import ACCURACY, write_run, write_sweep
 
+from helpers.run_writer import ACCURACY, write_run, write_sweep
 from understudy.report import all_plots, read_run
 from understudy.report.figures.accuracy import accuracy_plot
 from understudy.report.figures.classes import class_plot

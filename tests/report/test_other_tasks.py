@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from run_writer import results_with, write_run
 from safetensors.numpy import save_file
 
+from helpers.run_writer import results_with, write_run
 from understudy.analysis import Summary, paired_bootstrap
 from understudy.report import comparison_table, headline, read_run, render, row_sentence, write_report
 from understudy.results.schema import Comparison, Results, Row, RowSummary, Scores, SeedResult

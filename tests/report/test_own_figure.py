@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run_writer import write_run
 
-from front_helpers import documented, done, install, refused
+from helpers.command_line import documented, done, install, refused
+from helpers.run_writer import write_run
 from understudy import UserError
 from understudy.report import all_plots, read_run
 from understudy.report.figures import FIGURES, Plot, register_figure

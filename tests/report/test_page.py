@@ -5,8 +5,8 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from run_writer import results_of, write_run, write_sweep
 
+from helpers.run_writer import results_of, write_run, write_sweep
 from understudy.report import headline, read_run, write_report
 from understudy.report.page import mistakes, unlearnt
 from understudy.utils.errors import UserError

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from run_writer import results_of, write_run
 
+from helpers.run_writer import results_of, write_run
 from understudy.report import Results, read_results, read_run, read_timing
 from understudy.utils.errors import UserError
 from understudy.utils.machine import describe_environment

@@ -3,8 +3,8 @@
 import math
 
 import pytest
-from run_writer import results_with
 
+from helpers.run_writer import results_with
 from understudy.report import Speed, Timing, basis_sentence, comparison_table, headline, row_sentence
 
 AHEAD = {("kd+dot", "alone"): (2.8, 1.1, 4.4)}

@@ -6,8 +6,8 @@ import json
 
 import pytest
 from rich.console import Console
-from run_writer import results_of, results_with, write_run
 
+from helpers.run_writer import results_of, results_with, write_run
 from understudy.report import Results, comparison_table, read_run, render, rich_table
 from understudy.utils.errors import UserError
 

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from malformed import JUNK, mutants
 
-from front_helpers import understudy
-from own_time import within
+from helpers.command_line import understudy
+from helpers.malformed import JUNK, mutants
+from helpers.own_time import within
 from understudy.recipes.schema import load_recipe, recipe_from
 from understudy.utils.errors import UserError
 

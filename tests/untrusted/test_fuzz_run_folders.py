@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from malformed import JUNK, mutants, nested
-from run_writer import results_of, write_run
 from safetensors.numpy import save_file
 
-from front_helpers import understudy
-from own_time import within
+from helpers.command_line import understudy
+from helpers.malformed import JUNK, mutants, nested
+from helpers.own_time import within
+from helpers.run_writer import results_of, write_run
 from understudy.report import RunFolder, comparison_table, headline, read_run, render, row_sentence, write_report
 from understudy.utils.errors import UserError
 

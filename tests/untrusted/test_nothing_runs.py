@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from front_helpers import DIGITS, TEACHER, done, refused
+from helpers.command_line import DIGITS, TEACHER, done, refused
 from understudy import load_student
 from understudy.models import create_model, save_student
 from understudy.runs import checkpoint

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from run_writer import write_run
 
-from front_helpers import DIGITS, RECIPE, TEACHER, done, jpeg_bytes, refused, understudy
+from helpers.command_line import DIGITS, RECIPE, TEACHER, done, refused, understudy
+from helpers.images import coloured_jpeg
+from helpers.run_writer import write_run
 from understudy import load_student
 from understudy.analysis import per_class_accuracy
 from understudy.models import create_model, save_student
@@ -194,7 +195,7 @@ def test_a_student_folder_with_other_kinds_of_values_is_refused_in_words(change:
 )
 def test_parquet_metadata_that_says_nothing_useful_is_passed_over(metadata: bytes) -> None:
     labels = [0, 1] * 5
-    table = pa.table({"image": [{"bytes": jpeg_bytes(label, 0)} for label in labels], "label": labels})
+    table = pa.table({"image": [{"bytes": coloured_jpeg(label, 0)} for label in labels], "label": labels})
     pq.write_table(table.replace_schema_metadata({b"huggingface": metadata}), "train.parquet")
     done("check", "--student", "cifar:resnet8", "--epochs", "1", "--data", "train.parquet")
 

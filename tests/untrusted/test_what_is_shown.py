@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from run_writer import results_of, write_run
 
-from front_helpers import understudy
+from helpers.command_line import understudy
+from helpers.run_writer import results_of, write_run
 from understudy.report import comparison_table, read_results, render, write_report
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder

@@ -1,0 +1,72 @@
+"""The smallest settings under which every method can be trained: one entry each, or the suite fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """Settings of a method, and what its data and networks must offer."""
+
+    method: dict[str, Any] = field(default_factory=dict)  # of the method itself
+    data: dict[str, Any] = field(default_factory=dict)  # laid on the recipe's data
+    by_teacher: dict[str, dict[str, Any]] = field(default_factory=dict)  # method settings for "cnn" or "vit"
+    has_connectors: bool = False
+    refuses: dict[str, str] = field(default_factory=dict)  # by teacher: what the refusal says, where it must refuse
+
+
+SMALLEST: dict[str, Smallest] = {
+    "ab": Smallest(has_connectors=True, refuses={"vit": "does not say where its preact_stages are"}),
+    "at": Smallest(),
+    "cc": Smallest(has_connectors=True),
+    "crd": Smallest(method={"num_negatives": 16, "embedding_dim": 8}, has_connectors=True),
+    "dist": Smallest(),
+    "dist_kl": Smallest(),
+    "dist_rank": Smallest(),
+    "dkd": Smallest(),
+    "fitnet": Smallest(has_connectors=True),
+    "fsp": Smallest(has_connectors=True),
+    "ft": Smallest(method={"stage": "paraphraser"}, has_connectors=True),
+    "ickd": Smallest(has_connectors=True),
+    "hsakd": Smallest(method={"stage": "together"}, data={"copies": "rotations"}, has_connectors=True),
+    "kd": Smallest(),
+    "itrd": Smallest(has_connectors=True),
+    "kdsvd": Smallest(),
+    "logit_std": Smallest(),
+    "nkd": Smallest(),
+    "nst": Smallest(),
+    "ofd": Smallest(has_connectors=True, refuses={"vit": "does not say where its preact_stages are"}),
+    "pad": Smallest(has_connectors=True),
+    "pkt": Smallest(),
+    "projector": Smallest(has_connectors=True),
+    "projector_ensemble": Smallest(has_connectors=True),
+    "reviewkd": Smallest(has_connectors=True),
+    "rkd": Smallest(),
+    "simkd": Smallest(by_teacher={"vit": {"match": "embedding"}}, has_connectors=True),
+    "simreg": Smallest(has_connectors=True),
+    "sp": Smallest(),
+    "spherical": Smallest(),
+    "srrl": Smallest(has_connectors=True),
+    "sskd": Smallest(method={"stage": "together"}, data={"copies": "rotations"}, has_connectors=True),
+    "tfkd": Smallest(),
+    "uskd": Smallest(has_connectors=True),
+    "vid": Smallest(has_connectors=True),
+}
+
+# The teachers that the settings are for.
+TEACHERS: dict[str, dict[str, Any]] = {
+    "cnn": {"model": "cifar:resnet8", "kwargs": {"width": 0.5}, "weights": "none", "allow_weak": True},
+    "vit": {
+        "model": "timm:vit_tiny_patch16_224",
+        "kwargs": {"patch_size": 2, "embed_dim": 24, "depth": 4, "num_heads": 2},
+        "weights": "none",
+        "allow_weak": True,
+    },
+}
+
+
+def settings_of(method: str, teacher: str = "cnn") -> dict[str, Any]:
+    """What a recipe says of the method: its name and its smallest settings under one of TEACHERS."""
+    return {"name": method, **SMALLEST[method].method, **SMALLEST[method].by_teacher.get(teacher, {})}
