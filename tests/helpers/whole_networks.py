@@ -1,0 +1,40 @@
+"""A student and a teacher that have all that any method asks for, and a batch of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from helpers.examples import built, random_labels
+from helpers.examples_embeddings import NUM_CLASSES, deep_context, deep_pairing
+from helpers.smallest_settings import settings_of
+from understudy.core.batch import Pairing
+from understudy.methods.base import Context, Method
+
+NUM_SAMPLES = 3
+NUM_TRAIN = 24
+
+
+def whole_context() -> Context:
+    """Four stages on either side, their pre-activations and batch norms, embedding, classifier, and training labels."""
+    labels = torch.arange(NUM_TRAIN) % NUM_CLASSES
+    return replace(deep_context(), num_train=NUM_TRAIN, train_labels=labels, generator=torch.Generator().manual_seed(0))
+
+
+def whole_pairing(*, seed: int = 0) -> Pairing:
+    """A float64 batch of three samples in four copies each, block by block; all but labels and numbers are leaves."""
+    pairing = deep_pairing(whole_context(), 4 * NUM_SAMPLES, seed=seed)
+    return replace(
+        pairing,
+        teacher_logits=torch.randn_like(pairing.student_logits).requires_grad_(),
+        labels=random_labels(NUM_SAMPLES, NUM_CLASSES, seed).repeat(4),
+        indices=torch.arange(NUM_SAMPLES).repeat(4),
+        copies=torch.arange(4).repeat_interleave(NUM_SAMPLES),
+    )
+
+
+def smallest(name: str) -> Method:
+    """The method in float64 under its smallest settings; its connectors are the same every time."""
+    settings = {key: value for key, value in settings_of(name).items() if key != "name"}
+    return built(name, whole_context(), **settings).double()
