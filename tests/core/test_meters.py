@@ -64,7 +64,7 @@ def test_what_is_a_mean_over_labelled_rows_is_weighed_by_them_alone() -> None:
 def test_a_log_that_is_closed_begins_anew() -> None:
     log = StepLog()
     log.add(record(1, task_loss=1.0))
-    log.clear()
+    log.reset()
     log.add(record(1, task_loss=1.0))
     assert log.totals() == ({"task_loss": 1.0}, {"task_loss": 1.0})
 

@@ -5,7 +5,7 @@ from timm.optim import Lion, RMSpropTF
 from torch import nn
 
 from understudy.core.batch import Losses
-from understudy.optim import Joint, update_named
+from understudy.optim import UPDATES, Joint
 
 torch.set_num_threads(1)
 
@@ -129,7 +129,7 @@ def test_rmsprop_starts_from_squares_of_one_and_has_the_rate_in_its_momentum() -
 @pytest.mark.parametrize("name", ["joint", "dot"])
 def test_the_initial_rate_is_known_at_any_time(name: str) -> None:
     parameter = nn.Parameter(torch.zeros(1))
-    update = update_named(name).Config(lr=0.5).build([("weight", parameter)])
+    update = UPDATES[name].Config(lr=0.5).build([("weight", parameter)])
     before = update.initial_lr
     update.set_lr_factor(0.1)
     assert (before, update.initial_lr, update.lr) == (0.5, 0.5, pytest.approx(0.05))

@@ -6,15 +6,8 @@ from pathlib import Path
 import pytest
 
 from understudy.runs import console
-from understudy.runs.console import Display, duration
+from understudy.runs.console import Display
 from understudy.trackers.jsonl import MetricsFile
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00:00"), (21.9, "0:00:21"), (3_725, "1:02:05"), (90_000, "25:00:00")]
-)
-def test_durations_are_hours_minutes_seconds(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_metrics_are_one_json_object_a_line(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Analysis is numbers only: tensors or arrays in, dataclasses out."""
 
-from understudy.analysis.agreement import Outcomes, agreement, confusion, outcomes, per_class_accuracy
+from understudy.analysis.agreement import Outcomes, agreement, outcomes, per_class_accuracy
 from understudy.analysis.intervals import Interval, Summary, paired_bootstrap, summary
 
 __all__ = [
@@ -8,7 +8,6 @@ __all__ = [
     "Outcomes",
     "Summary",
     "agreement",
-    "confusion",
     "outcomes",
     "paired_bootstrap",
     "per_class_accuracy",

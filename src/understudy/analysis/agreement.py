@@ -11,7 +11,7 @@ import numpy.typing as npt
 from understudy.analysis.arrays import ArrayLike, as_array
 from understudy.utils.errors import UserError
 
-__all__ = ["Outcomes", "agreement", "confusion", "outcomes", "per_class_accuracy"]
+__all__ = ["Outcomes", "agreement", "outcomes", "per_class_accuracy"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -57,7 +57,7 @@ def per_class_accuracy(predicted: ArrayLike, labels: ArrayLike, *, num_classes: 
         (C,) percent; NaN for a class without images.
 
     Raises:
-        UserError: as for `confusion`.
+        UserError: shapes differ, there are no images, or a number lies outside 0..C-1.
     """
     said, true = _class_numbers(predicted, labels, num_classes)
     # No (C, C) table: for 21,000 classes it would take 3.5 GB.
@@ -65,27 +65,6 @@ def per_class_accuracy(predicted: ArrayLike, labels: ArrayLike, *, num_classes: 
     counts = np.bincount(true, minlength=num_classes)  # those without a prediction count too
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN here on purpose
         return np.asarray(100 * right / counts, dtype=np.float64)
-
-
-def confusion(predicted: ArrayLike, labels: ArrayLike, *, num_classes: int) -> Indices:
-    """How many images of class i are taken for class j.
-
-    Args:
-        predicted: (N,) class numbers in 0..C-1; -1, of a network whose output is no number, is taken for no class.
-        labels: (N,) class numbers in 0..C-1.
-        num_classes: C.
-
-    Returns:
-        (C, C) counts: row i is the true class, column j the predicted one.
-
-    Raises:
-        UserError: shapes differ, there are no images, or a number lies outside 0..C-1.
-    """
-    said, true = _class_numbers(predicted, labels, num_classes)
-    # int64 first: predictions are stored as int16, where 1000 * 1000 classes would overflow
-    is_said = said >= 0
-    pairs = true[is_said].astype(np.int64) * num_classes + said[is_said]
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def _class_numbers(

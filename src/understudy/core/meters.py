@@ -18,6 +18,10 @@ class Meter:
     """Means over all `add` calls since the last `read`. Adding never waits for the device."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew."""
         self._names: tuple[str, ...] = ()
         self._sum: Tensor | None = None  # (len(names),) float64
         self._weight = 0.0
@@ -38,7 +42,7 @@ class Meter:
             return {}
         *sums, weight = add_up([torch.cat([self._sum, self._sum.new_tensor([self._weight])])])[0].tolist()
         names = self._names
-        self.__init__()  # type: ignore[misc]
+        self.reset()
         return {name: total / weight for name, total in zip(names, sums, strict=True)}
 
 
@@ -46,6 +50,10 @@ class Means:
     """Means of plain numbers since the last `read`, each with a weight of its own."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew."""
         self._sums: dict[str, float] = {}
         self._weights: dict[str, float] = {}
 
@@ -58,7 +66,7 @@ class Means:
     def read(self) -> dict[str, float]:
         """The means of what has any weight; everything starts anew."""
         means = {name: total / self._weights[name] for name, total in self._sums.items() if self._weights[name]}
-        self.__init__()  # type: ignore[misc]
+        self.reset()
         return means
 
     def state_dict(self) -> dict[str, Any]:
@@ -125,6 +133,10 @@ class StepLog:
     """The scalars of every step since the log was last closed, one row each. Adding never waits for the device."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new interval."""
         self._names: tuple[str, ...] = ()
         self._rows: list[Tensor] = []  # (2 * len(names),) float64: values times weights, and the weights
 
@@ -157,10 +169,6 @@ class StepLog:
             raise BadValue(place, self._names[column], table[place, column].item())
         sums, weights = table.sum(0).view(2, -1).tolist()
         return dict(zip(self._names, sums, strict=True)), dict(zip(self._names, weights, strict=True))
-
-    def clear(self) -> None:
-        """Start a new interval."""
-        self.__init__()  # type: ignore[misc]
 
     def state_dict(self, add_up: AddUp = list) -> dict[str, Any]:
         """Everything that a resumed run needs, of all processes together."""

@@ -20,6 +20,7 @@ from understudy.core.passes import Repeat, left_as_it_was
 from understudy.core.stages import gives_channels_last, stages_of
 from understudy.core.tap_hooks import Catcher, place
 from understudy.utils.errors import UserError, nearest
+from understudy.utils.text import listed
 
 __all__ = ["TapShape", "TappedModel", "Taps", "check_taps", "classifier_name"]
 
@@ -329,4 +330,4 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def _listed(names: list[str], most: int = 24) -> str:
-    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+    return listed(names, most) + (f" ({len(names)} in all)" if len(names) > most else "")

@@ -17,6 +17,7 @@ from understudy.data.sources.base import EncodedSource, Source, TensorSource, is
 from understudy.data.sources.decoding import BadImageError
 from understudy.utils.errors import UserError
 from understudy.utils.seeding import globally_seeded
+from understudy.utils.text import mib
 
 __all__ = ["Cached", "cached", "digest", "first_readable", "free_memory_bytes"]
 
@@ -62,7 +63,7 @@ def cached(
     num_bytes, free = len(source) * first.numel() * first.element_size(), free_memory_bytes()
     if mode == "auto" and num_bytes > free // 2:
         raise UserError(
-            f"{what} would take {_mib(num_bytes)} of memory decoded, more than half of the {_mib(free)} that are free; "
+            f"{what} would take {mib(num_bytes)} of memory decoded, more than half of the {mib(free)} that are free; "
             "data.cache: true decodes them once all the same, data.cache: false reads them from disk every epoch (then "
             "at data.image_size, or the model's own input size)"
         )
@@ -138,7 +139,3 @@ class _Filling:
         data = source.encoded(place)
         self.digests[i] = digest(data)
         return source.from_bytes(data, place)
-
-
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.0f} MiB"

@@ -10,6 +10,7 @@ from understudy.data.sources.base import Source, rows_of
 from understudy.data.sources.found import Found, SplitName
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed_tensor
+from understudy.utils.text import plural
 
 __all__ = ["divided", "held_out", "reduced"]
 
@@ -57,7 +58,7 @@ def reduced(train: Source, config: DataConfig) -> tuple[Source, str | None]:
         rows, words = _first_of_each(train.labels, config.per_class), f"the first {config.per_class} of each class"
         counts = torch.bincount(train.labels)
         if few := int(((counts > 0) & (counts < config.per_class)).sum()):
-            words += f", or all where there are fewer ({few} class{'es' * (few > 1)})"
+            words += f", or all where there are fewer ({plural(few, 'class', 'classes')})"
     elif config.fraction is not None:
         rows = _share(train.labels, config.fraction, config.split_seed, "fraction")
         words = f"{100 * config.fraction:g} % of each class, chosen by seed {config.split_seed}"

@@ -12,6 +12,7 @@ from understudy.data.cache import Cached, digest
 from understudy.data.sources.base import EncodedSource, Source, TensorSource, stored_at
 from understudy.data.sources.decoding import BadImageError
 from understudy.data.sources.found import SplitName
+from understudy.utils.text import plural
 
 __all__ = ["MOST_COMPARED", "duplicate_notes"]
 
@@ -109,7 +110,7 @@ def _relabelled(train: Source, groups: Mapping[bytes, list[int]], classes: Seque
             found.append(" = ".join(f"{train.name(i)} ({classes[labels[i]]})" for i in labelled))
     if not found:
         return []
-    return [f"train holds {_counted(len(found))} under more than one label: {_first(found)}"]
+    return [f"train holds {plural(len(found), 'image')} under more than one label: {_first(found)}"]
 
 
 def _leaks(name: str, source: Source, keys: Keys, train: Source, groups: Mapping[bytes, list[int]]) -> list[str]:
@@ -120,16 +121,12 @@ def _leaks(name: str, source: Source, keys: Keys, train: Source, groups: Mapping
     pairs = [f"{source.name(i)} = {train.name(members[0])}" for i, members in found]
     label = f" ({others} under another label)" if others else ""
     is_are = "is" if len(found) == 1 else "are"
-    return [f"{_counted(len(found))} of {name} {is_are} in train as well{label}: {_first(pairs)}"]
+    return [f"{plural(len(found), 'image')} of {name} {is_are} in train as well{label}: {_first(pairs)}"]
 
 
 def _is_another_label(label: Tensor, others: Tensor) -> bool:
     labelled = others[others >= 0]
     return bool(len(labelled)) and not bool((labelled == label).any())
-
-
-def _counted(number: int) -> str:
-    return f"{number} image{'s' * (number > 1)}"
 
 
 def _first(texts: Sequence[str], most: int = 3) -> str:

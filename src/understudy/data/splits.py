@@ -22,6 +22,7 @@ from understudy.data.sources.hub_stream import PEEKED, stream_parts
 from understudy.data.unlabelled import read_unlabelled
 from understudy.utils.errors import UserError
 from understudy.utils.machine import hand_back_memory
+from understudy.utils.text import listed, mib
 
 __all__ = ["DataSplits", "open_data", "size_as_given", "splits_of"]
 
@@ -185,7 +186,7 @@ def _notes_on_bad(bad: BadImages, config: DataConfig) -> list[str]:
 def _notes_on_classes(train: Source, classes: tuple[str, ...]) -> list[str]:
     counts = torch.bincount(train.labels[train.labels >= 0], minlength=len(classes))
     absent = [name for name, count in zip(classes, counts.tolist(), strict=True) if not count]
-    shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
+    shown = listed(absent, 10)
     return [f"train has no image of {len(absent)} of {len(classes)} classes: {shown}"] if absent else []
 
 
@@ -203,7 +204,7 @@ def _notes_on_sizes(train: Source, config: DataConfig) -> list[str]:
 
 def _notes_on_memory(sources: Iterable[Source]) -> list[str]:
     num_bytes = sum(source.images.nbytes for source in sources if isinstance(source, TensorSource))
-    return [f"decoded images take {num_bytes / 2**20:.1f} MiB of memory"] if num_bytes else []
+    return [f"decoded images take {mib(num_bytes, digits=1)} of memory"] if num_bytes else []
 
 
 def _statistics(source: Source, chunk: int = 1000) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:

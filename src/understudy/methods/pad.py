@@ -17,11 +17,11 @@ from understudy.methods.base import (
     Method,
     MethodConfig,
     Paper,
-    TapShapes,
     at_least_float32,
     refuse_all_but_rows,
 )
 from understudy.methods.shared.connectors import linear_connector, pooled
+from understudy.methods.shared.embeddings import tap_channels
 from understudy.utils.errors import UserError
 
 __all__ = ["PAD", "pad_loss"]
@@ -102,8 +102,8 @@ class PAD(Method, name="pad"):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
-        in_channels = _channels(context.student, config.student_tap, "student_tap")
-        out_channels = _channels(context.teacher, config.teacher_tap, "teacher_tap")
+        in_channels = tap_channels(context.student, config.student_tap, setting="method.student_tap")
+        out_channels = tap_channels(context.teacher, config.teacher_tap, setting="method.teacher_tap")
         self.projector: nn.Module = nn.Identity()
         if in_channels != out_channels:
             self.projector = linear_connector(in_channels, out_channels)
@@ -134,9 +134,3 @@ class PAD(Method, name="pad"):
         if self.config.stage == "warm_up":
             return {"mse": (teacher - projected).square().mean()}
         return {"pad": pad_loss(projected, teacher, self.log_variance(embedding), eps=self.config.eps)}
-
-
-def _channels(shapes: TapShapes, tap: str, setting: str) -> int:
-    if tap not in shapes:
-        raise UserError(f"method.{setting} {tap!r} stands for several features ({', '.join(shapes)}); name one of them")
-    return shapes[tap].channels

@@ -18,12 +18,12 @@ from understudy.methods.base import (
     MethodConfig,
     Need,
     Paper,
-    TapShapes,
     at_least_float32,
     refuse_all_but_rows,
 )
 from understudy.methods.kd import kd_loss
 from understudy.methods.shared.connectors import linear_connector, mlp_connector, pooled
+from understudy.methods.shared.embeddings import tap_channels
 from understudy.methods.shared.whitening import Whitening, whitened
 from understudy.utils.errors import UserError, unknown_name
 
@@ -173,8 +173,8 @@ class Projector(Method, name="projector"):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
-        in_channels = _channels(context.student, config.student_tap, "student_tap")
-        out_channels = _channels(context.teacher, config.teacher_tap, "teacher_tap")
+        in_channels = tap_channels(context.student, config.student_tap, setting="method.student_tap")
+        out_channels = tap_channels(context.teacher, config.teacher_tap, setting="method.teacher_tap")
         if config.normalisation == "group" and out_channels % config.num_groups:
             raise UserError(
                 f"method.num_groups {config.num_groups} does not divide the teacher's {out_channels} channels at "
@@ -226,9 +226,3 @@ class Projector(Method, name="projector"):
             assert pairing.teacher_logits is not None
             terms["kl"] = settings.kl_weight * kd_loss(pairing.student_logits, pairing.teacher_logits, temperature=1.0)
         return terms
-
-
-def _channels(shapes: TapShapes, tap: str, setting: str) -> int:
-    if tap not in shapes:
-        raise UserError(f"method.{setting} {tap!r} stands for several features ({', '.join(shapes)}); name one of them")
-    return shapes[tap].channels

@@ -9,6 +9,7 @@ import timm
 import torchvision
 
 from understudy.utils.errors import UserError
+from understudy.utils.text import listed
 
 __all__ = ["FORMS", "NAMED_FORMS", "NAMED_SOURCES", "known_names", "split_name"]
 
@@ -55,7 +56,7 @@ def _nearest_or_count(name: str, known: list[str], source: str) -> str:
     close = _close(name, known)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    shown = listed(known, 20)
     return f"the {len(known)} of {source} are: {shown}"
 
 

@@ -22,6 +22,7 @@ from understudy.models.cost import Cost, cost_of, median_ms
 from understudy.models.hub import first_line
 from understudy.models.network import channels_of
 from understudy.utils.errors import UserError
+from understudy.utils.text import plural
 
 __all__ = ["ExportReport", "export_onnx"]
 
@@ -48,12 +49,11 @@ class ExportReport:
     def describe(self) -> str:
         """The report in plain lines."""
         height, width = height_and_width(self.image_size)
-        thread = f"{self.threads} thread{'s' * (self.threads > 1)}"
         lines = [
             f"{self.file}   {self.num_bytes / 1e6:.1f} MB   "
             f"largest difference to torch {self.largest_difference:.0e}   "
             f"{self.latency_ms:.1f} ms an image in onnxruntime, "
-            f"{thread}, batch 1",
+            f"{plural(self.threads, 'thread')}, batch 1",
             f"input    images (B,{self.channels},{height},{width}), "
             f"{'RGB ' if self.channels == 3 else ''}in [0,1]; normalised inside; any B",
         ]

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from understudy.utils.errors import UserError, nearest
+from understudy.utils.text import listed
 from understudy.utils.untrusted import given_path, plain_json, text_of
 
 __all__ = ["MAX_CONFIG_BYTES", "content_of", "split_weights", "weights_digest", "weights_file"]
@@ -297,4 +298,4 @@ def _what_it_would_run(file: Path) -> str:
     except Exception:  # torch names them in its zip format only
         return ""
     names = list(found)
-    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+    return f" ({listed(names, 3)})" if names else ""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from understudy.core.classifier import classifier_names
 from understudy.models.cifar.published_keys import published_keys
+from understudy.utils.text import plural
 
 __all__ = ["Reading", "readings_for", "sets_of"]
 
@@ -96,8 +97,7 @@ class Reading:
             parts.append(f"prefix{'es' * (len(self.prefixes) > 1)} {named} taken away")
         parts += [f"prefix {self.added!r} put before"] if self.added else []
         if self.others:
-            plural = len(self.others) > 1
-            parts.append(f"{len(self.others)} other tensor{'s' * plural} left out, such as {self.others[0]}")
+            parts.append(f"{plural(len(self.others), 'other tensor')} left out, such as {self.others[0]}")
         parts += ["without a classifier"] if self.lacks_head else []
         return ", ".join(parts)
 

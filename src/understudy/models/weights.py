@@ -12,6 +12,7 @@ from understudy.core.networks import grow_observers_
 from understudy.models.weight_files import MAX_CONFIG_BYTES, content_of, split_weights, weights_file
 from understudy.models.weight_layouts import Reading, readings_for, sets_of
 from understudy.utils.errors import UserError, shortened_repr
+from understudy.utils.text import listed
 from understudy.utils.untrusted import plain_json, text_of
 
 __all__ = [
@@ -216,7 +217,7 @@ def _common_prefix(keys: Sequence[str]) -> str:
 def _some(keys: Sequence[str], what: str, most: int = 3) -> str:
     if not keys:
         return ""
-    return f"{len(keys)} {what} ({', '.join(keys[:most])}{', ...' if len(keys) > most else ''})"
+    return f"{len(keys)} {what} ({listed(keys, most)})"
 
 
 def _shapes_of(reading: Reading, key: str) -> str:

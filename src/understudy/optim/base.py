@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any, ClassVar, Literal
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from understudy.core.batch import Losses
 from understudy.core.config import Config
-from understudy.utils.errors import UserError, unknown_name
+from understudy.utils.errors import UserError
 from understudy.utils.installed import register
 
 __all__ = [
@@ -28,7 +27,6 @@ __all__ = [
     "row_suffix",
     "scale_lr_",
     "undecayed_names",
-    "update_named",
     "update_names",
     "update_of_row",
     "word_in_row",
@@ -213,23 +211,6 @@ class Update:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         self.optimizer.load_state_dict(state)
-
-    @classmethod
-    def in_a_line(cls) -> str:
-        """What it does: the first sentence of its docstring."""
-        paragraph = " ".join((inspect.getdoc(cls) or "").split("\n\n", 1)[0].split())
-        return paragraph.split(". ", 1)[0].rstrip(".")
-
-
-def update_named(name: str) -> type[Update]:
-    """The update registered under `name`; its settings are its `Config`.
-
-    Raises:
-        UserError: no such update; the text names the nearest one, or lists them.
-    """
-    if name not in UPDATES:
-        raise UserError(f"update {name!r} is {unknown_name(name, UPDATES)}")
-    return UPDATES[name]
 
 
 def update_names() -> list[str]:

@@ -9,6 +9,7 @@ from itertools import groupby
 
 from understudy.recipes.loading import ASSUMED, STRATEGIES, recipe_names, strategy_names
 from understudy.utils.errors import UserError, shortened_repr, unknown_name
+from understudy.utils.text import plural
 
 __all__ = ["grouped", "names_with", "recipe_listing"]
 
@@ -83,15 +84,11 @@ def _counts(names: Sequence[str]) -> str:
     recipes = [name for name in names if not name.startswith(STRATEGIES)]
     data_sets = {_data_set(name.rpartition("/")[0]) for name in recipes}
     num_strategies = len(names) - len(recipes)
-    said = [f"{_counted(len(recipes), 'recipe')} on {_counted(len(data_sets), 'data set')}"] if recipes else []
+    said = [f"{plural(len(recipes), 'recipe')} on {plural(len(data_sets), 'data set')}"] if recipes else []
     if num_strategies:
-        strategies = "1 strategy" if num_strategies == 1 else f"{num_strategies} strategies"
+        strategies = plural(num_strategies, "strategy", "strategies")
         said.append(f"{strategies} to be laid on a recipe: `understudy train RECIPE STRATEGY`")
     return ", ".join(said)
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _filled(line: str, width: int | None, indent: int = 0) -> str:

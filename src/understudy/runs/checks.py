@@ -19,6 +19,7 @@ from understudy.runs.components import Parts
 from understudy.training.loss import is_on_local_rows
 from understudy.training.trial_pass import USUAL_IMAGES, training_problem
 from understudy.utils.errors import UserError
+from understudy.utils.text import plural
 
 __all__ = ["check_rows", "size_notes"]
 
@@ -88,7 +89,7 @@ def _check_smallest_pass(parts: Parts) -> None:
     for role, network, sample in trained:
         problem = _problem(network, images, sample)
         if problem is not None and _problem(network, usual, sample) is None:
-            few = f"{images} image{'s' * (images > 1)}"
+            few = plural(images, "image")
             raise UserError(
                 f"{role} {network.name} cannot be trained on a batch of {few} ({problem}), and the smallest one "
                 f"here has no more ({_divided(parts)}); set data.drop_last=true or another data.batch_size"

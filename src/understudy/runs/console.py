@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from understudy.utils.text import clock
 from understudy.utils.untrusted import visible
 
-__all__ = ["Display", "duration"]
+__all__ = ["Display"]
 
 PLAIN_LINE_SECONDS = 5.0  # between two progress lines where there is no terminal
 
@@ -93,10 +94,4 @@ class _Pace:
     @property
     def left(self) -> str:
         """'0:00:21'."""
-        return duration((self.total_steps - self._now[0]) / self.steps_per_second) if self.steps_per_second else "?"
-
-
-def duration(seconds: float) -> str:
-    """'0:00:21'."""
-    whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+        return clock((self.total_steps - self._now[0]) / self.steps_per_second) if self.steps_per_second else "?"

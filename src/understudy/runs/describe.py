@@ -11,6 +11,7 @@ from understudy.models.cost import count_parameters
 from understudy.recipes.comparison import Row
 from understudy.report import compact
 from understudy.runs.components import Parts
+from understudy.utils.text import plural
 
 __all__ = ["describe_data", "describe_rows"]
 
@@ -30,11 +31,11 @@ def describe_data(parts: Parts) -> str:
 def describe_rows(parts: Parts, rows: Sequence[Row]) -> str:
     """What is going to be trained, for people."""
     seeds = parts.recipe.seeds
-    count = f"{len(rows)} row{'s' * (len(rows) > 1)} x {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    count = f"{plural(len(rows), 'row')} x {plural(len(seeds), 'seed')}"
     network, size = parts.student_network, compact(count_parameters(parts.student_network.module))
     lines = [
         f"student  {parts.recipe.student.model}   {size} parameters   {network.starts_from}   "
-        f"{count}, {parts.recipe.epochs} epoch{'s' * (parts.recipe.epochs > 1)}"
+        f"{count}, {plural(parts.recipe.epochs, 'epoch')}"
     ]
     for row in rows:
         methods = ", ".join(_with_weight(config) for config in row.method) or "nothing distilled"

@@ -12,6 +12,7 @@ from understudy.runs import checkpoint
 from understudy.runs.folder import WRITTEN, RunFolder
 from understudy.utils.errors import UserError
 from understudy.utils.lock import held
+from understudy.utils.text import plural
 from understudy.utils.untrusted import given_path
 
 __all__ = ["choose_run_folder"]
@@ -145,7 +146,7 @@ def _open_again(run: RunFolder, recipe: Mapping[str, Any], say: Callable[[str], 
     """Take away what only a run that is over has; its recipe is the next thing to be written."""
     done, wanted = run.recipe()["epochs"], recipe["epochs"]
     say(
-        f"note     {run.path} holds a run of {done} epoch{'s' * (done > 1)} that is over: it goes on to {wanted}, from "
+        f"note     {run.path} holds a run of {plural(done, 'epoch')} that is over: it goes on to {wanted}, from "
         f"epoch {done + 1} on with the learning rates of a run of {wanted}"
     )
     with held(run.path, what="run folder"):  # by nobody else

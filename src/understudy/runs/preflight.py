@@ -15,11 +15,12 @@ from understudy.runs import describe
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows, size_notes
 from understudy.runs.components import Parts, open_parts
-from understudy.runs.console import Display, duration
+from understudy.runs.console import Display
 from understudy.runs.memory_format import with_format_settled
 from understudy.runs.teacher import check_teacher, evaluate_teacher
 from understudy.training.student import Student
 from understudy.utils.machine import peak_memory_gib
+from understudy.utils.text import clock, plural
 
 __all__ = ["check"]
 
@@ -40,8 +41,8 @@ def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     if recipe.teacher is not None and recipe.teacher.train_epochs > 0:
         epochs = recipe.teacher.train_epochs
         display.say(
-            f"teacher  {recipe.teacher.model}   is going to be trained here for {epochs} "
-            f"epoch{'s' * (epochs > 1)}; not scored yet"
+            f"teacher  {recipe.teacher.model}   is going to be trained here for "
+            f"{plural(epochs, 'epoch')}; not scored yet"
         )
     elif recipe.teacher is not None:
         check_teacher(parts, evaluate_teacher(parts).get("val"), say=display.say)
@@ -84,7 +85,7 @@ def _estimate(parts: Parts, num_seeds: int) -> str:
         seconds.append(time.perf_counter() - began)
     epoch = sorted(seconds)[len(seconds) // 2] * loader.steps_per_epoch
     return (
-        f"about {epoch:,.{1 if epoch < 10 else 0}f} s an epoch, {duration(epoch * recipe.epochs * num_seeds)} in all "
+        f"about {epoch:,.{1 if epoch < 10 else 0}f} s an epoch, {clock(epoch * recipe.epochs * num_seeds)} in all "
         "without evaluation, "
         f"{peak_memory_gib(parts.device):.1f} GiB"
     )

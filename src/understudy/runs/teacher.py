@@ -27,6 +27,7 @@ from understudy.training.student import Student, parameters_of
 from understudy.training.trainer import Trainer
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
+from understudy.utils.text import plural
 
 __all__ = ["check_teacher", "evaluate_teacher", "teacher_ready"]
 
@@ -49,7 +50,7 @@ def teacher_ready(
         if parts.world.is_first:
             _keep(parts, network, run)
         parts.world.exchange(0)  # nobody goes on before the folder is there
-    epochs = f"{settings.train_epochs} epoch{'s' * (settings.train_epochs > 1)}"
+    epochs = plural(settings.train_epochs, "epoch")
     network = replace(network, starts_from=f"{network.starts_from}, then trained here for {epochs}")
     return with_teacher(parts, network)
 
@@ -133,7 +134,7 @@ def check_teacher(parts: Parts, found: ClassEvaluation | None, *, say: Callable[
 def _way_out(settings: TeacherConfig, starts_from: str) -> str:
     """What may be wrong with a teacher that knows nothing."""
     if settings.train_epochs:
-        epochs = f"{settings.train_epochs} epoch{'s' * (settings.train_epochs > 1)}"
+        epochs = plural(settings.train_epochs, "epoch")
         return f"It was trained here for {epochs}: give it more (with --overwrite, or another --out), or weights"
     if starts_from.startswith("random"):
         return (

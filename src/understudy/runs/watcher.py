@@ -10,7 +10,7 @@ from understudy.data import EvalLoader, TrainLoader
 from understudy.distributed.world import SINGLE, World
 from understudy.recipes.schema import Recipe
 from understudy.runs import checkpoint
-from understudy.runs.console import Display, duration
+from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.stop import StopRequest
 from understudy.tasks import Evaluation
@@ -20,6 +20,7 @@ from understudy.training.trainer import Trainer
 from understudy.utils.errors import UserError
 from understudy.utils.interrupted import Interrupted
 from understudy.utils.machine import peak_memory_gib
+from understudy.utils.text import clock
 
 __all__ = ["RunWatcher"]
 
@@ -230,7 +231,7 @@ class RunWatcher:
         if left > WORTH_SAYING_SECONDS:
             memory = peak_memory_gib(trainer.device)
             self.display.say(
-                f"{self.label}: about {epoch_seconds:.0f} s an epoch without evaluation, {duration(left)} in all, "
+                f"{self.label}: about {epoch_seconds:.0f} s an epoch without evaluation, {clock(left)} in all, "
                 f"{memory:.1f} GiB"
             )
 

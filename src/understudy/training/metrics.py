@@ -113,7 +113,7 @@ class Measures:
             if sums:
                 self.interval[name] = {key: value / weights[key] for key, value in sums.items() if weights[key]}
                 self._epochs[name].add({key: sums[key] for key in OF_EPOCHS if key in sums}, weights)
-            log.clear()
+            log.reset()
         self.interval_steps, self._steps = len(self._steps), []
 
     def check(self) -> None:

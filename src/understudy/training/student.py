@@ -26,6 +26,7 @@ from understudy.training.trial_pass import USUAL_IMAGES, training_problem
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
 from understudy.utils.seeding import RandomState
+from understudy.utils.text import plural
 
 __all__ = ["Student", "WeightedMethod", "labels_of", "parameters_of"]
 
@@ -285,7 +286,7 @@ def _renamed(best: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def too_few_images(student: str, num_images: int, problem: str) -> str:
     """What to say of a batch that is too small for the network itself."""
-    images = f"{num_images} image{'s' * (num_images > 1)}"
+    images = plural(num_images, "image")
     return (
         f"student {student} cannot be trained on a batch of {images} ({problem}); leave out an epoch's last batch "
         "(drop_last=True), or take another batch size"

@@ -1,13 +1,13 @@
-"""Values written as text: JSON without NaN."""
+"""Values written as text: counts, sizes, times and lists for people, JSON without NaN."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["json_text"]
+__all__ = ["bytes_in_words", "clock", "json_text", "listed", "mib", "plural"]
 
 
 def json_text(content: Any, *, indent: int | None = None) -> str:
@@ -15,6 +15,36 @@ def json_text(content: Any, *, indent: int | None = None) -> str:
     text = json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
     # A class folder whose name is no UTF-8 has halves of surrogate pairs, which no file takes but as JSON's own escape.
     return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """'1 image', '3 images'; `many` where it is not `one` with an s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """'a, b, ...': no more than `most` of them."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def bytes_in_words(num_bytes: float) -> str:
+    """'1.2 GB', in powers of 1000, as disks are sold."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.1f} TB"
+
+
+def mib(num_bytes: int, *, digits: int = 0) -> str:
+    """'1,234 MiB', of memory."""
+    return f"{num_bytes / 2**20:,.{digits}f} MiB"
+
+
+def clock(seconds: float) -> str:
+    """'0:00:21': hours, minutes, seconds."""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def _finite(value: Any) -> Any:

@@ -23,6 +23,7 @@ from understudy.data.sources.base import Source, TensorSource, small_size
 from understudy.data.sources.hub_stream import HubStream
 from understudy.data.splits import DataSplits
 from understudy.utils.errors import UserError
+from understudy.utils.text import plural
 
 __all__ = ["EvalLoader", "PlainLoader", "TrainLoader", "eval_loader", "from_plain_loader", "train_loader"]
 
@@ -128,8 +129,8 @@ def _check_channels(channels: int, augment: Augment) -> None:
     if channels == 3 or not isinstance(augment, AugmentParts) or not (augment.policy or augment.color_jitter):
         return
     raise UserError(
-        f"data.augment: {augment.policy or 'color_jitter'} is about colours, and these images have {channels} "
-        f"channel{'s' * (channels > 1)}; leave it out"
+        f"data.augment: {augment.policy or 'color_jitter'} is about colours, and these images have "
+        f"{plural(channels, 'channel')}; leave it out"
     )
 
 

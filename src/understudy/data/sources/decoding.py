@@ -16,8 +16,9 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from understudy.data.sources.greys import Greys, as_8_bits, deep_greys
 from understudy.utils.errors import UserError
 
-__all__ = ["BadImageError", "decoded", "deep_greys_of", "from_pil", "is_image_file", "printable"]
+__all__ = ["UNREADABLE", "BadImageError", "decoded", "deep_greys_of", "from_pil", "is_image_file", "printable"]
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises on a damaged file
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
 
@@ -48,7 +49,7 @@ def decoded(data: bytes, name: str, greys: Greys | None = None) -> Tensor:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return from_pil(image, greys)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         reason = "is empty" if not data else str(error).split(" <_io")[0]
         raise BadImageError(f"{name}: {reason}") from None
 
@@ -81,7 +82,7 @@ def deep_greys_of(data: bytes) -> np.ndarray[Any, Any] | None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return deep_greys(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UNREADABLE:
         return None
 
 
@@ -90,7 +91,7 @@ def is_image_file(path: Path) -> bool:
     try:
         with Image.open(path):
             return True
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UNREADABLE:
         return False
 
 

@@ -16,6 +16,7 @@ from understudy.data.sources.decoding import is_image_file, printable
 from understudy.data.sources.found import Found, SplitName, split_name
 from understudy.data.sources.readers import Reader
 from understudy.utils.errors import UserError
+from understudy.utils.text import listed, plural
 
 if TYPE_CHECKING:
     from understudy.data.config import DataConfig
@@ -92,8 +93,8 @@ def _not_read(root: Path, splits: Mapping[SplitName, Path], folders: Sequence[Pa
     for folder in (root, *splits.values()):
         if num_loose := len(_loose_images(folder)):
             where = "this folder" if folder == root else f"{folder.name}/"
-            left.append(f"{num_loose} image{'s' * (num_loose > 1)} directly in {where}")
-    shown = ", ".join(left[:MOST_NAMED]) + (", ..." if len(left) > MOST_NAMED else "")
+            left.append(f"{plural(num_loose, 'image')} directly in {where}")
+    shown = listed(left, MOST_NAMED)
     read = ", ".join(f"{folder.name}/CLASS" for folder in splits.values())
     return [f"not read: {shown}, since {read} are (data.format=classes takes every folder for a class)"] if left else []
 
@@ -198,7 +199,7 @@ def _check_classes(listing: Mapping[SplitName, Mapping[str, list[str]]]) -> None
         unknown = [printable(name) for name in files if name not in listing["train"]]
         if unknown:
             raise UserError(
-                f"{split} has {_counted(unknown, 'class', 'classes')} that train lacks: {', '.join(unknown[:10])}; "
+                f"{split} has {plural(len(unknown), 'class', 'classes')} that train lacks: {', '.join(unknown[:10])}; "
                 f"train has: {', '.join(list(map(printable, listing['train']))[:10])}"
             )
 
@@ -207,7 +208,7 @@ def _check_none_empty(listing: Mapping[SplitName, Mapping[str, list[str]]], fold
     empty = [printable(folders[split] / name) for split, files in listing.items() for name in files if not files[name]]
     if empty:
         raise UserError(
-            f"{_counted(empty, 'class folder holds', 'class folders hold')} no image: {', '.join(empty[:10])}; "
+            f"{plural(len(empty), 'class folder holds', 'class folders hold')} no image: {', '.join(empty[:10])}; "
             "put images there or take the folder away"
         )
 
@@ -250,10 +251,6 @@ def _source(files: Mapping[str, list[str]], root: Path, classes: tuple[str, ...]
 
 def _below(root: Path, path: str) -> str:
     return path.removeprefix(f"{root}{os.sep}")  # os.path.relpath takes 10 us, 13 s for ImageNet
-
-
-def _counted(items: list[str], one: str, many: str) -> str:
-    return f"{len(items)} {one if len(items) == 1 else many}"
 
 
 class _Folder(Reader, name="folder"):

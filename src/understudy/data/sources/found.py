@@ -11,6 +11,7 @@ from torch import Tensor
 
 from understudy.data.sources.base import Source
 from understudy.utils.errors import UserError
+from understudy.utils.text import listed, plural
 
 __all__ = ["BadImages", "Found", "SplitName", "checked_labels", "split_name"]
 
@@ -57,8 +58,7 @@ class BadImages:
         return UserError(f"{self._sentence()}; take them away, or leave them out with data.on_bad_image: skip")
 
     def _sentence(self, most: int = 10) -> str:
-        shown = ", ".join(self.names[:most]) + (", ..." if len(self.names) > most else "")
-        return f"{len(self.names)} {self.what[len(self.names) > 1]}: {shown}"
+        return f"{plural(len(self.names), *self.what)}: {listed(self.names, most)}"
 
 
 def split_name(word: str) -> SplitName | None:

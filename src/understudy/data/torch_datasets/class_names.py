@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Subset
 from understudy.data.torch_datasets.labels import listed_labels
 from understudy.data.torch_datasets.samples import Taker, is_hugging_face
 from understudy.utils.errors import UserError
+from understudy.utils.text import listed
 
 __all__ = ["carrier", "names_of", "numbered_by_name"]
 
@@ -108,4 +109,4 @@ def _as_names(names: Any) -> tuple[str, ...] | None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:MOST_SHOWN]) + (", ..." if len(names) > MOST_SHOWN else "") + f" ({len(names)})"
+    return f"{listed(names, MOST_SHOWN)} ({len(names)})"

@@ -9,6 +9,7 @@ from understudy.core.batch import Pairing
 from understudy.core.taps import Taps
 from understudy.methods.base import Context, MethodConfig, at_least_float32
 from understudy.methods.shared.connectors import pooled
+from understudy.methods.shared.embeddings import tap_channels
 from understudy.utils.errors import UserError
 
 __all__ = [
@@ -44,13 +45,8 @@ def embedding_channels(context: Context, config: EmbeddingConfig) -> tuple[int, 
     Raises:
         UserError: a tap that stands for several features.
     """
-    found = []
-    for side, shapes in (("student", context.student), ("teacher", context.teacher)):
-        tap = getattr(config, f"{side}_tap")
-        if tap not in shapes:
-            raise UserError(f"method.{side}_tap {tap!r} stands for several features ({', '.join(shapes)}); name one")
-        found.append(shapes[tap].channels)
-    return found[0], found[1]
+    student = tap_channels(context.student, config.student_tap, setting="method.student_tap")
+    return student, tap_channels(context.teacher, config.teacher_tap, setting="method.teacher_tap")
 
 
 def embeddings(pairing: Pairing, config: EmbeddingConfig) -> tuple[Tensor, Tensor]:

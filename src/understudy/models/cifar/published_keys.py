@@ -13,11 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from understudy.utils.errors import UserError
 
-__all__ = ["published_keys", "save_published", "with_own_keys"]
+__all__ = ["published_keys", "save_published"]
 
 _Rules = tuple[tuple[str, str], ...]  # a pattern in our key, and what stands there in the published one
 
@@ -42,12 +42,6 @@ def published_keys(module: nn.Module) -> dict[str, str]:
     rules = _RULES.get(name, ()) if name else ()
     published = {own: _replaced(own, rules) for own in module.state_dict()}
     return {own: theirs for own, theirs in published.items() if theirs != own}
-
-
-def with_own_keys(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` under the keys of `module`, where it has the published ones; other keys stay as they are."""
-    own = {theirs: ours for ours, theirs in published_keys(module).items()}
-    return {own.get(key, key): value for key, value in state.items()}
 
 
 def save_published(module: nn.Module, file: str | Path) -> None:

@@ -41,6 +41,7 @@ from understudy.utils.errors import UserError
 from understudy.utils.interrupted import Interrupted
 from understudy.utils.lock import held
 from understudy.utils.machine import cpu_threads, denormals_flushed
+from understudy.utils.text import bytes_in_words, plural
 
 __all__ = ["BankOptions", "make_banks"]
 
@@ -159,7 +160,7 @@ def _refuse_maps(layout: BankLayout, shapes: Mapping[str, TapShape], options: Ba
     listed = ", ".join(f"{tap} {shape}" for tap, shape in maps.items())
     raise UserError(
         f"the methods of this recipe read feature maps of the teacher ({listed}), which make the bank "
-        f"{_in_words(layout.view_bytes * options.views)} for {options.views} view{'s' * (options.views > 1)} of a "
+        f"{bytes_in_words(layout.view_bytes * options.views)} for {plural(options.views, 'view')} of a "
         "seed; give --feature-maps if that is meant, or take methods on logits and embeddings"
     )
 
@@ -176,14 +177,14 @@ def _announce(banking: _Banking) -> None:
     kept = ", ".join([kept, *(f"{tap} {'x'.join(map(str, size))}" for tap, size in layout.taps.items())])
     copies = f" x {layout.num_copies} copies" if layout.num_copies > 1 else ""
     banking.display.say(
-        f"bank     {banking.out}: {len(seeds)} seed{'s' * (len(seeds) > 1)} x {options.views} "
-        f"view{'s' * (options.views > 1)} of {layout.num_samples:,} images{copies}, {layout.row_bytes:,} bytes each "
-        f"({kept}; {layout.dtype}): {_in_words(total)}, {_in_words(free)} free"
+        f"bank     {banking.out}: {plural(len(seeds), 'seed')} x "
+        f"{plural(options.views, 'view')} of {layout.num_samples:,} images{copies}, {layout.row_bytes:,} bytes each "
+        f"({kept}; {layout.dtype}): {bytes_in_words(total)}, {bytes_in_words(free)} free"
     )
     if total - there > free:
         raise UserError(
-            f"this bank still needs {_in_words(total - there)}, and {banking.out} has {_in_words(free)} free; take "
-            "fewer --views, --topk 32, --dtype float16, or an --out with more room"
+            f"this bank still needs {bytes_in_words(total - there)}, and {banking.out} has {bytes_in_words(free)} "
+            "free; take fewer --views, --topk 32, --dtype float16, or an --out with more room"
         )
 
 
@@ -194,15 +195,6 @@ def _bytes_there(folder: BankFolder) -> int:
 def _existing(path: Path) -> Path:
     path = path.expanduser().absolute()
     return path if path.exists() else _existing(path.parent)
-
-
-def _in_words(num_bytes: float) -> str:
-    """'1.2 GB'."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.1f} TB"
 
 
 def _bank_seed(banking: _Banking, seed: int, scores: Mapping[str, ClassEvaluation]) -> BankFolder:

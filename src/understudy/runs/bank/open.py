@@ -15,6 +15,7 @@ from understudy.teachers.bank.store import BankFolder
 from understudy.teachers.bank.teacher import BankTeacher
 from understudy.teachers.base import RunTeacher
 from understudy.utils.errors import UserError
+from understudy.utils.text import plural
 from understudy.utils.untrusted import given_path
 
 __all__ = ["bank_folder", "limit_views", "notes_on", "open_banks", "refuse_absent_banks"]
@@ -87,24 +88,20 @@ def limit_views(teacher: RunTeacher, num_views: int | None, recipe: Recipe) -> N
     if shown < recipe.epochs:
         if shown < there:
             raise UserError(
-                f"bank.views: unique, but this run began with {_views(shown)}, too few for {recipe.epochs} epochs; set "
-                f"epochs={shown}, or bank.views=repeat"
+                f"bank.views: unique, but this run began with {plural(shown, 'view')}, too few for {recipe.epochs} "
+                f"epochs; set epochs={shown}, or bank.views=repeat"
             )
         raise UserError(
-            f"bank.views: unique, but {teacher.name} has {_views(shown)} for {recipe.epochs} epochs; add views "
+            f"bank.views: unique, but {teacher.name} has {plural(shown, 'view')} for {recipe.epochs} epochs; add views "
             f"(the command that made it, with --views {recipe.epochs}), set epochs={shown}, or bank.views=repeat"
         )
-
-
-def _views(number: int) -> str:
-    return f"{number} view{'s' * (number > 1)}"
 
 
 def notes_on(banks: SeededBanks, recipe: Recipe) -> Iterator[str]:
     """What a person should be told of the banks of a run, which are in order as far as can be seen."""
     num_views = banks.num_views
     if num_views < recipe.epochs:
-        views = _views(num_views)
+        views = plural(num_views, "view")
         yield f"bank     {views} for {recipe.epochs} epochs: every {num_views} epochs the same augmented images"
     assert recipe.bank is not None
     here = versions_here()

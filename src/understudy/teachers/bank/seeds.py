@@ -11,6 +11,7 @@ from understudy.teachers.bank.store import Manifest
 from understudy.teachers.bank.teacher import BankTeacher
 from understudy.teachers.base import KeptScores, RunTeacher
 from understudy.utils.errors import UserError
+from understudy.utils.text import plural
 
 __all__ = ["SeededBanks"]
 
@@ -77,7 +78,7 @@ class SeededBanks(RunTeacher):
         there = self._fewest.manifest.num_views
         if num_views is not None and there < num_views:
             raise UserError(
-                f"{self.name} has {there} view{'s' * (there > 1)}, and this run began with {num_views}; add the others "
+                f"{self.name} has {plural(there, 'view')}, and this run began with {num_views}; add the others "
                 f"(`understudy bank RECIPE --views {num_views} --out {self._path}`), or begin the run anew"
             )
         for bank in self._banks.values():

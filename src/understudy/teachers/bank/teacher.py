@@ -17,6 +17,7 @@ from understudy.teachers.bank.store import BankFolder, Manifest
 from understudy.teachers.bank.view import BankView
 from understudy.teachers.base import KeptScores, Teacher
 from understudy.utils.errors import UserError
+from understudy.utils.text import plural
 
 __all__ = ["BankTeacher", "teacher_tensors"]
 
@@ -65,8 +66,7 @@ class BankTeacher(Teacher):
     @property
     def origin(self) -> str:
         """Where the teacher's weights came from, and where its outputs come from now."""
-        views = f"{self.num_views} view{'s' * (self.num_views > 1)}"
-        return f"{self.manifest.teacher.starts_from}; from {self.name} ({views}), not loaded"
+        return f"{self.manifest.teacher.starts_from}; from {self.name} ({plural(self.num_views, 'view')}), not loaded"
 
     def facts(self) -> dict[str, Any]:
         """Of the network that was looked at when the bank was made."""
