@@ -25,8 +25,8 @@ from torch import Tensor
 
 from understudy.data import CropFlip, DataConfig, TensorSource, open_data, train_loader
 from understudy.data.cache import cached
-from understudy.data.sources.base import EncodedSource, num_cpus
-from understudy.utils.machine import describe_environment
+from understudy.data.sources.base import EncodedSource
+from understudy.utils.machine import describe_environment, num_cpus
 
 SIZES = (32, 64)
 BATCH_SIZE = 256

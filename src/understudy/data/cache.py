@@ -13,9 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from understudy.data.sources.base import EncodedSource, Source, TensorSource, is_small, num_cpus, stored_at
+from understudy.data.sources.base import EncodedSource, Source, TensorSource, is_small, stored_at
 from understudy.data.sources.decoding import BadImageError
 from understudy.utils.errors import UserError
+from understudy.utils.machine import num_cpus
 from understudy.utils.seeding import globally_seeded
 from understudy.utils.text import mib
 

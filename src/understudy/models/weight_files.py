@@ -13,7 +13,7 @@ import re
 import types
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -294,8 +294,7 @@ def _what_it_would_run(file: Path) -> str:
     try:
         # What is allowed here is not named: it is not why the file was refused.
         with torch.serialization.safe_globals([*_PLAIN, *_STAND_INS]):
-            found: Iterable[str] = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+            found = list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except Exception:  # torch names them in its zip format only
         return ""
-    names = list(found)
-    return f" ({listed(names, 3)})" if names else ""
+    return f" ({listed(found, 3)})" if found else ""

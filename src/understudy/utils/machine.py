@@ -16,7 +16,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["cpu_threads", "denormals_flushed", "describe_environment", "hand_back_memory", "peak_memory_gib"]
+__all__ = [
+    "cpu_threads",
+    "denormals_flushed",
+    "describe_environment",
+    "hand_back_memory",
+    "num_cpus",
+    "peak_memory_gib",
+]
 
 PACKAGES = (
     "understudy",
@@ -50,6 +57,11 @@ def peak_memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # ru_maxrss is in KiB on Linux
+
+
+def num_cpus() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

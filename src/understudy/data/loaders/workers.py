@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from understudy.data.config import DataConfig
-from understudy.data.sources.base import num_cpus
 from understudy.utils.errors import UserError
+from understudy.utils.machine import num_cpus
 
 __all__ = ["note_on_workers", "num_workers_for", "refuse_in_a_worker"]
 

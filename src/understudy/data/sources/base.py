@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -31,7 +30,6 @@ __all__ = [
     "identity_of",
     "is_small",
     "joined",
-    "num_cpus",
     "rows_of",
     "small_size",
     "stored_at",
@@ -294,8 +292,3 @@ def small_size(source: Source, *, takes_rectangles: bool) -> ImageSize | None:
 def as_unit(images: Tensor) -> Tensor:
     """uint8 images as float32 in [0,1]; float images as float32, values unchanged."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
-
-
-def num_cpus() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
