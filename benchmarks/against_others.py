@@ -24,7 +24,7 @@ from peers import Job, PilImages, plain_block, torchdistill_block
 from torch import nn
 
 from understudy.data import TensorSource
-from understudy.runs.components import Parts
+from understudy.runs.components import Components
 
 NUM_STEPS = {"resnet56-resnet20": 20, "resnet32x4-resnet8x4": 5}  # of a block: seconds each on one core
 LEARNS = ("kd", "kd+dot")
@@ -61,9 +61,9 @@ def compared(pair: str, arguments: argparse.Namespace, device: torch.device) -> 
         precision=arguments.precision,
         device=device.type,
     )
-    parts = opened(settings)
-    contestants = {f"understudy {row}": training_block(parts, [row], num_steps) for row in LEARNS}
-    contestants |= others(parts, arguments, device, num_steps)
+    components = opened(settings)
+    contestants = {f"understudy {row}": training_block(components, [row], num_steps) for row in LEARNS}
+    contestants |= others(components, arguments, device, num_steps)
     with TemporaryDirectory() as folder:
         from_bank = opened(banked(settings, Path(folder)))
         contestants |= {f"understudy, bank {row}": training_block(from_bank, [row], num_steps) for row in LEARNS}
@@ -79,19 +79,19 @@ def compared(pair: str, arguments: argparse.Namespace, device: torch.device) -> 
 
 
 def others(
-    parts: Parts, arguments: argparse.Namespace, device: torch.device, num_steps: int
+    components: Components, arguments: argparse.Namespace, device: torch.device, num_steps: int
 ) -> dict[str, Callable[[], float]]:
     """Blocks of what users would run instead."""
-    assert isinstance(parts.data.train, TensorSource)
-    assert parts.teacher_network is not None
-    images = PilImages(parts.data.train, parts.student_network.mean, parts.student_network.std)
-    teacher = plainly(parts.teacher_network.module, device).eval()
+    assert isinstance(components.data.train, TensorSource)
+    assert components.teacher_network is not None
+    images = PilImages(components.data.train, components.student_network.mean, components.student_network.std)
+    teacher = plainly(components.teacher_network.module, device).eval()
 
     def job() -> Job:
         return Job(
             data=images,
             teacher=teacher,
-            student=plainly(parts.make_student().module, device),
+            student=plainly(components.make_student().module, device),
             device=device,
             batch_size=arguments.batch,
             num_steps=num_steps,

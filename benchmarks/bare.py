@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import understudy as us
 from understudy.core.precision import Precision, autocast
 from understudy.data import CropFlip, DataConfig, TensorSource, train_loader
-from understudy.training.build import Surroundings, build_student, tap_teacher
+from understudy.training.build import BuildContext, build_student, tap_teacher
 
 __all__ = [
     "NUM_CLASSES",
@@ -147,7 +147,9 @@ def our_block(
     """`num_steps` whole steps of KD as a function: understudy's Trainer with its loader, augmentation and measures."""
     teacher_network, student_network = networks(pair, device, channels_last=channels_last)
     config = us.methods.KD.Config()
-    teacher = us.LiveTeacher(teacher_network.module, prepare=teacher_network.prepare, folds=folds, compiles=compiles)
+    teacher = us.LiveTeacher(
+        teacher_network.module, prepare=teacher_network.prepare, fold_batch_norm=folds, compile=compiles
+    )
     tap_teacher(teacher, [config])
     spec = us.StudentSpec(
         student_network.module,
@@ -160,7 +162,7 @@ def our_block(
     drawn = torch.Generator().manual_seed(2)
     images = torch.randint(0, 256, (NUM_TRAIN, 3, IMAGE_SIZE, IMAGE_SIZE), generator=drawn, dtype=torch.uint8)
     labels = torch.randint(0, NUM_CLASSES, (NUM_TRAIN,), generator=drawn)
-    around = Surroundings(
+    around = BuildContext(
         task=us.Classification(NUM_CLASSES),
         num_classes=NUM_CLASSES,
         sample=torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE, device=device),

@@ -19,7 +19,7 @@ from ours import Blocks, opened, recipe, training_block
 
 from understudy.recipes.comparison import rows_of
 from understudy.runs.build import build_trainer
-from understudy.runs.components import Parts
+from understudy.runs.components import Components
 
 ROWS = ("alone", "kd", "kd+dot", "dist", "projector")
 
@@ -28,7 +28,7 @@ def main() -> None:
     arguments = parsed()
     device = device_of(arguments)
     teacher, student = arguments.pair.split("-")
-    parts = opened(
+    components = opened(
         recipe(
             arguments.data,
             (teacher, student),
@@ -39,9 +39,9 @@ def main() -> None:
         )
     )
     contestants = {
-        "parts": by_parts(parts, arguments.rows, arguments.steps),
-        "compare": training_block(parts, arguments.rows, arguments.steps),
-        "separate": separately(parts, arguments.rows, arguments.steps),
+        "parts": by_parts(components, arguments.rows, arguments.steps),
+        "compare": training_block(components, arguments.rows, arguments.steps),
+        "separate": separately(components, arguments.rows, arguments.steps),
     }
     rows = summary(in_turns(contestants, arguments.turns, device), "parts")
     lines = [
@@ -70,16 +70,16 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def by_parts(parts: Parts, rows: Sequence[str], num_steps: int) -> Callable[[], None]:
+def by_parts(components: Components, rows: Sequence[str], num_steps: int) -> Callable[[], None]:
     """One teacher pass a batch, then the steps of each student on its own."""
-    trainer = build_trainer(parts, rows_of(parts.recipe), 0)
-    loader = Blocks(parts.train_loader(0), num_steps)
+    trainer = build_trainer(components, rows_of(components.recipe), 0)
+    loader = Blocks(components.train_loader(0), num_steps)
     teacher = trainer.teacher
     assert teacher is not None
     assert [student.name for student in trainer.students] == list(rows)
 
     def block() -> None:
-        with torch.autocast(parts.device.type, torch.bfloat16, enabled=parts.recipe.precision == "bfloat16"):
+        with torch.autocast(components.device.type, torch.bfloat16, enabled=components.recipe.precision == "bfloat16"):
             seen = [(batch, teacher.observe(batch)) for batch in loader.epoch(1)]
         for student in trainer.students:
             student.train()
@@ -90,9 +90,9 @@ def by_parts(parts: Parts, rows: Sequence[str], num_steps: int) -> Callable[[], 
     return block
 
 
-def separately(parts: Parts, rows: Sequence[str], num_steps: int) -> Callable[[], None]:
+def separately(components: Components, rows: Sequence[str], num_steps: int) -> Callable[[], None]:
     """A training run for each row, one after the other."""
-    blocks = [training_block(parts, [row], num_steps) for row in rows]
+    blocks = [training_block(components, [row], num_steps) for row in rows]
 
     def block() -> None:
         for train in blocks:

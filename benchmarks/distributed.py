@@ -28,7 +28,7 @@ import understudy as us
 from understudy.distributed.launch import joined
 from understudy.distributed.world import World
 from understudy.methods.kd import kd_loss
-from understudy.training.build import Surroundings, build_student, tap_teacher
+from understudy.training.build import BuildContext, build_student, tap_teacher
 from understudy.utils.machine import describe_environment
 
 NUM_CLASSES, IMAGE_SIZE = 100, 32
@@ -84,7 +84,7 @@ def ours(
     spec = us.StudentSpec(
         network(batch.images.device), method=us.methods.KD.Config(), update=UPDATES[update](), schedule=us.Schedule()
     )
-    around = Surroundings(
+    around = BuildContext(
         task=us.Classification(NUM_CLASSES),
         num_classes=NUM_CLASSES,
         sample=batch.images[:2],

@@ -24,7 +24,7 @@ import understudy as us
 from understudy.data.augment.copies import with_rotations
 from understudy.methods import METHODS
 from understudy.methods.base import MethodConfig
-from understudy.training.build import Surroundings, build_student, tap_teacher
+from understudy.training.build import BuildContext, build_student, tap_teacher
 from understudy.training.connector_weights import save_connectors
 from understudy.training.student import Student
 from understudy.utils.machine import describe_environment
@@ -112,7 +112,7 @@ def student_and_batch(
         us.StudentSpec(
             student_net.to(device, memory_format=torch.channels_last), method=config, schedule=us.Schedule()
         ),
-        Surroundings(
+        BuildContext(
             task=us.Classification(NUM_CLASSES),
             num_classes=NUM_CLASSES,
             sample=batch.images[:2],

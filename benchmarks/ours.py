@@ -12,7 +12,7 @@ from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import BankConfig, Recipe, recipe_from
 from understudy.runs.bank.make import BankOptions, make_banks
 from understudy.runs.build import build_trainer
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 
 __all__ = ["Blocks", "banked", "opened", "recipe", "training_block"]
@@ -33,9 +33,9 @@ def recipe(root: str, pair: tuple[str, str], rows: Sequence[str], **settings: An
     )
 
 
-def opened(settings: Recipe) -> Parts:
+def opened(settings: Recipe) -> Components:
     """Data and networks of a recipe."""
-    return open_parts(settings, allow_code=False, say=print)
+    return open_components(settings, allow_code=False, say=print)
 
 
 def banked(settings: Recipe, folder: Path) -> Recipe:
@@ -70,17 +70,17 @@ def _endless(loader: TrainLoader) -> Iterator[Batch]:
 
 
 def training_block(
-    parts: Parts, rows: Sequence[str], num_steps: int, *, seed: int = 0, names: Sequence[str] = ()
+    components: Components, rows: Sequence[str], num_steps: int, *, seed: int = 0, names: Sequence[str] = ()
 ) -> Callable[[], float]:
     """A block of `Trainer.fit` on these rows, loading and measuring included; it returns the first one's task loss.
 
     `names` tells rows apart that are the same.
     """
-    known = {row.name: row for row in rows_of(parts.recipe)}
+    known = {row.name: row for row in rows_of(components.recipe)}
     names = names or rows
     chosen = [known[row].model_copy(update={"name": name}) for row, name in zip(rows, names, strict=True)]
-    trainer = build_trainer(parts, chosen, seed)
-    loader = Blocks(parts.train_loader(seed), num_steps)
+    trainer = build_trainer(components, chosen, seed)
+    loader = Blocks(components.train_loader(seed), num_steps)
 
     def block() -> float:
         trainer.fit(loader, epochs=trainer.epoch)

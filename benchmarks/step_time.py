@@ -68,11 +68,11 @@ def contestants(pair: str, update: str, arguments: argparse.Namespace, device: A
         "bare": bare(),
         "bare, contiguous": bare(channels_last=False),
         "understudy": ours(),
-        "understudy, fold_teacher: false": ours(folds=False),
+        "understudy, fold_teacher: false": ours(fold_batch_norm=False),
     }
     if arguments.compiled:
         found["bare, compiled"] = bare(compile_mode="default")
-        found["understudy, compile: true"] = ours(compiles=True)
+        found["understudy, compile: true"] = ours(compile=True)
         if device.type == "cuda":
             found["bare, CUDA graphs"] = bare(compile_mode="reduce-overhead")
     return found

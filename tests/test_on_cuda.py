@@ -14,7 +14,7 @@ from helpers.states import tensors_of
 from understudy import Batch, Trainer
 from understudy.report import read_results
 from understudy.tasks import Classification
-from understudy.training.build import Surroundings, build_student, tap_teacher
+from understudy.training.build import BuildContext, build_student, tap_teacher
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
 
@@ -26,12 +26,12 @@ def trained(row: str, device: str, *, steps: int = 6, dtype: torch.dtype = torch
     place = torch.device(device)
     teacher = small_teacher()
     teacher.model.to(place, dtype)
-    teacher.compiles = options.get("compile", False)
+    teacher.compile = options.get("compile", False)
     spec = replace(spec_of(row, dropout=0.0), **options)
     spec.model.to(place, dtype)
     tap_teacher(teacher, spec.methods)
     sample = batches()[0].images.to(place, dtype)
-    around = Surroundings(task=Classification(10), num_classes=10, sample=sample, teacher=teacher)
+    around = BuildContext(task=Classification(10), num_classes=10, sample=sample, teacher=teacher)
     student = build_student(spec, around)
     student.connectors.to(dtype)
     trainer = Trainer([student], teacher=teacher, device=place, log_every=2)
@@ -85,7 +85,7 @@ def test_no_step_but_the_first_waits_for_the_gpu(row: str) -> None:
     spec.model.to("cuda")
     tap_teacher(teacher, spec.methods)
     sample = batches()[0].images.to("cuda")
-    around = Surroundings(task=Classification(10), num_classes=10, sample=sample, teacher=teacher)
+    around = BuildContext(task=Classification(10), num_classes=10, sample=sample, teacher=teacher)
     trainer = Trainer([build_student(spec, around)], teacher=teacher, device=torch.device("cuda"))
     trainer.begin(epochs=1, steps_per_epoch=3)
     on_device = [Batch(batch.images.cuda(), batch.targets.cuda()) for batch in batches()]

@@ -14,38 +14,38 @@ from torch import Tensor
 
 from helpers.engine import tiny_recipe
 from helpers.pretended_cuda import CUDA, devices_of, pretended_cuda
-from understudy.core.precision import raised
-from understudy.distributed.world import Rows
+from understudy.core.precision import upcast
+from understudy.distributed.world import RankCounts
 from understudy.models.cost import count_macs, images_per_second, model_facts
 from understudy.recipes.comparison import rows_of
 from understudy.runs.bank.make import BankOptions, make_banks
 from understudy.runs.build import build_trainer, deployed_network
-from understudy.runs.components import Parts, open_parts, with_teacher
+from understudy.runs.components import Components, open_components, with_teacher
 from understudy.runs.console import Display
 from understudy.runs.memory_format import Trial, faster_format
 from understudy.teachers.bank.packing import packed
 from understudy.teachers.bank.seeds import SeededBanks
 from understudy.teachers.bank.teacher import BankTeacher
-from understudy.training.loss import Part, weighed
+from understudy.training.loss import PassShare, combine_losses
 from understudy.training.trainer import Trainer
 
 ROWS = ["alone", "kd", "dist+dot", "projector", "simkd", "reviewkd"]
 
 
-def opened(**settings: Any) -> Parts:
+def opened(**settings: Any) -> Components:
     """A tiny run's parts on the CPU; enter `pretended_cuda` and move them with `on_cuda`."""
     over = {"rows": ROWS, "seeds": [0], "ema": {"decay": 0.9}, "fold_teacher": False}
-    return open_parts(tiny_recipe({**over, **settings}), allow_code=False, say=lambda _: None)
+    return open_components(tiny_recipe({**over, **settings}), allow_code=False, say=lambda _: None)
 
 
-def on_cuda(parts: Parts) -> Parts:
+def on_cuda(components: Components) -> Components:
     """As `in_world` moves them where there is a GPU."""
-    assert parts.teacher_network is not None
-    return with_teacher(replace(parts, device=CUDA), parts.teacher_network)
+    assert components.teacher_network is not None
+    return with_teacher(replace(components, device=CUDA), components.teacher_network)
 
 
-def trainer_on_cuda(parts: Parts) -> Trainer:
-    return build_trainer(parts, rows_of(parts.recipe), 0)
+def trainer_on_cuda(components: Components) -> Trainer:
+    return build_trainer(components, rows_of(components.recipe), 0)
 
 
 def tensors_in(state: Any) -> Iterator[Tensor]:
@@ -59,7 +59,7 @@ def tensors_in(state: Any) -> Iterator[Tensor]:
 
 
 @pytest.fixture
-def parts() -> Parts:
+def components() -> Components:
     return opened()
 
 
@@ -71,9 +71,9 @@ def test_the_guard_refuses_what_a_gpu_refuses() -> None:
         assert (there + there.to(CUDA)).device == CUDA
 
 
-def test_what_a_trainer_is_made_of_lies_on_its_device(parts: Parts) -> None:
+def test_what_a_trainer_is_made_of_lies_on_its_device(components: Components) -> None:
     with pretended_cuda():
-        trainer = trainer_on_cuda(on_cuda(parts))
+        trainer = trainer_on_cuda(on_cuda(components))
         for student in trainer.students:
             modules = [student.model, student.connectors, student.deployed(), student.raw_deployed()]
             tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
@@ -83,11 +83,11 @@ def test_what_a_trainer_is_made_of_lies_on_its_device(parts: Parts) -> None:
             assert devices_of(tensors_in(kept)) == {"cuda"}, student.name
 
 
-def test_losses_of_every_row_are_worked_out_on_the_device(parts: Parts) -> None:
+def test_losses_of_every_row_are_worked_out_on_the_device(components: Components) -> None:
     with pretended_cuda():
-        parts = on_cuda(parts)
-        trainer = trainer_on_cuda(parts)
-        batch = next(iter(parts.train_loader(0).epoch(1)))
+        components = on_cuda(components)
+        trainer = trainer_on_cuda(components)
+        batch = next(iter(components.train_loader(0).epoch(1)))
         assert {batch.images.device, batch.targets.device} == {CUDA}
         assert trainer.teacher is not None
         observation = trainer.teacher.observe(batch)
@@ -96,13 +96,13 @@ def test_losses_of_every_row_are_worked_out_on_the_device(parts: Parts) -> None:
                 continue  # compares values on its first batch
             student.begin_step(progress=0.0, epochs=1)
             task_loss, pairings = student.task.pair(student.model, observation, batch)
-            losses, record = weighed(
+            losses, record = combine_losses(
                 task_loss,
-                raised(pairings["main"]),
+                upcast(pairings["main"]),
                 student.methods,
                 task_weight=student.task_weight,
                 epoch=1,
-                part=Part(Rows((len(batch.images),))),
+                part=PassShare(RankCounts((len(batch.images),))),
                 random_state=student.shared_random_state,
             )
             assert devices_of(tensors_in([losses.task, losses.distill, losses.terms])) == {"cuda"}, student.name
@@ -110,32 +110,32 @@ def test_losses_of_every_row_are_worked_out_on_the_device(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize("split", ["val", "train"])
-def test_evaluation_stays_on_the_device(parts: Parts, split: str) -> None:
+def test_evaluation_stays_on_the_device(components: Components, split: str) -> None:
     with pretended_cuda():
-        parts = on_cuda(parts)
-        found = trainer_on_cuda(parts).evaluate(parts.eval_loader(split))
+        components = on_cuda(components)
+        found = trainer_on_cuda(components).evaluate(components.eval_loader(split))
     assert set(found) == set(ROWS)
 
 
-def test_what_is_kept_of_a_seed_is_counted_and_timed_on_the_device(parts: Parts) -> None:
+def test_what_is_kept_of_a_seed_is_counted_and_timed_on_the_device(components: Components) -> None:
     """The run's own preparation of images stays on the CPU when the student goes to the GPU."""
-    expected = count_macs(parts.student_network.prepared, parts.image_size)
+    expected = count_macs(components.student_network.prepared, components.image_size)
     with pretended_cuda():
-        parts = on_cuda(parts)
-        for student in trainer_on_cuda(parts).students:
-            network = deployed_network(parts, student)
+        components = on_cuda(components)
+        for student in trainer_on_cuda(components).students:
+            network = deployed_network(components, student)
             assert devices_of(chain(network.prepared.parameters(), network.prepared.buffers())) == {"cuda"}
-            facts = model_facts(network, parts.image_size)
+            facts = model_facts(network, components.image_size)
             assert facts["macs"] >= expected
-            speed = images_per_second(network.prepared, image_size=parts.image_size, batch_size=2, seconds=0.0)
+            speed = images_per_second(network.prepared, image_size=components.image_size, batch_size=2, seconds=0.0)
             assert speed > 0
 
 
-def test_a_memory_format_is_chosen_on_the_device(parts: Parts) -> None:
+def test_a_memory_format_is_chosen_on_the_device(components: Components) -> None:
     with pretended_cuda():
-        network = on_cuda(parts).teacher_network
+        network = on_cuda(components).teacher_network
         assert network is not None
-        _, seconds = faster_format(network, Trial(2, parts.image_size, CUDA))
+        _, seconds = faster_format(network, Trial(2, components.image_size, CUDA))
     assert min(seconds) > 0
 
 
@@ -145,9 +145,9 @@ def test_what_is_learnt_from_a_bank_lies_on_the_device(tmp_path: Path) -> None:
     options = BankOptions(views=1, feature_maps=True)
     [folder] = make_banks(recipe, out=tmp_path, options=options, display=Display(quiet=True))
     banks = SeededBanks({0: BankTeacher(folder.path)}, path=str(tmp_path))
-    parts = opened(rows=rows)
+    components = opened(rows=rows)
     with pretended_cuda():
-        live = on_cuda(parts)
+        live = on_cuda(components)
         teacher = trainer_on_cuda(live).teacher
         assert teacher is not None
         batch = next(iter(live.train_loader(0).epoch(1)))

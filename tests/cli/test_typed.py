@@ -4,23 +4,23 @@ import pytest
 import yaml
 
 from helpers.command_line import RECIPE
-from understudy.cli.overrides import Typed
+from understudy.cli.overrides import CliOverrides
 from understudy.recipes.schema import Recipe, recipe_from
 from understudy.utils.errors import UserError
 
 BASE = yaml.safe_load(RECIPE)
 
 
-def resolved(typed: Typed) -> Recipe:
-    return recipe_from(typed.laid_on(BASE))
+def resolved(typed: CliOverrides) -> Recipe:
+    return recipe_from(typed.apply_to(BASE))
 
 
 def test_nothing_typed_leaves_the_recipe_as_it_is() -> None:
-    assert resolved(Typed()) == recipe_from(BASE)
+    assert resolved(CliOverrides()) == recipe_from(BASE)
 
 
 def test_every_option_finds_its_place() -> None:
-    typed = Typed(
+    typed = CliOverrides(
         teacher="timm:resnet34", teacher_weights="t.pt", train_teacher=3, allow_weak_teacher=True,
         student="timm:resnet18", student_weights="none", data="pets", method="dist", update="dot",
         rows="alone, dist", epochs=7, seeds="2",
@@ -39,34 +39,34 @@ def test_every_option_finds_its_place() -> None:
 
 
 def test_several_methods_are_joined_by_a_plus() -> None:
-    assert [config.method.name for config in resolved(Typed(method="dkd+kd")).method] == ["dkd", "kd"]
+    assert [config.method.name for config in resolved(CliOverrides(method="dkd+kd")).method] == ["dkd", "kd"]
 
 
 @pytest.mark.parametrize("method", ["none", "alone"])
 def test_method_none_distils_nothing(method: str) -> None:
-    assert resolved(Typed(method=method)).method == ()
+    assert resolved(CliOverrides(method=method)).method == ()
 
 
 def test_a_method_that_was_typed_can_be_set_up_by_an_override() -> None:
-    found = recipe_from(Typed(method="kd").laid_on(BASE), ["method.temperature=2"])
+    found = recipe_from(CliOverrides(method="kd").apply_to(BASE), ["method.temperature=2"])
     assert [(config.method.name, config.temperature) for config in found.method] == [("kd", 2)]
 
 
 def test_the_recipes_method_keeps_its_settings_where_the_same_one_is_typed() -> None:
-    settings = Typed(method="kd").laid_on(BASE | {"method": {"name": "kd", "temperature": 9}})
+    settings = CliOverrides(method="kd").apply_to(BASE | {"method": {"name": "kd", "temperature": 9}})
     assert [config.temperature for config in recipe_from(settings).method] == [9]
 
 
 def test_a_teacher_that_was_typed_without_a_method_is_distilled() -> None:
-    typed = Typed(teacher="cifar:resnet20", student="cifar:resnet8", data="digits")
-    assert recipe_from(typed.laid_on({})).method
+    typed = CliOverrides(teacher="cifar:resnet20", student="cifar:resnet8", data="digits")
+    assert recipe_from(typed.apply_to({})).method
 
 
 @pytest.mark.parametrize(
     ("text", "seeds"), [("1", (0,)), ("3", (0, 1, 2)), ("3,", (3,)), ("0,5", (0, 5)), ("7, 2", (7, 2))]
 )
 def test_seeds_are_how_many_or_which(text: str, seeds: tuple[int, ...]) -> None:
-    assert resolved(Typed(seeds=text)).seeds == seeds
+    assert resolved(CliOverrides(seeds=text)).seeds == seeds
 
 
 @pytest.mark.parametrize(
@@ -76,37 +76,37 @@ def test_seeds_are_how_many_or_which(text: str, seeds: tuple[int, ...]) -> None:
 )  # fmt: skip
 def test_seeds_that_are_none_are_refused(text: str, problem: str) -> None:
     with pytest.raises(UserError, match=f"--seeds '{text}': {problem}"):
-        resolved(Typed(seeds=text))
+        resolved(CliOverrides(seeds=text))
 
 
 @pytest.mark.parametrize(
     ("typed", "needed"),
     [
-        (Typed(), "still needed: --data FOLDER, --student timm:NAME"),
-        (Typed(student="cifar:resnet8"), r"still needed: --data FOLDER \(or a recipe"),
-        (Typed(data="digits"), r"still needed: --student timm:NAME \(or a recipe"),
-        (Typed(data="digits", student_weights="none"), r"student\.model +is missing"),
+        (CliOverrides(), "still needed: --data FOLDER, --student timm:NAME"),
+        (CliOverrides(student="cifar:resnet8"), r"still needed: --data FOLDER \(or a recipe"),
+        (CliOverrides(data="digits"), r"still needed: --student timm:NAME \(or a recipe"),
+        (CliOverrides(data="digits", student_weights="none"), r"student\.model +is missing"),
     ],
 )
-def test_what_is_still_needed_is_asked_for(typed: Typed, needed: str) -> None:
+def test_what_is_still_needed_is_asked_for(typed: CliOverrides, needed: str) -> None:
     with pytest.raises(UserError, match=needed):
-        recipe_from(typed.laid_on({}))
+        recipe_from(typed.apply_to({}))
 
 
 @pytest.mark.parametrize(
     ("typed", "overrides", "base", "is_all"),
     [
-        (Typed(student="own:net", teacher="own:net"), [], {}, True),
-        (Typed(), ["student.model=own:net", "teacher.model=own:big"], {}, True),
-        (Typed(), [], {"student": {"model": "own:net"}}, False),
-        (Typed(teacher="own:net"), [], {"student": {"model": "other:net"}}, False),
-        (Typed(teacher="own:net"), [], {}, True),
-        (Typed(student="own:net"), [], {}, True),
+        (CliOverrides(student="own:net", teacher="own:net"), [], {}, True),
+        (CliOverrides(), ["student.model=own:net", "teacher.model=own:big"], {}, True),
+        (CliOverrides(), [], {"student": {"model": "own:net"}}, False),
+        (CliOverrides(teacher="own:net"), [], {"student": {"model": "other:net"}}, False),
+        (CliOverrides(teacher="own:net"), [], {}, True),
+        (CliOverrides(student="own:net"), [], {}, True),
     ],
     ids=["both typed", "overrides", "recipe's student", "one of two", "typed teacher, known student", "typed student"],
 )
 def test_code_is_trusted_where_the_person_who_runs_it_typed_it(
-    typed: Typed, overrides: list[str], base: dict[str, object], is_all: bool
+    typed: CliOverrides, overrides: list[str], base: dict[str, object], is_all: bool
 ) -> None:
-    recipe = recipe_from(typed.laid_on(BASE | base), overrides)
+    recipe = recipe_from(typed.apply_to(BASE | base), overrides)
     assert typed.names_all_code_of(recipe, overrides) == is_all

@@ -12,11 +12,11 @@ import torch
 from helpers.smallest_settings import SMALLEST, TEACHERS, settings_of
 from helpers.states import differing, flat
 from understudy.methods import METHODS
-from understudy.recipes.comparison import Row, rows_of
+from understudy.recipes.comparison import Variant, rows_of
 from understudy.recipes.schema import Recipe
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Components, open_components
 from understudy.training.trainer import Trainer
 from understudy.utils.errors import UserError
 
@@ -48,14 +48,14 @@ def recipe_of(method: str, update: str, teacher: str) -> Recipe:
     )
 
 
-def built(method: str, update: str, teacher: str) -> tuple[Parts, list[Row], Trainer]:
+def built(method: str, update: str, teacher: str) -> tuple[Components, list[Variant], Trainer]:
     recipe = recipe_of(method, update, teacher)
-    parts, rows = open_parts(recipe, allow_code=False, say=lambda text: None), rows_of(recipe)
-    check_rows(parts, rows)
-    trainer = build_trainer(parts, rows, 0)
-    loader = parts.train_loader(0)
+    components, rows = open_components(recipe, allow_code=False, say=lambda text: None), rows_of(recipe)
+    check_rows(components, rows)
+    trainer = build_trainer(components, rows, 0)
+    loader = components.train_loader(0)
     trainer.begin(epochs=1, steps_per_epoch=loader.steps_per_epoch)
-    return parts, rows, trainer
+    return components, rows, trainer
 
 
 def test_every_registered_method_has_its_smallest_settings() -> None:
@@ -65,13 +65,13 @@ def test_every_registered_method_has_its_smallest_settings() -> None:
 @pytest.mark.parametrize(("method", "update", "teacher"), CASES)
 def test_three_steps(method: str, update: str, teacher: str) -> None:
     """Finite losses; student and connectors move, the teacher does not; the state comes back bit for bit."""
-    parts, rows, trainer = built(method, update, teacher)
+    components, rows, trainer = built(method, update, teacher)
     student = trainer.students[0]
     before = flat(student.state_dict())
-    teacher_before = flat(parts.teacher.model.module.state_dict())
+    teacher_before = flat(components.teacher.model.module.state_dict())
     losses = []
     student.train()
-    for batch in parts.train_loader(0).epoch(1):
+    for batch in components.train_loader(0).epoch(1):
         trainer.take_step(batch)
         trainer.measures.close_interval()
         losses.append(trainer.measures.interval[student.name])
@@ -85,9 +85,9 @@ def test_three_steps(method: str, update: str, teacher: str) -> None:
     weights = [f"/connectors/{name}" for name, p in student.connectors.named_parameters() if p.requires_grad]
     assert set(weights) <= set(moved)
     assert bool(weights) == SMALLEST[method].has_connectors
-    assert differing(teacher_before, flat(parts.teacher.model.module.state_dict())) == []
+    assert differing(teacher_before, flat(components.teacher.model.module.state_dict())) == []
 
-    fresh = build_trainer(parts, rows, 1).students[0]
+    fresh = build_trainer(components, rows, 1).students[0]
     fresh.load_state_dict(student.state_dict())
     assert differing(after, flat(fresh.state_dict())) == []
 
@@ -100,30 +100,30 @@ def test_a_teacher_that_a_method_cannot_learn_from_is_refused_in_words(method: s
 
 @pytest.mark.parametrize("method", ENTERED)
 def test_a_restored_student_takes_the_same_next_step(method: str) -> None:
-    parts, rows, trainer = built(method, "dot", "cnn")
-    first, *others = parts.train_loader(0).epoch(1)
-    student, restored = trainer.students[0], build_trainer(parts, rows, 1).students[0]
+    components, rows, trainer = built(method, "dot", "cnn")
+    first, *others = components.train_loader(0).epoch(1)
+    student, restored = trainer.students[0], build_trainer(components, rows, 1).students[0]
     student.train()
     restored.train()
-    student.step(first, parts.teacher.observe(first), epoch=1)
+    student.step(first, components.teacher.observe(first), epoch=1)
     restored.load_state_dict(copy.deepcopy(student.state_dict()))  # as through a file: torch shares momenta
     for batch in others:
         for each in (student, restored):
-            each.step(batch, parts.teacher.observe(batch), epoch=1)
+            each.step(batch, components.teacher.observe(batch), epoch=1)
     assert differing(flat(student.state_dict()), flat(restored.state_dict())) == []
 
 
 @pytest.mark.parametrize("method", ENTERED)
 def test_a_row_beside_others_ends_as_the_row_alone(method: str) -> None:
     def after_three_steps(with_others: bool) -> dict[str, Any]:
-        parts, rows, trainer = built(method, "dot", "cnn")
+        components, rows, trainer = built(method, "dot", "cnn")
         if with_others:
-            recipe = parts.recipe.model_copy(update={"rows": ("alone", "dist")})
-            trainer = build_trainer(parts, [rows_of(recipe)[0], *rows], 0)
+            recipe = components.recipe.model_copy(update={"rows": ("alone", "dist")})
+            trainer = build_trainer(components, [rows_of(recipe)[0], *rows], 0)
         trainer.begin(epochs=1, steps_per_epoch=3)
         for student in trainer.students:
             student.train()
-        for batch in parts.train_loader(0).epoch(1):
+        for batch in components.train_loader(0).epoch(1):
             trainer.take_step(batch)
             trainer.step_in_epoch += 1
         return flat(trainer.students[-1].state_dict())

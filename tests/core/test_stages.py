@@ -185,7 +185,7 @@ def test_a_network_whose_stages_no_activation_ends_is_refused_its_preactivations
 
 def test_a_folded_teachers_preactivations_are_those_of_the_plain_network() -> None:
     module = real("timm:mobilenetv1_100")
-    plain, folded = (LiveTeacher(copy.deepcopy(module), folds=folds) for folds in (False, True))
+    plain, folded = (LiveTeacher(copy.deepcopy(module), fold_batch_norm=folds) for folds in (False, True))
     batch = Batch(images=images(), targets=torch.zeros(2, dtype=torch.long))
     for teacher in (plain, folded):
         teacher.tap(["preact_stages"])

@@ -12,12 +12,12 @@ from helpers.two_processes import TwoProcesses
 from understudy import Classification, UserError
 from understudy.data import eval_loader
 from understudy.distributed.launch import joined
-from understudy.runs.components import open_parts
+from understudy.runs.components import open_components
 
 
 def scores_of_one_image() -> tuple[int, dict[str, float], list[int]]:
     """How many batches this process has of a single image, and what both together find."""
-    data = open_parts(tiny_recipe({"data": {"val_rows": "1000:1001"}}), allow_code=False, say=lambda _: None).data
+    data = open_components(tiny_recipe({"data": {"val_rows": "1000:1001"}}), allow_code=False, say=lambda _: None).data
     with joined() as world:
         loader = eval_loader(data.val, tiny_recipe().data, image_size=8, rank=world.rank, world_size=world.size)
         scores = Classification(10).evaluate({"it": lambda batch: torch.eye(10)[batch.targets]}, loader, CPU, world)[

@@ -12,14 +12,14 @@ from helpers.shared_steps import first_run, five_steps, recipe_of, too_far
 from helpers.smallest_settings import SMALLEST
 from helpers.two_processes import TwoProcesses
 from understudy import Classification, Pairing, UserError, methods
-from understudy.distributed.world import Rows, World
+from understudy.distributed.world import RankCounts, World
 from understudy.methods import METHODS
 from understudy.methods.base import Context, Method, TapShapes
 from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import merged
 from understudy.runs.checks import check_rows
-from understudy.runs.components import open_parts
-from understudy.training.loss import Part, WeightedMethod, weighed
+from understudy.runs.components import open_components
+from understudy.training.loss import PassShare, WeightedMethod, combine_losses
 from understudy.utils.seeding import RandomState
 
 RELATED = sorted(name for name in SMALLEST if METHODS[name].rows == "related" and name != "crd")
@@ -38,10 +38,10 @@ def drawn(num_rows: int, num_classes: int = 5) -> Pairing:
 
 
 def distilled(pairing: Pairing, config: Any) -> tuple[float, dict[str, float]]:
-    """The distillation loss and the terms that `weighed` makes of a batch in one process."""
+    """The distillation loss and the terms that `combine_losses` makes of a batch in one process."""
     task = torch.zeros((), dtype=torch.float64)
-    part = Part(Rows((len(pairing.labels),)))
-    shared, record = weighed(
+    part = PassShare(RankCounts((len(pairing.labels),)))
+    shared, record = combine_losses(
         task,
         pairing,
         [WeightedMethod(built(config), 2.0)],
@@ -62,7 +62,7 @@ class TestGroups:
         pairing, plain = drawn(num_rows), built(methods.DIST.Config())
         expected: dict[str, float] = {}
         for start, end in zip((0, *ends[:-1]), ends, strict=True):
-            for name, value in plain(pairing.taken(slice(start, end))).items():
+            for name, value in plain(pairing.select(slice(start, end))).items():
                 expected[name] = expected.get(name, 0.0) + value.item() * (end - start) / num_rows
         loss, terms = distilled(pairing, methods.DIST.Config(rows="local", group_size=4))
         assert {name: terms[f"dist.{name}"] for name in expected} == pytest.approx(expected, rel=1e-12)
@@ -155,6 +155,6 @@ class TestRefusals:
 
 def checked(method: str, over: dict[str, Any], world: World | None = None) -> None:
     recipe = recipe_of(method, "joint", over)
-    parts = open_parts(recipe, allow_code=True, say=lambda text: None, world=world or World())
+    parts = open_components(recipe, allow_code=True, say=lambda text: None, world=world or World())
     assert isinstance(parts.task, Classification)
     check_rows(parts, rows_of(recipe))

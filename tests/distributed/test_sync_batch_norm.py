@@ -10,15 +10,15 @@ from helpers.shared_steps import five_steps, recipe_of, too_far
 from helpers.two_processes import TwoProcesses
 from understudy import UserError
 from understudy.distributed.world import World
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Components, open_components
 
 BATCH_NORM = {"student": {"model": "cifar:resnet8", "kwargs": {"width": 0.25}, "weights": "none"}}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="SyncBatchNorm takes CUDA tensors only")
 
 
-def opened(device: str, size: int) -> Parts:
+def opened(device: str, size: int) -> Components:
     recipe = recipe_of("dist", "joint", {**BATCH_NORM, "sync_batch_norm": True, "device": device})
-    return open_parts(recipe, allow_code=False, say=lambda text: None, world=World(size=size))
+    return open_components(recipe, allow_code=False, say=lambda text: None, world=World(size=size))
 
 
 def test_it_is_refused_on_the_cpu_with_the_way_out() -> None:
@@ -33,14 +33,16 @@ def test_a_single_process_needs_none() -> None:
 
 @needs_cuda
 def test_every_batch_norm_of_the_student_is_converted_and_the_teacher_s_are_not() -> None:
-    parts = opened("cuda", size=2)
+    components = opened("cuda", size=2)
     norms = [
-        child for child in parts.student_network.module.modules() if isinstance(child, nn.modules.batchnorm._NormBase)
+        child
+        for child in components.student_network.module.modules()
+        if isinstance(child, nn.modules.batchnorm._NormBase)
     ]
     assert norms
     assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
-    assert parts.teacher_network is not None
-    assert not any(isinstance(child, nn.SyncBatchNorm) for child in parts.teacher_network.module.modules())
+    assert components.teacher_network is not None
+    assert not any(isinstance(child, nn.SyncBatchNorm) for child in components.teacher_network.module.modules())
 
 
 @needs_cuda

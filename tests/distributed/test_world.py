@@ -12,7 +12,7 @@ from helpers.two_processes import TwoProcesses
 from understudy import UserError
 from understudy.core.batch import Pairing
 from understudy.distributed.launch import joined
-from understudy.distributed.world import SINGLE, Rows
+from understudy.distributed.world import SINGLE, RankCounts
 
 COUNTS = (3, 4)
 
@@ -134,7 +134,7 @@ def test_what_the_first_process_has_and_refuses_is_everybodys(pair: TwoProcesses
 def test_a_single_process_exchanges_nothing() -> None:
     with joined() as world:
         assert world is SINGLE
-    tensor, rows = torch.ones(2), Rows((2,))
+    tensor, rows = torch.ones(2), RankCounts((2,))
     assert world.add_up([tensor])[0] is tensor
     assert world.rows(2) == rows
     assert rows.mine == 2

@@ -1,4 +1,4 @@
-"""A loss or a weight that is no number: the run stops with its name, or goes on without the step that did it."""
+"""A loss or a weight that is NaN or infinite: the run stops with its name, or goes on without the step that did it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from understudy import Method, MethodConfig, Recipe, UserError
 from understudy.core.batch import Pairing
 from understudy.methods import METHODS
 from understudy.runs.checkpoint import load_latest
-from understudy.runs.components import open_parts
+from understudy.runs.components import open_components
 from understudy.runs.folder import RunFolder
 
 FATAL_IMAGE = 7  # of the 80: once an epoch, in one of its three steps
@@ -61,7 +61,7 @@ def recipe_with(what: str = "the loss", **over: Any) -> Recipe:
 
 def fatal_steps(recipe: Recipe) -> list[int]:
     """Which steps the fatal image is in."""
-    parts = open_parts(recipe, allow_code=False, say=lambda text: None)
+    parts = open_components(recipe, allow_code=False, say=lambda text: None)
     loader = parts.train_loader(recipe.seeds[0])
     return [
         loader.steps_per_epoch * (epoch - 1) + number
@@ -111,10 +111,10 @@ class TestRollback:
         run = run_recipe(recipe, tmp_path / "run")
         assert [line["step"] for line in rollbacks(run)] == fatal_steps(recipe)
         assert {line["row"] for line in rollbacks(run)} == {"spoils"}
-        why = {"the loss": "spoils is nan", "its gradient": "a weight is no number"}[what]
+        why = {"the loss": "spoils is nan", "its gradient": "a weight is NaN or infinite"}[what]
         assert {line["why"] for line in rollbacks(run)} == {why}
         assert all(line["train"]["task_loss"] > 0 for line in read_metrics(run) if line["kind"] == "epoch")
-        tally(f"{what} is no number, on_nan: rollback", injected=2, recovered=len(rollbacks(run)))
+        tally(f"{what} is NaN or infinite, on_nan: rollback", injected=2, recovered=len(rollbacks(run)))
 
     @pytest.mark.parametrize("every", [1, pytest.param(2, marks=pytest.mark.slow)])
     def test_it_does_not_matter_when_checkpoints_were_written(self, every: int, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ class TestRollback:
 
     def test_after_three_steps_that_were_left_out_the_run_stops(self, tmp_path: Path) -> None:
         recipe = recipe_with("its gradient", on_nan="rollback", epochs=4)
-        with pytest.raises(UserError, match=r"is no number|nan in step \d+ after 3 steps were left out"):
+        with pytest.raises(UserError, match=r"is NaN or infinite|nan in step \d+ after 3 steps were left out"):
             run_recipe(recipe, tmp_path / "run")
         # Nor is there a fourth chance for a run that is started again.
         with pytest.raises(UserError, match="after 3 steps were left out"):

@@ -14,7 +14,7 @@ from helpers.engine import run_recipe, tiny_recipe
 from helpers.faulty_runs import Killing, Server, Tally, files_of, lost_bytes, recipe_file
 from understudy import Batch
 from understudy.data import EvalLoader
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Components, open_components
 from understudy.utils.interrupted import Interrupted
 
 MOST_SECONDS = 10  # what schedulers wait before they kill
@@ -78,7 +78,7 @@ class Interrupting:
 
 
 @dataclass(frozen=True)
-class InterruptingParts(Parts):
+class InterruptingParts(Components):
     """Parts with which the so-many-th evaluation of a split is interrupted."""
 
     when: tuple[str, int] = ("val", 1)
@@ -91,15 +91,17 @@ class InterruptingParts(Parts):
         return Interrupting(loader, self.batches_given) if (split, self.count[split]) == self.when else loader
 
 
-def parts_of() -> Parts:
+def parts_of() -> Components:
     recipe = tiny_recipe({"rows": ["kd"], "seeds": [0], "data": {"eval_batch_size": 20}})
-    parts = open_parts(recipe, allow_code=False, say=lambda text: None)
-    return replace(parts, data=replace(parts.data, test=parts.data.val))
+    components = open_components(recipe, allow_code=False, say=lambda text: None)
+    return replace(components, data=replace(components.data, test=components.data.val))
 
 
 def interrupted_at(split: str, number: int) -> InterruptingParts:
-    parts = parts_of()
-    return InterruptingParts(**{one.name: getattr(parts, one.name) for one in fields(parts)}, when=(split, number))
+    components = parts_of()
+    return InterruptingParts(
+        **{one.name: getattr(components, one.name) for one in fields(components)}, when=(split, number)
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,13 +113,13 @@ def interrupted_at(split: str, number: int) -> InterruptingParts:
     ],
 )
 def test_an_evaluation_is_not_waited_for(split: str, number: int, tmp_path: Path) -> None:
-    def run_it(parts: Parts, out: Path) -> Path:
-        return run_recipe(parts.recipe, out, parts=parts).path
+    def run_it(components: Components, out: Path) -> Path:
+        return run_recipe(components.recipe, out, components=components).path
 
     expected = files_of(run_it(parts_of(), tmp_path / "in peace/run"))
-    parts = interrupted_at(split, number)
+    components = interrupted_at(split, number)
     with pytest.raises(Interrupted) as stopped:
-        run_it(parts, tmp_path / "run")
+        run_it(components, tmp_path / "run")
     assert stopped.value.signal == signal.SIGTERM
-    assert parts.batches_given == [0, 1]  # of five
+    assert components.batches_given == [0, 1]  # of five
     assert lost_bytes(run_it(parts_of(), tmp_path / "run"), expected) == 0

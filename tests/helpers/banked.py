@@ -15,7 +15,7 @@ from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import Recipe
 from understudy.runs.bank.make import BankOptions, make_banks
 from understudy.runs.build import build_trainer
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.teachers.bank.store import BankFolder
 from understudy.training.trainer import Trainer
@@ -57,17 +57,17 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def opened(recipe: Recipe) -> tuple[Parts, Trainer]:
+def opened(recipe: Recipe) -> tuple[Components, Trainer]:
     """Parts and trainer of the recipe's first seed."""
-    parts = open_parts(recipe, allow_code=False, say=lambda text: None)
-    return parts, build_trainer(parts, rows_of(recipe), recipe.seeds[0])
+    components = open_components(recipe, allow_code=False, say=lambda text: None)
+    return components, build_trainer(components, rows_of(recipe), recipe.seeds[0])
 
 
 def losses_of(recipe: Recipe, steps: int) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     """Gradients of the first step by parameter, and what was measured in each of the first steps."""
     torch.manual_seed(0)
-    parts, trainer = opened(recipe)
-    student, loader = trainer.students[0], parts.train_loader(recipe.seeds[0])
+    components, trainer = opened(recipe)
+    student, loader = trainer.students[0], components.train_loader(recipe.seeds[0])
     gradients: dict[str, Tensor] = {}
     named = [*student.model.module.named_parameters(), *student.connectors.named_parameters()]
 

@@ -28,7 +28,7 @@ from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.run import execute
 from understudy.teachers import Teacher
-from understudy.training.build import Surroundings, build_student, seeded, tap_teacher
+from understudy.training.build import BuildContext, build_student, seeded, tap_teacher
 
 torch.set_num_threads(1)
 
@@ -133,7 +133,7 @@ def student_of(spec: StudentSpec, teacher: Teacher | None = None, *, seed: int =
     """The student of a spec, built for the batches above."""
     if teacher is not None:
         tap_teacher(teacher, spec.methods)
-    around = Surroundings(
+    around = BuildContext(
         task=Classification(CLASSES), num_classes=CLASSES, sample=batches()[0].images, teacher=teacher, seed=seed
     )
     return build_student(spec, around)

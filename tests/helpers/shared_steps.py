@@ -19,7 +19,7 @@ from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import Recipe, merged
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Components, open_components
 from understudy.training.connector_weights import save_connectors
 from understudy.training.trainer import Trainer
 
@@ -54,11 +54,11 @@ def five_steps(
     """
     with joined() as world, default_dtype(dtype):
         recipe = recipe_of(method, update, over)
-        parts = open_parts(recipe, allow_code=True, say=lambda text: None, world=world)
+        components = open_components(recipe, allow_code=True, say=lambda text: None, world=world)
         rows = rows_of(recipe)
-        check_rows(parts, rows)
-        trainer = build_trainer(parts, rows, 0)
-        measures = list(_taken(trainer, parts, dtype, is_half_labelled))
+        check_rows(components, rows)
+        trainer = build_trainer(components, rows, 0)
+        measures = list(_taken(trainer, components, dtype, is_half_labelled))
         return Outcome(_floats(trainer.students[0].state_dict()), measures)
 
 
@@ -66,8 +66,8 @@ def first_run(method: str, stage: str, folder: Path) -> dict[str, Any]:
     """What lets a method start from another run, whose connectors are as they were drawn."""
     recipe = recipe_of(method, "joint", {"method": {"stage": stage}})
     with default_dtype(torch.float64):
-        parts = open_parts(recipe, allow_code=True, say=lambda text: None)
-        (student,) = build_trainer(parts, rows_of(recipe), 1).students
+        components = open_components(recipe, allow_code=True, say=lambda text: None)
+        (student,) = build_trainer(components, rows_of(recipe), 1).students
     save_connectors(folder, [weighted.method for weighted in student.methods])
     return {"method": {"stage": "distill", "init_from": str(folder)}}
 
@@ -133,8 +133,10 @@ def _floats(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: leaf for name, leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()}
 
 
-def _taken(trainer: Trainer, parts: Parts, dtype: torch.dtype, is_half_labelled: bool) -> Iterator[dict[str, float]]:
-    loader, name = parts.train_loader(0), trainer.students[0].name
+def _taken(
+    trainer: Trainer, components: Components, dtype: torch.dtype, is_half_labelled: bool
+) -> Iterator[dict[str, float]]:
+    loader, name = components.train_loader(0), trainer.students[0].name
     trainer.begin(epochs=2, steps_per_epoch=loader.steps_per_epoch)
     trainer.students[0].train()
     for epoch in (1, 2):

@@ -54,10 +54,10 @@ class TwoProcesses:
             wait = until - time.monotonic() if not any(isinstance(answer, Raised) for answer in answers) else 5.0
             has_answer = line.poll(max(wait, 0))
             answers[rank] = line.recv() if has_answer else Raised(f"no answer after {timeout:g} s", "")
-        raised = [answer for answer in answers if isinstance(answer, Raised)]
-        if raised:
+        upcast = [answer for answer in answers if isinstance(answer, Raised)]
+        if upcast:
             self.close()
-            raise RuntimeError("\n".join(answer.traceback or answer.text for answer in raised))
+            raise RuntimeError("\n".join(answer.traceback or answer.text for answer in upcast))
         return answers
 
     def call(self, function: Callable[..., Any], *arguments: Any, timeout: float = MOST_SECONDS) -> list[Any]:

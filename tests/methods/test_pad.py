@@ -56,8 +56,8 @@ def test_extreme_variances_and_half_features_are_finite(log_variance: float, dty
     assert loss.dtype == torch.float32
     assert loss.isfinite()
     # In float32: a gradient of 1 / eps is more than a half type holds.
-    raised = [leaf.detach().float().requires_grad_() for leaf in leaves]
-    gradients = torch.autograd.grad(pad_loss(raised[0], torch.full((4, 3), -300.0), raised[1]), raised)
+    upcast = [leaf.detach().float().requires_grad_() for leaf in leaves]
+    gradients = torch.autograd.grad(pad_loss(upcast[0], torch.full((4, 3), -300.0), upcast[1]), upcast)
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 

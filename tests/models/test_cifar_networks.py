@@ -12,7 +12,7 @@ from understudy import Classification, Joint, LiveTeacher, StudentSpec, Trainer,
 from understudy.core.taps import TappedModel, check_taps
 from understudy.models import create_model, load_student, save_student
 from understudy.models.onnx_export import export_onnx
-from understudy.training.build import Surroundings, build_student, tap_teacher
+from understudy.training.build import BuildContext, build_student, tap_teacher
 from understudy.utils.errors import UserError
 
 torch.set_num_threads(1)
@@ -45,7 +45,7 @@ def test_a_step_with_kd_fitnet_and_at_moves_every_weight(name: str) -> None:
         update=Joint.Config(lr=0.1),
     )
     tap_teacher(teacher, spec.methods)
-    around = Surroundings(task=Classification(CLASSES), num_classes=CLASSES, sample=IMAGES, teacher=teacher)
+    around = BuildContext(task=Classification(CLASSES), num_classes=CLASSES, sample=IMAGES, teacher=teacher)
     trainer = Trainer([build_student(spec, around)], teacher=teacher, device=torch.device("cpu"))
     trainer.fit([(IMAGES, torch.tensor([0, 3]))], epochs=1)
     assert all(value.isfinite().all() for value in module.state_dict().values())

@@ -83,7 +83,7 @@ def test_a_pair_of_the_papers_takes_a_step_jointly_and_under_dot(pair: Pair) -> 
         sample=batch,
         teacher=LiveTeacher(teacher.module, prepare=teacher.prepare),
     )
-    loop.fit([batch], epochs=1)  # raises NotFinite where a loss or a term is no number
+    loop.fit([batch], epochs=1)  # raises NotFinite where a loss or a term is NaN or infinite
     for name, student in students.items():
         losses = loop.history[name][0]["train"]
         assert {"task_loss", "kl_to_teacher"} <= set(losses)

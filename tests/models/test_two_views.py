@@ -15,7 +15,7 @@ from understudy.core.batch import Batch
 from understudy.data import train_loader
 from understudy.methods.kd import KD
 from understudy.models import Network, network_of
-from understudy.runs.components import open_parts
+from understudy.runs.components import open_components
 
 torch.set_num_threads(1)
 
@@ -121,7 +121,7 @@ def test_a_recipe_gives_each_network_the_size_and_normalisation_that_it_prefers(
         },
         what="two sizes",
     )
-    parts = open_parts(recipe, allow_code=False, say=lambda text: None)
+    parts = open_components(recipe, allow_code=False, say=lambda text: None)
     batch = next(iter(parts.train_loader(0).epoch(1)))
     assert batch.teacher_images is not None
     assert (batch.images.shape, batch.teacher_images.shape) == ((3, 3, 32, 32), (3, 3, 160, 160))

@@ -13,7 +13,7 @@ from understudy.recipes.loading import merged, read_recipe, recipe_names
 from understudy.recipes.schema import recipe_from
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Components, open_components
 from understudy.training.connector_weights import save_connectors
 from understudy.training.trainer import Trainer
 
@@ -54,11 +54,11 @@ def stand_in(name: str) -> dict[str, Any]:
     return merged(shipped, over)
 
 
-def trainer_of(recipe: Mapping[str, Any]) -> tuple[Parts, Trainer]:
-    parts = open_parts(recipe_from(recipe), allow_code=False, say=lambda text: None)
-    rows = rows_of(parts.recipe)
-    check_rows(parts, rows)
-    return parts, build_trainer(parts, rows, 0)
+def trainer_of(recipe: Mapping[str, Any]) -> tuple[Components, Trainer]:
+    components = open_components(recipe_from(recipe), allow_code=False, say=lambda text: None)
+    rows = rows_of(components.recipe)
+    check_rows(components, rows)
+    return components, build_trainer(components, rows, 0)
 
 
 def after_a_first_run(recipe: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
@@ -74,9 +74,9 @@ def after_a_first_run(recipe: Mapping[str, Any], folder: Path) -> Mapping[str, A
 
 def check(name: str, folder: Path) -> None:
     recipe = after_a_first_run(stand_in(name), folder)
-    parts, trainer = trainer_of(recipe)
-    loader = parts.train_loader(0)
-    trainer.begin(epochs=parts.recipe.epochs, steps_per_epoch=loader.steps_per_epoch)
+    components, trainer = trainer_of(recipe)
+    loader = components.train_loader(0)
+    trainer.begin(epochs=components.recipe.epochs, steps_per_epoch=loader.steps_per_epoch)
     losses = []
     for student in trainer.students:
         student.train()

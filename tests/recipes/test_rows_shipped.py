@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from understudy.recipes.comparison import Row, rows_of, written_out
+from understudy.recipes.comparison import Variant, rows_of, written_out
 from understudy.recipes.loading import recipe_names
 from understudy.recipes.origin import changed_settings
 from understudy.recipes.schema import Recipe, load_recipe
@@ -23,11 +23,11 @@ def shipped(name: str) -> Recipe:
     return load_recipe(name)
 
 
-def rows(name: str, rows: str, *overrides: str) -> dict[str, Row]:
+def rows(name: str, rows: str, *overrides: str) -> dict[str, Variant]:
     return {row.name: row for row in rows_of(load_recipe(name, [f"rows=[{rows}]", *overrides]))}
 
 
-def settings(row: Row) -> tuple[Any, ...]:
+def settings(row: Variant) -> tuple[Any, ...]:
     return row.method, row.task_weight, row.update
 
 
@@ -165,7 +165,7 @@ def test_a_recipe_written_out_has_the_same_rows_and_needs_no_shipped_ones(base: 
 
 
 def test_a_row_carries_what_was_published_for_it_and_none_of_what_was_not() -> None:
-    def top1(row: Row) -> float | None:
+    def top1(row: Variant) -> float | None:
         return row.published[0].scores["top1"] if row.published else None
 
     found = rows(CIFAR.format("kd"), "alone, kd, kd+dot, crd, dist")

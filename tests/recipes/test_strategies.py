@@ -100,7 +100,7 @@ def test_deit_is_trained_as_the_projector_paper_trains_it() -> None:
 # --- Laid on a recipe: what belongs to its pair or method stays ---------------------------------------------------
 
 
-def laid_on(name: str, strategy: str) -> Recipe:
+def apply_to(name: str, strategy: str) -> Recipe:
     return recipe_from(read_recipes([name, f"strategies/{strategy}"]))
 
 
@@ -113,7 +113,7 @@ def test_dots_strategy_on_a_recipe_is_the_recipe_under_dot(method: str) -> None:
     pairs = [name.rpartition("/")[2] for name in recipe_names() if f"/cifar100/{method}-dot/" in name]
     assert len(pairs) == (13 if method == "kd" else 3)
     for pair in pairs:
-        found, wanted = laid_on(f"cifar100/{method}/{pair}", "dot-cifar100"), f"cifar100/{method}-dot/{pair}"
+        found, wanted = apply_to(f"cifar100/{method}/{pair}", "dot-cifar100"), f"cifar100/{method}-dot/{pair}"
         assert without_published(found) == without_published(recipe_from(read_recipes([wanted]))), pair
         assert found.published == ()
 
@@ -124,14 +124,14 @@ def test_dots_strategy_on_a_recipe_is_the_recipe_under_dot(method: str) -> None:
 )
 @pytest.mark.parametrize("student", ["resnet50-mobilenetv2", "wrn_40_2-shufflenetv1", "resnet32x4-shufflenetv2"])
 def test_slow_starters_keep_their_rate_under_every_strategy_of_their_data(strategy: str, student: str) -> None:
-    assert laid_on(f"cifar100/kd/{student}", strategy).update.lr == 0.01
-    assert laid_on("cifar100/kd/vgg13-vgg8", strategy).update.lr == 0.05
+    assert apply_to(f"cifar100/kd/{student}", strategy).update.lr == 0.01
+    assert apply_to("cifar100/kd/vgg13-vgg8", strategy).update.lr == 0.05
     typed = recipe_from(read_recipes([f"cifar100/kd/{student}", f"strategies/{strategy}"]), ["update.lr=0.3"])
     assert typed.update.lr == 0.3
 
 
 def test_a_strategy_of_another_optimizer_brings_its_own_rate_for_every_student() -> None:
-    assert laid_on("cifar100/kd/resnet50-mobilenetv2", "dist-b2").update.lr == 0.048
+    assert apply_to("cifar100/kd/resnet50-mobilenetv2", "dist-b2").update.lr == 0.048
 
 
 def test_a_rule_waits_until_student_and_method_are_known() -> None:

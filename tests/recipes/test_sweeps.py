@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from helpers.engine import run_recipe, tiny_recipe
-from understudy.cli.overrides import Typed
-from understudy.recipes.comparison import Row, rows_of, written_out
+from understudy.cli.overrides import CliOverrides
+from understudy.recipes.comparison import Variant, rows_of, written_out
 from understudy.recipes.loading import recipe_names
 from understudy.recipes.schema import Recipe, load_recipe, recipe_from
 from understudy.recipes.sweeps import sweep_rows
@@ -17,15 +17,15 @@ from understudy.utils.errors import UserError
 KD, DOT = "cifar100/kd/resnet32x4-resnet8x4", "cifar100/kd-dot/resnet32x4-resnet8x4"
 
 
-def written(name: str, *rows: Any, overrides: tuple[str, ...] = ()) -> list[Row]:
+def written(name: str, *rows: Any, overrides: tuple[str, ...] = ()) -> list[Variant]:
     return rows_of(load_recipe(name, [f"rows={json.dumps(list(rows))}", *overrides]))
 
 
-def swept(name: str, *sweeps: str, rows: str | None = None) -> list[Row]:
-    return rows_of(recipe_from(Typed(rows=rows, sweeps=sweeps).laid_on(load_recipe(name).as_dict())))
+def swept(name: str, *sweeps: str, rows: str | None = None) -> list[Variant]:
+    return rows_of(recipe_from(CliOverrides(rows=rows, sweeps=sweeps).apply_to(load_recipe(name).as_dict())))
 
 
-def alone(name: str, override: str) -> Row:
+def alone(name: str, override: str) -> Variant:
     return rows_of(load_recipe(name, [override]))[0]
 
 

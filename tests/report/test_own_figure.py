@@ -16,7 +16,7 @@ from understudy import UserError
 from understudy.report import all_plots, read_run
 from understudy.report.figures import FIGURES, Plot, register_figure
 from understudy.report.figures.style import new_figure
-from understudy.report.run_data import RunFolder
+from understudy.report.run_data import RunData
 
 SHIPPED = ["curves", "accuracy", "differences", "classes", "outcomes"]
 
@@ -63,13 +63,13 @@ def test_another_figure_of_its_name_is_refused() -> None:
     with pytest.raises(ValueError, match="there is a figure 'seeds' already: own_seeds"):
 
         @register_figure("seeds")
-        def other(run: RunFolder) -> Plot | None:
+        def other(run: RunData) -> Plot | None:
             """Another one."""
 
 
 def test_a_figure_that_fails_is_named_and_the_way_out_too(tmp_path: Path) -> None:
     @register_figure("broken")
-    def broken(run: RunFolder) -> Plot | None:
+    def broken(run: RunData) -> Plot | None:
         raise KeyError("no such row")
 
     run = write_run(tmp_path / "x")
@@ -80,7 +80,7 @@ def test_a_figure_that_fails_is_named_and_the_way_out_too(tmp_path: Path) -> Non
 
 def test_a_plot_with_the_name_of_another_figure_is_refused(tmp_path: Path) -> None:
     @register_figure("mine")
-    def mine(run: RunFolder) -> Plot | None:
+    def mine(run: RunData) -> Plot | None:
         return Plot("curves", "Mine", "Nothing to read.", new_figure(1))
 
     run = read_run(write_run(tmp_path / "x"))

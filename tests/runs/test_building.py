@@ -43,13 +43,13 @@ from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import merged
 from understudy.runs.build import build_student, build_trainer
 from understudy.runs.checks import check_rows, size_notes
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Components, open_components
 
 UPDATES = [Joint.Config(lr=0.1, weight_decay=0), DOT.Config(lr=0.1, weight_decay=0)]
 
 
-def parts_of(recipe: Recipe) -> Parts:
-    return open_parts(recipe, allow_code=False, say=lambda text: None)
+def parts_of(recipe: Recipe) -> Components:
+    return open_components(recipe, allow_code=False, say=lambda text: None)
 
 
 def refusal(recipe: Recipe) -> str:
@@ -249,13 +249,13 @@ class TestRefusals:
         over = merged({"data": {"train_rows": "0:65"}, "rows": ["alone"]}, settings)
         recipe = tiny_recipe(merged(over, {"teacher": {"train_epochs": 1}} if role == "teacher" else {}))
         network = network_of(one_pixel, num_classes=CLASSES)
-        parts = replace(parts_of(recipe), world=world, **{f"{role}_network": network})
+        components = replace(parts_of(recipe), world=world, **{f"{role}_network": network})
         before = {name: value.clone() for name, value in one_pixel.state_dict().items()}
         if words is None:
-            check_rows(parts, rows_of(recipe))
+            check_rows(components, rows_of(recipe))
         else:
             with pytest.raises(UserError) as caught:
-                check_rows(parts, rows_of(recipe))
+                check_rows(components, rows_of(recipe))
             assert str(caught.value).startswith(f"{role} Sequential cannot be trained on a batch of 1 image (Expected")
             assert words in str(caught.value)
             assert "set data.drop_last=true or another data.batch_size" in str(caught.value)
@@ -264,8 +264,8 @@ class TestRefusals:
     def test_a_teacher_that_is_not_trained_here_may_have_one(self) -> None:
         one_pixel = nn.Sequential(nn.Conv2d(3, 6, 8), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, CLASSES))
         recipe = tiny_recipe({"data": {"train_rows": "0:65"}, "rows": ["alone"]})
-        parts = replace(parts_of(recipe), teacher_network=network_of(one_pixel, num_classes=CLASSES))
-        check_rows(parts, rows_of(recipe))
+        components = replace(parts_of(recipe), teacher_network=network_of(one_pixel, num_classes=CLASSES))
+        check_rows(components, rows_of(recipe))
 
     def test_dkd_on_two_classes(self, tmp_path: Path) -> None:
         for folder in ("train/cat", "train/dog", "val/cat", "val/dog"):
@@ -311,10 +311,12 @@ class TestRefusals:
 class TestFromARecipe:
     def test_all_rows_of_a_seed_start_from_the_same_weights_and_another_seed_from_others(self) -> None:
         recipe = tiny_recipe({"student": DROPOUT_STUDENT, "rows": ["alone", "kd", "kd+dot", "projector"]})
-        parts = parts_of(recipe)
-        first = [student.model.module.state_dict() for student in build_trainer(parts, rows_of(recipe), 0).students]
+        components = parts_of(recipe)
+        first = [
+            student.model.module.state_dict() for student in build_trainer(components, rows_of(recipe), 0).students
+        ]
         assert all(differing(first[0], other) == [] for other in first[1:])
-        other_seed = build_student(parts, rows_of(recipe)[0], 1).model.module.state_dict()
+        other_seed = build_student(components, rows_of(recipe)[0], 1).model.module.state_dict()
         assert "head.weight" in differing(first[0], other_seed)
 
     def test_a_seeds_first_weights_do_not_depend_on_what_was_drawn_before(self) -> None:
@@ -334,7 +336,7 @@ class TestFromARecipe:
         assert "fc.weight" in differing(weights[0], weights[2])
 
     def test_the_batches_of_a_seed_are_its_own(self) -> None:
-        parts = parts_of(tiny_recipe())
-        orders = [next(iter(parts.train_loader(seed).epoch(1))).indices for seed in (0, 0, 1)]
+        components = parts_of(tiny_recipe())
+        orders = [next(iter(components.train_loader(seed).epoch(1))).indices for seed in (0, 0, 1)]
         assert torch.equal(orders[0], orders[1])
         assert not torch.equal(orders[0], orders[2])

@@ -18,7 +18,7 @@ from helpers.tiny import tiny_data, tiny_network
 from understudy.recipes.comparison import rows_of
 from understudy.report import read_results
 from understudy.runs.build import build_trainer
-from understudy.runs.components import open_parts
+from understudy.runs.components import open_components
 from understudy.runs.folder import RunFolder
 
 NOTE = "learning rates: first as a run of 2 epochs, then from epoch 3 on as a run of 4"
@@ -55,7 +55,7 @@ def test_it_goes_on_from_its_end_with_the_learning_rates_of_the_longer_run(tmp_p
         f"note     {run.path} holds a run of 2 epochs that is over: it goes on to 4, from epoch 3 on with the learning "
         "rates of a run of 4"
     ) in display.said
-    parts = open_parts(long, allow_code=False, say=lambda _: None)
+    parts = open_components(long, allow_code=False, say=lambda _: None)
     trainer = build_trainer(parts, rows_of(long), 0)
     for epochs in (2, 4):
         trainer.fit(parts.train_loader(0), epochs=epochs)

@@ -14,18 +14,18 @@ import understudy as us
 from helpers.engine import CPU, reproducible_files, run_recipe, tiny_recipe
 from understudy.models import Network, network_of
 from understudy.runs import memory_format
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
-from understudy.runs.memory_format import Choice, Trial, faster_format, with_format_settled
+from understudy.runs.memory_format import Choice, Trial, choose_memory_format, faster_format
 from understudy.runs.preflight import check
 
 # Narrower ones stay contiguous whatever is wanted (models/network.py).
 WIDE_ENOUGH = {"model": "cifar:resnet8", "kwargs": {"width": 0.5}, "weights": "none"}
 
 
-def parts_with(channels_last: bool | str) -> Parts:
-    return open_parts(
+def parts_with(channels_last: bool | str) -> Components:
+    return open_components(
         tiny_recipe({"channels_last": channels_last, "student": WIDE_ENOUGH}), allow_code=False, say=lambda text: None
     )
 
@@ -40,20 +40,20 @@ def is_channels_last(module: nn.Module) -> bool:
     return found.pop()
 
 
-def formats_of(parts: Parts) -> tuple[bool, bool, bool]:
+def formats_of(components: Components) -> tuple[bool, bool, bool]:
     """Of the student that is described, of one that is made, and of the teacher that looks."""
-    assert parts.teacher is not None
+    assert components.teacher is not None
     return (
-        is_channels_last(parts.student_network.module),
-        is_channels_last(parts.make_student().module),
-        is_channels_last(parts.teacher.model.module),
+        is_channels_last(components.student_network.module),
+        is_channels_last(components.make_student().module),
+        is_channels_last(components.teacher.model.module),
     )
 
 
 @pytest.mark.parametrize(("told", "wanted"), [(True, True), (False, False)])
 def test_what_is_told_is_done_and_nothing_is_written(told: bool, wanted: bool, tmp_path: Path) -> None:
-    parts = with_format_settled(parts_with(told), tmp_path / "choice.json", say=lambda text: None)
-    assert formats_of(parts) == (wanted, wanted, wanted)
+    components = choose_memory_format(parts_with(told), tmp_path / "choice.json", say=lambda text: None)
+    assert formats_of(components) == (wanted, wanted, wanted)
     assert not (tmp_path / "choice.json").exists()
 
 
@@ -67,8 +67,8 @@ def test_auto_takes_for_each_network_the_format_that_was_faster(
 
     monkeypatch.setattr(memory_format, "faster_format", fake)
     said: list[str] = []
-    parts = with_format_settled(parts_with("auto"), tmp_path / "choice.json", say=said.append)
-    assert formats_of(parts) == (student, student, teacher)
+    components = choose_memory_format(parts_with("auto"), tmp_path / "choice.json", say=said.append)
+    assert formats_of(components) == (student, student, teacher)
     assert f"student {'channels_last' if student else 'contiguous'}" in said[0]
     assert f"teacher {'channels_last' if teacher else 'contiguous'}" in said[0]
     assert "20.0 ms" in said[0]
@@ -108,7 +108,7 @@ def test_a_choice_that_was_written_is_kept_and_nothing_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "choice.json"
-    first = with_format_settled(parts_with("auto"), file, say=lambda text: None)
+    first = choose_memory_format(parts_with("auto"), file, say=lambda text: None)
     chosen = Choice.read(json.loads(file.read_text()), what="choice")
     file.write_text(
         Choice(student=not chosen.student, teacher=chosen.teacher, seconds=chosen.seconds).model_dump_json()
@@ -118,7 +118,7 @@ def test_a_choice_that_was_written_is_kept_and_nothing_is_measured_again(
         raise AssertionError("measured again")
 
     monkeypatch.setattr(memory_format, "faster_format", refused)
-    again = with_format_settled(parts_with("auto"), file, say=lambda text: None)
+    again = choose_memory_format(parts_with("auto"), file, say=lambda text: None)
     assert formats_of(again)[0] is not formats_of(first)[0]
 
 
@@ -128,7 +128,7 @@ def test_a_damaged_choice_is_refused_with_the_way_out(content: str, tmp_path: Pa
     with pytest.raises(
         us.UserError, match=r"choice.json does not say any more.*begin anew, with channels_last: true or"
     ):
-        with_format_settled(parts_with("auto"), tmp_path / "choice.json", say=lambda text: None)
+        choose_memory_format(parts_with("auto"), tmp_path / "choice.json", say=lambda text: None)
 
 
 def test_a_run_with_auto_that_is_cut_off_goes_on_in_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

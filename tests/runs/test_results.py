@@ -17,7 +17,7 @@ from understudy.results.reading import results_from
 from understudy.results.schema import SCHEMA, ModelFacts, Scores, SeedResult, TrainScores
 from understudy.results.seed_record import seed_record_from
 from understudy.runs.collect import assemble, scored_teacher, seed_result
-from understudy.runs.components import open_parts
+from understudy.runs.components import open_components
 from understudy.tasks import ClassEvaluation, Evaluation
 from understudy.utils.errors import UserError
 from understudy.utils.text import json_text
@@ -101,7 +101,7 @@ def assembled() -> Results:
 def assembled_beside_alone(row: str) -> Results:
     """Two rows of two seeds on four images of class 0, as a finished run would have left them."""
     recipe = tiny_recipe({"rows": ["alone", row]})
-    parts = open_parts(recipe, allow_code=False, say=lambda text: None)
+    parts = open_components(recipe, allow_code=False, say=lambda text: None)
     found = {
         "alone": [evaluation(0, 0, 1, 1), evaluation(0, 1, 1, 1)],
         row: [evaluation(0, 0, 0, 1), evaluation(0, 0, 0, 0)],
@@ -171,7 +171,7 @@ class TestAssembled:
         )
 
     def test_sizes_are_those_of_the_networks(self, assembled: Results) -> None:
-        parts = open_parts(tiny_recipe(), allow_code=False, say=lambda text: None)
+        parts = open_components(tiny_recipe(), allow_code=False, say=lambda text: None)
         for facts, network in (
             (assembled.rows[0].student, parts.student_network),
             (assembled.teacher, parts.teacher_network),

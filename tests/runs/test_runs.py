@@ -19,7 +19,7 @@ from helpers.states import differing
 from understudy import Recipe, UserError, load_student
 from understudy.data import EvalLoader, open_data
 from understudy.report import read_results
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Components, open_components
 from understudy.runs.folder import RunFolder
 
 COMPARE = {"teacher": {"train_epochs": 1}, "log_every": 2}
@@ -247,10 +247,10 @@ class TestTrainIsCompareWithOneRow:
 class TestOtherRuns:
     def test_a_run_with_a_test_split_reads_it_once_at_the_end_and_reports_it(self, tmp_path: Path) -> None:
         recipe = tiny_recipe({"seeds": [0]})
-        parts = open_parts(recipe, allow_code=False, say=lambda text: None)
-        parts = replace(parts, data=replace(parts.data, test=parts.data.val))
-        asking = AskingParts(**{field.name: getattr(parts, field.name) for field in fields(parts)})
-        run = run_recipe(recipe, tmp_path / "run", parts=asking)
+        components = open_components(recipe, allow_code=False, say=lambda text: None)
+        components = replace(components, data=replace(components.data, test=components.data.val))
+        asking = AskingParts(**{field.name: getattr(components, field.name) for field in fields(components)})
+        run = run_recipe(recipe, tmp_path / "run", components=asking)
         results = read_results(run.path)
         assert results.split == "test"
         for row in results.rows:
@@ -288,7 +288,7 @@ def lines_of_seed_0_and_teacher(run: RunFolder) -> Iterator[bytes]:
     return (line for line in run.metrics_file.read_bytes().splitlines(keepends=True) if json.loads(line)["seed"] == 0)
 
 
-class AskingParts(Parts):
+class AskingParts(Components):
     """Parts that remember which splits they were asked for."""
 
     @cached_property

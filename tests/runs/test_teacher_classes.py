@@ -18,7 +18,7 @@ from understudy.core.classifier import classifier_names
 from understudy.models import create_model, save_student
 from understudy.recipes.schema import Recipe, TeacherConfig
 from understudy.runs.bank.make import BankOptions, make_banks
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.runs.teacher import evaluate_teacher
 from understudy.runs.teacher_classes import keep_classes_, resolved_classes
@@ -168,20 +168,20 @@ def mapped(weights: str, classes: Any, **over: Any) -> Recipe:
     return tiny_recipe({"teacher": {"weights": weights, "classes": classes}, **over})
 
 
-def opened(recipe: Recipe) -> Parts:
-    return open_parts(recipe, allow_code=False, say=lambda _: None)
+def opened(recipe: Recipe) -> Components:
+    return open_components(recipe, allow_code=False, say=lambda _: None)
 
 
 class TestRuns:
     def test_the_teacher_is_scored_on_the_datas_classes(self, tmp_path: Path, weights: str) -> None:
-        parts = opened(mapped(weights, written(tmp_path, PLACES)))
+        components = opened(mapped(weights, written(tmp_path, PLACES)))
         whole = create_model("cifar:resnet8", num_classes=12, weights=weights, kwargs=TEACHER["kwargs"]).prepared.eval()
         with torch.no_grad():
-            logits = whole(parts.data.val.images / 255)[:, PLACES]
-        found = evaluate_teacher(parts)["val"]
-        right = (logits.argmax(1) == parts.data.val.labels).double().mean().item()
+            logits = whole(components.data.val.images / 255)[:, PLACES]
+        found = evaluate_teacher(components)["val"]
+        right = (logits.argmax(1) == components.data.val.labels).double().mean().item()
         assert found.top1 == pytest.approx(100 * right)
-        assert parts.teacher_network.starts_from == "twelve.pth (model), 10 of its 12 classes"
+        assert components.teacher_network.starts_from == "twelve.pth (model), 10 of its 12 classes"
 
     def test_it_teaches_with_its_logits_and_the_run_knows_its_classes(self, tmp_path: Path, weights: str) -> None:
         small = {"rows": ["kd"], "epochs": 1, "seeds": [0]}
@@ -203,9 +203,9 @@ class TestRuns:
         [folder] = make_banks(recipe, out=tmp_path / "bank", options=options, display=Display(quiet=True))
         assert folder.manifest().layout.num_classes == CLASSES
         banked = {**recipe.as_dict(), "bank": {"path": str(tmp_path / "bank")}}
-        parts = opened(Recipe.read(banked, what="it"))
-        assert parts.teacher is not None
-        assert parts.teacher.num_outputs(parts.teacher_sample) == CLASSES
+        components = opened(Recipe.read(banked, what="it"))
+        assert components.teacher is not None
+        assert components.teacher.num_outputs(components.teacher_sample) == CLASSES
         written(tmp_path, PLACES[::-1])
         with pytest.raises(UserError, match=r"something else than this run; bank it anew:\n  teacher.classes"):
             opened(Recipe.read(banked, what="it"))
@@ -231,12 +231,12 @@ class TestRuns:
 
 class TestSize:
     def test_a_teacher_has_images_of_its_own_size(self) -> None:
-        parts = opened(tiny_recipe({"teacher": {"image_size": 16}}))
-        assert (parts.image_size, parts.teacher_size) == (8, 16)
-        batch = next(iter(parts.eval_loader("val")))
+        components = opened(tiny_recipe({"teacher": {"image_size": 16}}))
+        assert (components.image_size, components.teacher_size) == (8, 16)
+        batch = next(iter(components.eval_loader("val")))
         assert batch.images.shape[-1] == 8
         assert batch.teacher_images.shape[-1] == 16
-        assert parts.teacher.observe(batch).output.shape == (len(batch.images), 10)
+        assert components.teacher.observe(batch).output.shape == (len(batch.images), 10)
         assert opened(tiny_recipe()).teacher_size is None
 
     def test_a_run_a_bank_and_a_run_of_that_bank_take_it(self, tmp_path: Path) -> None:

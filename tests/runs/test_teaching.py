@@ -16,7 +16,7 @@ from helpers.states import differing
 from understudy import Batch, Student, UserError, distill
 from understudy.methods import Projector
 from understudy.models import load_student
-from understudy.runs.components import Parts, open_parts, with_teacher
+from understudy.runs.components import Components, open_components, with_teacher
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.stop import StopRequest
@@ -27,8 +27,8 @@ from understudy.trackers.base import Trackers
 TRAINED = {"model": "cifar:resnet8", "kwargs": {"width": 0.5}, "weights": "none", "train_epochs": 1, "lr": 0.02}
 
 
-def parts_with(**teacher: object) -> Parts:
-    return open_parts(tiny_recipe({"teacher": teacher}), allow_code=False, say=lambda text: None)
+def parts_with(**teacher: object) -> Components:
+    return open_components(tiny_recipe({"teacher": teacher}), allow_code=False, say=lambda text: None)
 
 
 def scored(num_right: int, num_images: int = 100) -> ClassEvaluation:
@@ -41,11 +41,11 @@ def scored(num_right: int, num_images: int = 100) -> ClassEvaluation:
 
 class TestChance:
     def test_a_teacher_at_chance_level_is_refused_with_the_way_out(self) -> None:
-        parts = parts_with(allow_weak=False)
-        assert parts.teacher_network is not None
-        parts = with_teacher(parts, replace(parts.teacher_network, starts_from="teacher.safetensors"))
+        components = parts_with(allow_weak=False)
+        assert components.teacher_network is not None
+        components = with_teacher(components, replace(components.teacher_network, starts_from="teacher.safetensors"))
         with pytest.raises(UserError) as caught:
-            check_teacher(parts, scored(11), say=lambda text: None)
+            check_teacher(components, scored(11), say=lambda text: None)
         assert str(caught.value) == (
             "teacher cifar:resnet8 scores 11.0 % on 10 classes: no better than chance (which may reach 16.0 % on 100 "
             "images). Are these the right weights, and are its classes in the same order as the data's? Give "
@@ -62,18 +62,18 @@ class TestChance:
         ],
     )
     def test_the_way_out_is_that_of_how_the_teacher_came_about(self, train_epochs: int, advice: str) -> None:
-        parts = parts_with(allow_weak=False, train_epochs=train_epochs)
+        components = parts_with(allow_weak=False, train_epochs=train_epochs)
         with pytest.raises(UserError, match=advice):
-            check_teacher(parts, scored(11), say=lambda text: None)
+            check_teacher(components, scored(11), say=lambda text: None)
 
     @pytest.mark.parametrize(("num_right", "is_refused"), [(16, True), (17, False)])
     def test_chance_ends_two_standard_errors_above_one_in_ten(self, num_right: int, is_refused: bool) -> None:
-        parts = parts_with(allow_weak=False)  # 10 + 2 * sqrt(0.1 * 0.9 / 100) = 16.0 %
+        components = parts_with(allow_weak=False)  # 10 + 2 * sqrt(0.1 * 0.9 / 100) = 16.0 %
         if is_refused:
             with pytest.raises(UserError, match="no better than chance"):
-                check_teacher(parts, scored(num_right), say=lambda text: None)
+                check_teacher(components, scored(num_right), say=lambda text: None)
         else:
-            check_teacher(parts, scored(num_right), say=lambda text: None)
+            check_teacher(components, scored(num_right), say=lambda text: None)
 
     def test_a_weak_teacher_that_is_allowed_is_named_with_its_score(self) -> None:
         said: list[str] = []
@@ -109,11 +109,11 @@ class TestExpected:
 
 class TestScores:
     def test_a_teachers_scores_equal_a_count_by_hand_on_every_split(self) -> None:
-        parts = parts_with()
-        parts = replace(parts, data=replace(parts.data, test=parts.data.train))
-        found = evaluate_teacher(parts)
-        network = parts.teacher_network.prepared.eval()
-        for split, source in (("val", parts.data.val), ("test", parts.data.train)):
+        components = parts_with()
+        components = replace(components, data=replace(components.data, test=components.data.train))
+        found = evaluate_teacher(components)
+        network = components.teacher_network.prepared.eval()
+        for split, source in (("val", components.data.val), ("test", components.data.train)):
             with torch.no_grad():
                 logits = network(source.images / 255)
             assert torch.equal(found[split].labels, source.labels)
@@ -124,7 +124,7 @@ class TestScores:
         assert list(evaluate_teacher(parts_with())) == ["val"]
 
 
-def ready(run: Path, **teacher: object) -> Parts:
+def ready(run: Path, **teacher: object) -> Components:
     run.mkdir(exist_ok=True)
     run.mkdir(parents=True, exist_ok=True)
     trackers = Trackers(["jsonl"], run, {})
@@ -145,11 +145,11 @@ class TestTraining:
         assert not list((tmp_path / "run/checkpoints").glob("teacher-*"))
 
     def test_it_observes_with_the_weights_that_it_has_learnt(self, tmp_path: Path) -> None:
-        parts = ready(tmp_path / "run", **TRAINED)
-        batch = next(iter(parts.eval_loader("val")))
+        components = ready(tmp_path / "run", **TRAINED)
+        batch = next(iter(components.eval_loader("val")))
         expected = load_student(tmp_path / "run/teacher")(batch.images)
-        torch.testing.assert_close(parts.teacher.observe(batch).output, expected)
-        assert parts.teacher_network.starts_from == "random weights, then trained here for 1 epoch"
+        torch.testing.assert_close(components.teacher.observe(batch).output, expected)
+        assert components.teacher_network.starts_from == "random weights, then trained here for 1 epoch"
 
     def test_its_learning_rate_is_its_own_where_it_has_one(self, tmp_path: Path) -> None:
         for name, settings, expected in (("own", TRAINED, 0.02), ("recipe's", {**TRAINED, "lr": None}, 0.05)):
@@ -158,9 +158,10 @@ class TestTraining:
             assert first["lr"] == expected
 
     def test_without_epochs_it_is_left_as_it_is(self, tmp_path: Path) -> None:
-        parts = ready(tmp_path / "run")
+        components = ready(tmp_path / "run")
         assert (
-            differing(parts.teacher_network.module.state_dict(), parts_with().teacher_network.module.state_dict()) == []
+            differing(components.teacher_network.module.state_dict(), parts_with().teacher_network.module.state_dict())
+            == []
         )
         assert [file.name for file in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from helpers.engine import batches, small_net, small_teacher, tiny_recipe
 from understudy import Batch, Classification, Observation, StudentSpec, TappedModel, UserError
 from understudy.results.items import item_scores
-from understudy.runs.components import open_parts
+from understudy.runs.components import open_components
 from understudy.tasks import ClassEvaluation, Evaluation, class_weights_for
-from understudy.training.build import Surroundings, build_student
+from understudy.training.build import BuildContext, build_student
 
 CPU = torch.device("cpu")
 
@@ -246,7 +246,7 @@ class TestClassWeights:
         moved = []
         for count in (1, passes):
             task = Classification(10, class_weights=self.WEIGHTS)
-            around = Surroundings(task=task, num_classes=10, sample=batches()[0].images)
+            around = BuildContext(task=task, num_classes=10, sample=batches()[0].images)
             torch.manual_seed(0)
             network = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
             network(batches()[0].images)
@@ -282,10 +282,12 @@ class TestClassWeights:
 
     def test_a_recipe_says_them(self) -> None:
         data = {"train_rows": "0:80"}
-        task = open_parts(tiny_recipe({"data": data, "class_weights": "balanced"}), allow_code=False, say=print).task
+        task = open_components(
+            tiny_recipe({"data": data, "class_weights": "balanced"}), allow_code=False, say=print
+        ).task
         assert task.class_weights is not None
-        labels = open_parts(tiny_recipe({"data": data}), allow_code=False, say=print).data.train.labels
+        labels = open_components(tiny_recipe({"data": data}), allow_code=False, say=print).data.train.labels
         totals = torch.bincount(labels, minlength=10) * task.class_weights
         torch.testing.assert_close(totals, torch.full((10,), 8.0))
         with pytest.raises(UserError, match="one for each of the 10 classes"):
-            open_parts(tiny_recipe({"class_weights": [1, 2]}), allow_code=False, say=print)
+            open_components(tiny_recipe({"class_weights": [1, 2]}), allow_code=False, say=print)

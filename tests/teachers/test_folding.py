@@ -73,7 +73,7 @@ def test_a_folded_network_says_the_same_to_1e_5(name: str) -> None:
 @pytest.mark.parametrize("taps", [("stages", "embedding"), ("preact_stages",)])
 def test_tapped_features_stay_the_same_to_1e_5(name: str, taps: tuple[str, ...]) -> None:
     module = network(name)
-    plain, lean = LiveTeacher(module), LiveTeacher(module, folds=True)
+    plain, lean = LiveTeacher(module), LiveTeacher(module, fold_batch_norm=True)
     batch = Batch(images(), torch.zeros(3, dtype=torch.int64))
     plain.tap(taps)
     expected = plain.observe(batch)
@@ -179,7 +179,7 @@ def test_folding_keeps_channels_last_weights() -> None:
 def test_a_lean_teacher_leaves_the_network_it_was_given_as_it_was() -> None:
     module = network("cifar:resnet8")
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    teacher = LiveTeacher(module, folds=True)
+    teacher = LiveTeacher(module, fold_batch_norm=True)
     for taps in (["stages"], ["preact_stages"], []):
         teacher.tap(taps)
         assert list(teacher.observe(batches()[0]).features) == list(teacher.model.taps)
@@ -190,7 +190,7 @@ def test_a_lean_teacher_leaves_the_network_it_was_given_as_it_was() -> None:
 
 
 def test_a_lean_teacher_shares_all_weights_but_those_of_the_folded_convolutions() -> None:
-    teacher = LiveTeacher(small_net(1), folds=True)
+    teacher = LiveTeacher(small_net(1), fold_batch_norm=True)
     teacher.observe(batches()[0])
     run = teacher._run.module
     assert run.fc.weight is teacher.model.module.fc.weight
@@ -201,13 +201,13 @@ def test_a_lean_teacher_shares_all_weights_but_those_of_the_folded_convolutions(
 def test_a_network_that_cannot_be_copied_is_run_as_it_is() -> None:
     module = with_statistics(nn.Sequential(weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4), nn.Flatten()))
     module(images(8))  # its weight is now something that was worked out, which torch does not copy
-    teacher = LiveTeacher(module, folds=True)
+    teacher = LiveTeacher(module, fold_batch_norm=True)
     assert torch.equal(teacher.observe(batches()[0]).output, module(batches()[0].images))
 
 
 def test_students_of_a_lean_teacher_learn_the_same_up_to_rounding() -> None:
     plain, lean = small_teacher(), small_teacher()
-    lean.folds = True
+    lean.fold_batch_norm = True
     losses = [
         trained(["kd"], teacher, epochs=1).history["kd"][0]["train"]["kl_to_teacher"] for teacher in (plain, lean)
     ]
@@ -216,7 +216,7 @@ def test_students_of_a_lean_teacher_learn_the_same_up_to_rounding() -> None:
 
 
 def test_half_precision_of_the_student_does_not_keep_a_teacher_from_being_folded() -> None:
-    teacher = LiveTeacher(network("cifar:resnet8"), folds=True)
+    teacher = LiveTeacher(network("cifar:resnet8"), fold_batch_norm=True)
     with torch.autocast("cpu", torch.bfloat16):
         seen = teacher.observe(batches()[0])
     assert seen.output.dtype == torch.bfloat16
@@ -226,7 +226,7 @@ def test_half_precision_of_the_student_does_not_keep_a_teacher_from_being_folded
 @pytest.mark.slow
 def test_a_compiled_teacher_says_the_same_and_its_taps_fire() -> None:
     module = network("cifar:resnet8")
-    plain, fast = LiveTeacher(module), LiveTeacher(module, folds=True, compiles=True)
+    plain, fast = LiveTeacher(module), LiveTeacher(module, fold_batch_norm=True, compile=True)
     for teacher in (plain, fast):
         teacher.tap(["stages", "embedding"])
     for batch in batches():  # the last one is smaller
@@ -263,7 +263,7 @@ def shut_but_for_striped(images: Tensor) -> Tensor:
 def test_a_second_reader_that_is_silent_on_noise_is_seen(opens: Callable[[Tensor], Tensor]) -> None:
     module, shown = with_statistics(Exits(opens)), torch.ones(4, 3, 8, 8)
     shown[:2, :, ::2] = 0
-    teacher = LiveTeacher(module, folds=True)
+    teacher = LiveTeacher(module, fold_batch_norm=True)
     seen = teacher.observe(Batch(shown, torch.zeros(4, dtype=torch.int64)))
     assert error(seen.output, module(shown)) < 1e-5
     assert teacher.folded == ()
@@ -278,7 +278,7 @@ def test_what_one_student_sees_does_not_depend_on_the_taps_of_another() -> None:
     module, batch = network("cifar:resnet8"), Batch(images(), torch.zeros(3, dtype=torch.int64))
     outputs = []
     for taps in ([], ["preact_stages"], ["bn1", "layer1.0.conv1"], ["layer2.0.bn1:input", "stages.1"]):
-        teacher = LiveTeacher(module, folds=True)
+        teacher = LiveTeacher(module, fold_batch_norm=True)
         teacher.tap(taps)
         outputs.append(teacher.observe(batch).output)
         assert len(teacher.folded) == norms_in(module)
@@ -288,7 +288,7 @@ def test_what_one_student_sees_does_not_depend_on_the_taps_of_another() -> None:
 def test_a_tap_on_a_folded_convolution_gives_what_the_convolution_gives() -> None:
     module, batch = network("cifar:resnet8"), Batch(images(), torch.zeros(3, dtype=torch.int64))
     taps = ["layer1.0.conv1", "bn1", "layer2.0.bn1:input", "embedding"]
-    plain, lean = LiveTeacher(module), LiveTeacher(module, folds=True)
+    plain, lean = LiveTeacher(module), LiveTeacher(module, fold_batch_norm=True)
     for teacher in (plain, lean):
         teacher.tap(taps)
     expected, seen = plain.observe(batch).features, lean.observe(batch).features
@@ -298,7 +298,7 @@ def test_a_tap_on_a_folded_convolution_gives_what_the_convolution_gives() -> Non
 
 def test_weights_written_through_data_are_folded_anew_at_the_next_tap() -> None:
     module, batch = network("cifar:resnet8"), Batch(images(), torch.zeros(3, dtype=torch.int64))
-    teacher = LiveTeacher(module, folds=True)
+    teacher = LiveTeacher(module, fold_batch_norm=True)
     for change in (lambda: None, lambda: module.bn1.running_var.data.mul_(4), lambda: module.conv1.weight.data.neg_()):
         change()
         teacher.tap([])
@@ -307,7 +307,7 @@ def test_weights_written_through_data_are_folded_anew_at_the_next_tap() -> None:
 
 def test_a_network_without_parameters_is_left_as_it_is() -> None:
     rule = nn.Flatten()
-    assert LiveTeacher(rule, folds=True).observe(batches()[0]).output.shape == (8, 192)
+    assert LiveTeacher(rule, fold_batch_norm=True).observe(batches()[0]).output.shape == (8, 192)
 
 
 @pytest.mark.parametrize("others", [["ofd"], ["fitnet+dot", "ofd"]])

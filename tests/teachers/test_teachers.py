@@ -91,7 +91,7 @@ def test_new_taps_take_the_place_of_the_old_ones_and_keep_the_normalisation() ->
 @pytest.mark.parametrize("folds", [True, False])
 def test_the_same_taps_again_make_nothing_anew_unless_a_weight_has_changed(folds: bool, in_place: bool) -> None:
     network = create_model("cifar:resnet8", num_classes=CLASSES, weights="none").module
-    teacher, batch = LiveTeacher(network, folds=folds), batches()[0]
+    teacher, batch = LiveTeacher(network, fold_batch_norm=folds), batches()[0]
     runs = []
     for taps in (["embedding"], ["embedding"], ["layer1"]):
         teacher.tap(taps)
@@ -184,7 +184,7 @@ class TestTheNetworkItself:
         network.norm.eval()
         modes = [module.training for module in network.modules()]
         before = {name: value.clone() for name, value in network.state_dict().items()}
-        teacher = LiveTeacher(network, folds=True)
+        teacher = LiveTeacher(network, fold_batch_norm=True)
         trained(["kd", "projector"], teacher)
         assert [module.training for module in network.modules()] == modes
         assert differing(before, network.state_dict()) == []
@@ -197,7 +197,7 @@ class TestTheNetworkItself:
                 raise ValueError("there is but one")
 
         network = Unique(dropout=0.5).train()
-        teacher = LiveTeacher(network, folds=True)
+        teacher = LiveTeacher(network, fold_batch_norm=True)
         seen = teacher.observe(batches()[0]).output
         assert all(module.training for module in network.modules())
         assert torch.equal(seen, network.eval()(batches()[0].images))
@@ -221,7 +221,7 @@ class TestOddTeachers:
                 return torch.stack([member(images) for member in self.members]).mean(0)
 
         members = [small_net(seed, dropout=0.5).train() for seed in (1, 2)]
-        seen = LiveTeacher(Ensemble(members), folds=True).observe(batches()[0]).output
+        seen = LiveTeacher(Ensemble(members), fold_batch_norm=True).observe(batches()[0]).output
         assert all(member.training for member in members)
         expected = torch.stack([member.eval()(batches()[0].images) for member in members]).mean(0)
         torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
@@ -230,7 +230,7 @@ class TestOddTeachers:
     def test_a_frozen_script_is_a_teacher(self) -> None:
         network = small_net(1).eval()
         frozen = torch.jit.freeze(torch.jit.script(network))
-        seen = LiveTeacher(frozen, folds=True).observe(batches()[0]).output
+        seen = LiveTeacher(frozen, fold_batch_norm=True).observe(batches()[0]).output
         torch.testing.assert_close(seen, network(batches()[0].images))
 
     @pytest.mark.parametrize("given", [[small_net(1)], small_net, "resnet18", {"fc": torch.ones(1)}, nn.ModuleList()])

@@ -15,7 +15,7 @@ from understudy import Batch, LiveTeacher, Observation, TappedModel, Trainer
 from understudy.data.augment.crops import Windows
 from understudy.recipes.comparison import rows_of
 from understudy.runs.build import build_trainer
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Components, open_components
 
 EPOCHS, STEPS_PER_EPOCH = 2, 3
 THREE = ["alone", "kd", "kd+dot"]
@@ -52,30 +52,32 @@ class CountingLoader:
 
 
 @pytest.fixture
-def parts() -> Parts:
-    return open_parts(tiny_recipe({"rows": THREE}), allow_code=False, say=lambda text: None)
+def components() -> Components:
+    return open_components(tiny_recipe({"rows": THREE}), allow_code=False, say=lambda text: None)
 
 
-def fitted(parts: Parts, names: list[str], seed: int = 0) -> tuple[Trainer, CountingTeacher, CountingLoader]:
+def fitted(components: Components, names: list[str], seed: int = 0) -> tuple[Trainer, CountingTeacher, CountingLoader]:
     """A trainer of these rows after two epochs, and what passed through it."""
-    rows = {row.name: row for row in rows_of(parts.recipe)}
-    trainer = build_trainer(parts, [rows[name] for name in names], seed)
+    rows = {row.name: row for row in rows_of(components.recipe)}
+    trainer = build_trainer(components, [rows[name] for name in names], seed)
     assert isinstance(trainer.teacher, LiveTeacher)
     trainer.teacher = teacher = CountingTeacher.of(trainer.teacher)
-    loader = CountingLoader(parts.train_loader(seed))
+    loader = CountingLoader(components.train_loader(seed))
     trainer.fit(loader, epochs=EPOCHS)
     return trainer, teacher, loader
 
 
-def test_three_rows_take_as_many_batches_and_teacher_passes_as_one(parts: Parts) -> None:
-    _, teacher_of_one, loader_of_one = fitted(parts, ["kd"])
-    _, teacher_of_three, loader_of_three = fitted(parts, THREE)
+def test_three_rows_take_as_many_batches_and_teacher_passes_as_one(components: Components) -> None:
+    _, teacher_of_one, loader_of_one = fitted(components, ["kd"])
+    _, teacher_of_three, loader_of_three = fitted(components, THREE)
     steps = EPOCHS * STEPS_PER_EPOCH
     assert [len(teacher_of_one.shown), len(loader_of_one.given)] == [steps, steps]
     assert [len(teacher_of_three.shown), len(loader_of_three.given)] == [steps, steps]
 
 
-def test_the_teachers_network_runs_once_a_batch_for_all_rows(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_teachers_network_runs_once_a_batch_for_all_rows(
+    components: Components, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs: Counter[str] = Counter()
     run = TappedModel.forward
 
@@ -83,17 +85,19 @@ def test_the_teachers_network_runs_once_a_batch_for_all_rows(parts: Parts, monke
         runs[model.model_name] += 1
         return run(model, images)
 
-    trainer = build_trainer(parts, rows_of(parts.recipe), 0)
-    trainer.teacher.observe(next(iter(parts.eval_loader("val"))))  # the first look of all folds its batch norms
+    trainer = build_trainer(components, rows_of(components.recipe), 0)
+    trainer.teacher.observe(next(iter(components.eval_loader("val"))))  # the first look of all folds its batch norms
     monkeypatch.setattr(TappedModel, "forward", counted)
-    trainer.fit(parts.train_loader(0), epochs=EPOCHS)
+    trainer.fit(components.train_loader(0), epochs=EPOCHS)
     names = {student.name: runs[student.model.model_name] for student in trainer.students}
     steps = EPOCHS * STEPS_PER_EPOCH
     assert names == dict.fromkeys(THREE, steps)
     assert sum(runs.values()) == (len(THREE) + 1) * steps
 
 
-def test_images_are_augmented_once_a_batch_for_all_rows(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_augmented_once_a_batch_for_all_rows(
+    components: Components, monkeypatch: pytest.MonkeyPatch
+) -> None:
     augmented: list[int] = []
     augment = Windows.of
 
@@ -102,15 +106,15 @@ def test_images_are_augmented_once_a_batch_for_all_rows(parts: Parts, monkeypatc
         return augment(windows, images)
 
     monkeypatch.setattr(Windows, "of", counted)
-    fitted(parts, THREE)
-    assert sum(augmented) == EPOCHS * len(parts.data.train)
+    fitted(components, THREE)
+    assert sum(augmented) == EPOCHS * len(components.data.train)
 
 
 def test_all_rows_learn_from_the_same_pixels_and_the_same_teacher_outputs(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
+    components: Components, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in THREE}
-    trainer = build_trainer(parts, rows_of(parts.recipe), 0)
+    trainer = build_trainer(components, rows_of(components.recipe), 0)
     for student in trainer.students:
         step = student.step
 
@@ -121,22 +125,22 @@ def test_all_rows_learn_from_the_same_pixels_and_the_same_teacher_outputs(
             return _step(batch, observed, **rest)
 
         monkeypatch.setattr(student, "step", noted)
-    trainer.fit(parts.train_loader(0), epochs=1)
+    trainer.fit(components.train_loader(0), epochs=1)
     for name in THREE[1:]:
         for (images, output), (other_images, other_output) in zip(seen[THREE[0]], seen[name], strict=True):
             assert torch.equal(images, other_images)
             assert torch.equal(output, other_output)
 
 
-def test_a_row_beside_others_ends_with_the_weights_of_the_row_alone(parts: Parts) -> None:
-    together, _, _ = fitted(parts, THREE)
+def test_a_row_beside_others_ends_with_the_weights_of_the_row_alone(components: Components) -> None:
+    together, _, _ = fitted(components, THREE)
     for student in together.students:
-        by_itself, _, _ = fitted(parts, [student.name])
+        by_itself, _, _ = fitted(components, [student.name])
         assert differing(tensors_of(student), tensors_of(by_itself.students[0])) == []
 
 
-def test_another_seed_is_another_order_and_other_views(parts: Parts) -> None:
-    first, other = (list(parts.train_loader(seed).epoch(1)) for seed in (0, 1))
+def test_another_seed_is_another_order_and_other_views(components: Components) -> None:
+    first, other = (list(components.train_loader(seed).epoch(1)) for seed in (0, 1))
     assert not torch.equal(first[0].indices, other[0].indices)
     by_sample = [
         dict(zip(torch.cat([b.indices for b in epoch]).tolist(), torch.cat([b.images for b in epoch]), strict=True))
@@ -148,8 +152,8 @@ def test_another_seed_is_another_order_and_other_views(parts: Parts) -> None:
     assert sum(alike) < len(alike) / 2
 
 
-def test_another_seed_needs_teacher_passes_of_its_own(parts: Parts) -> None:
-    _, teacher, _ = fitted(parts, THREE, seed=0)
-    _, other_teacher, _ = fitted(parts, THREE, seed=1)
+def test_another_seed_needs_teacher_passes_of_its_own(components: Components) -> None:
+    _, teacher, _ = fitted(components, THREE, seed=0)
+    _, other_teacher, _ = fitted(components, THREE, seed=1)
     pairs = zip(teacher.shown, other_teacher.shown, strict=True)
     assert not any(torch.equal(batch.images, other.images) for batch, other in pairs)

@@ -11,7 +11,7 @@ from torch import nn
 from helpers.engine import CPU
 from understudy import DOT, Classification, Joint, LiveTeacher, Schedule, StudentSpec, Trainer, create_model, methods
 from understudy.data import CropFlip, DataConfig, TensorSource, train_loader
-from understudy.training.build import Surroundings, build_student, tap_teacher
+from understudy.training.build import BuildContext, build_student, tap_teacher
 from understudy.utils.seeding import seeded
 
 BATCH_SIZE, CLASSES, PAIRS, WARMUP = 16, 10, 30, 4
@@ -81,7 +81,7 @@ def test_a_whole_step_costs_at_most_a_quarter_more_than_its_arithmetic(update: s
         update=DOT.Config() if update == "dot" else Joint.Config(),
         schedule=Schedule(name="step", milestones=(150, 180, 210)),
     )
-    around = Surroundings(Classification(CLASSES), CLASSES, sample=torch.zeros(2, 3, 32, 32), teacher=teacher)
+    around = BuildContext(Classification(CLASSES), CLASSES, sample=torch.zeros(2, 3, 32, 32), teacher=teacher)
     trainer = Trainer([build_student(spec, around)], teacher=teacher, device=CPU)
     watcher = Alternating(bare_step(update))
     trainer.fit(train_loader(source, settings, seed=0, image_size=32), epochs=1, watcher=watcher)

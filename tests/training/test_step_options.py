@@ -169,9 +169,9 @@ class TestAverages:
         run = run_recipe(recipe, tmp_path / "run")
         student = load_student(run.student)
         predictions = load_file(run.predictions_file)
-        from understudy.runs.components import open_parts
+        from understudy.runs.components import open_components
 
-        parts = open_parts(recipe, allow_code=False, say=lambda text: None)
+        parts = open_components(recipe, allow_code=False, say=lambda text: None)
         said = torch.cat([student(batch.images).argmax(1) for batch in parts.eval_loader("val")])
         assert torch.equal(said, predictions["val/alone/0"])
 
@@ -213,7 +213,7 @@ class TestWhatIsNoNumber:
     def test_a_weight_that_is_none_is_never_saved(self) -> None:
         trainer = trained_with("kd")
         trainer.students[0].model.module.fc.bias.data[0] = float("nan")
-        with pytest.raises(NotFinite, match="a weight is no number"):
+        with pytest.raises(NotFinite, match="a weight is NaN or infinite"):
             trainer.check_finite()
 
 

@@ -18,7 +18,7 @@ from helpers.command_line import understudy
 from helpers.malformed import JUNK, mutants, nested
 from helpers.own_time import within
 from helpers.run_writer import results_of, write_run
-from understudy.report import RunFolder, comparison_table, headline, read_run, render, row_sentence, write_report
+from understudy.report import RunData, comparison_table, headline, read_run, render, row_sentence, write_report
 from understudy.utils.errors import UserError
 
 MOST_CHARACTERS = 20_000
@@ -55,7 +55,7 @@ def said_of(run: Path) -> str | None:
     return None
 
 
-def sentences_of(found: RunFolder) -> str:
+def sentences_of(found: RunData) -> str:
     """Headline, table in every form, a sentence for each row, and what is missing.
 
     None of it may fail, whatever the numbers are.

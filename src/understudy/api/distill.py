@@ -20,11 +20,11 @@ from understudy.distributed.launch import device_named
 from understudy.methods import MethodConfig
 from understudy.models import Network, in_format, network_of
 from understudy.optim import Schedule, UpdateConfig
-from understudy.recipes.comparison import Row, rows_of
+from understudy.recipes.comparison import Variant, rows_of
 from understudy.recipes.schema import Recipe, recipe_from
 from understudy.report import Results, read_results, write_report
 from understudy.runs.build import build_student as build_row
-from understudy.runs.components import Parts, classification, live_teacher
+from understudy.runs.components import Components, classification, live_teacher
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.identity import data_identity, network_identity
@@ -174,29 +174,29 @@ def distill(
         what="these settings",
     )
     with alone("distill()"):
-        parts = _parts_in_memory(
+        components = _parts_in_memory(
             recipe, teacher, student, (train, val, test), classes and [str(name) for name in classes]
         )
-        found = {} if parts.data.greys is None else {"grey_range": parts.data.greys}
-        recipe = parts.recipe.model_copy(update={"data": parts.recipe.data.model_copy(update=found)})
-        image_shape = parts.surroundings(seed).sample.shape[1:]
+        found = {} if components.data.greys is None else {"grey_range": components.data.greys}
+        recipe = components.recipe.model_copy(update={"data": components.recipe.data.model_copy(update=found)})
+        image_shape = components.build_context(seed).sample.shape[1:]
         run = execute(
             recipe,
             name="distill",
             out=None if out is None else given_path(out, what="out"),
             overwrite=overwrite,
             display=Display(quiet=quiet),
-            parts=parts,
+            components=components,
             # Another call with other networks or data must not be taken for this one's continuation.
             handed_over={
                 "student": network_identity(student, image_shape=image_shape),
                 "teacher": None if teacher is None else network_identity(teacher, image_shape=image_shape),
-                **data_identity(parts.data, {"train": train, "val": val, "test": test}),
+                **data_identity(components.data, {"train": train, "val": val, "test": test}),
             },
         )
         results = read_results(run.path)
         row = next(row for row in rows_of(recipe) if results.deployed is None or row.name == results.deployed.row)
-        result = Result(_trained_student(run, parts, row, seed).to(parts.device), results, run)
+        result = Result(_trained_student(run, components, row, seed).to(components.device), results, run)
     if not quiet:
         print(f"top-1 {result.top1:.1f} %   {run.path}")
     return result
@@ -222,11 +222,11 @@ def _refuse_other_settings(settings: object, out: object, classes: object, *, ha
             )
 
 
-def _trained_student(run: RunFolder, parts: Parts, row: Row, seed: int) -> nn.Module:
+def _trained_student(run: RunFolder, components: Components, row: Variant, seed: int) -> nn.Module:
     """What the run deploys, in evaluation mode: the student's own class, or what its method makes of it."""
-    built = build_row(parts, row, seed)
+    built = build_row(components, row, seed)
     is_plain = built.raw_deployed() is built.model.module
-    trained = parts.make_student().module if is_plain else built.deployed()  # without taps where it can be
+    trained = components.make_student().module if is_plain else built.deployed()  # without taps where it can be
     # Written from a module of just these keys: nothing has to be found out about them, as `load_weights` does.
     trained.load_state_dict(load_file(run.student / "model.safetensors"))
     return trained.to(memory_format=torch.contiguous_format).eval()  # as most code expects it
@@ -238,7 +238,7 @@ def _parts_in_memory(
     student: nn.Module,
     sets: tuple[Any, Any, Any],
     classes: Sequence[str] | None,
-) -> Parts:
+) -> Components:
     train, val, test = sets
     networks = [module for module in (teacher, student) if module is not None]
     name = type(train).__name__
@@ -256,7 +256,7 @@ def _parts_in_memory(
         kept = resolved_classes(recipe.teacher, data.classes)
         network = keeping_classes(network, kept, image_size)
         recipe = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"classes": kept})})
-    return Parts(
+    return Components(
         recipe=recipe,
         data=data,
         device=device,

@@ -11,7 +11,7 @@ from understudy.core.batch import Batch
 from understudy.data.loaders.plain import as_batch
 from understudy.tasks import Task
 from understudy.teachers import LiveTeacher, Teacher
-from understudy.training.build import Surroundings, build_student, tap_teacher
+from understudy.training.build import BuildContext, build_student, tap_teacher
 from understudy.training.shared_layers import refuse_shared_parts
 from understudy.training.spec import StudentSpec
 from understudy.training.trainer import Trainer
@@ -57,7 +57,7 @@ def trainer(
     if teacher is not None:
         teacher.to(images.device)
         tap_teacher(teacher, [config for spec in specs for config in spec.methods])
-    around = Surroundings(
+    around = BuildContext(
         task=task,
         num_classes=task.num_classes,
         sample=images,

@@ -35,9 +35,9 @@ from understudy.cli.options import (
     UpdateOption,
     Words,
     name_updates,
-    recipe_meant,
+    resolve_recipe,
 )
-from understudy.cli.overrides import Typed
+from understudy.cli.overrides import CliOverrides
 from understudy.cli.recipes import recipes_app
 from understudy.distributed.environment import said_once
 from understudy.runs.console import Display
@@ -94,12 +94,12 @@ def train(
     from understudy.cli import commands
     from understudy.cli.output import print_outcome
 
-    typed = Typed(
+    typed = CliOverrides(
         teacher=teacher, teacher_weights=teacher_weights, train_teacher=train_teacher, student=student,
         student_weights=student_weights, data=data, method=method, update=update, epochs=epochs, seeds=seeds,
         allow_weak_teacher=allow_weak_teacher,
     )  # fmt: skip
-    recipe, may_run_code = recipe_meant(words, typed, bank)
+    recipe, may_run_code = resolve_recipe(words, typed, bank)
     run = commands.train(recipe, out=out, overwrite=overwrite, allow_code=allow_code or may_run_code, display=Display())
     print_outcome(run)
 
@@ -133,12 +133,12 @@ def compare(
     from understudy.cli.output import check_format, print_outcome
 
     check_format(format)
-    typed = Typed(
+    typed = CliOverrides(
         teacher=teacher, teacher_weights=teacher_weights, train_teacher=train_teacher, student=student,
         student_weights=student_weights, data=data, rows=rows, sweeps=tuple(sweep or ()),
         epochs=epochs, seeds=seeds, allow_weak_teacher=allow_weak_teacher,
     )  # fmt: skip
-    recipe, may_run_code = recipe_meant(words, typed, bank)
+    recipe, may_run_code = resolve_recipe(words, typed, bank)
     display = Display(to_stderr=format != "text")
     run = commands.compare(recipe, out=out, overwrite=overwrite, allow_code=allow_code or may_run_code, display=display)
     print_outcome(run, format=format)
@@ -170,11 +170,11 @@ def bank(
     from understudy.cli import commands
     from understudy.runs.bank.make import BankOptions
 
-    typed = Typed(
+    typed = CliOverrides(
         teacher=teacher, teacher_weights=teacher_weights, student=student, data=data, method=method, rows=rows,
         seeds=seeds, allow_weak_teacher=allow_weak_teacher,
     )  # fmt: skip
-    recipe, may_run_code = recipe_meant(words, typed)
+    recipe, may_run_code = resolve_recipe(words, typed)
     options = BankOptions(views=views, dtype=dtype, topk=topk, feature_maps=feature_maps)
     folders = commands.bank(recipe, out=out, options=options, allow_code=allow_code or may_run_code, display=Display())
     typer.echo(f"Train from it with --bank {folders[0].parent}")
@@ -213,12 +213,12 @@ def check(
     """Everything short of training: models, taps, shapes, the teacher's accuracy, time and memory."""
     from understudy.runs import preflight
 
-    typed = Typed(
+    typed = CliOverrides(
         teacher=teacher, teacher_weights=teacher_weights, train_teacher=train_teacher, student=student,
         student_weights=student_weights, data=data, method=method, update=update, epochs=epochs, seeds=seeds,
         allow_weak_teacher=allow_weak_teacher,
     )  # fmt: skip
-    recipe, may_run_code = recipe_meant(words, typed, bank)
+    recipe, may_run_code = resolve_recipe(words, typed, bank)
     preflight.check(recipe, allow_code=allow_code or may_run_code, display=Display())
 
 

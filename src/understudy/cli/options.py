@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from understudy.cli.overrides import Typed
+from understudy.cli.overrides import CliOverrides
 from understudy.utils.installed import installed_names, load_installed
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ __all__ = [
     "UpdateOption",
     "Words",
     "name_updates",
-    "recipe_meant",
+    "resolve_recipe",
 ]
 
 Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [STRATEGY]... [KEY=VALUE]...", show_default=False)]
@@ -115,7 +115,7 @@ def name_updates() -> None:
 name_updates()
 
 
-def recipe_meant(words: list[str] | None, typed: Typed, bank: Path | None = None) -> tuple[Recipe, bool]:
+def resolve_recipe(words: list[str] | None, typed: CliOverrides, bank: Path | None = None) -> tuple[Recipe, bool]:
     """The recipe that the command line means, and whether all code it names was typed there."""
     from understudy.recipes.loading import read_recipes
     from understudy.recipes.schema import merged, recipe_from
@@ -124,6 +124,6 @@ def recipe_meant(words: list[str] | None, typed: Typed, bank: Path | None = None
     names = [word for word in words or [] if "=" not in word]
     base: dict[str, Any] = merged(read_recipes(names), {} if bank is None else {"bank": {"path": str(bank)}})
     recipe = recipe_from(
-        typed.laid_on(base), overrides, what=f"recipe {' with '.join(names)}" if names else "these settings"
+        typed.apply_to(base), overrides, what=f"recipe {' with '.join(names)}" if names else "these settings"
     )
     return recipe, typed.names_all_code_of(recipe, overrides)

@@ -11,13 +11,13 @@ from understudy.utils.errors import UserError
 if TYPE_CHECKING:
     from understudy.recipes.schema import Recipe
 
-__all__ = ["Typed"]
+__all__ = ["CliOverrides"]
 
 DEFAULT_METHOD = "kd"  # where there is a teacher and nobody says what to do with it
 
 
 @dataclass(frozen=True, kw_only=True)
-class Typed:
+class CliOverrides:
     """Options of the command line; None where nothing was typed."""
 
     teacher: str | None = None
@@ -34,7 +34,7 @@ class Typed:
     seeds: str | None = None
     allow_weak_teacher: bool = False
 
-    def laid_on(self, base: Mapping[str, Any]) -> dict[str, Any]:
+    def apply_to(self, base: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of `base` with what was typed in their place."""
         from understudy.recipes.schema import merged
 

@@ -11,8 +11,8 @@ import typer
 import yaml
 from typer.core import TyperGroup
 
-from understudy.cli.options import Command, Words, recipe_meant
-from understudy.cli.overrides import Typed
+from understudy.cli.options import Command, Words, resolve_recipe
+from understudy.cli.overrides import CliOverrides
 
 if TYPE_CHECKING:
     from understudy.methods import MethodConfig
@@ -55,7 +55,7 @@ def recipes_show(words: Words = None) -> None:
     from understudy.recipes.loading import STRATEGIES, read_recipes
 
     is_strategy = bool(words) and all(word.startswith(STRATEGIES) for word in words or [])
-    recipe = None if is_strategy else recipe_meant(words, Typed())[0]
+    recipe = None if is_strategy else resolve_recipe(words, CliOverrides())[0]
     settings = read_recipes(words or []) if recipe is None else recipe.as_dict()
     typer.echo(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), nl=False)
     if recipe is not None and recipe.method:

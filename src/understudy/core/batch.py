@@ -31,7 +31,7 @@ class Batch:
         """The same batch on `device`."""
         return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def taken(self, rows: slice) -> Batch:
+    def select(self, rows: slice) -> Batch:
         """Some of its images."""
         return self._changed(lambda tensor: tensor[rows])
 
@@ -52,7 +52,7 @@ class Observation:
     features: Mapping[str, Tensor] = field(default_factory=dict)
     ask: Callable[..., Any] | None = None  # a further question about this batch; None from a bank
 
-    def taken(self, rows: slice) -> Observation:
+    def select(self, rows: slice) -> Observation:
         """What was seen of some of the images."""
         features = {name: feature[rows] for name, feature in self.features.items()}
         return replace(self, output=None if self.output is None else self.output[rows], features=features)
@@ -73,7 +73,7 @@ class Pairing:
     indices: Tensor | None = None  # (M,) places in the data set
     copies: Tensor | None = None  # (M,)
 
-    def taken(self, rows: slice | Tensor) -> Pairing:
+    def select(self, rows: slice | Tensor) -> Pairing:
         """Some of the rows: a slice, or row numbers (n,) in the order wanted."""
 
         def maybe(tensor: Tensor | None) -> Tensor | None:

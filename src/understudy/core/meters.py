@@ -79,7 +79,7 @@ class Means:
 
 
 class BadValue(ArithmeticError):  # noqa: N818 - it is what was met
-    """A value that is no number was met: in which of the steps since the log began (0-based), and of what."""
+    """A value that is NaN or infinite was met: in which of the steps since the log began (0-based), and of what."""
 
     def __init__(self, place: int, name: str, value: float) -> None:
         super().__init__(f"{name} is {value}")
@@ -155,7 +155,7 @@ class StepLog:
 
         Args:
             add_up: sums tensors over the processes of the run.
-            refuses_nan: whether to look for values that are no numbers.
+            refuses_nan: whether to look for values that are NaN or infinite.
 
         Raises:
             BadValue: the first value that is NaN or infinite.

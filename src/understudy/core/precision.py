@@ -11,7 +11,7 @@ from torch import Tensor
 
 from understudy.core.batch import Pairing
 
-__all__ = ["Precision", "autocast", "grad_scaler", "raised"]
+__all__ = ["Precision", "autocast", "grad_scaler", "upcast"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -30,7 +30,7 @@ def grad_scaler(precision: Precision, device: torch.device) -> torch.amp.GradSca
     return torch.amp.GradScaler(device.type) if precision == "float16" else None
 
 
-def raised(pairing: Pairing) -> Pairing:
+def upcast(pairing: Pairing) -> Pairing:
     """Half-precision features as float32.
 
     Methods run outside autocast on these: inside, torch would take the matrix products of their losses in half, where

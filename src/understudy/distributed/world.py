@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from understudy.core.batch import Pairing
 from understudy.utils.errors import UserError
 
-__all__ = ["SINGLE", "Rows", "World", "averaged"]
+__all__ = ["SINGLE", "RankCounts", "World", "averaged"]
 
 BUCKET_BYTES = 25 * 2**20  # as DistributedDataParallel's; fewer calls than tensors, less memory than all of them
 
@@ -49,9 +49,9 @@ class World:
         dist.all_gather(found, mine)
         return [tuple(int(number) for number in row.tolist()) for row in found]
 
-    def rows(self, num_rows: int) -> Rows:
+    def rows(self, num_rows: int) -> RankCounts:
         """How many rows every rank has in this step, this one `num_rows`."""
-        return Rows(tuple(count for (count,) in self.exchange(num_rows)), self.rank)
+        return RankCounts(tuple(count for (count,) in self.exchange(num_rows)), self.rank)
 
     def add_up(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The sums over all ranks, as new tensors; ranks give tensors of equal shapes, in the same order."""
@@ -82,7 +82,7 @@ class World:
         for buffer, total in zip(buffers, self.add_up(buffers), strict=True):
             buffer.copy_(total / self.size)
 
-    def gather(self, pairing: Pairing, rows: Rows) -> Pairing:
+    def gather(self, pairing: Pairing, rows: RankCounts) -> Pairing:
         """The Pairing of all ranks' rows, in the order that one process would have them in.
 
         The loss on it must enter the sum over ranks times 1 / W, since every rank computes it whole: the gradient that
@@ -109,7 +109,7 @@ class World:
             copies=maybe(pairing.copies),
         )
         # Each rank's rows come copy by copy; one process has all rows of copy 0, then all of copy 1.
-        return gathered if gathered.copies is None else gathered.taken(gathered.copies.argsort(stable=True))
+        return gathered if gathered.copies is None else gathered.select(gathered.copies.argsort(stable=True))
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
         """All ranks' rows of a tensor without gradient, in rank order; ranks may have different numbers of them."""
@@ -146,7 +146,7 @@ SINGLE = World()
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RankCounts:
     """How the rows of one step lie over the ranks."""
 
     counts: tuple[int, ...]

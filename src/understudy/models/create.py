@@ -11,7 +11,7 @@ from torch import nn
 
 from understudy.core.image_size import ImageSize, checked_size, size_text
 from understudy.models.blueprint import SIZE_KEYS, Blueprint
-from understudy.models.hub import NotToBeHadError
+from understudy.models.hub import WeightsUnavailableError
 from understudy.models.libraries import SOURCES, own_blueprint
 from understudy.models.names import NAMED_FORMS, split_name
 from understudy.models.network import Network, Prepare
@@ -149,7 +149,7 @@ def _with_weights(
     random_state = torch.random.get_rng_state()
     try:
         return _pretrained(blueprint), "pretrained weights"
-    except NotToBeHadError as reason:
+    except WeightsUnavailableError as reason:
         if weights == "pretrained":
             raise UserError(
                 f"{name}: pretrained weights cannot be had: {reason}. Give a file of weights, or none for random ones"
@@ -160,7 +160,7 @@ def _with_weights(
 
 def _pretrained(blueprint: Blueprint) -> nn.Module:
     if blueprint.pretrained is None:
-        raise NotToBeHadError("none were published")
+        raise WeightsUnavailableError("none were published")
     return blueprint.pretrained()
 
 

@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 import torch
 from huggingface_hub import constants
 
-__all__ = ["NotToBeHadError", "first_line", "hub_within_reach", "quiet_libraries", "url_within_reach"]
+__all__ = ["WeightsUnavailableError", "first_line", "hub_within_reach", "quiet_libraries", "url_within_reach"]
 
 _SECONDS_TO_ANSWER = 3.0
 _LIBRARY_LOGGERS = ("huggingface_hub", "timm", "transformers")
 
 
-class NotToBeHadError(Exception):
+class WeightsUnavailableError(Exception):
     """Published weights that cannot be had; the text is the short reason."""
 
 
@@ -39,10 +39,10 @@ def hub_within_reach() -> Iterator[None]:
             yield
     except Exception as error:
         if constants.HF_HUB_OFFLINE and not was_offline:
-            raise NotToBeHadError(f"{_host(constants.ENDPOINT)} cannot be reached") from error
+            raise WeightsUnavailableError(f"{_host(constants.ENDPOINT)} cannot be reached") from error
         if was_offline:
-            raise NotToBeHadError("HF_HUB_OFFLINE is set, and they are not in the cache") from error
-        raise NotToBeHadError(first_line(error)) from error
+            raise WeightsUnavailableError("HF_HUB_OFFLINE is set, and they are not in the cache") from error
+        raise WeightsUnavailableError(first_line(error)) from error
     finally:
         constants.HF_HUB_OFFLINE = was_offline
 
@@ -68,7 +68,7 @@ def url_within_reach(url: str) -> None:
     """
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
     if not cached.exists() and not _answers(url):
-        raise NotToBeHadError(f"{_host(url)} cannot be reached")
+        raise WeightsUnavailableError(f"{_host(url)} cannot be reached")
 
 
 def first_line(error: BaseException) -> str:

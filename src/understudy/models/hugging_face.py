@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from understudy.core.image_size import ImageSize, height_and_width, size_from, size_of, size_text, squares_note
 from understudy.models.blueprint import Blueprint, Normalisation, stated_size
-from understudy.models.hub import NotToBeHadError, first_line, hub_within_reach, quiet_libraries
+from understudy.models.hub import WeightsUnavailableError, first_line, hub_within_reach, quiet_libraries
 from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["folder_files", "hf_blueprint", "hf_class_names"]
@@ -74,7 +74,7 @@ def hf_class_names(name: str) -> list[str]:
     try:
         with _within_reach(name), _no_progress_bars(library):
             numbered = library.AutoConfig.from_pretrained(_place(name), trust_remote_code=False).id2label
-    except NotToBeHadError as reason:
+    except WeightsUnavailableError as reason:
         raise UserError(f"hf:{name}: its classes' names cannot be had: {reason}; give their numbers") from reason
     return [str(numbered[number]) for number in sorted(numbered)]
 
@@ -167,7 +167,7 @@ def _pretrained(library: Any, name: str, config: Any) -> nn.Module:
     if absent or misshapen:
         # transformers would draw these at random and go on.
         what = "are of another shape for this image size and these settings" if misshapen else "are not among them"
-        raise NotToBeHadError(f"{', '.join((misshapen or absent)[:3])} {what}")
+        raise WeightsUnavailableError(f"{', '.join((misshapen or absent)[:3])} {what}")
     return _logits_alone(loaded)
 
 
@@ -177,7 +177,7 @@ def _published(library: Any, name: str) -> tuple[dict[str, Any], Any]:
         with _within_reach(name), _no_progress_bars(library):
             config = library.AutoConfig.from_pretrained(_place(name), trust_remote_code=False)
             return _settings(config), _processor(library, name)
-    except NotToBeHadError as reason:
+    except WeightsUnavailableError as reason:
         raise UserError(
             f"hf:{name} cannot be had: {reason}. Give the name of an image classifier on the hub (hf:OWNER/NAME) or a "
             "folder with its config.json; one that brings code of its own goes in as module.path:factory"
@@ -284,7 +284,7 @@ def _within_reach(name: str) -> Iterator[None]:
         with quiet_libraries():
             yield
     except Exception as error:
-        raise NotToBeHadError(first_line(error)) from error
+        raise WeightsUnavailableError(first_line(error)) from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import nn
 
 from understudy.core.image_size import ImageSize, size_of, size_text
 from understudy.models.blueprint import Blueprint, refusals_said, stated_size
-from understudy.models.hub import NotToBeHadError, first_line, hub_within_reach, url_within_reach
+from understudy.models.hub import WeightsUnavailableError, first_line, hub_within_reach, url_within_reach
 from understudy.models.hugging_face import hf_blueprint
 from understudy.models.own_code import call_factory
 from understudy.utils.errors import UserError
@@ -112,7 +112,7 @@ def _timm_module(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.M
 def _timm_pretrained(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.Module:
     """timm's published weights; it gives the network a new classifier where the class count differs."""
     if not _timm_config(name).has_weights:
-        raise NotToBeHadError("none were published")
+        raise WeightsUnavailableError("none were published")
     with hub_within_reach():
         module: nn.Module = timm.create_model(name, pretrained=True, num_classes=num_classes, **kwargs)
         return module
@@ -129,13 +129,13 @@ def _torchvision_module(name: str, num_classes: int, kwargs: Mapping[str, Any]) 
 def _torchvision_pretrained(name: str, num_classes: int, kwargs: Mapping[str, Any], own_size: int) -> nn.Module:
     """torchvision's published weights, in a network with a new classifier where the class count differs."""
     if kwargs.get("image_size", own_size) != own_size:
-        raise NotToBeHadError(f"they are for images of {own_size} pixels")
+        raise WeightsUnavailableError(f"they are for images of {own_size} pixels")
     weights = torchvision.models.get_model_weights(name).DEFAULT
     url_within_reach(weights.url)
     try:
         published: nn.Module = torchvision.models.get_model(name, weights=weights, progress=False, **kwargs)
     except (OSError, RuntimeError) as error:  # the download, or its checksum
-        raise NotToBeHadError(first_line(error)) from error
+        raise WeightsUnavailableError(first_line(error)) from error
     if num_classes == len(weights.meta["categories"]):
         return _without_auxiliary_classifiers(published)
     module = _torchvision_module(name, num_classes, kwargs)

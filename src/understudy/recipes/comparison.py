@@ -19,12 +19,12 @@ from understudy.recipes.row_sources import RowSource, data_defaults, shipped_row
 from understudy.recipes.schema import Recipe
 from understudy.utils.errors import UserError
 
-__all__ = ["Row", "row_named", "rows_of", "written_out"]
+__all__ = ["Variant", "row_named", "rows_of", "written_out"]
 
 ITS_OWN = "this recipe"
 
 
-class Row(Config):
+class Variant(Config):
     """One line of a comparison: what is distilled, with which weights, by which update."""
 
     name: str
@@ -36,7 +36,7 @@ class Row(Config):
     published: tuple[Published, ...] = ()  # what papers report for it
 
 
-def rows_of(recipe: Recipe) -> list[Row]:
+def rows_of(recipe: Recipe) -> list[Variant]:
     """The rows to run: those that `rows` names, else the recipe's own method and update.
 
     Raises:
@@ -55,7 +55,7 @@ def rows_of(recipe: Recipe) -> list[Row]:
     return [row.model_copy(update={"published": recipe.published})]
 
 
-def row_named(recipe: Recipe, name: str) -> Row:
+def row_named(recipe: Recipe, name: str) -> Variant:
     """The row that `name` stands for: method names joined by "+", and an update's, such as dot.
 
     Its settings are those of the recipe where it sets them up itself; else of the shipped recipe of the same data and
@@ -102,7 +102,7 @@ def written_out(recipe: Recipe) -> Recipe:
     return recipe.with_rows(rows)
 
 
-def _settings_of(row: Row, own_update: Mapping[str, Any]) -> RowSettings:
+def _settings_of(row: Variant, own_update: Mapping[str, Any]) -> RowSettings:
     update = {**row.update.model_dump(mode="json"), "name": row.update.name}
     methods = [{"name": config.method.name, **config.model_dump(mode="json")} for config in row.method]
     said: dict[str, Any] = {
@@ -116,12 +116,12 @@ def _settings_of(row: Row, own_update: Mapping[str, Any]) -> RowSettings:
     return RowSettings.read({**said, **{key: value for key, value in more.items() if value}}, what=f"row {row.name!r}")
 
 
-def _row_of(found: RowSource, name: str, *, update: str) -> Row:
+def _row_of(found: RowSource, name: str, *, update: str) -> Variant:
     row = _row(found.recipe, name, found.recipe.method, update=update, task_weight=found.recipe.task_weight)
     return row.model_copy(update={"settings_from": found.words, "published": found.published})
 
 
-def _row_by_default(recipe: Recipe, name: str, methods: Sequence[str], *, update: str, is_own: bool) -> Row:
+def _row_by_default(recipe: Recipe, name: str, methods: Sequence[str], *, update: str, is_own: bool) -> Variant:
     """A row that has no recipe: own settings before the data set's defaults, these before the method's."""
     defaults = data_defaults(recipe)
     own = {config.method.name: config for config in recipe.method}
@@ -140,7 +140,7 @@ def _row_by_default(recipe: Recipe, name: str, methods: Sequence[str], *, update
     return row.model_copy(update={"settings_from": ", ".join(whose)})
 
 
-def _row_written(recipe: Recipe, settings: RowSettings) -> Row:
+def _row_written(recipe: Recipe, settings: RowSettings) -> Variant:
     """A row with settings of its own, laid on the recipe's."""
     own = recipe.as_dict()
     method = own["method"][0] if len(own["method"]) == 1 else own["method"]
@@ -179,7 +179,7 @@ def _same_methods(base: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
     return names[0] == names[1]
 
 
-def _value_at(row: Row, key: str) -> Any:
+def _value_at(row: Variant, key: str) -> Any:
     """The value that a row came to, as plain data: a number that YAML took for text is a number here."""
     if key == "task_weight":
         return row.task_weight
@@ -195,13 +195,13 @@ def _value_at(row: Row, key: str) -> Any:
 
 def _row(
     recipe: Recipe, name: str, methods: tuple[MethodConfig, ...], *, update: str, task_weight: float | None
-) -> Row:
+) -> Variant:
     if not methods:
         task_weight = 1.0
     elif task_weight is None:
         task_weight = default_task_weight(methods)
     moved_by = recipe.update if recipe.update.name == update else _translated(recipe.update, update)
-    return Row(name=name, method=methods, task_weight=task_weight, update=moved_by)
+    return Variant(name=name, method=methods, task_weight=task_weight, update=moved_by)
 
 
 def _translated(update: UpdateConfig, name: str) -> UpdateConfig:

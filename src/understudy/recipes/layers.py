@@ -9,7 +9,7 @@ from understudy.optim import UPDATES, UpdateConfig
 from understudy.recipes.origin import is_free
 from understudy.utils.errors import UserError, shortened_repr
 
-__all__ = ["ORIGIN", "WHERE", "laid_on_each_other", "merged", "method_names", "nested", "settings_alone"]
+__all__ = ["ORIGIN", "WHERE", "merge_layers", "merged", "method_names", "nested", "settings_alone"]
 
 WHOLE = ("published",)  # settings of which a layer gives all or none: what a table says of one run, it says of no other
 ABOUT_A_MODEL = ("weights", "kwargs", "expected_top1")  # what another model does not inherit
@@ -43,7 +43,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def laid_on_each_other(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def merge_layers(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """All layers in one, the last on top."""
     result: dict[str, Any] = {}
     for layer in layers:

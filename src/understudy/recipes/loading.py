@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from understudy.recipes.layers import ORIGIN, laid_on_each_other, merged
+from understudy.recipes.layers import ORIGIN, merge_layers, merged
 from understudy.utils.errors import UserError, nearest, shortened_repr
 from understudy.utils.untrusted import given_path, plain_yaml
 
@@ -64,7 +64,7 @@ def read_recipes(names: Sequence[str]) -> dict[str, Any]:
             f"one recipe at a time, got {', '.join(names)}; settings are key=value, and what can be laid on a recipe "
             f"is named {STRATEGIES}NAME"
         )
-    return laid_on_each_other(read_recipe(name) for name in names)
+    return merge_layers(read_recipe(name) for name in names)
 
 
 def read_recipe(name_or_file: str) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _read(name_or_file: str, seen: tuple[str, ...], known: dict[str, dict[str, A
     if here not in known:
         data = _read_yaml(file)
         parents = _parents(data.pop("extends", None), what=f"recipe {name_or_file}")
-        below = laid_on_each_other(_read(_beside(file, parent), (*seen, here), known) for parent in parents)
+        below = merge_layers(_read(_beside(file, parent), (*seen, here), known) for parent in parents)
         known[here] = _with_origin(merged(below, data), file)
     return known[here]
 

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from understudy.core.config import Config
 from understudy.core.published import Published, as_list
-from understudy.recipes.layers import laid_on_each_other, nested
+from understudy.recipes.layers import merge_layers, nested
 
 __all__ = ["VARIABLE", "RowSettings", "row_settings"]
 
@@ -66,7 +66,7 @@ class RowSettings(Config):
         said: dict[str, Any] = {
             key: getattr(self, key) for key in ("method", "task_weight", "update") if key in self.model_fields_set
         }
-        return laid_on_each_other([said, *(nested(key, value) for key, value in self.varied.items())])
+        return merge_layers([said, *(nested(key, value) for key, value in self.varied.items())])
 
 
 def row_settings(value: Any) -> str | RowSettings:

@@ -120,7 +120,7 @@ class Recipe(Config):
     compile: Compile = False  # the networks, by torch.compile; reduce-overhead is its mode with CUDA graphs
     fold_teacher: bool = True  # its batch norms into its convolutions: faster, equal up to rounding
     sync_batch_norm: bool = False  # several GPUs: batch statistics over all of them
-    on_nan: Literal["stop", "rollback", "continue"] = "stop"  # a loss that is no number; see docs/reliability.md
+    on_nan: Literal["stop", "rollback", "continue"] = "stop"  # a loss that is NaN or infinite; see docs/reliability.md
     channels_last: Literal[True, False, "auto"] = True  # memory format of convolutions; auto: measured at the start
     trackers: tuple[str, ...] = (ALWAYS,)  # who keeps the metrics; jsonl always does
     log_every: int = Field(default=50, ge=1)  # steps

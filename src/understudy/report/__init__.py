@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.report.formatting import compact, duration
 from understudy.report.page import write_report
-from understudy.report.run_data import RunFolder, Speed, Timing, read_run, read_timing
+from understudy.report.run_data import RunData, Speed, Timing, read_run, read_timing
 from understudy.report.sentences import basis_sentence, headline, row_sentence
 from understudy.report.table import Table, comparison_table
 from understudy.report.table_formats import FORMATS, render, rich_table
@@ -20,7 +20,7 @@ __all__ = [
     "SCHEMA",
     "Plot",
     "Results",
-    "RunFolder",
+    "RunData",
     "Speed",
     "Table",
     "Timing",

@@ -14,7 +14,7 @@ import numpy as np
 from understudy.analysis import outcomes
 from understudy.core.image_size import size_text
 from understudy.report.formatting import compact, duration, score, with_unit
-from understudy.report.run_data import RunFolder, read_run
+from understudy.report.run_data import RunData, read_run
 from understudy.report.sentences import headline
 from understudy.report.table import comparison_table
 from understudy.results.schema import ModelFacts, Results
@@ -64,7 +64,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     return target
 
 
-def mistakes(run: RunFolder, row: str) -> list[Mistake]:
+def mistakes(run: RunData, row: str) -> list[Mistake]:
     """The most frequent confusions of a row's student, and how often its teacher makes the same one.
 
     Counted over the pairs that occur, so a thousand classes cost no table of a million.
@@ -86,7 +86,7 @@ def mistakes(run: RunFolder, row: str) -> list[Mistake]:
     return [Mistake(name(true), name(said), count / len(by_seed), taught[true, said]) for (true, said), count in most]
 
 
-def unlearnt(run: RunFolder, row: str) -> Unlearnt | None:
+def unlearnt(run: RunData, row: str) -> Unlearnt | None:
     """Images to look at first: the teacher knows them, the student does not under any seed."""
     predictions = run.predictions
     if predictions is None or predictions.teacher is None or row not in predictions.rows:
@@ -98,7 +98,7 @@ def unlearnt(run: RunFolder, row: str) -> Unlearnt | None:
     return Unlearnt(row, tuple(sorted(set.intersection(*lists))))
 
 
-def _render(run: RunFolder) -> str:
+def _render(run: RunData) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from understudy.report.figures import all_plots  # with matplotlib, which nothing before the page needs

@@ -20,7 +20,7 @@ from understudy.results.values import LARGEST, Count, Number, NumberOrNone, Reco
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import lines_of, plain_json, shown, text_of, visible
 
-__all__ = ["EpochRecord", "Predictions", "RunFolder", "Speed", "Timing", "read_run", "read_timing"]
+__all__ = ["EpochRecord", "Predictions", "RunData", "Speed", "Timing", "read_run", "read_timing"]
 
 R = TypeVar("R", bound=Record)
 MAX_BYTES = 1_000_000  # of environment.json and recipe.yaml
@@ -76,7 +76,7 @@ class Predictions:
 
 
 @dataclass(frozen=True, slots=True)
-class RunFolder:
+class RunData:
     """What the report reads of a run."""
 
     folder: Path
@@ -90,7 +90,7 @@ class RunFolder:
     missing: tuple[str, ...] = ()  # one sentence for each thing that is not there or could not be read
 
 
-def read_run(folder: Path) -> RunFolder:
+def read_run(folder: Path) -> RunData:
     """Read a run folder.
 
     Raises:
@@ -103,7 +103,7 @@ def read_run(folder: Path) -> RunFolder:
     tensors = _tensors(folder / "predictions.safetensors", missing)
     is_of_classes = results.task == "classification"
     predictions = _predictions(tensors, results, missing) if is_of_classes and tensors is not None else None
-    return RunFolder(
+    return RunData(
         folder=folder,
         results=results,
         epochs=epochs,
@@ -190,7 +190,7 @@ def _items(tensors: dict[str, npt.NDArray[Any]], results: Results) -> dict[str, 
 
 
 def _fits(said: npt.NDArray[Any], labels: npt.NDArray[Any], num_classes: int) -> bool:
-    """Whether these are class numbers, one for each label; -1 stands for an output that is no number."""
+    """Whether these are class numbers, one for each label; -1 stands for an output that is NaN or infinite."""
     is_list_of_integers = said.ndim == 1 and said.size > 0 and said.dtype.kind in "iu" and said.shape == labels.shape
     lowest = 0 if said is labels else -1
     return is_list_of_integers and lowest <= int(said.min()) and int(said.max()) < num_classes

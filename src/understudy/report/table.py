@@ -105,11 +105,11 @@ def comparison_table(results: Results, timing: Timing | None = None) -> Table:
         for i, column in enumerate(columns)
         if column.key != name and all(line.cells[i].value is None for line in lines if line.kind != "teacher")
     ]
-    told_already = [f"last_{name}"] if results.select_on == "last" else []
-    told_already += ["published"] if results.published else []  # below, with every source
+    already_shown = [f"last_{name}"] if results.select_on == "last" else []
+    already_shown += ["published"] if results.published else []  # below, with every source
     if results.split == "test" and results.data.val_origin == "test split":
-        told_already.append(name)  # test and validation are the same images
-    return Table(columns, tuple(lines), tuple(_notes(results))).without([*empty, *told_already])
+        already_shown.append(name)  # test and validation are the same images
+    return Table(columns, tuple(lines), tuple(_notes(results))).without([*empty, *already_shown])
 
 
 def _row_cells(row: Row, metric: Metric, timing: Timing) -> tuple[Cell, ...]:

@@ -15,7 +15,7 @@ from understudy.core.published import Published, as_list
 
 __all__ = ["LARGEST", "Count", "Difference", "Number", "NumberOrNone", "Record", "SeedSummary", "Sources"]
 
-LARGEST = 1e100  # numbers beyond it are those of a run that diverged; sums and squares of them are no numbers
+LARGEST = 1e100  # numbers beyond it are those of a run that diverged; sums and squares of them are NaN or infinite
 
 
 class Record(Config):
@@ -46,7 +46,7 @@ def _huge_are_nan(value: Summary) -> Summary:
 
 
 def _numbers_alone(value: Any) -> Any:
-    """Published sources as a list, without what a later version may say of them that is no number."""
+    """Published sources as a list, without what a later version may say of them in words."""
     known = Published.model_fields
     listed = as_list(value)
     return [

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from understudy.models import Network
-from understudy.recipes.comparison import Row
-from understudy.runs.components import Parts
+from understudy.recipes.comparison import Variant
+from understudy.runs.components import Components
 from understudy.training import build as specs
 from understudy.training.build import tap_teacher
 from understudy.training.spec import StudentSpec
@@ -19,28 +19,28 @@ from understudy.utils.seeding import seeded
 __all__ = ["build_student", "build_trainer", "deployed_network"]
 
 
-def build_trainer(parts: Parts, rows: Sequence[Row], seed: int) -> Trainer:
+def build_trainer(components: Components, rows: Sequence[Variant], seed: int) -> Trainer:
     """The trainer of one seed, with a student for every row."""
-    teacher = parts.teacher_of(seed)
+    teacher = components.teacher_of(seed)
     if teacher is not None:
         tap_teacher(teacher, [config for row in rows for config in row.method])
-    recipe = parts.recipe
+    recipe = components.recipe
     return Trainer(
-        [build_student(parts, row, seed) for row in rows],
+        [build_student(components, row, seed) for row in rows],
         teacher=teacher,
-        device=parts.device,
+        device=components.device,
         log_every=recipe.log_every,
         stops_at_nan=recipe.on_nan != "continue",
         selects_best=recipe.select_on != "last",
-        world=parts.world,
+        world=components.world,
     )
 
 
-def build_student(parts: Parts, row: Row, seed: int) -> Student:
+def build_student(components: Components, row: Variant, seed: int) -> Student:
     """A fresh student: same first weights for every row of a seed, whatever other rows there are."""
     with seeded(hashed(seed, "weights")):
-        network = parts.make_student()
-    recipe = parts.recipe
+        network = components.make_student()
+    recipe = components.recipe
     spec = StudentSpec(
         network.module,
         method=row.method,
@@ -54,13 +54,13 @@ def build_student(parts: Parts, row: Row, seed: int) -> Student:
         accumulate=recipe.accumulate,
         compile=recipe.compile,
     )
-    return specs.build_student(spec, parts.surroundings(seed))
+    return specs.build_student(spec, components.build_context(seed))
 
 
-def deployed_network(parts: Parts, student: Student) -> Network:
+def deployed_network(components: Components, student: Student) -> Network:
     """What is saved and counted of a trained student: its network, or what its method makes of it."""
     deployed = student.deployed()
     if student.raw_deployed() is student.model.module:
-        return replace(parts.student_network, module=deployed)
+        return replace(components.student_network, module=deployed)
     # No name can rebuild it: load_student wants a module that is built alike.
-    return replace(parts.student_network, module=deployed, name=type(deployed).__name__, kwargs={})
+    return replace(components.student_network, module=deployed, name=type(deployed).__name__, kwargs={})

@@ -14,8 +14,8 @@ from understudy.data.augment.copies import refuse_to_turn
 from understudy.methods import MethodConfig
 from understudy.methods.combination import check_num_classes
 from understudy.models import Network
-from understudy.recipes.comparison import Row
-from understudy.runs.components import Parts
+from understudy.recipes.comparison import Variant
+from understudy.runs.components import Components
 from understudy.training.loss import is_on_local_rows
 from understudy.training.trial_pass import USUAL_IMAGES, training_problem
 from understudy.utils.errors import UserError
@@ -26,44 +26,44 @@ __all__ = ["check_rows", "size_notes"]
 COPIES = {"none": 1, "pairs": 2, "rotations": 4}
 
 
-def check_rows(parts: Parts, rows: Sequence[Row]) -> None:
+def check_rows(components: Components, rows: Sequence[Variant]) -> None:
     """Refuse before training what could not work: class counts, too few classes or rows, missing taps.
 
     Raises:
         UserError: naming the method, or the network, and the way out.
     """
-    config = parts.recipe.data
+    config = components.recipe.data
     if config.copies == "rotations":
-        refuse_to_turn(parts.image_size)
+        refuse_to_turn(components.image_size)
     for method in (method for row in rows for method in row.method):
         name = method.method.name
-        check_num_classes(method, len(parts.data.classes))
+        check_num_classes(method, len(components.data.classes))
         _check_needs(method, config)
         if method.group_size is not None and config.copies != "none":
             raise UserError(
                 f"method {name!r}: groups of rows would tear the copies of an image apart; leave out method.group_size "
                 "(rows: local then relates the rows of each process), or set data.copies: none"
             )
-        needed, smallest = method.method.min_rows(method), _fewest_rows(parts, is_local=is_on_local_rows(method))
+        needed, smallest = method.method.min_rows(method), _fewest_rows(components, is_local=is_on_local_rows(method))
         if smallest < needed:
             raise UserError(
                 f"method {name!r} needs at least {needed} images in every batch, but the smallest one here has "
-                f"{smallest} ({_divided(parts)}); set data.drop_last=true or another data.batch_size"
+                f"{smallest} ({_divided(components)}); set data.drop_last=true or another data.batch_size"
             )
-    _check_smallest_pass(parts)
+    _check_smallest_pass(components)
 
 
-def size_notes(parts: Parts) -> list[str]:
+def size_notes(components: Components) -> list[str]:
     """What to say of sizes that work and are hardly meant: of batches, and of images."""
-    notes, config, num_train = [], parts.recipe.data, len(parts.data.train)
+    notes, config, num_train = [], components.recipe.data, len(components.data.train)
     if config.batch_size > num_train:
         notes.append(f"note     data.batch_size {config.batch_size:,}: a step takes all {num_train:,} training images")
-    network = parts.student_network
-    size = network.prepare.size or parts.image_size
-    if not has_shape_of(size, height_and_width(parts.image_size)):
+    network = components.student_network
+    size = network.prepare.size or components.image_size
+    if not has_shape_of(size, height_and_width(components.image_size)):
         notes.append(
             f"note     {network.name} works at {size_text(size)} px and sees the centre alone of images of "
-            f"{size_text(parts.image_size)} px: set data.image_size=[HEIGHT, WIDTH] to build it for their shape"
+            f"{size_text(components.image_size)} px: set data.image_size=[HEIGHT, WIDTH] to build it for their shape"
         )
     stages = getattr(network.module, "feature_info", None) or [{}]
     reduction = stages[-1].get("reduction") if isinstance(stages, list) else None
@@ -76,23 +76,23 @@ def size_notes(parts: Parts) -> list[str]:
     return notes
 
 
-def _check_smallest_pass(parts: Parts) -> None:
+def _check_smallest_pass(components: Components) -> None:
     """Refuse a network that cannot be trained on the smallest pass, as batch norms on one value of each channel."""
-    recipe, smallest = parts.recipe, _fewest_rows(parts, is_local=True)
+    recipe, smallest = components.recipe, _fewest_rows(components, is_local=True)
     images, usual = (count * COPIES[recipe.data.copies] for count in (smallest, USUAL_IMAGES))
     if images >= USUAL_IMAGES:
         return
-    around = parts.surroundings(recipe.seeds[0])
-    trained = [("student", parts.student_network, around.sample)]
-    if recipe.teacher is not None and recipe.teacher.train_epochs and parts.teacher_network is not None:
-        trained.append(("teacher", parts.teacher_network, cast(Tensor, around.teacher_sample)))
+    around = components.build_context(recipe.seeds[0])
+    trained = [("student", components.student_network, around.sample)]
+    if recipe.teacher is not None and recipe.teacher.train_epochs and components.teacher_network is not None:
+        trained.append(("teacher", components.teacher_network, cast(Tensor, around.teacher_sample)))
     for role, network, sample in trained:
         problem = _problem(network, images, sample)
         if problem is not None and _problem(network, usual, sample) is None:
             few = plural(images, "image")
             raise UserError(
                 f"{role} {network.name} cannot be trained on a batch of {few} ({problem}), and the smallest one "
-                f"here has no more ({_divided(parts)}); set data.drop_last=true or another data.batch_size"
+                f"here has no more ({_divided(components)}); set data.drop_last=true or another data.batch_size"
             )
 
 
@@ -104,19 +104,19 @@ def _problem(network: Network, num_images: int, sample: Tensor) -> str | None:
     return training_problem(network.prepared.to(device), images)
 
 
-def _fewest_rows(parts: Parts, *, is_local: bool) -> int:
+def _fewest_rows(components: Components, *, is_local: bool) -> int:
     """Images in the smallest pass of any step: of one process, or of all together."""
-    config, num_train, world = parts.recipe.data, len(parts.data.train), parts.world
+    config, num_train, world = components.recipe.data, len(components.data.train), components.world
     last = 0 if config.drop_last else num_train % config.batch_size
     step = range(last if last >= world.size else min(config.batch_size, num_train))  # fewer are left out
     shares = [len(Share(rank, world.size).of(step)) for rank in range(world.size)]
-    passes = max(1, min(parts.recipe.accumulate, *shares))
+    passes = max(1, min(components.recipe.accumulate, *shares))
     return min(shares) // passes if is_local else sum(share // passes for share in shares)
 
 
-def _divided(parts: Parts) -> str:
-    recipe, size = parts.recipe, parts.world.size
-    words = [f"{len(parts.data.train)} images", f"data.batch_size {recipe.data.batch_size}"]
+def _divided(components: Components) -> str:
+    recipe, size = components.recipe, components.world.size
+    words = [f"{len(components.data.train)} images", f"data.batch_size {recipe.data.batch_size}"]
     words += [f"{size} processes"] if size > 1 else []
     words += [f"accumulate {recipe.accumulate}"] if recipe.accumulate > 1 else []
     return ", ".join(words)

@@ -26,7 +26,7 @@ from understudy.results.schema import (
     Teacher,
     TrainScores,
 )
-from understudy.runs.components import Parts
+from understudy.runs.components import Components
 from understudy.tasks import Evaluation, Metric
 from understudy.tasks.base import headline_metric
 from understudy.training.trainer import Trainer
@@ -63,8 +63,8 @@ def seed_result(
 
 
 def assemble(
-    parts: Parts,
-    rows: Sequence[comparison.Row],
+    components: Components,
+    rows: Sequence[comparison.Variant],
     *,
     name: str,
     seeds: Mapping[str, Sequence[SeedResult]],
@@ -85,20 +85,20 @@ def assemble(
         predictions: what the evaluations of rows and teacher are kept as.
         notes: of the run, beside those of its data and teacher.
     """
-    recipe, origin = parts.recipe, parts.recipe.origin
+    recipe, origin = components.recipe, components.recipe.origin
     return Results(
         name=name,
         task=recipe.task,
-        metrics=parts.task.metrics,
-        headline_metric=parts.task.headline,
-        data=_data_facts(parts, notes),
+        metrics=components.task.metrics,
+        headline_metric=components.task.headline,
+        data=_data_facts(components, notes),
         epochs=recipe.epochs,
         seeds=recipe.seeds,
         select_on=recipe.select_on,
         weights="raw" if recipe.ema is None else "averaged",
         teacher=teacher,
-        rows=tuple(_row(row, students[row.name], seeds[row.name], parts.task.metrics) for row in rows),
-        comparisons=tuple(_comparisons(parts, rows, predictions)),
+        rows=tuple(_row(row, students[row.name], seeds[row.name], components.task.metrics) for row in rows),
+        comparisons=tuple(_comparisons(components, rows, predictions)),
         published=() if recipe.rows else recipe.published,
         changed=tuple(Changed(key=one.key, before=one.before, now=one.now) for one in origin.changed),
         changed_from=origin.recipe if origin.changed else None,
@@ -111,8 +111,8 @@ def scored_teacher(facts: Mapping[str, Any], found: Mapping[str, Evaluation]) ->
     return Teacher(**facts, val=scores.get("val"), test=scores.get("test"))
 
 
-def _data_facts(parts: Parts, notes: Sequence[str]) -> DataFacts:
-    data = parts.data
+def _data_facts(components: Components, notes: Sequence[str]) -> DataFacts:
+    data = components.data
     return DataFacts(
         name=data.name,
         num_classes=len(data.classes),
@@ -122,9 +122,9 @@ def _data_facts(parts: Parts, notes: Sequence[str]) -> DataFacts:
         num_val=len(data.val),
         num_test=0 if data.test is None else len(data.test),
         val_origin=data.val_origin,
-        augmentation=parts.augmentation,
-        batch_size=parts.recipe.data.batch_size,
-        notes=(*data.notes, *(() if parts.teacher is None else parts.teacher.notes), *notes),
+        augmentation=components.augmentation,
+        batch_size=components.recipe.data.batch_size,
+        notes=(*data.notes, *(() if components.teacher is None else components.teacher.notes), *notes),
     )
 
 
@@ -138,7 +138,7 @@ def _train_scores(train: Mapping[str, float], metrics: Sequence[Metric]) -> Trai
     return TrainScores(task_loss=train["task_loss"], kl_to_teacher=train.get("kl_to_teacher"), scores=scores)
 
 
-def _row(row: comparison.Row, student: ModelFacts, seeds: Sequence[SeedResult], metrics: Sequence[Metric]) -> Row:
+def _row(row: comparison.Variant, student: ModelFacts, seeds: Sequence[SeedResult], metrics: Sequence[Metric]) -> Row:
     # In training the yardstick is held to the student's own output, which says nothing of what replaces it.
     has_yardstick = not any(config.method.deploys_more() for config in row.method)
     return Row(
@@ -188,11 +188,13 @@ def _summary(values: Sequence[float | None]) -> Summary | None:
     return summary(there)
 
 
-def _comparisons(parts: Parts, rows: Sequence[comparison.Row], predictions: Mapping[str, Tensor]) -> list[Comparison]:
+def _comparisons(
+    components: Components, rows: Sequence[comparison.Variant], predictions: Mapping[str, Tensor]
+) -> list[Comparison]:
     """Every row against the student alone, with a 95 % interval, on test where there is one."""
     baseline = next((row.name for row in rows if not row.method), None)
-    split: Split = "val" if parts.data.test is None else "test"
-    seeds = parts.recipe.seeds
+    split: Split = "val" if components.data.test is None else "test"
+    seeds = components.recipe.seeds
     found: list[Comparison] = []
     for row in rows:
         if baseline is None or row.name == baseline:

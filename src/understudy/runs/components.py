@@ -31,16 +31,16 @@ from understudy.runs.bank.open import notes_on, open_banks, refuse_absent_banks
 from understudy.runs.networks import LARGE_IMAGE_SIZE, network_named, with_classes_numbered
 from understudy.tasks import Classification, class_weights_for
 from understudy.teachers import LiveTeacher, RunTeacher, Teacher
-from understudy.training.build import Surroundings
+from understudy.training.build import BuildContext
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
 from understudy.utils.seeding import seeded
 
-__all__ = ["Parts", "classification", "in_world", "live_teacher", "open_parts", "with_teacher"]
+__all__ = ["Components", "classification", "in_world", "live_teacher", "open_components", "with_teacher"]
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """What a recipe names, opened: shared by all rows and seeds of a run."""
 
     recipe: Recipe
@@ -90,9 +90,9 @@ class Parts:
         settings = ", ".join(f"{key} {value}" for key, value in augment.model_dump(exclude={"name"}).items())
         return f"{augment.name} ({settings})" if settings else augment.name
 
-    def surroundings(self, seed: int) -> Surroundings:
+    def build_context(self, seed: int) -> BuildContext:
         """What the students of one seed are built into."""
-        return Surroundings(
+        return BuildContext(
             task=self.task,
             num_classes=self.task.num_classes,
             sample=self.blank_images(self.image_size),
@@ -141,10 +141,12 @@ class Parts:
         )
 
 
-def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], world: World = SINGLE) -> Parts:
+def open_components(
+    recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], world: World = SINGLE
+) -> Components:
     """Open the data, build the teacher, and learn how to build students."""
     device = device_named(recipe.device, world)
-    _refuse_unseen(recipe, device, world)
+    _check_names_exist(recipe, device, world)
     data = open_data(recipe.data)
     for note in data.notes:
         say(note)
@@ -174,7 +176,7 @@ def open_parts(recipe: Recipe, *, allow_code: bool, say: Callable[[str], None], 
         begun = {"key": manifest.content_key, "num_views": banks.num_views}
         kept = recipe.bank.model_copy(update=begun)
         recipe = recipe.model_copy(update={"bank": kept})
-    return Parts(
+    return Components(
         recipe=recipe,
         data=data,
         device=device,
@@ -206,7 +208,7 @@ def classification(recipe: Recipe, data: DataSplits) -> Classification:
     return Classification(len(data.classes), label_smoothing=recipe.label_smoothing, class_weights=weights)
 
 
-def _refuse_unseen(recipe: Recipe, device: torch.device, world: World) -> None:
+def _check_names_exist(recipe: Recipe, device: torch.device, world: World) -> None:
     """What can be said before any image is read: misspelt models, lost weights, a bank that nobody made."""
     if recipe.sync_batch_norm and world.size > 1 and device.type == "cpu":
         raise UserError(
@@ -217,17 +219,17 @@ def _refuse_unseen(recipe: Recipe, device: torch.device, world: World) -> None:
     refuse_absent_files(recipe)
 
 
-def in_world(parts: Parts, world: World) -> Parts:
+def in_world(components: Components, world: World) -> Components:
     """The same parts for one of several processes, on its own device."""
-    moved = replace(parts, world=world, device=device_named(parts.recipe.device, world))
-    return moved if parts.teacher_network is None else with_teacher(moved, parts.teacher_network)
+    moved = replace(components, world=world, device=device_named(components.recipe.device, world))
+    return moved if components.teacher_network is None else with_teacher(moved, components.teacher_network)
 
 
-def with_teacher(parts: Parts, network: Network) -> Parts:
+def with_teacher(components: Components, network: Network) -> Components:
     """The same parts with this network as the teacher."""
-    size = parts.teacher_size or parts.image_size
-    teacher = live_teacher(network, parts.device, parts.recipe, image_size=size)
-    return replace(parts, teacher_network=network, teacher=teacher)
+    size = components.teacher_size or components.image_size
+    teacher = live_teacher(network, components.device, components.recipe, image_size=size)
+    return replace(components, teacher_network=network, teacher=teacher)
 
 
 def live_teacher(network: Network, device: torch.device, recipe: Recipe, *, image_size: ImageSize) -> LiveTeacher:
@@ -243,8 +245,8 @@ def live_teacher(network: Network, device: torch.device, recipe: Recipe, *, imag
         network.module.to(device),
         prepare=network.prepare.to(device),
         name=f"teacher {network.name}",
-        folds=recipe.fold_teacher,
-        compiles=recipe.compile,
+        fold_batch_norm=recipe.fold_teacher,
+        compile=recipe.compile,
         say=lambda note: None,  # a run says it beside the teacher's score
         facts=partial(model_facts, network, image_size),
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from understudy.recipes.comparison import Row
+from understudy.recipes.comparison import Variant
 from understudy.recipes.schema import Recipe
-from understudy.runs.components import Parts
+from understudy.runs.components import Components
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.stop import StopRequest
@@ -22,8 +22,8 @@ class Execution:
     """One run on its way."""
 
     recipe: Recipe
-    rows: Sequence[Row]
-    parts: Parts
+    rows: Sequence[Variant]
+    components: Components
     run: RunFolder
     display: Display
     stop: StopRequest

@@ -8,34 +8,38 @@ from typing import Any
 from understudy.core.image_size import size_text
 from understudy.methods.combination import weighted
 from understudy.models.cost import count_parameters
-from understudy.recipes.comparison import Row
+from understudy.recipes.comparison import Variant
 from understudy.report import compact
-from understudy.runs.components import Parts
+from understudy.runs.components import Components
 from understudy.utils.text import plural
 
 __all__ = ["describe_data", "describe_rows"]
 
 
-def describe_data(parts: Parts) -> str:
+def describe_data(components: Components) -> str:
     """What was found, for people."""
-    data = parts.data
+    data = components.data
     test = "" if data.test is None else f", test {len(data.test):,}"
     unlabelled = f" ({data.num_unlabelled:,} without labels)" if data.num_unlabelled else ""
     return (
         f"data     {data.name}: {len(data.classes)} classes, train {len(data.train):,}{unlabelled}, "
-        f"val {len(data.val):,} ({data.val_origin}){test}, {size_text(parts.image_size)} px"
-        + (f" (teacher {size_text(parts.teacher_size)} px)" if parts.teacher_size and parts.teacher_looks else "")
+        f"val {len(data.val):,} ({data.val_origin}){test}, {size_text(components.image_size)} px"
+        + (
+            f" (teacher {size_text(components.teacher_size)} px)"
+            if components.teacher_size and components.teacher_looks
+            else ""
+        )
     )
 
 
-def describe_rows(parts: Parts, rows: Sequence[Row]) -> str:
+def describe_rows(components: Components, rows: Sequence[Variant]) -> str:
     """What is going to be trained, for people."""
-    seeds = parts.recipe.seeds
+    seeds = components.recipe.seeds
     count = f"{plural(len(rows), 'row')} x {plural(len(seeds), 'seed')}"
-    network, size = parts.student_network, compact(count_parameters(parts.student_network.module))
+    network, size = components.student_network, compact(count_parameters(components.student_network.module))
     lines = [
-        f"student  {parts.recipe.student.model}   {size} parameters   {network.starts_from}   "
-        f"{count}, {plural(parts.recipe.epochs, 'epoch')}"
+        f"student  {components.recipe.student.model}   {size} parameters   {network.starts_from}   "
+        f"{count}, {plural(components.recipe.epochs, 'epoch')}"
     ]
     for row in rows:
         methods = ", ".join(_with_weight(config) for config in row.method) or "nothing distilled"
@@ -45,7 +49,7 @@ def describe_rows(parts: Parts, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _source(row: Row, rows: Sequence[Row]) -> str:
+def _source(row: Variant, rows: Sequence[Variant]) -> str:
     """Where a row's settings come from, where that is not the one recipe."""
     return f"; settings of {row.settings_from}" if len({each.settings_from for each in rows}) > 1 else ""
 

@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 
 from understudy.utils.errors import UserError
 
-__all__ = ["faults_in_words"]
+__all__ = ["readable_errors"]
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # a write that fails does not name its file
 
 
 @contextmanager
-def faults_in_words(folder: Path, *, what: str = "run folder", last: str = "checkpoint") -> Iterator[None]:
+def readable_errors(folder: Path, *, what: str = "run folder", last: str = "checkpoint") -> Iterator[None]:
     """Turn what the machine does to a run in `folder` into an error that a person can mend.
 
     Args:

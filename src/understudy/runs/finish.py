@@ -25,7 +25,7 @@ __all__ = ["finish"]
 
 def finish(execution: Execution) -> None:
     """Put the seeds together: predictions, results, the student to deploy, speeds, the page."""
-    parts, run = execution.parts, execution.run
+    components, run = execution.components, execution.run
     kept = [kept_seed(run, seed) for seed in execution.recipe.seeds]
     records = [record for record, _ in kept]
     predictions: dict[str, Tensor] = {}
@@ -35,7 +35,7 @@ def finish(execution: Execution) -> None:
         predictions |= of_seed
     save_predictions(predictions, run.predictions_file)
     results = assemble(
-        parts,
+        components,
         execution.rows,
         name=run.path.name,
         seeds={row.name: [record.rows[row.name].record for record in records] for row in execution.rows},
@@ -51,7 +51,7 @@ def finish(execution: Execution) -> None:
 
 
 def _teacher(execution: Execution) -> Teacher | None:
-    teacher = execution.parts.teacher
+    teacher = execution.components.teacher
     return None if teacher is None else scored_teacher(teacher.facts(), execution.teacher)
 
 
@@ -68,8 +68,8 @@ def _notes(execution: Execution, records: Sequence[SeedRecord]) -> Iterator[str]
 
 def _length_note(lengths: Sequence[int]) -> str:
     """What became of a run that went on beyond its end."""
-    parts = [f"from epoch {begun + 1} on as a run of {length}" for begun, length in pairwise(lengths)]
-    return f"learning rates: first as a run of {lengths[0]} epoch{'s' * (lengths[0] > 1)}, then {', then '.join(parts)}"
+    later = [f"from epoch {begun + 1} on as a run of {length}" for begun, length in pairwise(lengths)]
+    return f"learning rates: first as a run of {lengths[0]} epoch{'s' * (lengths[0] > 1)}, then {', then '.join(later)}"
 
 
 def _deploy(run: RunFolder, results: Results, row: Row) -> Deployed:
@@ -85,14 +85,14 @@ def _deploy(run: RunFolder, results: Results, row: Row) -> Deployed:
 
 def _time_models(execution: Execution) -> None:
     """Measure inference speed of student and teacher into timing.jsonl."""
-    parts, batch_size = execution.parts, execution.recipe.data.eval_batch_size
-    models = [("student", parts.student_network, parts.image_size)]
-    if parts.teacher_network is not None:
-        models.append(("teacher", parts.teacher_network, parts.teacher_size or parts.image_size))
+    components, batch_size = execution.components, execution.recipe.data.eval_batch_size
+    models = [("student", components.student_network, components.image_size)]
+    if components.teacher_network is not None:
+        models.append(("teacher", components.teacher_network, components.teacher_size or components.image_size))
     for role, network, size in models:
-        model = network.prepared.to(parts.device)
+        model = network.prepared.to(components.device)
         rate = images_per_second(model, image_size=size, batch_size=batch_size)
         speed = {"kind": "speed", "role": role, "model": network.name, "batch": batch_size}
         measured = {"images_per_second": rate, "threads": torch.get_num_threads()}
-        execution.run.append_timing({**speed, **measured, "device": str(parts.device)})
-    execution.run.append_timing({"kind": "memory", "peak_gib": peak_memory_gib(parts.device)})
+        execution.run.append_timing({**speed, **measured, "device": str(components.device)})
+    execution.run.append_timing({"kind": "memory", "peak_gib": peak_memory_gib(components.device)})

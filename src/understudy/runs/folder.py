@@ -121,8 +121,8 @@ class RunFolder:
     def differences(self, recipe: Mapping[str, Any], handed_over: Mapping[str, Any]) -> list[str]:
         """Every setting, and everything that Python gave, in which this run is another, a line each."""
         settings = differences(_what_matters(recipe), _what_matters(_completed(self.recipe())))
-        parts = [f"  {part}   another one" for part in differing_parts(handed_over, self.handed_over())]
-        return [*settings, *parts]
+        components = [f"  {part}   another one" for part in differing_parts(handed_over, self.handed_over())]
+        return [*settings, *components]
 
     def results(self) -> dict[str, Any]:
         """The results of a finished run."""

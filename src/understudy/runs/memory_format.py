@@ -20,13 +20,13 @@ from understudy.core.networks import copied
 from understudy.core.precision import Precision, autocast
 from understudy.core.taps import TappedModel
 from understudy.models import Network, in_format
-from understudy.runs.components import Parts, with_teacher
+from understudy.runs.components import Components, with_teacher
 from understudy.utils import files
 from understudy.utils.errors import UserError
 from understudy.utils.seeding import seeded
 from understudy.utils.untrusted import plain_json, text_of
 
-__all__ = ["Choice", "Trial", "faster_format", "with_format_settled"]
+__all__ = ["Choice", "Trial", "choose_memory_format", "faster_format"]
 
 WARMUP, TURNS, MOST_SECONDS = 2, 7, 20.0  # of a trial; a slow network gets fewer turns
 MOST_BYTES = 10_000  # of a written choice
@@ -70,7 +70,7 @@ class Trial:
     channels: int = 3
 
 
-def with_format_settled(parts: Parts, file: Path, *, say: Callable[[str], None]) -> Parts:
+def choose_memory_format(components: Components, file: Path, *, say: Callable[[str], None]) -> Components:
     """The parts with networks in the faster format where the recipe says `auto`, else as they are.
 
     Args:
@@ -81,20 +81,20 @@ def with_format_settled(parts: Parts, file: Path, *, say: Callable[[str], None])
     Raises:
         UserError: the file is damaged.
     """
-    if parts.recipe.channels_last != "auto":
-        if parts.recipe.channels_last:
-            _say_what_stays_contiguous(parts, say)
-        return parts
-    choice = parts.world.from_first(lambda: _kept(file, lambda: _measured(parts)))
+    if components.recipe.channels_last != "auto":
+        if components.recipe.channels_last:
+            _say_what_stays_contiguous(components, say)
+        return components
+    choice = components.world.from_first(lambda: _kept(file, lambda: _measured(components)))
     say(f"format   {choice.describe()}")
     settled = replace(
-        parts,
-        student_network=in_format(parts.student_network, choice.student),
-        make_student=lambda: in_format(parts.make_student(), choice.student),
+        components,
+        student_network=in_format(components.student_network, choice.student),
+        make_student=lambda: in_format(components.make_student(), choice.student),
     )
-    if parts.teacher_network is None or choice.teacher is None:
+    if components.teacher_network is None or choice.teacher is None:
         return settled
-    return with_teacher(settled, in_format(parts.teacher_network, choice.teacher))
+    return with_teacher(settled, in_format(components.teacher_network, choice.teacher))
 
 
 def faster_format(network: Network, trial: Trial) -> tuple[bool, tuple[float, float | None]]:
@@ -121,10 +121,10 @@ def faster_format(network: Network, trial: Trial) -> tuple[bool, tuple[float, fl
     return channels_last < contiguous, (contiguous, channels_last)
 
 
-def _say_what_stays_contiguous(parts: Parts, say: Callable[[str], None]) -> None:
-    sizes = (parts.image_size, parts.teacher_size or parts.image_size)
+def _say_what_stays_contiguous(components: Components, say: Callable[[str], None]) -> None:
+    sizes = (components.image_size, components.teacher_size or components.image_size)
     for side, network, size in zip(
-        ("student", "teacher"), (parts.student_network, parts.teacher_network), sizes, strict=True
+        ("student", "teacher"), (components.student_network, components.teacher_network), sizes, strict=True
     ):
         if network is not None and not _runs_in_channels_last(network, size):
             say(
@@ -133,17 +133,22 @@ def _say_what_stays_contiguous(parts: Parts, say: Callable[[str], None]) -> None
             )
 
 
-def _measured(parts: Parts) -> Choice:
-    recipe = parts.recipe
-    batch_size = max(recipe.data.batch_size // parts.world.size // recipe.accumulate, 2)
+def _measured(components: Components) -> Choice:
+    recipe = components.recipe
+    batch_size = max(recipe.data.batch_size // components.world.size // recipe.accumulate, 2)
     trial = Trial(
-        batch_size, parts.image_size, parts.device, recipe.precision, trains=True, channels=parts.data.channels
+        batch_size,
+        components.image_size,
+        components.device,
+        recipe.precision,
+        trains=True,
+        channels=components.data.channels,
     )
-    student, seconds = faster_format(parts.student_network, trial)
-    if parts.teacher_network is None:
+    student, seconds = faster_format(components.student_network, trial)
+    if components.teacher_network is None:
         return Choice(student=student, teacher=None, seconds={"student": seconds})
-    trial = replace(trial, image_size=parts.teacher_size or parts.image_size, trains=False)
-    teacher, teacher_seconds = faster_format(parts.teacher_network, trial)
+    trial = replace(trial, image_size=components.teacher_size or components.image_size, trains=False)
+    teacher, teacher_seconds = faster_format(components.teacher_network, trial)
     return Choice(student=student, teacher=teacher, seconds={"student": seconds, "teacher": teacher_seconds})
 
 

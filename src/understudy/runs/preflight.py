@@ -14,9 +14,9 @@ from understudy.recipes.schema import Recipe
 from understudy.runs import describe
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows, size_notes
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
-from understudy.runs.memory_format import with_format_settled
+from understudy.runs.memory_format import choose_memory_format
 from understudy.runs.teacher import check_teacher, evaluate_teacher
 from understudy.training.student import Student
 from understudy.utils.machine import peak_memory_gib
@@ -30,14 +30,14 @@ MEASURED_STEPS = 5
 def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     """Build everything, score the teacher, take a few steps that are thrown away, and say what a run would cost."""
     rows = rows_of(recipe)
-    parts = open_parts(recipe, allow_code=allow_code, say=display.say)
-    check_rows(parts, rows)
-    for note in size_notes(parts):
+    components = open_components(recipe, allow_code=allow_code, say=display.say)
+    check_rows(components, rows)
+    for note in size_notes(components):
         display.say(note)
-    display.say(describe.describe_data(parts))
+    display.say(describe.describe_data(components))
     with TemporaryDirectory() as folder:  # a run keeps what it measured, this does not
-        parts = with_format_settled(parts, Path(folder) / "memory_format.json", say=display.say)
-    trainer = build_trainer(parts, rows, recipe.seeds[0])
+        components = choose_memory_format(components, Path(folder) / "memory_format.json", say=display.say)
+    trainer = build_trainer(components, rows, recipe.seeds[0])
     if recipe.teacher is not None and recipe.teacher.train_epochs > 0:
         epochs = recipe.teacher.train_epochs
         display.say(
@@ -45,11 +45,11 @@ def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
             f"{plural(epochs, 'epoch')}; not scored yet"
         )
     elif recipe.teacher is not None:
-        check_teacher(parts, evaluate_teacher(parts).get("val"), say=display.say)
-    display.say(describe.describe_rows(parts, rows))
+        check_teacher(components, evaluate_teacher(components).get("val"), say=display.say)
+    display.say(describe.describe_rows(components, rows))
     for student in trainer.students:
         display.say(_taps_in_words(student))
-    display.say(_estimate(parts, len(recipe.seeds)))
+    display.say(_estimate(components, len(recipe.seeds)))
 
 
 def _taps_in_words(student: Student) -> str:
@@ -69,23 +69,23 @@ def _is_one_of(name: str, taps: Sequence[str]) -> bool:
     return any(name == tap or name.startswith(f"{tap}.") for tap in taps)
 
 
-def _estimate(parts: Parts, num_seeds: int) -> str:
+def _estimate(components: Components, num_seeds: int) -> str:
     """Time and memory of the whole run, from a few steps of a trainer that is thrown away."""
-    recipe = parts.recipe
-    loader = parts.train_loader(recipe.seeds[0])
-    trainer = build_trainer(parts, rows_of(recipe), recipe.seeds[0])
+    recipe = components.recipe
+    loader = components.train_loader(recipe.seeds[0])
+    trainer = build_trainer(components, rows_of(recipe), recipe.seeds[0])
     trainer.begin(epochs=recipe.epochs, steps_per_epoch=loader.steps_per_epoch)
     seconds = []
     batches = loader.epoch(1)
     for _ in range(min(MEASURED_STEPS, loader.steps_per_epoch)):
         began = time.perf_counter()
         trainer.take_step(next(batches))
-        if parts.device.type == "cuda":
+        if components.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
     epoch = sorted(seconds)[len(seconds) // 2] * loader.steps_per_epoch
     return (
         f"about {epoch:,.{1 if epoch < 10 else 0}f} s an epoch, {clock(epoch * recipe.epochs * num_seeds)} in all "
         "without evaluation, "
-        f"{peak_memory_gib(parts.device):.1f} GiB"
+        f"{peak_memory_gib(components.device):.1f} GiB"
     )

@@ -7,13 +7,13 @@ from torch import nn
 
 from understudy.core.image_size import ImageSize, height_and_width
 from understudy.models import Network, create_model, load_student
-from understudy.recipes.comparison import Row, rows_of
+from understudy.recipes.comparison import Variant, rows_of
 from understudy.recipes.schema import Recipe, StudentConfig, TeacherConfig, recipe_from
 from understudy.report import Results, read_results
 from understudy.runs.folder import RunFolder
 from understudy.tasks import Classification
 from understudy.teachers import LiveTeacher
-from understudy.training.build import Surroundings, build_student, tap_teacher
+from understudy.training.build import BuildContext, build_student, tap_teacher
 from understudy.training.spec import StudentSpec
 from understudy.utils.errors import UserError
 
@@ -73,7 +73,7 @@ def teacher_of(run: RunFolder, *, allow_code: bool) -> nn.Module | None:
     return _network_of(settings, run, allow_code=allow_code).prepared.eval()
 
 
-def _deployed_form(run: RunFolder, row: Row, *, allow_code: bool) -> nn.Module:
+def _deployed_form(run: RunFolder, row: Variant, *, allow_code: bool) -> nn.Module:
     """The row's student as its methods deploy it, with random weights."""
     recipe, num_classes = recipe_of(run), results_of(run).data.num_classes
     wrapping = [config for config in row.method if config.method.deploys_more()]
@@ -83,7 +83,7 @@ def _deployed_form(run: RunFolder, row: Row, *, allow_code: bool) -> nn.Module:
     student = _network_of(recipe.student, run, allow_code=allow_code)
     teacher = LiveTeacher(_network_of(recipe.teacher, run, allow_code=allow_code).module)
     tap_teacher(teacher, methods)
-    around = Surroundings(
+    around = BuildContext(
         task=Classification(num_classes),
         num_classes=num_classes,
         sample=torch.zeros(2, 3, *height_and_width(student_size)),

@@ -20,15 +20,15 @@ from understudy.runs import checkpoint
 from understudy.runs.bank.open import limit_views
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows, size_notes
-from understudy.runs.components import Parts, in_world, open_parts
+from understudy.runs.components import Components, in_world, open_components
 from understudy.runs.console import Display
 from understudy.runs.context import Execution
 from understudy.runs.describe import describe_data, describe_rows
-from understudy.runs.failures import faults_in_words
+from understudy.runs.failures import readable_errors
 from understudy.runs.finish import finish
 from understudy.runs.folder import RunFolder
 from understudy.runs.folder_choice import choose_run_folder
-from understudy.runs.memory_format import with_format_settled
+from understudy.runs.memory_format import choose_memory_format
 from understudy.runs.seeds import is_kept, keep_seed
 from understudy.runs.stop import StopRequest
 from understudy.runs.teacher import check_teacher, evaluate_teacher, teacher_ready
@@ -50,7 +50,7 @@ def execute(
     overwrite: bool = False,
     allow_code: bool = False,
     display: Display,
-    parts: Parts | None = None,
+    components: Components | None = None,
     handed_over: Mapping[str, Any] | None = None,
 ) -> RunFolder:
     """Run a recipe from wherever its folder stands, and write everything that `results.json` and the page need.
@@ -73,15 +73,15 @@ def execute(
         if not world.is_first:
             display = Display(quiet=True)
         rows = rows_of(recipe)
-        if parts is None:
-            parts = open_parts(recipe, allow_code=allow_code, say=display.say, world=world)
-            recipe = parts.recipe  # with the key of its bank
+        if components is None:
+            components = open_components(recipe, allow_code=allow_code, say=display.say, world=world)
+            recipe = components.recipe  # with the key of its bank
         else:
-            parts = _from_python(parts, recipe, world)
-            for note in parts.data.notes:
+            components = _from_python(components, recipe, world)
+            for note in components.data.notes:
                 display.say(note)
-        check_rows(parts, rows)
-        for note in size_notes(parts):
+        check_rows(components, rows)
+        for note in size_notes(components):
             display.say(note)
 
         if world.from_first(lambda: _lacks_only_its_page(recipe, out, overwrite, handed_over or {})):
@@ -105,28 +105,28 @@ def execute(
 
         run = RunFolder(world.from_first(chosen))
         if recipe.bank is not None:  # which may have grown since this run began
-            parts = _with_views(parts, world.from_first(lambda: run.recipe()["bank"]["num_views"]))
-            recipe = parts.recipe
-        with faults_in_words(run.path), ExitStack() as until_done:
+            components = _with_views(components, world.from_first(lambda: run.recipe()["bank"]["num_views"]))
+            recipe = components.recipe
+        with readable_errors(run.path), ExitStack() as until_done:
             world.from_first(lambda: until_done.enter_context(held(run.path, what="run folder")))
-            _carry_out(Execution(recipe, rows, parts, run, display, StopRequest()))
+            _carry_out(Execution(recipe, rows, components, run, display, StopRequest()))
         return run
 
 
-def _from_python(parts: Parts, recipe: Recipe, world: World) -> Parts:
+def _from_python(components: Components, recipe: Recipe, world: World) -> Components:
     if recipe.bank is not None:
         raise UserError("bank: networks that are handed over in Python are looked at live; leave it out")
-    return in_world(parts, world) if world.size > 1 else parts
+    return in_world(components, world) if world.size > 1 else components
 
 
-def _with_views(parts: Parts, num_views: int) -> Parts:
+def _with_views(components: Components, num_views: int) -> Components:
     """The same parts, their banks kept to the views that the run began with."""
-    bank = parts.recipe.bank
-    if bank is None or parts.teacher is None or num_views == bank.num_views:
-        return parts
-    limit_views(parts.teacher, num_views, parts.recipe)
+    bank = components.recipe.bank
+    if bank is None or components.teacher is None or num_views == bank.num_views:
+        return components
+    limit_views(components.teacher, num_views, components.recipe)
     kept = bank.model_copy(update={"num_views": num_views})
-    return replace(parts, recipe=parts.recipe.model_copy(update={"bank": kept}))
+    return replace(components, recipe=components.recipe.model_copy(update={"bank": kept}))
 
 
 def _lacks_only_its_page(recipe: Recipe, out: Path | None, overwrite: bool, handed_over: Mapping[str, Any]) -> bool:
@@ -141,34 +141,34 @@ def _lacks_only_its_page(recipe: Recipe, out: Path | None, overwrite: bool, hand
 
 def _carry_out(execution: Execution) -> None:
     """Teacher, seeds, results and page, each unless an earlier call has done it."""
-    parts, run, display = execution.parts, execution.run, execution.display
+    components, run, display = execution.components, execution.run, execution.display
     with execution.stop.listening():
         began = time.monotonic()
         results: dict[str, Any] | None = None
         try:
-            if parts.world.is_first:
+            if components.world.is_first:
                 execution.trackers = Trackers(execution.recipe.trackers, run.path, execution.recipe.as_dict())
-            display.say(describe_data(parts))
-            execution.parts = with_format_settled(parts, run.memory_format_file, say=display.say)
+            display.say(describe_data(components))
+            execution.components = choose_memory_format(components, run.memory_format_file, say=display.say)
             if note := lr_note(execution.recipe):
                 display.say(f"warning  {note}")
             _prepare_teacher(execution)
-            display.say(describe_rows(execution.parts, execution.rows))
+            display.say(describe_rows(execution.components, execution.rows))
             for seed in execution.recipe.seeds:
                 _run_seed(execution, seed)
-            if parts.world.is_first:  # a signal from here on finds the run at its end, and is not heeded
+            if components.world.is_first:  # a signal from here on finds the run at its end, and is not heeded
                 finish(execution)
                 results = run.results()
         finally:
             if execution.trackers is not None:
                 execution.trackers.finish(results)
-            if parts.world.is_first:
+            if components.world.is_first:
                 with suppress(OSError):  # a full disk has been said by then
                     seconds = time.monotonic() - began
-                    run.append_timing({"kind": "run", "seconds": seconds, "processes": parts.world.size})
-        if parts.world.is_first:
+                    run.append_timing({"kind": "run", "seconds": seconds, "processes": components.world.size})
+        if components.world.is_first:
             write_report(run.path)
-    parts.world.exchange(0)  # nobody leaves while the others still need it
+    components.world.exchange(0)  # nobody leaves while the others still need it
 
 
 def _prepare_teacher(execution: Execution) -> None:
@@ -176,22 +176,22 @@ def _prepare_teacher(execution: Execution) -> None:
     if execution.recipe.teacher is None:
         return
     # Taps, sizes and class counts are settled before the teacher takes its hours.
-    build_trainer(execution.parts, execution.rows, execution.recipe.seeds[0])
-    execution.parts = teacher_ready(
-        execution.parts, execution.run, execution.display, execution.stop, execution.trackers
+    build_trainer(execution.components, execution.rows, execution.recipe.seeds[0])
+    execution.components = teacher_ready(
+        execution.components, execution.run, execution.display, execution.stop, execution.trackers
     )
-    execution.teacher = evaluate_teacher(execution.parts, stop=execution.stop)
-    check_teacher(execution.parts, execution.teacher.get("val"), say=execution.display.say)
+    execution.teacher = evaluate_teacher(execution.components, stop=execution.stop)
+    check_teacher(execution.components, execution.teacher.get("val"), say=execution.display.say)
 
 
 def _run_seed(execution: Execution, seed: int) -> None:
     """Train all rows of one seed, unless an earlier call has."""
-    recipe, parts, display = execution.recipe, execution.parts, execution.display
-    if parts.world.from_first(lambda: is_kept(execution.run, seed, epochs=recipe.epochs)):
-        if parts.world.is_first:  # the call that kept it may have died before it cleared up
+    recipe, components, display = execution.recipe, execution.components, execution.display
+    if components.world.from_first(lambda: is_kept(execution.run, seed, epochs=recipe.epochs)):
+        if components.world.is_first:  # the call that kept it may have died before it cleared up
             checkpoint.keep_end(execution.run.checkpoints, f"seed{seed}")
         return
-    trainer = build_trainer(parts, execution.rows, seed)
+    trainer = build_trainer(components, execution.rows, seed)
     label = f"seed {recipe.seeds.index(seed) + 1}/{len(recipe.seeds)}" if len(recipe.seeds) > 1 else "training"
     watcher = RunWatcher(
         execution.run,
@@ -202,30 +202,30 @@ def _run_seed(execution: Execution, seed: int) -> None:
         display=display,
         stop=execution.stop,
         teacher=execution.teacher.get("val"),
-        world=parts.world,
+        world=components.world,
         trackers=execution.trackers,
     )
-    loader, val_loader = parts.train_loader(seed), parts.eval_loader("val")
+    loader, val_loader = components.train_loader(seed), components.eval_loader("val")
     with display.stretch(recipe.epochs * loader.steps_per_epoch, images_per_step=recipe.data.batch_size):
         watcher.fit(trainer, loader, epochs=recipe.epochs, val=val_loader)
     if trainer.teacher is not None:
         trainer.teacher.release()  # of a bank the last view, of up to 1 GiB on the device
 
-    def heeded(batches: EvalLoader) -> Iterable[Batch]:
-        return execution.stop.heeded(batches, parts.world, before=lambda: trainer.step)
+    def stoppable(batches: EvalLoader) -> Iterable[Batch]:
+        return execution.stop.stoppable(batches, components.world, before=lambda: trainer.step)
 
     found = {"val": trainer.evaluations}
     if trainer.selects_best:
         for student in trainer.students:
             student.return_to_best()
-        found["val"] = trainer.evaluate(heeded(val_loader))
+        found["val"] = trainer.evaluate(stoppable(val_loader))
     skipped = {*watcher.skipped, *val_loader.skipped}
-    if parts.data.test is not None:
-        test_loader = parts.eval_loader("test")
-        found["test"] = trainer.evaluate(heeded(test_loader))
+    if components.data.test is not None:
+        test_loader = components.eval_loader("test")
+        found["test"] = trainer.evaluate(stoppable(test_loader))
         skipped |= set(test_loader.skipped)
-    met = set().union(*parts.world.gather_objects(skipped))
-    if parts.world.is_first:
+    met = set().union(*components.world.gather_objects(skipped))
+    if components.world.is_first:
         keep_seed(execution, trainer, seed, found, sorted(met))
         checkpoint.keep_end(execution.run.checkpoints, f"seed{seed}")
-    parts.world.exchange(0)  # nobody goes on before the seed is kept
+    components.world.exchange(0)  # nobody goes on before the seed is kept

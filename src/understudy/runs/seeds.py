@@ -42,26 +42,26 @@ def keep_seed(
 
     `found` has the evaluations of what is deployed, by split and row.
     """
-    parts, run = execution.parts, execution.run
+    components, run = execution.components, execution.run
     predictions: dict[str, Tensor] = {}
     rows: dict[str, SeedRow] = {}
     for student in trainer.students:
-        network = deployed_network(parts, student)
+        network = deployed_network(components, student)
         folder = run.students / student.name / f"seed{seed}"
         shutil.rmtree(folder, ignore_errors=True)  # what a call that died in here left half-way
         save_student(
             folder,
             network,
-            label_names=parts.data.classes,
-            image_size=parts.image_size,
-            crop_share=parts.crop_share,
+            label_names=components.data.classes,
+            image_size=components.image_size,
+            crop_share=components.crop_share,
         )
         save_connectors(folder, [weighted.method for weighted in student.methods])
         of_row = {split: by_row[student.name] for split, by_row in found.items()}
         for split, evaluation in of_row.items():
             predictions |= evaluation.kept_as(split, f"{student.name}/{seed}")
         result = seed_result(trainer, student.name, seed=seed, found=of_row, teacher=execution.teacher)
-        facts = ModelFacts(**model_facts(network, parts.image_size))
+        facts = ModelFacts(**model_facts(network, components.image_size))
         rows[student.name] = SeedRow(record=result, student=facts)
     predictions_file = run.seed_file(seed).with_suffix(".safetensors")
     save_predictions(predictions, predictions_file)

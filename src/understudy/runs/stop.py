@@ -34,7 +34,7 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def heeded(self, batches: EvalLoader, world: World, *, before: Callable[[], int]) -> Iterable[Batch]:
+    def stoppable(self, batches: EvalLoader, world: World, *, before: Callable[[], int]) -> Iterable[Batch]:
         """The same batches, which end with Interrupted where somebody wants the run to stop.
 
         Args:
@@ -42,7 +42,7 @@ class StopRequest:
             world: several processes would have to agree at every batch; they go on to the next step instead.
             before: is called before the stop, to save what there is; gives the number of steps that are done.
         """
-        return _Heeded(self, batches, before) if world.size == 1 else batches
+        return _Stoppable(self, batches, before) if world.size == 1 else batches
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
@@ -50,7 +50,7 @@ class StopRequest:
         self.signal = number
 
 
-class _Heeded:
+class _Stoppable:
     """Batches that stop coming when somebody wants the run to stop. Can be gone through again."""
 
     def __init__(self, stop: StopRequest, batches: EvalLoader, before: Callable[[], int]) -> None:

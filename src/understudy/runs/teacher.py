@@ -15,7 +15,7 @@ from understudy.recipes.comparison import row_named
 from understudy.recipes.schema import TeacherConfig
 from understudy.report import compact
 from understudy.runs import checkpoint
-from understudy.runs.components import Parts, with_teacher
+from understudy.runs.components import Components, with_teacher
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.stop import StopRequest
@@ -35,60 +35,60 @@ EXPECTED_WITHIN = 0.5  # points of top-1 by which a published teacher may differ
 
 
 def teacher_ready(
-    parts: Parts, run: RunFolder, display: Display, stop: StopRequest, trackers: Trackers | None
-) -> Parts:
+    components: Components, run: RunFolder, display: Display, stop: StopRequest, trackers: Trackers | None
+) -> Components:
     """The parts with a teacher that has had its training: before this run, in an earlier part of it, or now."""
-    settings, network = parts.recipe.teacher, parts.teacher_network
+    settings, network = components.recipe.teacher, components.teacher_network
     if settings is None or network is None or settings.train_epochs == 0:
-        return parts
+        return components
     if run.teacher.is_dir():
         load_weights(network.module, run.teacher, name=network.name)
-        if parts.world.is_first:  # the call that kept it may have died before it cleared up
+        if components.world.is_first:  # the call that kept it may have died before it cleared up
             checkpoint.remove(run.checkpoints, "teacher")
     else:
-        _train(parts, run, display, stop, trackers)
-        if parts.world.is_first:
-            _keep(parts, network, run)
-        parts.world.exchange(0)  # nobody goes on before the folder is there
+        _train(components, run, display, stop, trackers)
+        if components.world.is_first:
+            _keep(components, network, run)
+        components.world.exchange(0)  # nobody goes on before the folder is there
     epochs = plural(settings.train_epochs, "epoch")
     network = replace(network, starts_from=f"{network.starts_from}, then trained here for {epochs}")
-    return with_teacher(parts, network)
+    return with_teacher(components, network)
 
 
-def _keep(parts: Parts, network: Network, run: RunFolder) -> None:
+def _keep(components: Components, network: Network, run: RunFolder) -> None:
     """Write the trained teacher, whole or not at all."""
     partial = run.path / ".teacher.partial"
     shutil.rmtree(partial, ignore_errors=True)
     save_student(
         partial,
         network,
-        label_names=parts.data.classes,
-        image_size=parts.teacher_size or parts.image_size,
-        crop_share=parts.crop_share,
+        label_names=components.data.classes,
+        image_size=components.teacher_size or components.image_size,
+        crop_share=components.crop_share,
     )
     partial.rename(run.teacher)
     checkpoint.remove(run.checkpoints, "teacher")
 
 
-def evaluate_teacher(parts: Parts, *, stop: StopRequest | None = None) -> dict[str, ClassEvaluation]:
+def evaluate_teacher(components: Components, *, stop: StopRequest | None = None) -> dict[str, ClassEvaluation]:
     """Its scores on every split that is evaluated, or those in its bank; none where its classes are not the data's.
 
     Raises:
         Interrupted: `stop` wants it; there is nothing to save.
     """
-    kept = None if parts.teacher is None else parts.teacher.kept_scores()
+    kept = None if components.teacher is None else components.teacher.kept_scores()
     if kept is not None:
         return {split: _evaluation(scores) for split, scores in kept.items()}
-    teacher = parts.teacher_of(parts.recipe.seeds[0])
-    if teacher is None or not parts.teacher_shares_classes:
+    teacher = components.teacher_of(components.recipe.seeds[0])
+    if teacher is None or not components.teacher_shares_classes:
         return {}
-    splits = ["val"] if parts.data.test is None else ["val", "test"]
+    splits = ["val"] if components.data.test is None else ["val", "test"]
     return {
-        split: parts.task.evaluate(
+        split: components.task.evaluate(
             {"teacher": lambda batch: teacher.observe(batch).output},
-            (stop or StopRequest()).heeded(parts.eval_loader(split), parts.world, before=lambda: 0),
-            parts.device,
-            parts.world,
+            (stop or StopRequest()).stoppable(components.eval_loader(split), components.world, before=lambda: 0),
+            components.device,
+            components.world,
         )["teacher"]
         for split in splits
     }
@@ -101,23 +101,23 @@ def _evaluation(kept: KeptScores) -> ClassEvaluation:
     )
 
 
-def check_teacher(parts: Parts, found: ClassEvaluation | None, *, say: Callable[[str], None]) -> None:
+def check_teacher(components: Components, found: ClassEvaluation | None, *, say: Callable[[str], None]) -> None:
     """Say what the teacher is worth; stop where it is no better than chance.
 
     Raises:
         UserError: top-1 within two standard errors of 1/C, unless the recipe allows a weak teacher.
     """
-    settings = parts.recipe.teacher
+    settings = components.recipe.teacher
     assert settings is not None
-    assert parts.teacher is not None
-    size, starts_from = compact(parts.teacher.facts()["parameters"]), parts.teacher.origin
+    assert components.teacher is not None
+    size, starts_from = compact(components.teacher.facts()["parameters"]), components.teacher.origin
     if found is None:
         say(f"teacher  {settings.model}   {size} parameters   other classes than the data's, so it is not scored")
         return
     say(f"teacher  {settings.model}   {size} parameters   val top-1 {found.top1:.1f} %   {starts_from}")
-    for note in parts.teacher.notes:
+    for note in components.teacher.notes:
         say(f"note     {note}")
-    num_classes, num_images = parts.task.num_classes, len(found.labels)
+    num_classes, num_images = components.task.num_classes, len(found.labels)
     chance = 1 / num_classes
     limit = 100 * (chance + 2 * math.sqrt(chance * (1 - chance) / num_images))
     if found.top1 <= limit and not settings.allow_weak:
@@ -147,22 +147,24 @@ def _way_out(settings: TeacherConfig, starts_from: str) -> str:
     )
 
 
-def _train(parts: Parts, run: RunFolder, display: Display, stop: StopRequest, trackers: Trackers | None = None) -> None:
+def _train(
+    components: Components, run: RunFolder, display: Display, stop: StopRequest, trackers: Trackers | None = None
+) -> None:
     """Fine-tune the teacher's own network, in place, on the run's training data."""
-    recipe, network = parts.recipe, parts.teacher_network
+    recipe, network = components.recipe, components.teacher_network
     assert recipe.teacher is not None
     assert network is not None
-    seed, world = recipe.seeds[0], parts.world
-    if (teacher := parts.teacher_of(seed)) is not None:
+    seed, world = recipe.seeds[0], components.world
+    if (teacher := components.teacher_of(seed)) is not None:
         teacher.tap(())  # nobody looks while it is trained
-    size = parts.teacher_size or parts.image_size
-    model = TappedModel(network.module, prepare=network.prepare, name=f"teacher {network.name}").to(parts.device)
+    size = components.teacher_size or components.image_size
+    model = TappedModel(network.module, prepare=network.prepare, name=f"teacher {network.name}").to(components.device)
     row = row_named(recipe, "alone")
     update = row.update if recipe.teacher.lr is None else row.update.model_copy(update={"lr": recipe.teacher.lr})
     student = Student(
         "teacher",
         model,
-        task=parts.task,
+        task=components.task,
         update=update.build(parameters_of(model.module, []), undecayed=undecayed_names(model.module)),
         schedule=recipe.schedule.in_proportion(recipe.epochs, to=recipe.teacher.train_epochs),
         seed=hashed(seed, "teacher") if world.is_first else hashed(seed, "teacher", world.rank),
@@ -171,7 +173,7 @@ def _train(parts: Parts, run: RunFolder, display: Display, stop: StopRequest, tr
         world=world,
     )
     world.copy_from_first_(list(model.state_dict().values()))
-    trainer = Trainer([student], teacher=None, device=parts.device, log_every=recipe.log_every, world=world)
+    trainer = Trainer([student], teacher=None, device=components.device, log_every=recipe.log_every, world=world)
     watcher = RunWatcher(
         run,
         recipe,
@@ -184,11 +186,11 @@ def _train(parts: Parts, run: RunFolder, display: Display, stop: StopRequest, tr
         trackers=trackers,
     )
     loader = train_loader(
-        parts.data,
+        components.data,
         recipe.data,
         seed=hashed(seed, "teacher"),
         image_size=size,
-        device=parts.device,
+        device=components.device,
         mean=network.mean,
         std=network.std,
         rank=world.rank,

@@ -25,7 +25,7 @@ from understudy.utils.text import clock
 __all__ = ["RunWatcher"]
 
 COMMON_MEASURES = ("task", "distill", "task_loss", "kl_to_teacher", "top1")  # of every row; the rest are its own terms
-MOST_LEFT_OUT = 3  # steps of a stretch, with on_nan: rollback; what is no number four times is no accident
+MOST_LEFT_OUT = 3  # steps of a stretch, with on_nan: rollback; what is NaN or infinite four times is no accident
 STEPS_BEFORE_ESTIMATE = 10
 WORTH_SAYING_SECONDS = 60.0  # a shorter stretch is over before anyone has read how long it takes
 
@@ -76,18 +76,18 @@ class RunWatcher:
         return sorted(self._skipped.union(self._loader.skipped if self._loader else ()))
 
     def fit(self, trainer: Trainer, loader: TrainLoader, *, epochs: int, val: EvalLoader | None = None) -> None:
-        """Train from the newest good checkpoint to the end, past losses that are no number where the recipe says so.
+        """Train from the newest good checkpoint to the end, past NaN and infinite losses where the recipe says so.
 
         Raises:
-            UserError: a loss or a weight was no number, and stayed so.
+            UserError: a loss or a weight was NaN or infinite, and stayed so.
             Interrupted: somebody wants the run to stop; it was saved.
         """
         self._loader = loader
         self.resume(trainer, epochs=epochs)
-        heeded = None if val is None else self.stop.heeded(val, self.world, before=lambda: self._saved(trainer))
+        stoppable = None if val is None else self.stop.stoppable(val, self.world, before=lambda: self._saved(trainer))
         while True:
             try:
-                return trainer.fit(loader, epochs=epochs, val=heeded, watcher=self)
+                return trainer.fit(loader, epochs=epochs, val=stoppable, watcher=self)
             except NotFinite as bad:
                 # Counted by what the checkpoint holds, so that a run that was killed has no more chances than another.
                 is_hopeless = len(trainer.left_out) == MOST_LEFT_OUT or bad.step in trainer.left_out
@@ -105,7 +105,7 @@ class RunWatcher:
             self.save(trainer)  # so that a run that dies in its first epoch knows where its metrics began
             return
         is_longer = state["trainer"]["lengths"][-1:] not in ([], [epochs])
-        self._put_back(trainer, state, keeps_metrics=is_longer)
+        self._restore(trainer, state, keeps_metrics=is_longer)
         if is_longer:
             trainer.lengths.append(epochs)
             self.save(trainer)
@@ -121,7 +121,7 @@ class RunWatcher:
         """Write a checkpoint, after a look at what it would keep: there is always one from before a bad step.
 
         Raises:
-            NotFinite: a loss of the running interval, or a weight, is no number.
+            NotFinite: a loss of the running interval, or a weight, is NaN or infinite.
         """
         trainer.check_finite()
         state = {
@@ -180,7 +180,7 @@ class RunWatcher:
             lambda: checkpoint.load_latest(self.run.checkpoints, self.tag, say=self.display.say)
         )
 
-    def _put_back(self, trainer: Trainer, state: Mapping[str, Any], *, keeps_metrics: bool = False) -> None:
+    def _restore(self, trainer: Trainer, state: Mapping[str, Any], *, keeps_metrics: bool = False) -> None:
         if self.trackers and not keeps_metrics:
             self.trackers.resume(_of_trackers(state))
         trainer.load_state_dict(state["trainer"])
@@ -190,12 +190,12 @@ class RunWatcher:
     def _roll_back(self, trainer: Trainer, bad: NotFinite) -> None:
         """Back to the newest checkpoint: first to find the step that did it, then to go on without that one.
 
-        A loss that is no number may come of the weights that the step before has left. The way is gone a second time
+        A NaN or infinite loss may come of the weights that the step before has left. The way is gone a second time
         with a look at the weights after each step, so that the step left out is the same whenever it was noticed.
         """
         state = self._latest()
         assert state is not None, "resume() writes one before the first step"
-        self._put_back(trainer, state)
+        self._restore(trainer, state)
         if bad.step > self._looks_until:
             self._looks_until = bad.step
             self.display.say(f"warning  {bad}; back to step {trainer.step}, to find the step that it comes from")

@@ -59,7 +59,7 @@ class Task(Protocol):
     metrics: tuple[Metric, ...]  # what an evaluation holds
     headline: str  # the name of the one by which epochs are selected and rows are compared
 
-    def pair(self, student: TappedModel, seen: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
+    def pair(self, student: TappedModel, observation: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
         """The task's own loss (a scalar with gradient), and the Pairings by name."""
 
     def num_labelled(self, batch: Batch) -> Tensor:

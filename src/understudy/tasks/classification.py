@@ -52,19 +52,19 @@ class Classification:
         self.label_smoothing = label_smoothing
         self.class_weights = None if class_weights is None else _checked(class_weights, num_classes)
 
-    def pair(self, student: TappedModel, seen: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
+    def pair(self, student: TappedModel, observation: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
         """Mean cross-entropy over the labelled images that are no copies, and the Pairing of all (B,C) logits."""
         output, features = student(batch.images)
         logits = _as_logits(output)
         plain = slice(None) if batch.copies is None else batch.copies == 0
         task_loss = self._loss(logits[plain], batch.targets[plain])
-        teacher_logits = None if seen.output is None else _as_logits(seen.output)
+        teacher_logits = None if observation.output is None else _as_logits(observation.output)
         pairing = Pairing(
             student_logits=logits,
             teacher_logits=teacher_logits,
             labels=batch.targets,
             student_features=features,
-            teacher_features=seen.features,
+            teacher_features=observation.features,
             indices=batch.indices,
             copies=batch.copies,
         )
@@ -160,7 +160,7 @@ class _Scores:
             targets = labels
         if len(labels) == 0:
             return
-        # A row that is no number is no prediction: argmax would make it class 0, and right wherever that is.
+        # A row that is NaN or infinite is no prediction: argmax would make it class 0, and right wherever that is.
         is_finite = logits.isfinite().all(dim=1)
         wrong = -F.one_hot(labels, logits.shape[1]).to(logits.dtype)
         self.accuracy.update(torch.where(is_finite[:, None], logits, wrong), labels)

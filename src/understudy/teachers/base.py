@@ -68,7 +68,7 @@ class RunTeacher(ABC):
             sample: (B,3,H,W) images as it sees them; only their shape and device matter.
         """
 
-    def keep_to(self, num_views: int | None) -> int | None:
+    def limit_views(self, num_views: int | None) -> int | None:
         """Show the first so many views alone, where there are only so many; None: all that every seed has.
 
         Returns:
@@ -88,7 +88,7 @@ class Teacher(RunTeacher):
         compiles: whether and how torch.compile makes it faster.
     """
 
-    compiles: Compile = False
+    compile: Compile = False
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:

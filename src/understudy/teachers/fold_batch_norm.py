@@ -76,7 +76,7 @@ def exact_products(device_type: str) -> Iterator[None]:
 
 
 def largest_difference(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    """The largest max |a - b| / max |b| of tensors side by side; infinite where one is no number."""
+    """The largest max |a - b| / max |b| of tensors side by side; infinite where one is NaN or infinite."""
     found = 0.0
     for one, other in zip(some, others, strict=True):
         if one.shape != other.shape:

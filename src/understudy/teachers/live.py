@@ -60,8 +60,8 @@ class LiveTeacher(Teacher):
         *,
         prepare: nn.Module | None = None,
         name: str = "the teacher",
-        folds: bool = False,
-        compiles: Compile = False,
+        fold_batch_norm: bool = False,
+        compile: Compile = False,
         say: Callable[[str], None] = warnings.warn,
         facts: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
@@ -69,8 +69,8 @@ class LiveTeacher(Teacher):
         shell = shell_of(network)
         self.name = name
         self.model = TappedModel(network if shell is None else shell, prepare=prepare, name=name)
-        self.folds = folds
-        self.compiles = compiles
+        self.fold_batch_norm = fold_batch_norm
+        self.compile = compile
         self.say = say
         self._facts_of = facts
         self._facts: Mapping[str, Any] | None = None
@@ -158,7 +158,7 @@ class LiveTeacher(Teacher):
     def _ready(self, images: Tensor) -> TappedModel:
         """What is run."""
         if self._run is None:
-            if self.folds and self._made_of is None:
+            if self.fold_batch_norm and self._made_of is None:
                 self._lean = self._folded_copy(images)
             self._made_of = self._weights()
             run, self._beside = self._parted(images)
@@ -194,17 +194,17 @@ class LiveTeacher(Teacher):
                 module.training = False
 
     def _compiled(self, model: TappedModel, images: Tensor) -> TappedModel:
-        if not self.compiles:
+        if not self.compile:
             return model
         model.dry_forward(images[:2])  # shows where the network writes into what is tapped
-        return compiled(model, self.compiles)
+        return compiled(model, self.compile)
 
     def _weights(self) -> tuple[Any, ...]:
         """What changes when a weight or a statistic of the network does, or when it is moved."""
         named = dict(chain(self.model.named_parameters(), self.model.named_buffers()))
         versions = tuple((tensor.data_ptr(), tensor._version) for tensor in named.values())
         # A write through .data leaves no trace but the bits.
-        return (versions, fingerprint(named)) if self.folds else (versions,)
+        return (versions, fingerprint(named)) if self.fold_batch_norm else (versions,)
 
     def _folded_copy(self, images: Tensor) -> nn.Module | None:
         """A copy that shares all tensors but those of the folded convolutions; None where nothing can be folded."""

@@ -29,11 +29,11 @@ from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
 from understudy.utils.seeding import seeded
 
-__all__ = ["Surroundings", "build_student", "tap_teacher"]
+__all__ = ["BuildContext", "build_student", "tap_teacher"]
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class BuildContext:
     """What a student is built into: the same for all rows of a seed."""
 
     task: Task
@@ -46,7 +46,7 @@ class Surroundings:
     world: World = SINGLE
 
 
-def build_student(spec: StudentSpec, around: Surroundings) -> Student:
+def build_student(spec: StudentSpec, around: BuildContext) -> Student:
     """The student of a spec, its connectors sized from a dry forward.
 
     Raises:
@@ -81,7 +81,7 @@ def build_student(spec: StudentSpec, around: Surroundings) -> Student:
         average=None if spec.ema is None else WeightAverage(deployed, spec.ema),
         precision=spec.precision,
         accumulate=spec.accumulate,
-        compiles=spec.compile,
+        compile=spec.compile,
         world=world,
         image_shape=tuple(around.sample.shape[1:]),
     )
@@ -104,7 +104,7 @@ def _in_the_name_of(config: MethodConfig) -> Iterator[None]:
         raise UserError(f"method {config.method.name!r}: {error}") from None
 
 
-def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) -> list[WeightedMethod]:
+def _build_methods(spec: StudentSpec, model: TappedModel, around: BuildContext) -> list[WeightedMethod]:
     if not spec.methods:
         found = num_outputs(model, around.sample)
         if found is not None:
@@ -137,7 +137,7 @@ def _build_methods(spec: StudentSpec, model: TappedModel, around: Surroundings) 
     return built
 
 
-def _check_num_outputs(model: TappedModel, found: int, around: Surroundings) -> None:
+def _check_num_outputs(model: TappedModel, found: int, around: BuildContext) -> None:
     if found != around.num_classes:
         raise UserError(
             f"{model.model_name} gives {found} logits, but there are {around.num_classes} classes; build it "

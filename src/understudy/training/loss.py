@@ -10,12 +10,12 @@ from torch import Tensor
 
 from understudy.core.batch import Losses, Pairing
 from understudy.core.meters import StepRecord
-from understudy.distributed.world import SINGLE, Rows, World
+from understudy.distributed.world import SINGLE, RankCounts, World
 from understudy.methods.base import Method, MethodConfig
 from understudy.training.metrics import record_of
 from understudy.utils.seeding import RandomState
 
-__all__ = ["Part", "WeightedMethod", "is_on_local_rows", "labels_of", "weighed"]
+__all__ = ["PassShare", "WeightedMethod", "combine_losses", "is_on_local_rows", "labels_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class WeightedMethod:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PassShare:
     """What one pass on one process is of a whole step: its losses count by their share of the step's rows.
 
     Args:
@@ -43,21 +43,21 @@ class Part:
         world: the processes.
     """
 
-    rows: Rows
+    rows: RankCounts
     task: float | Tensor = 1.0
     independent: float = 1.0
     related: float = 1.0
     world: World = SINGLE
 
 
-def weighed(
+def combine_losses(
     task_loss: Tensor,
     pairing: Pairing,
     methods: Sequence[WeightedMethod],
     *,
     task_weight: float,
     epoch: int,
-    part: Part,
+    part: PassShare,
     random_state: RandomState,
 ) -> tuple[Losses, StepRecord]:
     """(losses to descend on, what is logged): the former carry this part's share of the step, the latter does not.
@@ -114,7 +114,7 @@ def _local_terms(method: Method, pairing: Pairing) -> dict[str, Tensor]:
     ends = [*starts[1:], num_rows]
     totals: dict[str, Tensor] = {}
     for start, end in zip(starts, ends, strict=True):
-        for name, value in method(pairing.taken(slice(start, end))).items():
+        for name, value in method(pairing.select(slice(start, end))).items():
             mean = value * ((end - start) / num_rows)
             totals[name] = totals[name] + mean if name in totals else mean
     return totals

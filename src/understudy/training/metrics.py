@@ -34,12 +34,12 @@ def common_measures(pairing: Pairing) -> dict[str, Tensor]:
     measures: dict[str, Tensor] = {}
     with torch.no_grad():
         plain = slice(None) if pairing.copies is None else pairing.copies == 0
-        said, labels = pairing.student_logits.detach()[plain], pairing.labels[plain]
-        seen = None if pairing.teacher_logits is None else pairing.teacher_logits[plain]
+        student_logits, labels = pairing.student_logits.detach()[plain], pairing.labels[plain]
+        teacher_logits = None if pairing.teacher_logits is None else pairing.teacher_logits[plain]
         hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        measures["top1"] = 100.0 * (said.argmax(dim=1) == hard).sum() / num_labelled(pairing).clamp_min(1)
-        if seen is not None and seen.shape == said.shape:
-            loss = kd_loss(said, seen, temperature=TEMPERATURE)
+        measures["top1"] = 100.0 * (student_logits.argmax(dim=1) == hard).sum() / num_labelled(pairing).clamp_min(1)
+        if teacher_logits is not None and teacher_logits.shape == student_logits.shape:
+            loss = kd_loss(student_logits, teacher_logits, temperature=TEMPERATURE)
             measures["kl_to_teacher"] = loss / TEMPERATURE**2
     return measures
 
@@ -58,7 +58,7 @@ def record_of(losses: Losses, pairing: Pairing) -> StepRecord:
     weighted = {"task": losses.task}
     if losses.distill is not None:
         weighted["distill"] = losses.distill
-    # The terms come first, so that they are named first where one is no number.
+    # The terms come first, so that they are named first where one is NaN or infinite.
     return StepRecord.of_means(
         {**losses.terms, **weighted, **common_measures(pairing)},
         num_rows=len(pairing.student_logits),
@@ -68,7 +68,7 @@ def record_of(losses: Losses, pairing: Pairing) -> StepRecord:
 
 
 class NotFinite(ArithmeticError):  # noqa: N818 - it is what was met
-    """A loss or a weight that is no number: of which student, in which step, and what."""
+    """A loss or a weight that is NaN or infinite: of which student, in which step, and what."""
 
     def __init__(self, student: str, step: int, what: str) -> None:
         super().__init__(f"{student}: {what} in step {step}")
@@ -80,7 +80,7 @@ class Measures:
 
     Args:
         names: of the students.
-        stops_at_nan: whether a value that is no number raises.
+        stops_at_nan: whether a value that is NaN or infinite raises.
         world: the processes whose rows are measured together.
     """
 
@@ -105,7 +105,7 @@ class Measures:
         """Read what was noted, and start the next interval; every process must call this at the same steps.
 
         Raises:
-            NotFinite: something was no number.
+            NotFinite: something was NaN or infinite.
         """
         self.interval = {}
         for name, log in self._logs.items():
@@ -117,7 +117,7 @@ class Measures:
         self.interval_steps, self._steps = len(self._steps), []
 
     def check(self) -> None:
-        """Raise where something of the running interval is no number; the interval goes on. For every process.
+        """Raise where something of the running interval is NaN or infinite; the interval goes on. For every process.
 
         Raises:
             NotFinite: something was.

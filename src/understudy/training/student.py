@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from understudy.core.batch import Batch, Observation, Pairing
 from understudy.core.compile import Compile, compiled, graphs_retained
 from understudy.core.meters import StepRecord
-from understudy.core.precision import Precision, autocast, grad_scaler, raised
+from understudy.core.precision import Precision, autocast, grad_scaler, upcast
 from understudy.core.taps import TappedModel
-from understudy.distributed.world import SINGLE, Rows, World
+from understudy.distributed.world import SINGLE, RankCounts, World
 from understudy.optim.base import Update
 from understudy.optim.ema import WeightAverage
 from understudy.optim.schedule import Schedule, lr_factor
 from understudy.tasks.base import Predictor, Task
 from understudy.training.checks import check_num_rows, check_pairing, form_of
-from understudy.training.loss import Part, WeightedMethod, is_on_local_rows, labels_of, weighed
+from understudy.training.loss import PassShare, WeightedMethod, combine_losses, is_on_local_rows, labels_of
 from understudy.training.trial_pass import USUAL_IMAGES, training_problem
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
@@ -66,7 +66,7 @@ class Student:
         average: WeightAverage | None = None,
         precision: Precision = "float32",
         accumulate: int = 1,
-        compiles: Compile = False,
+        compile: Compile = False,
         world: World = SINGLE,
         image_shape: tuple[int, ...] | None = None,
     ) -> None:
@@ -86,7 +86,7 @@ class Student:
         self.device = next(model.parameters()).device
         self.scaler = grad_scaler(precision, self.device)
         self.accumulate = accumulate
-        self.compiles = compiles
+        self.compile = compile
         self.world = world
         self.image_shape = image_shape
         self.num_steps = 0
@@ -100,15 +100,15 @@ class Student:
         """Set the learning rate for `progress` epochs behind us (0-based, fractional) of `epochs`."""
         self.update.set_lr_factor(lr_factor(self.schedule, progress, epochs, lr=self.update.initial_lr))
 
-    def step(self, batch: Batch, seen: Observation, *, epoch: int, rows: Rows | None = None) -> StepRecord:
+    def step(self, batch: Batch, observation: Observation, *, epoch: int, rows: RankCounts | None = None) -> StepRecord:
         """A whole training step: forward, losses, new weights. `rows`: of the batch, over all processes."""
-        rows = rows or Rows((len(batch.images),))
+        rows = rows or RankCounts((len(batch.images),))
         if batch.copies is not None:
             self._refuse_to_tear_copies()
-        with self.random_state.swapped_in(), graphs_retained(bool(self.compiles) and self.update.retains_graph):
+        with self.random_state.swapped_in(), graphs_retained(bool(self.compile) and self.update.retains_graph):
             passes = [
-                self._descend(part_batch, part_seen, epoch, part)
-                for part_batch, part_seen, part in self._parts(batch, seen, rows)
+                self._descend(part_batch, part_observation, epoch, part)
+                for part_batch, part_observation, part in self._parts(batch, observation, rows)
             ]
             self.update.step()
             if self.scaler is not None:
@@ -120,18 +120,18 @@ class Student:
             self.average.update(self.raw_deployed(), step=self.num_steps)
         return reduce(operator.add, passes)
 
-    def _descend(self, batch: Batch, seen: Observation, epoch: int, part: Part) -> StepRecord:
+    def _descend(self, batch: Batch, observation: Observation, epoch: int, part: PassShare) -> StepRecord:
         """One forward pass and its backward pass(es)."""
         with autocast(self.precision, self.device):
-            task_loss, pairings = self._paired(batch, seen)
-        pairing = raised(pairings["main"])
+            task_loss, pairings = self._paired(batch, observation)
+        pairing = upcast(pairings["main"])
         if (form := form_of(pairing)) not in self._checked:
             check_pairing(pairing, [weighted.method for weighted in self.methods])
             self._checked.add(form)
         for weighted in self.methods:
             is_local = is_on_local_rows(weighted.method.config)
             check_num_rows(weighted.method, part.rows.mine if is_local else sum(part.rows.counts))
-        shared, record = weighed(
+        shared, record = combine_losses(
             task_loss,
             pairing,
             self.methods,
@@ -143,9 +143,9 @@ class Student:
         self.update.accumulate(shared, scaler=self.scaler)
         return record
 
-    def _paired(self, batch: Batch, seen: Observation) -> tuple[Tensor, dict[str, Pairing]]:
+    def _paired(self, batch: Batch, observation: Observation) -> tuple[Tensor, dict[str, Pairing]]:
         try:
-            return self.task.pair(self._network(), seen, batch)
+            return self.task.pair(self._network(), observation, batch)
         except ValueError as error:
             if isinstance(error, UserError) or len(batch.images) > 1:
                 raise
@@ -178,34 +178,36 @@ class Student:
     def _network(self) -> TappedModel:
         # The first step of all is taken eagerly: compiled code gives zeros where a loss reaches nothing, and DOT
         # learns from that step which loss reaches which parameter.
-        if not self.compiles or self.num_steps == 0:
+        if not self.compile or self.num_steps == 0:
             return self.model
         if self._compiled is None:
-            self._compiled = compiled(self.model, self.compiles)
+            self._compiled = compiled(self.model, self.compile)
         return self._compiled
 
-    def _parts(self, batch: Batch, seen: Observation, rows: Rows) -> Iterator[tuple[Batch, Observation, Part]]:
+    def _parts(
+        self, batch: Batch, observation: Observation, rows: RankCounts
+    ) -> Iterator[tuple[Batch, Observation, PassShare]]:
         """The passes of a step, with what each counts for."""
         world = self.world
         num_passes = min(self.accumulate, *rows.counts)
         if num_passes == 1 and world.size == 1:
-            yield batch, seen, Part(rows)
+            yield batch, observation, PassShare(rows)
             return
         labelled = world.add_up([self.task.num_labelled(batch).double()])[0].clamp_min(torch.finfo(torch.double).tiny)
         total = sum(rows.counts)
         for place in range(num_passes):
             bounds = [(place * count // num_passes, (place + 1) * count // num_passes) for count in rows.counts]
             here = slice(*bounds[rows.rank]) if num_passes > 1 else slice(None)
-            part_rows = Rows(tuple(end - start for start, end in bounds), rows.rank)
-            part_batch = batch.taken(here)
-            part = Part(
+            part_rows = RankCounts(tuple(end - start for start, end in bounds), rows.rank)
+            part_batch = batch.select(here)
+            part = PassShare(
                 part_rows,
                 task=self.task.num_labelled(part_batch) / labelled,
                 independent=part_rows.mine / total,
                 related=sum(part_rows.counts) / total / world.size,
                 world=world,
             )
-            yield part_batch, seen.taken(here), part
+            yield part_batch, observation.select(here), part
 
     def predict(self, batch: Batch) -> Any:
         """Output of what is deployed; the caller sets evaluation mode."""

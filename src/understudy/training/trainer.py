@@ -43,7 +43,7 @@ class Trainer:
         teacher: looks at every batch once; None where nobody needs one.
         device: where the models are.
         log_every: steps of an interval; only at its end are losses read from the device.
-        stops_at_nan: whether a loss that is no number ends the training.
+        stops_at_nan: whether a loss that is NaN or infinite ends the training.
         selects_best: whether every student keeps the weights of its best evaluated epoch.
         world: the processes that train together; each has its part of every batch.
     """
@@ -75,13 +75,13 @@ class Trainer:
         self.lengths: list[int] = []  # epochs that it was to have done in all, one after the other
         self.step_in_epoch = 0  # steps of it that are done
         self.steps_per_epoch = 0
-        self.left_out: set[int] = set()  # steps that are not taken, since they led to what is no number
+        self.left_out: set[int] = set()  # steps that are not taken, since they led to what is NaN or infinite
         self.history: dict[str, list[dict[str, Any]]] = {student.name: [] for student in students}
         self.evaluations: dict[str, Evaluation] = {}  # of the last epoch of `fit` that was evaluated
         self.raw_evaluations: dict[str, Evaluation] = {}  # the same without averaging, where weights are averaged
-        self._compile_modes = {student.compiles for student in students}
+        self._compile_modes = {student.compile for student in students}
         if teacher is not None:
-            self._compile_modes.add(teacher.compiles)
+            self._compile_modes.add(teacher.compile)
         self.measures = Measures(names, stops_at_nan=stops_at_nan, world=world)
 
     @property
@@ -113,7 +113,7 @@ class Trainer:
             watcher: told after every step and every epoch.
 
         Raises:
-            NotFinite: a loss was no number, and `stops_at_nan`.
+            NotFinite: a loss was NaN or infinite, and `stops_at_nan`.
             UserError: a loader that is empty, used up, or not as long as it says, batches that are none or too small
                 for a student or one of its methods, labels that are no classes, a warm-up as long as the training.
         """
@@ -188,20 +188,20 @@ class Trainer:
         rows = self.world.rows(len(batch.images))
         begin_compiled_step(self._compile_modes)
         # A pass for each precision: what a student is taught must not depend on who else is there.
-        seen = {student.precision: Observation() for student in self.students}
+        observations = {student.precision: Observation() for student in self.students}
         if self.teacher is not None:
-            for precision in seen:
+            for precision in observations:
                 with autocast(precision, self.device):
-                    seen[precision] = self.teacher.observe(batch)
+                    observations[precision] = self.teacher.observe(batch)
         progress = self.epoch - 1 + self.step_in_epoch / self.steps_per_epoch
         for student in self.students:
             student.begin_step(progress=progress, epochs=self.epochs)
-            record = student.step(batch, seen[student.precision], epoch=self.epoch, rows=rows)
+            record = student.step(batch, observations[student.precision], epoch=self.epoch, rows=rows)
             self.measures.add(student.name, record)
         self.measures.end_step(self.step + 1)
 
     def check_finite(self) -> None:
-        """Raise where a loss of the running interval, or a weight, is no number. All processes call it.
+        """Raise where a loss of the running interval, or a weight, is NaN or infinite. All processes call it.
 
         Raises:
             NotFinite: naming student, step and term.
@@ -211,7 +211,7 @@ class Trainer:
         self.measures.check()
         for student in self.students:
             if not student.is_finite():
-                raise NotFinite(student.name, self.step, "a weight is no number")
+                raise NotFinite(student.name, self.step, "a weight is NaN or infinite")
 
     def _finish_epoch(self, val: Iterable[Batch | tuple[Tensor, Tensor]] | None) -> None:
         if val is not None:

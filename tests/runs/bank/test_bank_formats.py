@@ -53,7 +53,7 @@ def test_shards_of_both_formats_are_read_each_by_its_own(
 ) -> None:
     view = BankView([shard(i, form) for i, form in enumerate(forms)], layout(), name="bank", device=device)
     asked = torch.tensor([6, 1, 3, 4])
-    kept = view.taken(asked, None, ["logits", "features.map", "last.map"])
+    kept = view.select(asked, None, ["logits", "features.map", "last.map"])
     logits, features = unpacked(kept, layout(), ["map"])
     assert logits[:, 0].tolist() == [1, 0, 0, 1]
     assert torch.equal(features["map"].cpu(), torch.cat([maps(0), maps(1)])[asked])

@@ -16,7 +16,7 @@ from helpers.banked import files_of, make, opened, small_recipe, teacher_file, w
 from helpers.displays import Heard
 from helpers.images import coloured_jpeg, write_parquet, write_tree
 from understudy.recipes.schema import Recipe, merged
-from understudy.runs.components import open_parts
+from understudy.runs.components import open_components
 from understudy.utils.errors import UserError
 
 TREE_ROWS = {"train_rows": None, "val_rows": None, "workers": 0, "batch_size": 16, "image_size": 24}
@@ -28,7 +28,7 @@ def of_weights(weights: Path | str) -> Recipe:
 
 def notes_of(recipe: Recipe) -> list[str]:
     said: list[str] = []
-    open_parts(recipe, allow_code=False, say=said.append)
+    open_components(recipe, allow_code=False, say=said.append)
     return said
 
 

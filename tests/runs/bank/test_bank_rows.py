@@ -89,7 +89,7 @@ def test_what_float16_cannot_hold_is_refused_with_the_way_out() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_teacher_that_says_no_number_is_not_banked(bad: float) -> None:
-    with pytest.raises(UserError, match="logits are no numbers"):
+    with pytest.raises(UserError, match="logits are NaN or infinite"):
         packed(torch.full((1, 5), bad), {}, layout())
 
 

@@ -11,7 +11,7 @@ from helpers.banked import make, opened, small_recipe, with_bank
 from understudy import Batch
 from understudy.recipes.schema import Recipe
 from understudy.runs.bank.open import limit_views, open_banks
-from understudy.runs.components import Parts
+from understudy.runs.components import Components
 from understudy.teachers import RunTeacher
 from understudy.teachers.bank.seeds import SeededBanks
 from understudy.teachers.bank.teacher import BankTeacher
@@ -19,16 +19,20 @@ from understudy.utils.errors import UserError
 
 
 def banks_of(recipe: Recipe, out: Path, num_views: int | None) -> SeededBanks:
-    parts, _ = opened(recipe)
+    components, _ = opened(recipe)
     banked = with_bank(recipe, out)
     return open_banks(
-        banked, parts.data, image_size=parts.image_size, student=parts.student_network, num_views=num_views
+        banked,
+        components.data,
+        image_size=components.image_size,
+        student=components.student_network,
+        num_views=num_views,
     )
 
 
-def teacher_in(parts: Parts) -> RunTeacher:
-    assert parts.teacher is not None
-    return parts.teacher
+def teacher_in(components: Components) -> RunTeacher:
+    assert components.teacher is not None
+    return components.teacher
 
 
 def asked(bank: BankTeacher, view: int) -> torch.Tensor:
@@ -64,9 +68,9 @@ def test_seeds_of_unequal_banks_show_equally_many_views(tmp_path: Path) -> None:
 def test_unique_views_are_counted_among_those_that_are_shown(tmp_path: Path) -> None:
     make(small_recipe(), tmp_path, views=3)
     recipe = with_bank(small_recipe({"epochs": 3}), tmp_path, bank={"path": str(tmp_path), "views": "unique"})
-    parts, _ = opened(recipe)
+    components, _ = opened(recipe)
     with pytest.raises(UserError, match="began with 2 views, too few for 3 epochs"):
-        limit_views(teacher_in(parts), 2, recipe)
+        limit_views(teacher_in(components), 2, recipe)
 
 
 def test_a_view_that_was_let_go_is_read_again_when_it_is_asked_for(tmp_path: Path) -> None:

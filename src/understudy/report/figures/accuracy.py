@@ -16,13 +16,13 @@ from understudy.report.figures.style import (
     new_figure,
 )
 from understudy.report.formatting import first_word
-from understudy.report.run_data import RunFolder
+from understudy.report.run_data import RunData
 
 __all__ = ["accuracy_plot"]
 
 
 @register_figure("accuracy", place=30)
-def accuracy_plot(run: RunFolder) -> Plot | None:
+def accuracy_plot(run: RunData) -> Plot | None:
     """Score of every row by the headline metric: mean, interval over images and seeds, and each seed's own value."""
     results = run.results
     metric = results.metric
@@ -53,7 +53,7 @@ def accuracy_plot(run: RunFolder) -> Plot | None:
     return Plot("accuracy", f"{first_word(metric.word or metric.title)} of every row", text, figure)
 
 
-def _score_interval(run: RunFolder, row: str) -> tuple[float, float] | None:
+def _score_interval(run: RunData, row: str) -> tuple[float, float] | None:
     if row not in run.items:
         return None
     scores = run.items[row]

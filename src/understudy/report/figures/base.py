@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import matplotlib
 
 from understudy.report.figures.style import STYLE, Plot
-from understudy.report.run_data import RunFolder
+from understudy.report.run_data import RunData
 from understudy.utils.errors import UserError
 
 __all__ = ["FIGURES", "Draw", "Figure", "all_plots", "register_figure"]
 
-Draw = Callable[[RunFolder], Plot | None]
+Draw = Callable[[RunData], Plot | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def register_figure(name: str, *, place: int = 100) -> Callable[[Draw], Draw]:
     return registered
 
 
-def all_plots(run: RunFolder) -> list[Plot]:
+def all_plots(run: RunData) -> list[Plot]:
     """Every figure that the run has the numbers for, in the order of the page.
 
     Raises:
@@ -62,7 +62,7 @@ def all_plots(run: RunFolder) -> list[Plot]:
     return [plot for name, figure in in_order if (plot := _drawn(name, figure.draw, run)) is not None]
 
 
-def _drawn(name: str, draw: Draw, run: RunFolder) -> Plot | None:
+def _drawn(name: str, draw: Draw, run: RunData) -> Plot | None:
     try:
         plot = draw(run)
         if plot is not None and plot.name != name:  # two sections of the page could have one name

@@ -17,7 +17,7 @@ from understudy.report.figures.style import (
     new_figure,
     shortened,
 )
-from understudy.report.run_data import RunFolder
+from understudy.report.run_data import RunData
 
 __all__ = ["class_plot"]
 
@@ -26,7 +26,7 @@ _MOST_CLASSES = 20  # more do not fit a screen; those with the largest gaps are 
 
 
 @register_figure("classes", place=50)
-def class_plot(run: RunFolder) -> Plot | None:
+def class_plot(run: RunData) -> Plot | None:
     """Accuracy of each class: the best row's student against the teacher."""
     predictions, best = run.predictions, run.results.best_row
     if predictions is None or predictions.teacher is None or best is None or best.name not in predictions.rows:

@@ -20,7 +20,7 @@ from understudy.report.figures.style import (
     new_figure,
     shortened,
 )
-from understudy.report.run_data import EpochRecord, RunFolder
+from understudy.report.run_data import EpochRecord, RunData
 from understudy.results.schema import Results
 
 __all__ = ["curves_plot"]
@@ -30,7 +30,7 @@ Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # (E,) epochs, 
 
 
 @register_figure("curves", place=10)
-def curves_plot(run: RunFolder) -> Plot | None:
+def curves_plot(run: RunData) -> Plot | None:
     """Task loss, KL to the teacher and validation score by epoch: mean over seeds, lowest to highest shaded."""
     panels = [
         (title, log, curves) for title, log, read in _panels(run.results) if (curves := _curves(run.epochs, read))

@@ -9,7 +9,7 @@ from understudy.report.figures.style import (
     looks,
     new_figure,
 )
-from understudy.report.run_data import RunFolder
+from understudy.report.run_data import RunData
 from understudy.report.sentences import row_sentence
 from understudy.results.schema import ALONE
 from understudy.tasks import Metric
@@ -18,7 +18,7 @@ __all__ = ["difference_plot"]
 
 
 @register_figure("differences", place=40)
-def difference_plot(run: RunFolder) -> Plot | None:
+def difference_plot(run: RunData) -> Plot | None:
     """Each row's lead over the student alone, with its 95 % interval."""
     results = run.results
     found = [c for row in results.rows if (c := results.comparison(row.name, ALONE)) is not None]

@@ -12,7 +12,7 @@ from understudy.report.figures.style import (
     Plot,
     new_figure,
 )
-from understudy.report.run_data import RunFolder
+from understudy.report.run_data import RunData
 
 __all__ = ["outcome_plot"]
 
@@ -22,7 +22,7 @@ _OUTCOMES = (("only the student is right", "#332288"), ("only the teacher is rig
 
 
 @register_figure("outcomes", place=60)
-def outcome_plot(run: RunFolder) -> Plot | None:
+def outcome_plot(run: RunData) -> Plot | None:
     """Of every row: which images only the student, only the teacher, or neither gets right."""
     predictions = run.predictions
     if predictions is None or predictions.teacher is None or not predictions.rows:

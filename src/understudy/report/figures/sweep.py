@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from understudy.report.figures.base import register_figure
 from understudy.report.figures.style import TEACHER_COLOR, Dash, Plot, RowLook, looks, new_figure, shortened
-from understudy.report.run_data import RunFolder
+from understudy.report.run_data import RunData
 from understudy.results.schema import Results, Row, SeedResult
 
 __all__ = ["setting_plot"]
@@ -24,7 +24,7 @@ Reader = Callable[[SeedResult], float | None]
 
 
 @register_figure("setting", place=20)
-def setting_plot(run: RunFolder) -> Plot | None:
+def setting_plot(run: RunData) -> Plot | None:
     """Headline metric, task loss and KL to the teacher against the setting that most rows vary; None where none is."""
     results = run.results
     key = _axis_of(results.rows)

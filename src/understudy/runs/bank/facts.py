@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from understudy.core.tap_shapes import TapShapes
-from understudy.runs.components import Parts
+from understudy.runs.components import Components
 from understudy.tasks import ClassEvaluation
 from understudy.teachers.bank.store import TeacherFacts
 from understudy.teachers.bank.teacher import teacher_tensors
@@ -16,13 +16,13 @@ from understudy.utils.hashing import fingerprint
 __all__ = ["stored_with", "teacher_facts"]
 
 
-def teacher_facts(parts: Parts, scores: Mapping[str, ClassEvaluation]) -> TeacherFacts:
+def teacher_facts(components: Components, scores: Mapping[str, ClassEvaluation]) -> TeacherFacts:
     """What a run without the teacher's network wants to know of it."""
-    network, shapes = parts.teacher_network, _shapes(parts)
+    network, shapes = components.teacher_network, _shapes(components)
     assert network is not None
-    assert parts.teacher is not None
+    assert components.teacher is not None
     known = {
-        **parts.teacher.facts(),
+        **components.teacher.facts(),
         "fingerprint": fingerprint(network.module.state_dict()),
         "mean": network.mean,
         "std": network.std,
@@ -34,19 +34,19 @@ def teacher_facts(parts: Parts, scores: Mapping[str, ClassEvaluation]) -> Teache
     return TeacherFacts.read(known, what="what is known of this teacher")
 
 
-def stored_with(parts: Parts, scores: Mapping[str, ClassEvaluation]) -> dict[str, Tensor]:
+def stored_with(components: Components, scores: Mapping[str, ClassEvaluation]) -> dict[str, Tensor]:
     """Its last layer, the norms behind its taps, and what it predicts on the images that students are scored on."""
-    shapes = _shapes(parts)
+    shapes = _shapes(components)
     tensors = teacher_tensors(shapes.classifier if _kind(shapes.classifier) else None, shapes.norms)
     for split, evaluation in scores.items():
         tensors |= {f"{split}.predictions": evaluation.predictions, f"{split}.labels": evaluation.labels}
     return tensors
 
 
-def _shapes(parts: Parts) -> TapShapes:
-    teacher = parts.teacher_of(parts.recipe.seeds[0])
+def _shapes(components: Components) -> TapShapes:
+    teacher = components.teacher_of(components.recipe.seeds[0])
     assert teacher is not None, "a recipe that is banked has a teacher"
-    return teacher.shapes(parts.teacher_sample)
+    return teacher.shapes(components.teacher_sample)
 
 
 def _kind(classifier: nn.Module | None) -> str | None:

@@ -27,9 +27,9 @@ from understudy.runs.bank.key import bank_key, versions_here
 from understudy.runs.bank.open import bank_folder
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
-from understudy.runs.components import Parts, open_parts
+from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
-from understudy.runs.failures import faults_in_words
+from understudy.runs.failures import readable_errors
 from understudy.runs.stop import StopRequest
 from understudy.runs.teacher import check_teacher, evaluate_teacher
 from understudy.tasks import ClassEvaluation
@@ -64,7 +64,7 @@ class BankOptions:
 class _Banking:
     """A bank on its way, one seed after the other."""
 
-    parts: Parts
+    components: Components
     layout: BankLayout
     options: BankOptions
     out: str
@@ -99,20 +99,20 @@ def make_banks(
     with (
         cpu_threads(recipe.threads),
         denormals_flushed(),
-        faults_in_words(out, what="bank", last="shard"),
+        readable_errors(out, what="bank", last="shard"),
         stop.listening(),
     ):
-        parts = open_parts(recipe, allow_code=allow_code, say=display.say)
-        recipe = parts.recipe  # with the teacher's classes by number
+        components = open_components(recipe, allow_code=allow_code, say=display.say)
+        recipe = components.recipe  # with the teacher's classes by number
         rows = rows_of(recipe)
-        check_rows(parts, rows)
-        build_trainer(parts, rows, recipe.seeds[0])  # taps the teacher, and refuses what a run would
-        layout = _layout(parts, [config for row in rows for config in row.method], options)
-        key = bank_key(recipe, parts.data, image_size=parts.image_size, student=parts.student_network)
-        banking = _Banking(parts, layout, options, str(out), display, stop, key)
+        check_rows(components, rows)
+        build_trainer(components, rows, recipe.seeds[0])  # taps the teacher, and refuses what a run would
+        layout = _layout(components, [config for row in rows for config in row.method], options)
+        key = bank_key(recipe, components.data, image_size=components.image_size, student=components.student_network)
+        banking = _Banking(components, layout, options, str(out), display, stop, key)
         _announce(banking)
-        scores = evaluate_teacher(parts, stop=stop)
-        check_teacher(parts, scores.get("val"), say=display.say)
+        scores = evaluate_teacher(components, stop=stop)
+        check_teacher(components, scores.get("val"), say=display.say)
         return [_bank_seed(banking, seed, scores) for seed in recipe.seeds]
 
 
@@ -125,10 +125,10 @@ def _check_options(options: BankOptions) -> None:
         raise UserError(f"--topk {options.topk}: at least one logit must be kept")
 
 
-def _layout(parts: Parts, methods: Sequence[MethodConfig], options: BankOptions) -> BankLayout:
+def _layout(components: Components, methods: Sequence[MethodConfig], options: BankOptions) -> BankLayout:
     """What a row of this bank holds, from a dry forward of the tapped teacher."""
-    shapes = _teacher(parts).shapes(parts.teacher_sample)
-    data = parts.recipe.data
+    shapes = _teacher(components).shapes(components.teacher_sample)
+    data = components.recipe.data
     wanted = {tap for config in methods for tap in taps_of(config).teacher}
     known: dict[str, Any] = {
         "dtype": options.dtype,
@@ -137,9 +137,9 @@ def _layout(parts: Parts, methods: Sequence[MethodConfig], options: BankOptions)
         "num_classes": shapes.num_classes,
         "taps": {tap: _size(shape) for tap, shape in shapes.items()},
         "groups": {tap: [name for name in shapes if name.startswith(f"{tap}.")] for tap in wanted - set(shapes)},
-        "num_samples": len(parts.data.train),
+        "num_samples": len(components.data.train),
         "num_copies": {"none": 1, "pairs": 2, "rotations": 4}[data.copies],
-        "batch_size": min(data.batch_size, len(parts.data.train)),
+        "batch_size": min(data.batch_size, len(components.data.train)),
         "steps_per_shard": 1,
     }
     layout = BankLayout.read(known, what="this bank")
@@ -167,7 +167,7 @@ def _refuse_maps(layout: BankLayout, shapes: Mapping[str, TapShape], options: Ba
 
 def _announce(banking: _Banking) -> None:
     """Say how large it is going to be, and stop where the disk has no room for it."""
-    layout, options, seeds = banking.layout, banking.options, banking.parts.recipe.seeds
+    layout, options, seeds = banking.layout, banking.options, banking.components.recipe.seeds
     there = sum(_bytes_there(bank_folder(banking.out, seed)) for seed in seeds)
     total = layout.view_bytes * options.views * len(seeds)
     free = shutil.disk_usage(_existing(Path(banking.out))).free
@@ -189,7 +189,7 @@ def _announce(banking: _Banking) -> None:
 
 
 def _bytes_there(folder: BankFolder) -> int:
-    return sum(shard.num_bytes for shard in folder.manifest().shards.values()) if folder.is_begun else 0
+    return sum(shard.num_bytes for shard in folder.manifest().shards.values()) if folder.exists else 0
 
 
 def _existing(path: Path) -> Path:
@@ -201,15 +201,15 @@ def _bank_seed(banking: _Banking, seed: int, scores: Mapping[str, ClassEvaluatio
     """Write the shards of a seed that are not there yet, if no other process is about to."""
     folder = bank_folder(banking.out, seed)
     wanted = _manifest(banking, seed, scores)
-    if folder.is_begun:  # one that an older version began goes on in its own form
+    if folder.exists:  # one that an older version began goes on in its own form
         form = {"centred": folder.manifest().layout.centred}
         wanted = wanted.model_copy(update={"layout": wanted.layout.model_copy(update=form)})
-    if not folder.is_begun:  # what is not ours is left without so much as a lock
+    if not folder.exists:  # what is not ours is left without so much as a lock
         if folder.path.is_dir() and any(folder.path.glob("[!.]*")):
             raise UserError(f"{folder.path} is not empty and holds no bank; take another --out")
         refuse_another_beside(folder, wanted)
     with held(folder.path, what="bank"):
-        _write_missing(banking, seed, folder, _begun(banking, folder, wanted, scores))
+        _write_missing(banking, seed, folder, _started(banking, folder, wanted, scores))
     return folder
 
 
@@ -220,9 +220,9 @@ def _write_missing(banking: _Banking, seed: int, folder: BankFolder, manifest: M
         banking.display.say(f"{label} is complete: {manifest.num_views} views in {folder.path}")
         return
     # An epoch's last, smaller batch is banked too, whether a run leaves it out or not.
-    data = banking.parts.recipe.data.model_copy(update={"drop_last": False})
-    parts = replace(banking.parts, recipe=banking.parts.recipe.model_copy(update={"data": data}))
-    loader = parts.train_loader(seed)
+    data = banking.components.recipe.data.model_copy(update={"drop_last": False})
+    components = replace(banking.components, recipe=banking.components.recipe.model_copy(update={"data": data}))
+    loader = components.train_loader(seed)
     layout, done = manifest.layout, 0
     total = sum(len(layout.steps_of(number)) for _, number in missing)
     with banking.display.stretch(total, images_per_step=layout.batch_size * layout.num_copies):
@@ -231,7 +231,7 @@ def _write_missing(banking: _Banking, seed: int, folder: BankFolder, manifest: M
             for batch in batches:
                 if banking.stop.signal is not None:
                     raise Interrupted(done, banking.stop.signal)
-                kept.append(_looked_at(parts, batch, layout))
+                kept.append(_teacher_rows(components, batch, layout))
                 done += 1
                 banking.display.update(done, f"{label} · view {place[0] + 1}/{manifest.num_views}")
             manifest = folder.write_shard(manifest, *place, joined_rows(kept))
@@ -251,20 +251,20 @@ def _shards(loader: TrainLoader, manifest: Manifest) -> Iterator[tuple[tuple[int
         next_place = (view, number + 1)
 
 
-def _teacher(parts: Parts) -> Teacher:
-    teacher = parts.teacher_of(parts.recipe.seeds[0])
+def _teacher(components: Components) -> Teacher:
+    teacher = components.teacher_of(components.recipe.seeds[0])
     assert teacher is not None, "a recipe that is banked has a teacher"
     return teacher
 
 
-def _looked_at(parts: Parts, batch: Batch, layout: BankLayout) -> dict[str, Tensor]:
+def _teacher_rows(components: Components, batch: Batch, layout: BankLayout) -> dict[str, Tensor]:
     """The rows of one batch, in its own order, with the numbers by which they are found."""
     assert batch.indices is not None
-    with autocast(parts.recipe.precision, parts.device):
-        seen = _teacher(parts).observe(batch.to(parts.device))
+    with autocast(components.recipe.precision, components.device):
+        observation = _teacher(components).observe(batch.to(components.device))
     copies = torch.zeros_like(batch.indices) if batch.copies is None else batch.copies
     found = {"indices": batch.indices.to("cpu", torch.int32), "copies": copies.to("cpu", torch.uint8)}
-    return {**found, **packed(seen.output, seen.features, layout)}
+    return {**found, **packed(observation.output, observation.features, layout)}
 
 
 def _manifest(banking: _Banking, seed: int, scores: Mapping[str, ClassEvaluation]) -> Manifest:
@@ -272,16 +272,18 @@ def _manifest(banking: _Banking, seed: int, scores: Mapping[str, ClassEvaluation
     return Manifest(
         key={**banking.key, "seed": seed},
         versions=versions_here(),
-        teacher=teacher_facts(banking.parts, scores),
+        teacher=teacher_facts(banking.components, scores),
         layout=banking.layout,
         num_views=banking.options.views,
     )
 
 
-def _begun(banking: _Banking, folder: BankFolder, wanted: Manifest, scores: Mapping[str, ClassEvaluation]) -> Manifest:
+def _started(
+    banking: _Banking, folder: BankFolder, wanted: Manifest, scores: Mapping[str, ClassEvaluation]
+) -> Manifest:
     """The manifest of this seed: a new one, or that of an earlier call with the shards that are whole."""
     manifest = wanted
-    if folder.is_begun:
+    if folder.exists:
         manifest = folder.manifest()
         refuse_another(folder, manifest, wanted)
         if note := version_note(f"bank {folder.path}", manifest.versions, wanted.versions):
@@ -293,7 +295,7 @@ def _begun(banking: _Banking, folder: BankFolder, wanted: Manifest, scores: Mapp
         views = max(wanted.num_views, manifest.num_views)
         manifest = manifest.model_copy(update={"shards": whole, "num_views": views})
     if not folder.has_teacher(manifest):
-        digest = folder.write_teacher(stored_with(banking.parts, scores))
+        digest = folder.write_teacher(stored_with(banking.components, scores))
         manifest = manifest.model_copy(update={"teacher": manifest.teacher.model_copy(update={"sha256": digest})})
     folder.write_manifest(manifest)
     return manifest

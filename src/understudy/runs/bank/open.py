@@ -81,7 +81,7 @@ def limit_views(teacher: RunTeacher, num_views: int | None, recipe: Recipe) -> N
     Raises:
         UserError: a bank has fewer; or fewer than epochs, under `bank.views: unique`.
     """
-    there = teacher.keep_to(num_views)
+    there = teacher.limit_views(num_views)
     if there is None or recipe.bank is None or recipe.bank.views != "unique":
         return
     shown = there if num_views is None else num_views
@@ -114,13 +114,13 @@ def refuse_absent_banks(recipe: Recipe) -> None:
     if recipe.bank is None:
         return
     path = recipe.bank.path
-    absent = [seed for seed in recipe.seeds if not bank_folder(path, seed).is_begun]
+    absent = [seed for seed in recipe.seeds if not bank_folder(path, seed).exists]
     if not absent:
         return
     here = given_path(path, what="bank")
-    if BankFolder(here).is_begun:
+    if BankFolder(here).exists:
         raise UserError(f"bank {path}: this is the bank of one seed; give the folder that holds it, {here.parent}")
-    names = [folder.name.removeprefix("seed") for folder in here.glob("seed*") if BankFolder(folder).is_begun]
+    names = [folder.name.removeprefix("seed") for folder in here.glob("seed*") if BankFolder(folder).exists]
     there = sorted(int(name) for name in names if name.isdigit())
     wanted = ",".join(map(str, absent))
     if not there:

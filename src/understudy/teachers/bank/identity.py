@@ -52,7 +52,7 @@ def refuse_another_beside(folder: BankFolder, here: Manifest) -> None:
     """Refuse to begin a seed beside others that no run could use together with it."""
     for beside in sorted(folder.path.parent.glob("seed*")):
         other = BankFolder(beside)
-        if beside != folder.path and other.is_begun and (there := other.manifest()).content_key != here.content_key:
+        if beside != folder.path and other.exists and (there := other.manifest()).content_key != here.content_key:
             one, another = ({**told.content[0], **_kept_by(told)} for told in (here, there))
             raise _holds_something_else(other, list(differences(one, another)))
 

@@ -88,7 +88,7 @@ def packed(logits: Tensor, features: Mapping[str, Tensor], layout: BankLayout) -
         "last.TAP" (B,H,W,D) of channels_last maps, which so come back in their own memory format.
 
     Raises:
-        UserError: a value is no number, or too large for float16.
+        UserError: a value is NaN or infinite, or too large for float16.
     """
     logits = logits.detach().float()
     kept: dict[str, Tensor] = {}
@@ -193,7 +193,7 @@ def _narrowed(values: Tensor, dtype: StoredType, what: str) -> Tensor:
     narrow = values.to(DTYPES[dtype])
     if not narrow.isfinite().all():
         if not values.isfinite().all():
-            raise UserError(f"the teacher's {what} are no numbers for some image; are its weights whole?")
+            raise UserError(f"the teacher's {what} are NaN or infinite for some image; are its weights whole?")
         raise UserError(
             f"the teacher's {what} reach {values.abs().max():.4g}, and float16 ends at 65,504; store this bank with "
             "--dtype float32"

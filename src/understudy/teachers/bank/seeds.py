@@ -63,7 +63,7 @@ class SeededBanks(RunTeacher):
         """What the network reached when the banks were made."""
         return self.first.kept_scores()
 
-    def keep_to(self, num_views: int | None) -> int:
+    def limit_views(self, num_views: int | None) -> int:
         """Show the first so many views alone: more may have been added since a run began.
 
         Args:
@@ -82,7 +82,7 @@ class SeededBanks(RunTeacher):
                 f"(`understudy bank RECIPE --views {num_views} --out {self._path}`), or begin the run anew"
             )
         for bank in self._banks.values():
-            bank.keep_to(there if num_views is None else num_views)
+            bank.limit_views(there if num_views is None else num_views)
         return there
 
     @property

@@ -98,7 +98,7 @@ class BankFolder:
         self.teacher_file = path / "teacher.safetensors"
 
     @property
-    def is_begun(self) -> bool:
+    def exists(self) -> bool:
         """Whether there is a bank, complete or not."""
         return self.manifest_file.is_file()
 
@@ -112,7 +112,7 @@ class BankFolder:
         Raises:
             UserError: there is none, or it is damaged.
         """
-        if not self.is_begun:
+        if not self.exists:
             raise UserError(f"bank {self.path}: holds no bank (no bank.json); `understudy bank` makes one")
         text = text_of(self.manifest_file, most_bytes=MAX_MANIFEST_BYTES)
         try:

@@ -90,7 +90,7 @@ class BankTeacher(Teacher):
             norms={tap: norm for tap, norm in self._norms.items() if tap in self.taps},
         )
 
-    def keep_to(self, num_views: int | None) -> int:
+    def limit_views(self, num_views: int | None) -> int:
         """Show the first so many views alone: more may have been added since a run began. How many there are."""
         there = self.manifest.num_views
         assert num_views is None or num_views <= there
@@ -124,7 +124,7 @@ class BankTeacher(Teacher):
             raise UserError(f"{self.name} is asked by sample number, and these batches have none; look at them live")
         device = batch.images.device
         names = [*_LOGIT_NAMES, *(name for tap in self.taps for name in feature_names(tap))]
-        kept = self._at(batch.view, device).taken(batch.indices, batch.copies, names)
+        kept = self._at(batch.view, device).select(batch.indices, batch.copies, names)
         # Sent as narrow as they are stored.
         there = {name: rows.to(device, non_blocking=True) for name, rows in kept.items()}
         logits, features = unpacked(there, self.manifest.layout, self.taps)

@@ -51,7 +51,7 @@ class BankView:
         self._ends = counts.cumsum(0)
         self._starts = self._ends - counts
 
-    def taken(self, indices: Tensor, copies: Tensor | None, names: Iterable[str]) -> dict[str, Tensor]:
+    def select(self, indices: Tensor, copies: Tensor | None, names: Iterable[str]) -> dict[str, Tensor]:
         """Rows (B,...) by name, of these samples (B,) and copies (B,); names that the bank lacks are left out.
 
         Raises:
