@@ -194,7 +194,8 @@ def _notes_on_sizes(train: Source, config: DataConfig) -> list[str]:
     """What is allowed but hardly meant."""
     notes = []
     if config.batch_size > len(train):
-        notes.append(f"data.batch_size {config.batch_size:,} is more than the {len(train):,} training images")
+        size = f"data.batch_size {config.batch_size:,}"
+        notes.append(f"{size} is more than the {len(train):,} training images: a step takes all of them")
     if config.image_size is not None and min(height_and_width(config.image_size)) < SMALLEST_USUAL:
         notes.append(
             f"data.image_size {size_text(config.image_size)}: of so few pixels most networks leave none to look at"

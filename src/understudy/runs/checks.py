@@ -54,10 +54,8 @@ def check_rows(components: Components, rows: Sequence[Variant]) -> None:
 
 
 def size_notes(components: Components) -> list[str]:
-    """What to say of sizes that work and are hardly meant: of batches, and of images."""
-    notes, config, num_train = [], components.recipe.data, len(components.data.train)
-    if config.batch_size > num_train:
-        notes.append(f"note     data.batch_size {config.batch_size:,}: a step takes all {num_train:,} training images")
+    """What to say of image sizes that work and are hardly meant."""
+    notes = []
     network = components.student_network
     size = network.prepare.size or components.image_size
     if not has_shape_of(size, height_and_width(components.image_size)):
