@@ -17,7 +17,6 @@ LONGER_FILES = {
 }
 LONGER_FUNCTIONS = {
     "api/distill.py distill": "takes every setting of a run by name, and only hands them on",
-    "runs/run.py execute": "the order in which a run locks, reopens, trains and writes its folder",
 }
 
 

@@ -76,7 +76,7 @@ def assemble(
     """The results of a run whose seeds are all done, but for the headline and what is deployed.
 
     Args:
-        parts: of the run.
+        components: of the run.
         rows: in the order of the table.
         name: of the run.
         seeds: per row, `seed_result` of each seed.

@@ -60,6 +60,13 @@ class Components:
         return None if self.teacher is None else self.teacher.for_seed(seed)
 
     @property
+    def shown_teacher(self) -> Teacher:
+        """The teacher of the first seed, for whom has a run with one."""
+        teacher = self.teacher_of(self.recipe.seeds[0])
+        assert teacher is not None, "this recipe has a teacher"
+        return teacher
+
+    @property
     def teacher_sample(self) -> torch.Tensor:
         """(2,C,H,W) empty images of the size that the teacher sees, on its device."""
         return self.blank_images(self.teacher_size or self.image_size)
@@ -220,13 +227,13 @@ def _check_names_exist(recipe: Recipe, device: torch.device, world: World) -> No
 
 
 def in_world(components: Components, world: World) -> Components:
-    """The same parts for one of several processes, on its own device."""
+    """The same components for one of several processes, on its own device."""
     moved = replace(components, world=world, device=device_named(components.recipe.device, world))
     return moved if components.teacher_network is None else with_teacher(moved, components.teacher_network)
 
 
 def with_teacher(components: Components, network: Network) -> Components:
-    """The same parts with this network as the teacher."""
+    """The same components with this network as the teacher."""
     size = components.teacher_size or components.image_size
     teacher = live_teacher(network, components.device, components.recipe, image_size=size)
     return replace(components, teacher_network=network, teacher=teacher)

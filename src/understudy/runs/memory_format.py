@@ -71,10 +71,10 @@ class Trial:
 
 
 def choose_memory_format(components: Components, file: Path, *, say: Callable[[str], None]) -> Components:
-    """The parts with networks in the faster format where the recipe says `auto`, else as they are.
+    """The components with networks in the faster format where the recipe says `auto`, else as they are.
 
     Args:
-        parts: of the run, on this process's device.
+        components: of the run, on this process's device.
         file: where the run keeps its choice.
         say: is told of it.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,7 +63,7 @@ def execute(
         overwrite: replace what a run has left there.
         allow_code: models may be named as module.path:factory.
         display: tells people how far it is.
-        parts: opened data and models, where they do not come from the recipe but from Python.
+        components: opened data and models, where they do not come from the recipe but from Python.
         handed_over: what tells these from others (`understudy.runs.identity`).
 
     Raises:
@@ -72,45 +73,43 @@ def execute(
     with joined() as world, cpu_threads(recipe.threads), denormals_flushed():
         if not world.is_first:
             display = Display(quiet=True)
-        rows = rows_of(recipe)
-        if components is None:
-            components = open_components(recipe, allow_code=allow_code, say=display.say, world=world)
-            recipe = components.recipe  # with the key of its bank
-        else:
-            components = _from_python(components, recipe, world)
-            for note in components.data.notes:
-                display.say(note)
-        check_rows(components, rows)
-        for note in size_notes(components):
-            display.say(note)
-
-        if world.from_first(lambda: _lacks_only_its_page(recipe, out, overwrite, handed_over or {})):
-            run = RunFolder(cast(Path, out))
-            if world.is_first:
-                with held(run.path, what="run folder"):
-                    write_report(run.path)
-            return run
-
-        def chosen() -> Path:
-            environment = describe_environment()
-            return choose_run_folder(
-                recipe.as_dict(),
-                out=out,
-                name=name,
-                overwrite=overwrite,
-                environment=environment,
-                handed_over=handed_over,
-                say=display.say,
-            ).path
-
-        run = RunFolder(world.from_first(chosen))
-        if recipe.bank is not None:  # which may have grown since this run began
-            components = _with_views(components, world.from_first(lambda: run.recipe()["bank"]["num_views"]))
-            recipe = components.recipe
-        with readable_errors(run.path), ExitStack() as until_done:
-            world.from_first(lambda: until_done.enter_context(held(run.path, what="run folder")))
-            _carry_out(Execution(recipe, rows, components, run, display, StopRequest()))
+        opened = _opened(recipe, components, world, allow_code=allow_code, display=display)
+        if world.from_first(lambda: _lacks_only_its_page(opened.recipe, out, overwrite, handed_over or {})):
+            return _with_its_page(RunFolder(cast(Path, out)), world)
+        choose = partial(choose_run_folder, opened.recipe.as_dict(), out=out, name=name, overwrite=overwrite)
+        run = _chosen(partial(choose, handed_over=handed_over, say=display.say), world)
+        _carry_out(run, _with_its_views(opened, run), display)
         return run
+
+
+def _opened(
+    recipe: Recipe, components: Components | None, world: World, *, allow_code: bool, display: Display
+) -> Components:
+    """First step: everything that the recipe names, opened and checked against each other."""
+    rows = rows_of(recipe)
+    if components is None:
+        components = open_components(recipe, allow_code=allow_code, say=display.say, world=world)
+    else:
+        components = replace(_from_python(components, recipe, world), recipe=recipe)
+        for note in components.data.notes:
+            display.say(note)
+    check_rows(components, rows)
+    for note in size_notes(components):
+        display.say(note)
+    return components
+
+
+def _with_its_page(run: RunFolder, world: World) -> RunFolder:
+    """Instead of all others, where nothing else is missing: write the page."""
+    if world.is_first:
+        with held(run.path, what="run folder"):
+            write_report(run.path)
+    return run
+
+
+def _chosen(choose: Callable[..., RunFolder], world: World) -> RunFolder:
+    """Second step: the folder, on which all processes agree."""
+    return RunFolder(world.from_first(lambda: choose(environment=describe_environment()).path))
 
 
 def _from_python(components: Components, recipe: Recipe, world: World) -> Components:
@@ -119,12 +118,15 @@ def _from_python(components: Components, recipe: Recipe, world: World) -> Compon
     return in_world(components, world) if world.size > 1 else components
 
 
-def _with_views(components: Components, num_views: int) -> Components:
-    """The same parts, their banks kept to the views that the run began with."""
-    bank = components.recipe.bank
-    if bank is None or components.teacher is None or num_views == bank.num_views:
+def _with_its_views(components: Components, run: RunFolder) -> Components:
+    """Third step: the bank, which may have grown since, is kept to the views that the run began with."""
+    bank, teacher = components.recipe.bank, components.teacher
+    if bank is None or teacher is None:
         return components
-    limit_views(components.teacher, num_views, components.recipe)
+    num_views = components.world.from_first(lambda: run.recipe()["bank"]["num_views"])
+    if num_views == bank.num_views:
+        return components
+    limit_views(teacher, num_views, components.recipe)
     kept = bank.model_copy(update={"num_views": num_views})
     return replace(components, recipe=components.recipe.model_copy(update={"bank": kept}))
 
@@ -139,7 +141,15 @@ def _lacks_only_its_page(recipe: Recipe, out: Path | None, overwrite: bool, hand
     return run.recipe() == recipe.as_dict() and not run.differences(recipe.as_dict(), handed_over)
 
 
-def _carry_out(execution: Execution) -> None:
+def _carry_out(run: RunFolder, components: Components, display: Display) -> None:
+    """Fourth step: train and write, alone in the folder, with what goes wrong there put into words."""
+    recipe, world = components.recipe, components.world
+    with readable_errors(run.path), ExitStack() as until_done:
+        world.from_first(lambda: until_done.enter_context(held(run.path, what="run folder")))
+        _train_and_write(Execution(recipe, rows_of(recipe), components, run, display, StopRequest()))
+
+
+def _train_and_write(execution: Execution) -> None:
     """Teacher, seeds, results and page, each unless an earlier call has done it."""
     components, run, display = execution.components, execution.run, execution.display
     with execution.stop.listening():

@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from understudy.core.taps import TappedModel
 from understudy.data import train_loader
@@ -37,7 +38,7 @@ EXPECTED_WITHIN = 0.5  # points of top-1 by which a published teacher may differ
 def teacher_ready(
     components: Components, run: RunFolder, display: Display, stop: StopRequest, trackers: Trackers | None
 ) -> Components:
-    """The parts with a teacher that has had its training: before this run, in an earlier part of it, or now."""
+    """The components with a teacher that has had its training: before this run, in an earlier part of it, or now."""
     settings, network = components.recipe.teacher, components.teacher_network
     if settings is None or network is None or settings.train_epochs == 0:
         return components
@@ -157,7 +158,6 @@ def _train(
     seed, world = recipe.seeds[0], components.world
     if (teacher := components.teacher_of(seed)) is not None:
         teacher.tap(())  # nobody looks while it is trained
-    size = components.teacher_size or components.image_size
     model = TappedModel(network.module, prepare=network.prepare, name=f"teacher {network.name}").to(components.device)
     row = row_named(recipe, "alone")
     update = row.update if recipe.teacher.lr is None else row.update.model_copy(update={"lr": recipe.teacher.lr})
@@ -174,22 +174,13 @@ def _train(
     )
     world.copy_from_first_(list(model.state_dict().values()))
     trainer = Trainer([student], teacher=None, device=components.device, log_every=recipe.log_every, world=world)
-    watcher = RunWatcher(
-        run,
-        recipe,
-        tag="teacher",
-        seed=seed,
-        label="teacher",
-        display=display,
-        stop=stop,
-        world=world,
-        trackers=trackers,
-    )
+    watch = partial(RunWatcher, display=display, stop=stop, world=world, trackers=trackers)
+    watcher = watch(run, recipe, tag="teacher", seed=seed, label="teacher")
     loader = train_loader(
         components.data,
         recipe.data,
         seed=hashed(seed, "teacher"),
-        image_size=size,
+        image_size=components.teacher_size or components.image_size,
         device=components.device,
         mean=network.mean,
         std=network.std,

@@ -85,7 +85,7 @@ class Teacher(RunTeacher):
     """Looks at a batch once and leaves an Observation; nothing in it carries gradient.
 
     Attributes:
-        compiles: whether and how torch.compile makes it faster.
+        compile: whether and how torch.compile makes it faster.
     """
 
     compile: Compile = False

@@ -43,13 +43,13 @@ class LiveTeacher(Teacher):
         model: any classifier.
         prepare: its first operation on images in [0,1]; None: it takes the images as they are.
         name: what messages call it.
-        folds: whether a copy is run whose batch norms are folded into its convolutions: faster, and equal up to
+        fold_batch_norm: whether a copy is run whose batch norms are folded into its convolutions: faster, equal up to
             rounding (see `fold_batch_norms_`). Made at the first look after `tap`, of the weights as they are then;
             `model` itself, with the norms that methods read, is not changed. Which norms are folded depends on the
             network alone, so that what one student sees does not depend on what another taps; a tap on what a folded
             convolution gives is read off a second pass, of the network as it is. Costs the memory of the folded
             convolutions' weights.
-        compiles: whether and how torch.compile makes what is run faster.
+        compile: whether and how torch.compile makes what is run faster.
         say: is told what is found out about the network, once.
         facts: of the network, where somebody is going to ask for them (see `RunTeacher.facts`).
     """

@@ -1,4 +1,4 @@
-"""What is checked at the border: the first Pairing of each form that a student's methods are given, and its size."""
+"""First-batch checks: the first Pairing of each form that a student's methods are given, and its size."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from understudy.core.batch import Pairing
 from understudy.core.probabilities import are_probabilities
 from understudy.methods.base import Method, Need
 from understudy.utils.errors import UserError
+from understudy.utils.text import plural
 
-__all__ = ["check_labels", "check_num_rows", "check_pairing", "form_of"]
+__all__ = ["check_labels", "check_num_rows", "check_pairing", "form_of", "too_few_images"]
 
 
 def check_pairing(pairing: Pairing, methods: Iterable[Method]) -> None:
@@ -117,3 +118,12 @@ def _check_features(pairing: Pairing, method: str) -> None:
                 f"method {method!r}: the teacher's {tap} is not finite on the first batch; are its weights whole, and "
                 "do the images have the range and normalisation it was trained with?"
             )
+
+
+def too_few_images(student: str, num_images: int, problem: str) -> str:
+    """What to say of a batch that is too small for the network itself."""
+    images = plural(num_images, "image")
+    return (
+        f"student {student} cannot be trained on a batch of {images} ({problem}); leave out an epoch's last batch "
+        "(drop_last=True), or take another batch size"
+    )

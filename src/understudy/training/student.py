@@ -20,13 +20,12 @@ from understudy.optim.base import Update
 from understudy.optim.ema import WeightAverage
 from understudy.optim.schedule import Schedule, lr_factor
 from understudy.tasks.base import Predictor, Task
-from understudy.training.checks import check_num_rows, check_pairing, form_of
+from understudy.training.checks import check_num_rows, check_pairing, form_of, too_few_images
 from understudy.training.loss import PassShare, WeightedMethod, combine_losses, is_on_local_rows, labels_of
 from understudy.training.trial_pass import USUAL_IMAGES, training_problem
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
 from understudy.utils.seeding import RandomState
-from understudy.utils.text import plural
 
 __all__ = ["Student", "WeightedMethod", "labels_of", "parameters_of"]
 
@@ -47,7 +46,7 @@ class Student:
         average: running average of what is deployed, evaluated beside the raw weights; None: there is none.
         precision: of the networks' passes; losses and weights stay float32.
         accumulate: passes a step; each takes a part of the batch, and their gradients add up to the whole batch's.
-        compiles: whether and how the network is compiled, after a first step that shows DOT which loss reaches what.
+        compile: whether and how the network is compiled, after a first step that shows DOT which loss reaches what.
         world: the processes that train this student together.
         image_shape: (3,H,W) of the images to come; None: not known.
     """
@@ -284,15 +283,6 @@ class Student:
 def _renamed(best: dict[str, Any] | None) -> dict[str, Any] | None:
     """The best epoch as it is kept now; checkpoints of before say "top1" where it is worth something."""
     return {**best, "worth": best["top1"]} if best is not None and "top1" in best else best
-
-
-def too_few_images(student: str, num_images: int, problem: str) -> str:
-    """What to say of a batch that is too small for the network itself."""
-    images = plural(num_images, "image")
-    return (
-        f"student {student} cannot be trained on a batch of {images} ({problem}); leave out an epoch's last batch "
-        "(drop_last=True), or take another batch size"
-    )
 
 
 def parameters_of(model: nn.Module, methods: Iterable[nn.Module]) -> list[tuple[str, nn.Parameter]]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from understudy.core.tap_shapes import TapShapes
 from understudy.runs.components import Components
 from understudy.tasks import ClassEvaluation
 from understudy.teachers.bank.store import TeacherFacts
@@ -18,11 +17,10 @@ __all__ = ["stored_with", "teacher_facts"]
 
 def teacher_facts(components: Components, scores: Mapping[str, ClassEvaluation]) -> TeacherFacts:
     """What a run without the teacher's network wants to know of it."""
-    network, shapes = components.teacher_network, _shapes(components)
+    network, shapes = components.teacher_network, components.shown_teacher.shapes(components.teacher_sample)
     assert network is not None
-    assert components.teacher is not None
     known = {
-        **components.teacher.facts(),
+        **components.shown_teacher.facts(),
         "fingerprint": fingerprint(network.module.state_dict()),
         "mean": network.mean,
         "std": network.std,
@@ -36,17 +34,11 @@ def teacher_facts(components: Components, scores: Mapping[str, ClassEvaluation])
 
 def stored_with(components: Components, scores: Mapping[str, ClassEvaluation]) -> dict[str, Tensor]:
     """Its last layer, the norms behind its taps, and what it predicts on the images that students are scored on."""
-    shapes = _shapes(components)
+    shapes = components.shown_teacher.shapes(components.teacher_sample)
     tensors = teacher_tensors(shapes.classifier if _kind(shapes.classifier) else None, shapes.norms)
     for split, evaluation in scores.items():
         tensors |= {f"{split}.predictions": evaluation.predictions, f"{split}.labels": evaluation.labels}
     return tensors
-
-
-def _shapes(components: Components) -> TapShapes:
-    teacher = components.teacher_of(components.recipe.seeds[0])
-    assert teacher is not None, "a recipe that is banked has a teacher"
-    return teacher.shapes(components.teacher_sample)
 
 
 def _kind(classifier: nn.Module | None) -> str | None:

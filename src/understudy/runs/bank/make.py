@@ -33,7 +33,6 @@ from understudy.runs.failures import readable_errors
 from understudy.runs.stop import StopRequest
 from understudy.runs.teacher import check_teacher, evaluate_teacher
 from understudy.tasks import ClassEvaluation
-from understudy.teachers import Teacher
 from understudy.teachers.bank.identity import refuse_another, refuse_another_beside, version_note
 from understudy.teachers.bank.packing import BankLayout, joined_rows, packed
 from understudy.teachers.bank.store import BankFolder, Manifest
@@ -127,7 +126,7 @@ def _check_options(options: BankOptions) -> None:
 
 def _layout(components: Components, methods: Sequence[MethodConfig], options: BankOptions) -> BankLayout:
     """What a row of this bank holds, from a dry forward of the tapped teacher."""
-    shapes = _teacher(components).shapes(components.teacher_sample)
+    shapes = components.shown_teacher.shapes(components.teacher_sample)
     data = components.recipe.data
     wanted = {tap for config in methods for tap in taps_of(config).teacher}
     known: dict[str, Any] = {
@@ -251,17 +250,11 @@ def _shards(loader: TrainLoader, manifest: Manifest) -> Iterator[tuple[tuple[int
         next_place = (view, number + 1)
 
 
-def _teacher(components: Components) -> Teacher:
-    teacher = components.teacher_of(components.recipe.seeds[0])
-    assert teacher is not None, "a recipe that is banked has a teacher"
-    return teacher
-
-
 def _teacher_rows(components: Components, batch: Batch, layout: BankLayout) -> dict[str, Tensor]:
     """The rows of one batch, in its own order, with the numbers by which they are found."""
     assert batch.indices is not None
     with autocast(components.recipe.precision, components.device):
-        observation = _teacher(components).observe(batch.to(components.device))
+        observation = components.shown_teacher.observe(batch.to(components.device))
     copies = torch.zeros_like(batch.indices) if batch.copies is None else batch.copies
     found = {"indices": batch.indices.to("cpu", torch.int32), "copies": copies.to("cpu", torch.uint8)}
     return {**found, **packed(observation.output, observation.features, layout)}
