@@ -1,4 +1,4 @@
-"""The public names, imported: `understudy` takes them from here when the first of them is asked for."""
+"""Everything that `understudy.__all__` lists, imported; `import understudy` itself asks for it when a name is used."""
 
 from understudy import methods as methods
 from understudy.api.distill import Result as Result

@@ -1,4 +1,4 @@
-"""Rows: what a recipe compares, each named by what it distils."""
+"""Variants: the rows of a comparison, each named by what it distils."""
 
 from __future__ import annotations
 

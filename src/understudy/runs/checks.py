@@ -1,4 +1,4 @@
-"""Whether rows, data and processes suit each other: what could not work is refused before training begins."""
+"""Checks before training starts: rows, data and processes that could not work together are refused."""
 
 from __future__ import annotations
 

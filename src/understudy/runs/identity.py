@@ -1,4 +1,4 @@
-"""What Python handed over, written beside a run: networks and data that no recipe can name."""
+"""Fingerprints of what Python handed over, written beside a run: networks and data that no recipe can name."""
 
 from __future__ import annotations
 

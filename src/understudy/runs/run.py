@@ -1,4 +1,4 @@
-"""Recipe -> run folder: opened, seeds trained one after the other, finished."""
+"""A recipe becomes a run folder, in four steps: opened, its folder chosen, its bank's views settled, carried out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step's losses are: every method's terms, each with its weight, over the rows that it is defined on."""
+"""The loss of a step: every method's terms, each with its weight, over the rows that it is defined on."""
 
 from __future__ import annotations
 

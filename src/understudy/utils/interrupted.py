@@ -1,4 +1,4 @@
-"""That a run was stopped at somebody's wish. Imports nothing, so that the command line can tell it from a fault."""
+"""Interrupted: a run was stopped on request. Imports nothing, so that the command line can tell it from a fault."""
 
 from __future__ import annotations
 
