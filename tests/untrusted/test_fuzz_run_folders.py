@@ -89,12 +89,13 @@ def test_bent_results_of_the_schema_before_are_read_or_refused_in_words(tmp_path
 
     @settings(fuzzed, max_examples=100)
     @given(mutants({**whole, "rows": whole["rows"][:1]}))
+    @within(5.0)
     def try_one(tree: Any) -> None:
         (tmp_path / "results.json").write_text(json.dumps(tree))
         bent.append(said_of(tmp_path))
 
     try_one()
-    assert 10 < bent.count(None) < len(bent) - 10
+    assert 10 < bent.count(None) < len(bent) - 3  # some are refused, and some are read
 
 
 def test_300_files_of_noise_are_no_results(run: Path, tmp_path: Path) -> None:
