@@ -75,7 +75,7 @@ class TestSettings:
             ({"accumulate": 0}, "accumulate must be a whole number from 1 on, got 0"),
             ({"accumulate": 1.5}, "accumulate must be a whole number"),
             ({"precision": "float8"}, "precision must be one of float32, bfloat16, float16, got 'float8'"),
-            ({"ema": 0.9}, r"ema must be understudy\.averaging\.Averaging"),
+            ({"ema": 0.9}, r"ema must be understudy\.optim\.ema\.Averaging"),
             ({"compile": "fast"}, "compile must be True, False or 'reduce-overhead', got 'fast'"),
             ({"name": ""}, "name must be a text"),
             ({"model": "resnet18"}, r"model must be a torch\.nn\.Module, got 'resnet18'"),

@@ -32,7 +32,7 @@ def results_of(run: Path) -> Any:
 
 
 def scores_of(run: Path) -> Any:
-    return results_of(run)["rows"][0]["seeds"][0]["last"]
+    return results_of(run)["rows"][0]["seeds"][0]["last"]["scores"]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ class TestARun:
         settings = ("data.image_size=16", "teacher.image_size=[24, 40]", "--allow-weak-teacher")
         said = done("train", *words, *STUDENT, *TWO_STEPS, *settings, "--data", wide, "--out", tmp_path / "x")
         assert "16 px (teacher 24 x 40 px)" in said
-        assert results_of(tmp_path / "x")["teacher"]["val"]["top1"] == scores_of(run)["top1"]
+        assert results_of(tmp_path / "x")["teacher"]["val"]["scores"]["top1"] == scores_of(run)["top1"]
 
 
 def test_a_pair_of_equal_sides_is_the_same_run_as_the_number(wide: Path, tmp_path: Path) -> None:
