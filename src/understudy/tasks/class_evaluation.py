@@ -82,6 +82,8 @@ def balanced_accuracy(predictions: Tensor, labels: Tensor) -> float:
         labels: (N,) class numbers, of at least one image.
     """
     num_classes = int(labels.max()) + 1
-    counts = torch.bincount(labels, minlength=num_classes)
-    right = torch.bincount(labels[predictions == labels], minlength=num_classes)
-    return 100.0 * (right[counts > 0].double() / counts[counts > 0]).mean().item()
+    is_right = (predictions == labels).double()
+    none = is_right.new_zeros(num_classes)
+    # Sums by class rather than bincount: no shape hangs on a value, so that a pretended device can follow.
+    counts, right = none.scatter_add(0, labels, torch.ones_like(is_right)), none.scatter_add(0, labels, is_right)
+    return 100.0 * ((right / counts.clamp_min(1)).sum() / torch.count_nonzero(counts)).item()
