@@ -90,7 +90,7 @@ def _opened(
     if components is None:
         components = open_components(recipe, allow_code=allow_code, say=display.say, world=world)
     else:
-        components = replace(_from_python(components, recipe, world), recipe=recipe)
+        components = _from_python(components, recipe, world)
         for note in components.data.notes:
             display.say(note)
     check_rows(components, rows)
@@ -115,6 +115,8 @@ def _chosen(choose: Callable[..., RunFolder], world: World) -> RunFolder:
 def _from_python(components: Components, recipe: Recipe, world: World) -> Components:
     if recipe.bank is not None:
         raise UserError("bank: networks that are handed over in Python are looked at live; leave it out")
+    if components.recipe != recipe:
+        components = replace(components, recipe=recipe)
     return in_world(components, world) if world.size > 1 else components
 
 
