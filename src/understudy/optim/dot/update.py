@@ -285,7 +285,8 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
         if self.clip_norm is not None:
             gradients = clipped(gradients, layout.parts, self.clip_norm)
         for part in layout.parts:
-            rule_of(part)(part, part.cut(gradients))
+            rule = rule_of(part)
+            rule.move_(part, part.cut(gradients), rule.numbers(part))
         for group in self.param_groups:
             group["steps"] = {stream: count + 1 for stream, count in group["steps"].items()}
         leave_out(layout.dormant, self.state)
