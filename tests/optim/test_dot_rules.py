@@ -85,17 +85,27 @@ def stepped(optimizer: DOT, parameter: nn.Parameter, steps: range = range(1, NUM
         yield parameter.detach().numpy().copy()
 
 
+def stepped_by_numbers_of_the_device(optimizer: DOT, parameter: nn.Parameter) -> Iterator[Floats]:
+    optimizer.prepare_capture(torch.device("cpu"))
+    for step in range(1, NUM_STEPS + 1):
+        optimizer.begin_step()
+        yield from stepped(optimizer, parameter, range(step, step + 1))
+
+
 def parameter() -> nn.Parameter:
     return nn.Parameter(torch.from_numpy(START.copy()))
 
 
+@pytest.mark.parametrize("walk", [stepped, stepped_by_numbers_of_the_device])
 @pytest.mark.parametrize("gain", ["heavy_ball", "ema"])
 @pytest.mark.parametrize("name", READS)
-def test_each_rule_follows_its_formula(name: str, gain: str) -> None:
+def test_each_rule_follows_its_formula(
+    name: str, gain: str, walk: Callable[[DOT, nn.Parameter], Iterator[Floats]]
+) -> None:
     momenta = (MOMENTUM - DELTA, MOMENTUM + DELTA)
     gains = tuple((1 - MOMENTUM) / (1 - m) if gain == "heavy_ball" else 1.0 for m in momenta)
     moved = parameter()
-    found = list(stepped(dot(name, moved, delta=DELTA, gain=gain), moved))
+    found = list(walk(dot(name, moved, delta=DELTA, gain=gain), moved))
     expected = list(walked(name, momenta, gains))
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
     if name not in GAINED:

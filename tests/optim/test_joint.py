@@ -133,3 +133,32 @@ def test_the_initial_rate_is_known_at_any_time(name: str) -> None:
     before = update.initial_lr
     update.set_lr_factor(0.1)
     assert (before, update.initial_lr, update.lr) == (0.5, 0.5, pytest.approx(0.05))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adamw"])
+def test_a_rate_on_the_device_takes_the_same_steps_and_is_a_number_in_a_checkpoint(optimizer: str) -> None:
+    ends = []
+    for is_on_device in (False, True):
+        parameter = nn.Parameter(torch.linspace(-1, 1, 5))
+        config = UPDATES["joint"].Config(optimizer=optimizer, lr=0.25, weight_decay=0.1)
+        update = config.build([("weight", parameter)])
+        assert update.capture_problem() is None
+        if is_on_device:
+            update.prepare_capture(torch.device("cpu"))
+        for step in range(4):
+            if step == 2:
+                kept, update = update.state_dict(), config.build([("weight", parameter)])
+                assert [group["lr"] for group in kept["param_groups"]] == [0.125]
+                if is_on_device:
+                    update.prepare_capture(torch.device("cpu"))
+                update.load_state_dict(kept)
+            update.set_lr_factor(0.5**step)
+            assert update.lr == 0.25 * 0.5**step
+            update(Losses(task=(parameter**2).sum(), distill=None, terms={}))
+        ends.append(parameter.detach())
+    assert torch.equal(*ends)
+
+
+def test_an_optimizer_that_counts_in_python_says_why_it_is_not_replayed() -> None:
+    update = UPDATES["joint"].Config(optimizer="nadam").build([("weight", nn.Parameter(torch.zeros(1)))])
+    assert update.capture_problem() == "NAdam keeps numbers of the step in Python"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any, ClassVar, Literal
 
@@ -204,6 +204,27 @@ class Update:
         """Scale every parameter group's learning rate to `factor` times its own initial one."""
         scale_lr_(self.optimizer, factor)
 
+    def capture_problem(self) -> str | None:
+        """Why a step of it cannot be recorded and replayed without Python going through it again; None: it can."""
+        return f"update {self.name} does not say how its step is replayed"
+
+    def prepare_capture(self, device: torch.device) -> None:
+        """Keep what changes from step to step as tensors of the device from now on, in whatever step.
+
+        Only where `capture_problem` finds none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no prepare_capture")
+
+    def begin_step(self) -> None:
+        """Give these tensors their values for the step to come, whose learning rate is set; no part of a recording."""
+
+    def baked_in(self) -> Hashable:
+        """Everything of Python that a recording of a step has in it: where it changes, another one is needed."""
+        return ()
+
+    def count_replay(self) -> None:
+        """Count a step that was replayed."""
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs: the optimizer's momenta, step counts, learning rates."""
         return self.optimizer.state_dict()
@@ -247,9 +268,16 @@ def initial_lr_of(optimizer: torch.optim.Optimizer) -> float:
 
 
 def scale_lr_(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's learning rate to `factor` times the one it had at the first call (`initial_lr`)."""
+    """Set every group's learning rate to `factor` times the one it had at the first call (`initial_lr`).
+
+    One that is a tensor stays the same tensor.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+        lr = factor * group.setdefault("initial_lr", group["lr"])
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def row_suffix(update: UpdateConfig, *, distils: bool) -> str:

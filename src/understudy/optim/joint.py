@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import compress
 from typing import Any
 
@@ -54,6 +54,8 @@ class Joint(Update, name="joint"):
         self.clip_norm = clip_norm
         self.add_up: Callable[[Sequence[Tensor]], list[Tensor]] = list
         self._scaler: torch.amp.GradScaler | None = None  # of the last backward pass
+        self._capture_device: torch.device | None = None  # where the learning rates are kept; None: in Python
+        self._lr_factor: float | None = None  # what was set last
 
     def accumulate(self, losses: Losses, *, scaler: torch.amp.GradScaler | None = None) -> None:
         """One backward pass of the sum; what several give before a step adds up.
@@ -87,9 +89,9 @@ class Joint(Update, name="joint"):
             self._scaler.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _reached_anywhere(self) -> list[Tensor]:
+    def _reached_anywhere(self) -> list[nn.Parameter]:
         """The parameters that have a gradient in any of the processes; where it is missing here, it becomes zeros."""
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        parameters = self._parameters()
         here = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
         (anywhere,) = self.add_up([here])
         if anywhere is here:  # what a lone process gets back
@@ -100,12 +102,71 @@ class Joint(Update, name="joint"):
                 parameter.grad = torch.zeros_like(parameter)
         return reached
 
+    def capture_problem(self) -> str | None:
+        """None with torch's SGD and AdamW on weights of up to 32 bits: their kernels read the rate from the device."""
+        if not isinstance(self.optimizer, torch.optim.SGD | torch.optim.AdamW):
+            return f"{type(self.optimizer).__name__} keeps numbers of the step in Python"
+        if not all(group["fused"] for group in self.optimizer.param_groups):
+            return f"{type(self.optimizer).__name__} is not the fused one"
+        if any(parameter.dtype == torch.float64 for parameter in self._parameters()):
+            return "weights are float64, and a rate on the device has 32 bits"
+        return None
+
+    def prepare_capture(self, device: torch.device) -> None:
+        """Keep the learning rates there, as () tensors."""
+        self._capture_device = device
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = float(group.get("initial_lr", group["lr"]))
+            group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)
+            if device.type == "cuda" and "capturable" in group:
+                group["capturable"] = True
+        # Steps before and beside the recording are meant: torch warns of them once, unless it has.
+        self.optimizer._warned_capturable_if_run_uncaptured = True
+
+    def set_lr_factor(self, factor: float) -> None:
+        """Scale every parameter group's learning rate to `factor` times its own initial one."""
+        super().set_lr_factor(factor)
+        self._lr_factor = factor
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step, of the first parameter group; nothing is read from the device."""
+        if self._capture_device is None or self._lr_factor is None:
+            return super().lr
+        return self._lr_factor * self.initial_lr
+
+    def baked_in(self) -> Hashable:
+        """Settings of the groups but for the rate, who is trainable, and who has a momentum by now."""
+        groups = tuple(
+            tuple((key, value) for key, value in group.items() if key not in ("params", "lr", "initial_lr"))
+            for group in self.optimizer.param_groups
+        )
+        state = self.optimizer.state
+        known = tuple((parameter.requires_grad, parameter in state) for parameter in self._parameters())
+        return groups, self.clip_norm, known
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with learning rates as plain numbers wherever they are kept."""
+        state = super().state_dict()
+        if self._capture_device is not None:
+            factor = 1.0 if self._lr_factor is None else self._lr_factor
+            for group in state["param_groups"]:
+                group["lr"] = factor * group["initial_lr"]
+                if "capturable" in group:
+                    group["capturable"] = False
+        return state
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         super().load_state_dict(state)
+        if self._capture_device is not None:
+            self.prepare_capture(self._capture_device)
         if isinstance(self.optimizer, torch.optim.NAdam):
             # torch casts the product of momenta as if it were a parameter's: another number, on a GPU a wait for it.
-            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            parameters = self._parameters()
             for number, saved in state["state"].items():
                 self.optimizer.state[parameters[number]]["mu_product"] = saved["mu_product"].detach().cpu().clone()
 

@@ -42,6 +42,10 @@ class Layout:
         """Whether the same parameters are trainable as when this was made."""
         return self._trainable == [parameter.requires_grad for parameter in self.parameters]
 
+    def begins(self) -> bool:
+        """Whether one of the momenta has not been moved yet."""
+        return any(part.age(stream) == 0 for part in self.parts for stream in part.places)
+
     def in_order(self, stream: str, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[Tensor]:
         """A gradient for each parameter that the stream reaches, zeros where these parameters have none."""
         mine = self.reached[stream]

@@ -11,7 +11,7 @@ be given other values without Python going through the rule again, as a captured
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ MOMENTUM_DECAY = 4e-3  # psi of NAdam, as torch has it
 
 Number = float | Tensor  # a tensor: () on the weights' device
 Numbers = Mapping[str, Number]
+Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +201,7 @@ def rule_of(part: Part) -> Rule:
     return _NESTEROV if part.group["nesterov"] else RULES[part.group["optimizer"]]
 
 
-def _add_times_(targets: list[Tensor], values: Sequence[Tensor], factor: Number) -> None:
+def _add_times_(targets: Tensors, values: Tensors, factor: Number) -> None:
     """targets += factor * values."""
     if isinstance(factor, Tensor):
         torch._foreach_add_(targets, torch._foreach_mul(values, factor))
@@ -208,9 +209,7 @@ def _add_times_(targets: list[Tensor], values: Sequence[Tensor], factor: Number)
         torch._foreach_add_(targets, values, alpha=factor)
 
 
-def _add_quotients_(
-    targets: list[Tensor], numerators: Sequence[Tensor], denominators: Sequence[Tensor], factor: Number
-) -> None:
+def _add_quotients_(targets: Tensors, numerators: Tensors, denominators: Tensors, factor: Number) -> None:
     """targets += factor * numerators / denominators."""
     if isinstance(factor, Tensor):
         _add_times_(targets, torch._foreach_div(numerators, denominators), factor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from numbers import Real
 from typing import Any, Literal
 
@@ -16,15 +16,22 @@ from understudy.optim.dot.rules import RULES
 from understudy.utils.errors import UserError
 
 __all__ = [
+    "ABSENT_BEFORE",
+    "NOTHING_KNOWN",
     "DOTSettings",
     "check_at_step",
     "check_clip_norm",
     "check_group",
     "check_state",
     "completed",
+    "fixed_settings",
     "has_warned_of_unread_gradients",
 ]
 
+# What a parameter group remembers of the losses; values are replaced, never changed. Steps by loss since it was first
+# seen; losses that an eager pass has shown these parameters; places of parameters that `settle` has spoken about.
+NOTHING_KNOWN: dict[str, Any] = {"steps": {}, "seen_eagerly": [], "settled": []}
+ABSENT_BEFORE: dict[str, Any] = {"alpha": 0.9, "nesterov": False}  # settings that states of earlier versions lack
 GAINS = ("heavy_ball", "ema")
 # From the first on, below the second; in the words of the third.
 BOUNDS: dict[str, tuple[float, float, str]] = {
@@ -143,12 +150,11 @@ def check_clip_norm(clip_norm: Any) -> None:
         raise UserError(f"clip_norm must be a finite number above 0, or None to clip nothing, got {clip_norm!r}")
 
 
-def check_state(state: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+def check_state(state: Mapping[str, Any]) -> None:
     """Refuse what is no state of DOT, or one that it could not train with.
 
     Args:
         state: as `state_dict` gives it.
-        known: settings that a state of an earlier version lacks.
 
     Raises:
         UserError: it is another optimizer's, or a setting is out of its bounds.
@@ -161,7 +167,13 @@ def check_state(state: Mapping[str, Any], known: Mapping[str, Any]) -> None:
                 "optimizer, such as torch.optim.SGD, has one momentum where DOT has one for each loss; load the "
                 "weights alone and let DOT begin anew"
             )
-        check_group({**known, **group})
+        check_group({**ABSENT_BEFORE, **group})
+
+
+def fixed_settings(groups: Sequence[Mapping[str, Any]]) -> Hashable:
+    """All settings of the groups that do not change from step to step of themselves."""
+    passing = ("params", "lr", "initial_lr", *NOTHING_KNOWN)
+    return tuple(tuple((name, value) for name, value in group.items() if name not in passing) for group in groups)
 
 
 def has_warned_of_unread_gradients(groups: Sequence[Mapping[str, Any]]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,22 +10,18 @@ from torch import Tensor, nn
 
 from understudy.core.batch import Losses
 from understudy.distributed.world import averaged
-from understudy.optim.base import Optimizer, Update, initial_lr_of, scale_lr_
+from understudy.optim.base import Optimizer, Update
+from understudy.optim.dot import settings
 from understudy.optim.dot.layout import Layout, have_others_joined, have_some_joined
 from understudy.optim.dot.parts import STREAMS, Gradients, clipped
 from understudy.optim.dot.reach import gradients_of, leave_out, reached_by, settle
 from understudy.optim.dot.rules import rule_of
-from understudy.optim.dot.settings import DOTSettings, check_at_step, check_clip_norm, check_state, completed
-from understudy.optim.dot.settings import has_warned_of_unread_gradients as has_warned
+from understudy.optim.dot.settings import DOTSettings
+from understudy.optim.dot.step_numbers import StepNumbers
 from understudy.optim.scaler import step_unless_inf
 from understudy.utils.errors import UserError
 
 __all__ = ["DOT", "reached_by"]
-
-# What a parameter group remembers of the losses; values are replaced, never changed. Steps by loss since it was first
-# seen; losses that an eager pass has shown these parameters; places of parameters that `settle` has spoken about.
-NOTHING_KNOWN: dict[str, Any] = {"steps": {}, "seen_eagerly": [], "settled": []}
-ABSENT_BEFORE: dict[str, Any] = {"alpha": 0.9, "nesterov": False}  # settings that states of earlier versions lack
 
 
 class DOT(torch.optim.Optimizer, Update, name="dot"):
@@ -85,15 +81,13 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
 
         def build(self, parameters: Iterable[tuple[str, nn.Parameter]], *, undecayed: Collection[str] = ()) -> DOT:
             """A DOT, which is an Update itself."""
-            settings = self.model_dump(exclude={"name", "decay_norm_and_bias"})
-            return DOT(self.groups(parameters, undecayed), **settings)
+            return DOT(self.groups(parameters, undecayed), **self.model_dump(exclude={"name", "decay_norm_and_bias"}))
 
     retains_graph: ClassVar[bool] = True
     needs_distillation: ClassVar[bool] = True
 
     gradients: dict[str, list[Tensor]]  # pending, by stream, in the order of `reached`: to replace, not to write into
     _layout: Layout | None  # None: memberships have changed since
-    _is_agreed: bool  # whether all processes know the same members, and nothing is open
     _scaler: torch.amp.GradScaler | None  # of the last backward
     _shown: object  # what that scaler has seen of this optimizer
     _has_warned = False
@@ -117,14 +111,15 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
         gain: Literal["heavy_ball", "ema"] = "heavy_ball",
         allow_negative_momentum: bool = False,
     ) -> None:
-        check_clip_norm(clip_norm)
+        settings.check_clip_norm(clip_norm)
         self.clip_norm = clip_norm
+        self._numbers = StepNumbers()
         self.add_up: Callable[[Sequence[Tensor]], list[Tensor]] = averaged  # a run's own sums: its losses carry shares
         self._forget()
-        settings: dict[str, Any] = {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay}
-        settings |= {"optimizer": optimizer, "nesterov": nesterov, "dampening": dampening, "beta2": beta2}
-        settings |= {"alpha": alpha, "eps": eps, "gain": gain, "allow_negative_momentum": allow_negative_momentum}
-        super().__init__(params, settings)
+        defaults: dict[str, Any] = {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay}
+        defaults |= {"optimizer": optimizer, "nesterov": nesterov, "dampening": dampening, "beta2": beta2}
+        defaults |= {"alpha": alpha, "eps": eps, "gain": gain, "allow_negative_momentum": allow_negative_momentum}
+        super().__init__(params, defaults)
 
     def backward(
         self, *, task: Tensor | None = None, distill: Tensor | None = None, scaler: torch.amp.GradScaler | None = None
@@ -174,8 +169,8 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
                 value = closure()
         if not self.gradients:
             raise UserError("DOT has no gradients to step on; call optimizer.backward(task=..., distill=...) first")
-        check_at_step(self.param_groups, self.clip_norm)
-        self._has_warned = self._has_warned or has_warned(self.param_groups)
+        settings.check_at_step(self.param_groups, self.clip_norm)
+        self._has_warned = self._has_warned or settings.has_warned_of_unread_gradients(self.param_groups)
         self._agree()
         reached = self._laid_out().reached
         # In the order of the streams: every process has to add up the same one at a time.
@@ -214,8 +209,8 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; which loss reaches the new parameters is found out at the next backward."""
-        super().add_param_group(completed(self.defaults | param_group))
-        self.param_groups[-1] |= NOTHING_KNOWN
+        super().add_param_group(settings.completed(self.defaults | param_group))
+        self.param_groups[-1] |= settings.NOTHING_KNOWN
         self._forget()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -224,7 +219,7 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
         Raises:
             UserError: it is another optimizer's; or its settings cannot be.
         """
-        check_state(state_dict, ABSENT_BEFORE)
+        settings.check_state(state_dict)
         super().load_state_dict(state_dict)
 
     def accumulate(self, losses: Losses, *, scaler: torch.amp.GradScaler | None = None) -> None:
@@ -232,26 +227,41 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
         self.backward(task=losses.task, distill=losses.distill, scaler=scaler)
 
     @property
-    def lr(self) -> float:
-        """Learning rate of the next step, of the first parameter group."""
-        return float(self.param_groups[0]["lr"])
+    def optimizer(self) -> DOT:  # type: ignore[override]
+        """Itself."""
+        return self
 
-    @property
-    def initial_lr(self) -> float:
-        """Learning rate of the first parameter group where its factor is 1."""
-        return initial_lr_of(self)
+    def capture_problem(self) -> str | None:
+        """None: every rule takes its numbers from the device where it has to."""
+        return None
 
-    def set_lr_factor(self, factor: float) -> None:
-        """Scale every parameter group's learning rate to `factor` times its own initial one."""
-        scale_lr_(self, factor)
+    def prepare_capture(self, device: torch.device) -> None:
+        """Keep what the rules work out anew at each step there."""
+        self._numbers = StepNumbers(device)
+
+    def begin_step(self) -> None:
+        """Give the numbers on the device their values for the step to come."""
+        self._numbers.set(self._laid_out().parts)
+
+    def baked_in(self) -> Hashable:
+        """Settings of the groups but for the rate, who is trainable, and the lists that a step works on."""
+        layout = self._laid_out()
+        return settings.fixed_settings(self.param_groups), self.clip_norm, layout, layout.holds(), layout.begins()
+
+    def count_replay(self) -> None:
+        """Count a step."""
+        for group in self.param_groups:
+            group["steps"] = {stream: count + 1 for stream, count in group["steps"].items()}
+        leave_out(self._laid_out().dormant, self.state)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"clip_norm": self.clip_norm, "add_up": self.add_up}
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # of load_state_dict as well as of a copy
         super().__setstate__(state)
+        self.__dict__.setdefault("_numbers", StepNumbers())
         for group in self.param_groups:
-            for name, value in (NOTHING_KNOWN | ABSENT_BEFORE).items():
+            for name, value in (settings.NOTHING_KNOWN | settings.ABSENT_BEFORE).items():
                 group.setdefault(name, value)
         self._forget()
 
@@ -259,9 +269,9 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
         """Drop what is pending and the lists that a step works on."""
         self.gradients = {}
         self._layout = None
-        self._is_agreed = False
-        self._scaler = None
-        self._shown = None
+        self._numbers.forget()
+        self._is_agreed = False  # whether all processes know the same members, and nothing is open
+        self._scaler = self._shown = None
 
     def _laid_out(self) -> Layout:
         if self._layout is None:
@@ -271,6 +281,7 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
     def _lay_out_anew(self) -> None:
         """Lay the parameters out as they are reached now, and what is pending in the same order."""
         before, self._layout = self._laid_out().reached, None
+        self._numbers.forget()
         self.gradients = {s: self._laid_out().in_order(s, before[s], found) for s, found in self.gradients.items()}
 
     def _agree(self) -> None:
@@ -285,8 +296,5 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
         if self.clip_norm is not None:
             gradients = clipped(gradients, layout.parts, self.clip_norm)
         for part in layout.parts:
-            rule = rule_of(part)
-            rule.move_(part, part.cut(gradients), rule.numbers(part))
-        for group in self.param_groups:
-            group["steps"] = {stream: count + 1 for stream, count in group["steps"].items()}
-        leave_out(layout.dormant, self.state)
+            rule_of(part).move_(part, part.cut(gradients), self._numbers.of(part))
+        self.count_replay()

@@ -1,0 +1,31 @@
+"""Numbers of Python where the device reads them anew at each use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["DeviceNumbers"]
+
+
+class DeviceNumbers:
+    """Named numbers as () tensors of one device, which stay where they are when their values change.
+
+    What is computed of them can be replayed with other values: a captured CUDA graph keeps addresses, not numbers.
+
+    Args:
+        names: of all of them.
+        device: where they are read.
+        dtype: that they are rounded to.
+    """
+
+    def __init__(self, names: Sequence[str], *, device: torch.device, dtype: torch.dtype) -> None:
+        self._values = torch.zeros(len(names), dtype=dtype, device=device)
+        self.tensors: dict[str, Tensor] = dict(zip(names, self._values.unbind(), strict=True))
+
+    def set(self, numbers: Mapping[str, float]) -> None:
+        """Give them their values for the next use; nobody waits for the device."""
+        values = torch.tensor([numbers[name] for name in self.tensors], dtype=self._values.dtype)
+        self._values.copy_(values, non_blocking=True)
