@@ -98,7 +98,45 @@ def test_no_step_but_the_first_waits_for_the_gpu(row: str) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16"}, {"precision": "float16"}, {"compile": True}])
+def rows_trained(capture: Any, rows: list[str] = ROWS, **options: Any) -> Trainer:
+    """All rows under one teacher, 24 steps in three epochs."""
+    teacher = small_teacher()
+    teacher.model.to("cuda")
+    specs = [replace(spec_of(row, dropout=0.0), **options) for row in rows]
+    for spec in specs:
+        spec.model.to("cuda")
+    tap_teacher(teacher, [config for spec in specs for config in spec.methods])
+    sample = batches()[0].images.to("cuda")
+    around = BuildContext(task=Classification(10), num_classes=10, sample=sample, teacher=teacher)
+    students = [build_student(spec, around) for spec in specs]
+    trainer = Trainer(students, teacher=teacher, device=torch.device("cuda"), log_every=4, capture=capture)
+    trainer.fit([(batch.images, batch.targets) for batch in batches(8, last=5)], epochs=3)
+    return trainer
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "bfloat16"}, {"compile": True}])
+def test_captured_steps_are_the_steps_themselves_bit_for_bit(options: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+    plain, captured = rows_trained(False, **options), rows_trained(True, **options)
+    assert captured._captured.num_replays > 10
+    for ours, theirs in zip(plain.students, captured.students, strict=True):
+        for name, value in tensors_of(ours).items():
+            assert torch.equal(tensors_of(theirs)[name], value), f"{ours.name}: {name}"
+    assert plain.history == captured.history
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_captured_row_of_several_is_the_row_alone(row: str) -> None:
+    together, alone = rows_trained(True), rows_trained(True, [row])
+    (student,) = alone.students
+    (same,) = [other for other in together.students if other.name == student.name]
+    for name, value in tensors_of(student).items():
+        assert torch.equal(tensors_of(same)[name], value), name
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"precision": "bfloat16"}, {"precision": "float16"}, {"compile": True}, {"capture": True}]
+)
 def test_a_run_from_a_recipe_ends_with_results(settings: dict[str, Any], tmp_path: Path) -> None:
     recipe = tiny_recipe({"device": "cuda", "rows": ["alone", "kd", "kd+dot"], "seeds": [0], **settings})
     run = run_recipe(recipe, tmp_path / "run")

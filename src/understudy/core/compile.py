@@ -1,4 +1,4 @@
-"""torch.compile of the networks that a run goes through at every step."""
+"""torch.compile of the networks that a run goes through at every step, and the settings of what makes steps faster."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 
 from understudy.core.taps import TappedModel
 
-__all__ = ["Compile", "begin_compiled_step", "compiled", "graphs_retained"]
+__all__ = ["Capture", "Compile", "begin_compiled_step", "compiled", "graphs_retained"]
 
 # Whether, and in which of torch.compile's modes: True is its default, "reduce-overhead" records CUDA graphs, too.
 Compile = Literal[True, False, "reduce-overhead"]
+# Whether the whole step is replayed as one CUDA graph; auto: where it can be, True: refused where it cannot.
+Capture = Literal["auto", True, False]
 
 
 def compiled(model: TappedModel, how: Compile) -> TappedModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
@@ -34,7 +35,8 @@ def virtual_teacher(labels: Tensor, like: Tensor, *, correct_probability: float 
     """
     classes, _ = classes_of(labels, like, method="tfkd")
     num_classes = like.shape[1]
-    shares = labels if labels.ndim == 2 else F.one_hot(classes, num_classes)
+    # A comparison, since F.one_hot looks at the values of the classes.
+    shares = labels if labels.ndim == 2 else classes[:, None] == torch.arange(num_classes, device=classes.device)
     wrong = (1 - correct_probability) / (num_classes - 1)
     return wrong + (correct_probability - wrong) * shares.to(like.dtype)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, SerializeAsAny, field_serializer, field_validator, model_validator
 
-from understudy.core.compile import Compile
+from understudy.core.compile import Capture, Compile
 from understudy.core.config import Config
 from understudy.core.image_size import ImageSize
 from understudy.core.precision import Precision
@@ -118,6 +118,7 @@ class Recipe(Config):
     precision: Precision = "float32"  # of the networks' passes; losses and weights stay float32
     accumulate: int = Field(default=1, ge=1)  # passes a step: each takes a part of the batch, for less memory
     compile: Compile = False  # the networks, by torch.compile; reduce-overhead is its mode with CUDA graphs
+    capture: Capture = "auto"  # the whole step as one CUDA graph; true: refused where it cannot be
     fold_teacher: bool = True  # its batch norms into its convolutions: faster, equal up to rounding
     sync_batch_norm: bool = False  # several GPUs: batch statistics over all of them
     on_nan: Literal["stop", "rollback", "continue"] = "stop"  # a loss that is NaN or infinite; see docs/reliability.md

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from understudy.models import Network
@@ -19,8 +19,14 @@ from understudy.utils.seeding import seeded
 __all__ = ["build_student", "build_trainer", "deployed_network"]
 
 
-def build_trainer(components: Components, rows: Sequence[Variant], seed: int) -> Trainer:
-    """The trainer of one seed, with a student for every row."""
+def build_trainer(
+    components: Components, rows: Sequence[Variant], seed: int, *, say: Callable[[str], None] = lambda note: None
+) -> Trainer:
+    """The trainer of one seed, with a student for every row; `say` is told what its steps turn out to be.
+
+    Raises:
+        UserError: what a student or its methods cannot be built of; steps that must be captured and cannot be.
+    """
     teacher = components.teacher_of(seed)
     if teacher is not None:
         tap_teacher(teacher, [config for row in rows for config in row.method])
@@ -33,6 +39,8 @@ def build_trainer(components: Components, rows: Sequence[Variant], seed: int) ->
         stops_at_nan=recipe.on_nan != "continue",
         selects_best=recipe.select_on != "last",
         world=components.world,
+        capture=recipe.capture,
+        say=say,
     )
 
 

@@ -203,7 +203,7 @@ def _run_seed(execution: Execution, seed: int) -> None:
         if components.world.is_first:  # the call that kept it may have died before it cleared up
             checkpoint.keep_end(execution.run.checkpoints, f"seed{seed}")
         return
-    trainer = build_trainer(components, execution.rows, seed)
+    trainer = build_trainer(components, execution.rows, seed, say=display.say)
     label = f"seed {recipe.seeds.index(seed) + 1}/{len(recipe.seeds)}" if len(recipe.seeds) > 1 else "training"
     watcher = RunWatcher(
         execution.run,

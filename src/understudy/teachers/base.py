@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,6 +121,10 @@ class Teacher(RunTeacher):
     @abstractmethod
     def observe(self, batch: Batch) -> Observation:
         """What the teacher says about the batch."""
+
+    def baked_in(self, batch: Batch) -> Hashable:
+        """Everything of Python that a recording of this look (a captured CUDA graph) has in it: the view, as a rule."""
+        return batch.view
 
     def release(self) -> None:
         """Let go of what is kept between looks; the next look makes it anew."""

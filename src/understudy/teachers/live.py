@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from operator import attrgetter
@@ -147,6 +147,10 @@ class LiveTeacher(Teacher):
             if self._beside is not None:
                 features = features | self._beside(images)[1]
         return Observation(output=self._logits(output), features={tap: features[tap] for tap in self.model.taps})
+
+    def baked_in(self, batch: Batch) -> Hashable:
+        """What is run: it looks at the images alone."""
+        return self._run, self._beside
 
     def _logits(self, output: Any) -> Any:
         if self.gives_probabilities is None:

@@ -12,7 +12,7 @@ from understudy.methods.base import Method, Need
 from understudy.utils.errors import UserError
 from understudy.utils.text import plural
 
-__all__ = ["check_labels", "check_num_rows", "check_pairing", "form_of", "too_few_images"]
+__all__ = ["check_labels", "check_num_rows", "check_pairing", "form_of", "refuse_to_tear_copies", "too_few_images"]
 
 
 def check_pairing(pairing: Pairing, methods: Iterable[Method]) -> None:
@@ -127,3 +127,15 @@ def too_few_images(student: str, num_images: int, problem: str) -> str:
         f"student {student} cannot be trained on a batch of {images} ({problem}); leave out an epoch's last batch "
         "(drop_last=True), or take another batch size"
     )
+
+
+def refuse_to_tear_copies(student: str, methods: Iterable[Method], *, accumulate: int) -> None:
+    """Refuse settings that divide a batch in which several copies of an image belong together.
+
+    Raises:
+        UserError: passes, or groups of rows.
+    """
+    grouped = [method.name for method in methods if method.config.group_size is not None]
+    if accumulate > 1 or grouped:
+        what = f"accumulate={accumulate}" if accumulate > 1 else f"group_size of method {grouped[0]!r}"
+        raise UserError(f"student {student}: {what} would tear the copies of an image apart; leave it out")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import reduce
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +18,7 @@ from understudy.optim.base import Update
 from understudy.optim.ema import WeightAverage
 from understudy.optim.schedule import Schedule, lr_factor
 from understudy.tasks.base import Predictor, Task
-from understudy.training.checks import check_num_rows, check_pairing, form_of, too_few_images
+from understudy.training.checks import check_num_rows, check_pairing, form_of, refuse_to_tear_copies, too_few_images
 from understudy.training.loss import PassShare, WeightedMethod, combine_losses, is_on_local_rows, labels_of
 from understudy.training.trial_pass import USUAL_IMAGES, training_problem
 from understudy.utils.errors import UserError
@@ -98,12 +96,18 @@ class Student:
     def begin_step(self, *, progress: float, epochs: int) -> None:
         """Set the learning rate for `progress` epochs behind us (0-based, fractional) of `epochs`."""
         self.update.set_lr_factor(lr_factor(self.schedule, progress, epochs, lr=self.update.initial_lr))
+        self.update.begin_step()
 
     def step(self, batch: Batch, observation: Observation, *, epoch: int, rows: RankCounts | None = None) -> StepRecord:
         """A whole training step: forward, losses, new weights. `rows`: of the batch, over all processes."""
-        rows = rows or RankCounts((len(batch.images),))
+        record = self.replayable_step(batch, observation, epoch, rows or RankCounts((len(batch.images),)))
+        self.finish_step()
+        return record
+
+    def replayable_step(self, batch: Batch, observation: Observation, epoch: int, rows: RankCounts) -> StepRecord:
+        """A step but for `finish_step`: all that a captured graph of it does when it is replayed."""
         if batch.copies is not None:
-            self._refuse_to_tear_copies()
+            refuse_to_tear_copies(self.name, [w.method for w in self.methods], accumulate=self.accumulate)
         with self.random_state.swapped_in(), graphs_retained(bool(self.compile) and self.update.retains_graph):
             passes = [
                 self._descend(part_batch, part_observation, epoch, part)
@@ -114,10 +118,18 @@ class Student:
                 self.scaler.update()
         for module in (self.model.module, *self._local_methods):
             self.world.average_buffers_(module)
+        return sum(passes[1:], passes[0])
+
+    def finish_step(self) -> None:
+        """Count the step, and take the new weights into the average."""
         self.num_steps += 1
         if self.average is not None:
             self.average.update(self.raw_deployed(), step=self.num_steps)
-        return reduce(operator.add, passes)
+
+    def baked_in(self, epoch: int) -> Hashable:
+        """Everything of Python that a recording of `replayable_step` has in it."""
+        weights = tuple(weighted.weight_in(epoch) for weighted in self.methods)
+        return weights, self.num_steps == 0, self.model.training, self.update.baked_in()
 
     def _descend(self, batch: Batch, observation: Observation, epoch: int, part: PassShare) -> StepRecord:
         """One forward pass and its backward pass(es)."""
@@ -167,12 +179,6 @@ class Student:
         problem = training_problem(self.model, few)
         if problem is not None and training_problem(self.model, usual) is None:
             raise UserError(too_few_images(self.name, smallest, problem))
-
-    def _refuse_to_tear_copies(self) -> None:
-        grouped = [w.method.name for w in self.methods if w.method.config.group_size is not None]
-        if self.accumulate > 1 or grouped:
-            what = f"accumulate={self.accumulate}" if self.accumulate > 1 else f"group_size of method {grouped[0]!r}"
-            raise UserError(f"student {self.name}: {what} would tear the copies of an image apart; leave it out")
 
     def _network(self) -> TappedModel:
         # The first step of all is taken eagerly: compiled code gives zeros where a loss reaches nothing, and DOT

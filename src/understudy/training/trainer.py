@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from understudy.core.batch import Batch, Observation
-from understudy.core.compile import begin_compiled_step
+from understudy.core.compile import Capture, begin_compiled_step
+from understudy.core.meters import StepRecord
 from understudy.core.precision import autocast
 from understudy.data import TrainLoader, from_plain_loader
 from understudy.data.loaders.plain import PlainLoader, as_batch, refuse_used_up
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import Evaluation, headline_metric
 from understudy.teachers import Teacher
+from understudy.training.capture import captured
 from understudy.training.checks import check_labels
 from understudy.training.metrics import Measures, NotFinite
 from understudy.training.student import Student
@@ -46,6 +49,8 @@ class Trainer:
         stops_at_nan: whether a loss that is NaN or infinite ends the training.
         selects_best: whether every student keeps the weights of its best evaluated epoch.
         world: the processes that train together; each has its part of every batch.
+        capture: whether steps are replayed as one CUDA graph (see `understudy.training.capture`).
+        say: is told why they are not, where they could have been.
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class Trainer:
         stops_at_nan: bool = True,
         selects_best: bool = False,
         world: World = SINGLE,
+        capture: Capture = "auto",
+        say: Callable[[str], None] = warnings.warn,
     ) -> None:
         if not students:
             raise UserError("there is no student to train")
@@ -83,6 +90,7 @@ class Trainer:
         if teacher is not None:
             self._compile_modes.add(teacher.compile)
         self.measures = Measures(names, stops_at_nan=stops_at_nan, world=world)
+        self._captured = captured(self, capture, say=say)
 
     @property
     def step(self) -> int:
@@ -185,20 +193,28 @@ class Trainer:
 
     def take_step(self, batch: Batch) -> None:
         """One step of every student on one batch, after one look of the teacher at it."""
-        rows = self.world.rows(len(batch.images))
         begin_compiled_step(self._compile_modes)
+        progress = self.epoch - 1 + self.step_in_epoch / self.steps_per_epoch
+        for student in self.students:
+            student.begin_step(progress=progress, epochs=self.epochs)
+        for student, record in zip(self.students, self._captured(batch), strict=True):
+            student.finish_step()
+            self.measures.add(student.name, record)
+        self.measures.end_step(self.step + 1)
+
+    def replayable_step(self, batch: Batch) -> list[StepRecord]:
+        """The look and every student's passes and new weights: all that a captured graph of a step does."""
+        rows = self.world.rows(len(batch.images))
         # A pass for each precision: what a student is taught must not depend on who else is there.
         observations = {student.precision: Observation() for student in self.students}
         if self.teacher is not None:
             for precision in observations:
                 with autocast(precision, self.device):
                     observations[precision] = self.teacher.observe(batch)
-        progress = self.epoch - 1 + self.step_in_epoch / self.steps_per_epoch
-        for student in self.students:
-            student.begin_step(progress=progress, epochs=self.epochs)
-            record = student.step(batch, observations[student.precision], epoch=self.epoch, rows=rows)
-            self.measures.add(student.name, record)
-        self.measures.end_step(self.step + 1)
+        return [
+            student.replayable_step(batch, observations[student.precision], self.epoch, rows)
+            for student in self.students
+        ]
 
     def check_finite(self) -> None:
         """Raise where a loss of the running interval, or a weight, is NaN or infinite. All processes call it.
@@ -277,6 +293,7 @@ class Trainer:
         self.measures.load_state_dict(state["measures"])
         for student in self.students:
             student.load_state_dict(state["students"][student.name])
+        self._captured.forget()
 
 
 def _doubled(names: Sequence[str]) -> str:

@@ -35,7 +35,13 @@ class RandomState:
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Draw from this state until the block ends; the one outside is left as it was."""
+        """Draw from this state until the block ends; the one outside is left as it was.
+
+        While a CUDA graph is captured nothing is swapped: that cannot be recorded, and what is captured draws nothing.
+        """
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            yield
+            return
         outside = _current()
         _make_current(self._state)
         try:

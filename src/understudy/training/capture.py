@@ -1,0 +1,238 @@
+"""The whole step of a Trainer as one CUDA graph: recorded once, replayed with one launch.
+
+At the sizes of CIFAR a step waits for its hundreds of kernels to be launched. What a graph replays are these kernels
+on the tensors that they were recorded with; Python does not go through the step again. So batches are copied into
+tensors that stay where they are, the numbers that change from step to step live on the device (`Update.begin_step`),
+and whatever else of Python is in a step (`baked_in`: warm-up weights, a bank's view, who is trainable) has the step
+recorded anew where it changes. Steps of other shapes, such as an epoch's last, are taken as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from understudy.core.batch import Batch
+from understudy.core.compile import Capture
+from understudy.core.meters import StepRecord
+from understudy.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from understudy.training.trainer import Trainer
+
+__all__ = ["CapturedSteps", "Recorder", "capture_problem", "captured", "cuda_graph"]
+
+Step = Callable[[], list[StepRecord]]
+# Takes a step while recording it; the records, whose tensors every replay writes anew, and what replays it.
+Recorder = Callable[[Step], tuple[list[StepRecord], Callable[[], None]]]
+
+STEPS_BEFORE = 3  # taken as they come: libraries settle on their kernels, DOT learns which loss reaches what
+
+
+class Steps(Protocol):
+    """How a trainer takes what is replayable of its steps."""
+
+    def __call__(self, batch: Batch) -> list[StepRecord]:
+        """Take a step on a batch."""
+
+    def forget(self) -> None:
+        """Tensors have been replaced: nothing that was recorded is valid any more."""
+
+
+def captured(trainer: Trainer, capture: Capture, *, say: Callable[[str], None]) -> Steps:
+    """The way in which a trainer takes its steps: replayed where they can be, else as they come.
+
+    Args:
+        trainer: that is being made; its students and its teacher are there.
+        capture: the setting.
+        say: is told, once, what turns out to stand against it later.
+
+    Raises:
+        UserError: `capture` is True, and something stands against it.
+    """
+    problem = capture_problem(trainer)
+    if capture is True and problem is not None:
+        raise UserError(f"capture: true cannot be: {problem}. Leave it out (auto captures where it can)")
+    if trainer.device.type == "cuda":  # whether captured or not, so that both take the very same steps
+        for student in trainer.students:
+            if student.update.capture_problem() is None:
+                student.update.prepare_capture(trainer.device)
+    if capture is False or problem is not None:
+        return PlainSteps(trainer)
+    return CapturedSteps(trainer, record=cuda_graph, must=capture is True, say=say)
+
+
+def capture_problem(trainer: Trainer) -> str | None:
+    """Why no step of this trainer can be captured, with the way out; None where nothing is known against it."""
+    if trainer.device.type != "cuda":
+        return f"the device is {trainer.device.type}, and only CUDA has graphs"
+    return step_problem(trainer)
+
+
+def step_problem(trainer: Trainer) -> str | None:
+    """The same, whatever the device."""
+    if trainer.world.size > 1:
+        return f"{trainer.world.size} processes train together, and their sums are not captured yet"
+    for student in trainer.students:
+        if student.accumulate > 1:
+            return f"{student.name} takes {student.accumulate} passes a step; set accumulate: 1"
+        if student.scaler is not None:
+            return f"{student.name} trains in float16, whose scaler may skip a step; set precision: bfloat16"
+        if student.compile == "reduce-overhead":
+            return f"{student.name} is compiled into CUDA graphs of its own; set compile: true or false"
+        if (problem := student.update.capture_problem()) is not None:
+            return f"{student.name}: {problem}; sgd and adamw can be captured, and dot with any optimizer"
+    return None
+
+
+class PlainSteps:
+    """Steps as they come.
+
+    Args:
+        trainer: whose steps.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def __call__(self, batch: Batch) -> list[StepRecord]:
+        """Take a step."""
+        return self._trainer.replayable_step(batch)
+
+    def forget(self) -> None:
+        """Nothing is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    """One recorded step."""
+
+    key: Hashable
+    batch: Batch  # that it reads
+    records: list[StepRecord]  # that it writes
+    replay: Callable[[], None]
+
+
+class CapturedSteps:
+    """Steps that are recorded once and replayed.
+
+    Args:
+        trainer: whose steps.
+        record: records one; `cuda_graph`, but for tests.
+        must: whether an obstacle that turns up is an error.
+        say: is told of one otherwise.
+    """
+
+    def __init__(self, trainer: Trainer, *, record: Recorder, must: bool, say: Callable[[str], None]) -> None:
+        self._trainer = trainer
+        self._record = record
+        self._must = must
+        self._say = say
+        self._recording: _Recording | None = None
+        self._last: Hashable = None  # what the step before had baked in
+        self._num_plain = 0  # steps as they come, so far
+        self.problem: str | None = None  # what turned up against it
+        self.num_recordings = 0
+        self.num_replays = 0
+
+    def forget(self) -> None:
+        """Drop the recording."""
+        self._recording, self._last = None, None
+
+    def __call__(self, batch: Batch) -> list[StepRecord]:
+        """Take a step: replayed where one like it was recorded, recorded where it is the second like it in a row."""
+        if self.problem is not None:
+            return self._trainer.replayable_step(batch)
+        key = self._baked_in(batch)
+        if self._recording is not None and self._recording.key == key:
+            return self._replayed(self._recording, batch)
+        is_second, self._last = self._last == key, key
+        if is_second and self._num_plain >= STEPS_BEFORE:
+            return self._recorded(key, batch)
+        self._num_plain += 1
+        return self._watched(batch)
+
+    def _baked_in(self, batch: Batch) -> Hashable:
+        """Everything of Python that a recording of this step would have in it."""
+        trainer = self._trainer
+        shapes = tuple((name, tensor.shape, tensor.dtype, tensor.stride()) for name, tensor in _tensors(batch).items())
+        look = None if trainer.teacher is None else trainer.teacher.baked_in(batch)
+        return shapes, look, *(student.baked_in(trainer.epoch) for student in trainer.students)
+
+    def _watched(self, batch: Batch) -> list[StepRecord]:
+        """A step as it comes; one that draws random numbers is none to be replayed."""
+        states = [(s, s.random_state.state_dict(), s.shared_random_state.state_dict()) for s in self._trainer.students]
+        records = self._trainer.replayable_step(batch)
+        for student, own, shared in states:
+            if _differ(own, student.random_state.state_dict()) or _differ(
+                shared, student.shared_random_state.state_dict()
+            ):
+                self._give_up(f"{student.name} draws random numbers in its step (dropout, drop path, negatives)")
+        return records
+
+    def _recorded(self, key: Hashable, batch: Batch) -> list[StepRecord]:
+        """Take a step while it is recorded; what fails is taken as it comes, and so is all that follows."""
+        still = _still(batch)
+        optimizers = [student.update.optimizer for student in self._trainer.students]
+        groups = [[dict(group) for group in optimizer.param_groups] for optimizer in optimizers]
+        try:
+            records, replay = self._record(lambda: self._trainer.replayable_step(still))
+        except (RuntimeError, NotImplementedError) as error:  # torch's: an operation that waits, or no memory left
+            is_memory = isinstance(error, torch.OutOfMemoryError)
+            for optimizer, before in zip(optimizers, groups, strict=True):
+                optimizer.zero_grad()  # what the recording made has no values
+                for group, was in zip(optimizer.param_groups, before, strict=True):
+                    group.update(was)
+            what = f"memory ran out with batches of {len(batch.images)}" if is_memory else str(error).splitlines()[0]
+            self._give_up(what)
+            return self._trainer.replayable_step(batch)
+        self._recording = _Recording(key, still, records, replay)
+        self.num_recordings += 1
+        return records
+
+    def _replayed(self, recording: _Recording, batch: Batch) -> list[StepRecord]:
+        for name, tensor in _tensors(batch).items():
+            getattr(recording.batch, name).copy_(tensor, non_blocking=True)
+        recording.replay()
+        for student in self._trainer.students:
+            student.update.count_replay()
+        self._last = recording.key
+        self.num_replays += 1
+        return recording.records
+
+    def _give_up(self, problem: str) -> None:
+        """Take steps as they come from here on."""
+        self.problem = problem
+        self.forget()
+        if self._must:
+            raise UserError(f"capture: true cannot be: {problem}. Leave it out (auto captures where it can)")
+        self._say(f"steps are not captured as a CUDA graph: {problem}")
+
+
+def cuda_graph(step: Step) -> tuple[list[StepRecord], Callable[[], None]]:
+    """Record a step as a CUDA graph, and take it."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        records = step()
+    graph.replay()  # to be recorded is not to be run
+    return records, graph.replay
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    """What a batch consists of, by name."""
+    named = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+
+def _still(batch: Batch) -> Batch:
+    """The batch in tensors of its own."""
+    copies: dict[str, Any] = {name: tensor.clone() for name, tensor in _tensors(batch).items()}
+    return replace(batch, **copies)
+
+
+def _differ(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
+    return any(not torch.equal(value, after[name]) for name, value in before.items())

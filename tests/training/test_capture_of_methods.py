@@ -1,0 +1,47 @@
+"""Every method's step, recorded and replayed, beside the same step as Python goes through it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from helpers.recorded_ops import recorded_ops
+from helpers.shared_steps import recipe_of
+from helpers.states import tensors_of
+from understudy.methods.base import METHODS
+from understudy.recipes.comparison import rows_of
+from understudy.runs.build import build_trainer
+from understudy.runs.components import open_components
+from understudy.training.capture import CapturedSteps
+from understudy.training.trainer import Trainer
+
+DRAWING = {"crd"}  # negatives
+
+torch.set_num_threads(1)
+
+
+def trained(method: str, *, is_captured: bool, said: list[str]) -> Trainer:
+    recipe = recipe_of(method, "dot" if method != "tfkd" else "joint", {"data": {"train_rows": "0:64"}, "epochs": 2})
+    components = open_components(recipe, allow_code=True, say=lambda note: None)
+    trainer = build_trainer(components, rows_of(recipe), 0)
+    for student in trainer.students:
+        student.update.prepare_capture(components.device)
+    if is_captured:
+        trainer._captured = CapturedSteps(trainer, record=recorded_ops, must=False, say=said.append)
+    trainer.fit(components.train_loader(0), epochs=2)
+    return trainer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_replays_are_the_steps_of_every_method(method: str) -> None:
+    said: list[str] = []
+    plain, captured = (trained(method, is_captured=is_captured, said=said) for is_captured in (False, True))
+    for name, value in tensors_of(plain.students[0]).items():
+        assert torch.equal(tensors_of(captured.students[0])[name], value), name
+    if method in DRAWING:
+        assert len(said) == 1
+        assert "draws random numbers" in said[0]
+    else:
+        assert said == []
+        assert captured._captured.num_replays > 8
