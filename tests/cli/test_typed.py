@@ -1,26 +1,32 @@
 """Options of the command line, laid on a recipe."""
 
+from pathlib import Path
+
 import pytest
+import typer
 import yaml
+from typer.testing import CliRunner
 
 from helpers.command_line import RECIPE
-from understudy.cli.overrides import CliOverrides
+from understudy.cli.command import takes_recipe
+from understudy.cli.options import RecipeOptions
+from understudy.cli.overrides import has_typed_all_code, with_options
 from understudy.recipes.schema import Recipe, recipe_from
 from understudy.utils.errors import UserError
 
 BASE = yaml.safe_load(RECIPE)
 
 
-def resolved(typed: CliOverrides) -> Recipe:
-    return recipe_from(typed.apply_to(BASE))
+def resolved(typed: RecipeOptions) -> Recipe:
+    return recipe_from(with_options(BASE, typed))
 
 
 def test_nothing_typed_leaves_the_recipe_as_it_is() -> None:
-    assert resolved(CliOverrides()) == recipe_from(BASE)
+    assert resolved(RecipeOptions()) == recipe_from(BASE)
 
 
 def test_every_option_finds_its_place() -> None:
-    typed = CliOverrides(
+    typed = RecipeOptions(
         teacher="timm:resnet34", teacher_weights="t.pt", train_teacher=3, allow_weak_teacher=True,
         student="timm:resnet18", student_weights="none", data="pets", method="dist", update="dot",
         rows="alone, dist", epochs=7, seeds="2",
@@ -38,35 +44,40 @@ def test_every_option_finds_its_place() -> None:
     assert (found.rows, found.epochs, found.seeds) == (("alone", "dist"), 7, (0, 1))
 
 
+def test_a_bank_that_was_typed_is_the_recipes() -> None:
+    found = with_options(BASE, RecipeOptions(bank=Path("stored")))
+    assert found["bank"] == {"path": "stored"}
+
+
 def test_several_methods_are_joined_by_a_plus() -> None:
-    assert [config.method.name for config in resolved(CliOverrides(method="dkd+kd")).method] == ["dkd", "kd"]
+    assert [config.method.name for config in resolved(RecipeOptions(method="dkd+kd")).method] == ["dkd", "kd"]
 
 
 @pytest.mark.parametrize("method", ["none", "alone"])
 def test_method_none_distils_nothing(method: str) -> None:
-    assert resolved(CliOverrides(method=method)).method == ()
+    assert resolved(RecipeOptions(method=method)).method == ()
 
 
 def test_a_method_that_was_typed_can_be_set_up_by_an_override() -> None:
-    found = recipe_from(CliOverrides(method="kd").apply_to(BASE), ["method.temperature=2"])
+    found = recipe_from(with_options(BASE, RecipeOptions(method="kd")), ["method.temperature=2"])
     assert [(config.method.name, config.temperature) for config in found.method] == [("kd", 2)]
 
 
 def test_the_recipes_method_keeps_its_settings_where_the_same_one_is_typed() -> None:
-    settings = CliOverrides(method="kd").apply_to(BASE | {"method": {"name": "kd", "temperature": 9}})
+    settings = with_options(BASE | {"method": {"name": "kd", "temperature": 9}}, RecipeOptions(method="kd"))
     assert [config.temperature for config in recipe_from(settings).method] == [9]
 
 
 def test_a_teacher_that_was_typed_without_a_method_is_distilled() -> None:
-    typed = CliOverrides(teacher="cifar:resnet20", student="cifar:resnet8", data="digits")
-    assert recipe_from(typed.apply_to({})).method
+    typed = RecipeOptions(teacher="cifar:resnet20", student="cifar:resnet8", data="digits")
+    assert recipe_from(with_options({}, typed)).method
 
 
 @pytest.mark.parametrize(
     ("text", "seeds"), [("1", (0,)), ("3", (0, 1, 2)), ("3,", (3,)), ("0,5", (0, 5)), ("7, 2", (7, 2))]
 )
 def test_seeds_are_how_many_or_which(text: str, seeds: tuple[int, ...]) -> None:
-    assert resolved(CliOverrides(seeds=text)).seeds == seeds
+    assert resolved(RecipeOptions(seeds=text)).seeds == seeds
 
 
 @pytest.mark.parametrize(
@@ -76,37 +87,77 @@ def test_seeds_are_how_many_or_which(text: str, seeds: tuple[int, ...]) -> None:
 )  # fmt: skip
 def test_seeds_that_are_none_are_refused(text: str, problem: str) -> None:
     with pytest.raises(UserError, match=f"--seeds '{text}': {problem}"):
-        resolved(CliOverrides(seeds=text))
+        resolved(RecipeOptions(seeds=text))
 
 
 @pytest.mark.parametrize(
     ("typed", "needed"),
     [
-        (CliOverrides(), "still needed: --data FOLDER, --student timm:NAME"),
-        (CliOverrides(student="cifar:resnet8"), r"still needed: --data FOLDER \(or a recipe"),
-        (CliOverrides(data="digits"), r"still needed: --student timm:NAME \(or a recipe"),
-        (CliOverrides(data="digits", student_weights="none"), r"student\.model +is missing"),
+        (RecipeOptions(), "still needed: --data FOLDER, --student timm:NAME"),
+        (RecipeOptions(student="cifar:resnet8"), r"still needed: --data FOLDER \(or a recipe"),
+        (RecipeOptions(data="digits"), r"still needed: --student timm:NAME \(or a recipe"),
+        (RecipeOptions(data="digits", student_weights="none"), r"student\.model +is missing"),
     ],
 )
-def test_what_is_still_needed_is_asked_for(typed: CliOverrides, needed: str) -> None:
+def test_what_is_still_needed_is_asked_for(typed: RecipeOptions, needed: str) -> None:
     with pytest.raises(UserError, match=needed):
-        recipe_from(typed.apply_to({}))
+        recipe_from(with_options({}, typed))
 
 
 @pytest.mark.parametrize(
     ("typed", "overrides", "base", "is_all"),
     [
-        (CliOverrides(student="own:net", teacher="own:net"), [], {}, True),
-        (CliOverrides(), ["student.model=own:net", "teacher.model=own:big"], {}, True),
-        (CliOverrides(), [], {"student": {"model": "own:net"}}, False),
-        (CliOverrides(teacher="own:net"), [], {"student": {"model": "other:net"}}, False),
-        (CliOverrides(teacher="own:net"), [], {}, True),
-        (CliOverrides(student="own:net"), [], {}, True),
+        (RecipeOptions(student="own:net", teacher="own:net"), [], {}, True),
+        (RecipeOptions(), ["student.model=own:net", "teacher.model=own:big"], {}, True),
+        (RecipeOptions(), [], {"student": {"model": "own:net"}}, False),
+        (RecipeOptions(teacher="own:net"), [], {"student": {"model": "other:net"}}, False),
+        (RecipeOptions(teacher="own:net"), [], {}, True),
+        (RecipeOptions(student="own:net"), [], {}, True),
     ],
     ids=["both typed", "overrides", "recipe's student", "one of two", "typed teacher, known student", "typed student"],
 )
 def test_code_is_trusted_where_the_person_who_runs_it_typed_it(
-    typed: CliOverrides, overrides: list[str], base: dict[str, object], is_all: bool
+    typed: RecipeOptions, overrides: list[str], base: dict[str, object], is_all: bool
 ) -> None:
-    recipe = recipe_from(typed.apply_to(BASE | base), overrides)
-    assert typed.names_all_code_of(recipe, overrides) == is_all
+    recipe = recipe_from(with_options(BASE | base, typed), overrides)
+    assert has_typed_all_code(recipe, typed, overrides) == is_all
+
+
+def test_a_command_is_handed_the_options_it_takes_as_one_object_between_its_own() -> None:
+    got: list[object] = []
+    app = typer.Typer()
+
+    @app.command()
+    @takes_recipe(only=("student", "sweep", "allow_code", "data", "words"), without=("data",))
+    def look(*, first: int = 1, typed: RecipeOptions, last: str = "z") -> None:
+        got.extend([first, typed, last])
+
+    def run(*words: str) -> str:
+        return CliRunner().invoke(app, words, env={"COLUMNS": "200"}).output
+
+    run(
+        "kd",
+        "epochs=2",
+        "--student",
+        "timm:resnet18",
+        "--sweep",
+        "a=1",
+        "--sweep",
+        "b=2",
+        "--allow-code",
+        "--last",
+        "y",
+    )
+    words = {"words": ["kd", "epochs=2"], "sweep": ["a=1", "b=2"]}
+    assert got == [1, RecipeOptions(student="timm:resnet18", allow_code=True, **words), "y"]
+    assert "No such option: --data" in run("--data", "digits")
+    shown = run("--help")
+    assert (
+        shown.index("--first") < shown.index("--sweep") < shown.index("--student") < shown.index("--allow-code")
+        < shown.index("--last")
+    )  # fmt: skip
+
+
+def test_a_command_that_takes_an_option_nobody_declared_is_refused() -> None:
+    with pytest.raises(AssertionError, match="does not have"):
+        takes_recipe(without=("studnet",))

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from helpers.engine import run_recipe, tiny_recipe
-from understudy.cli.overrides import CliOverrides
+from understudy.cli.options import RecipeOptions
+from understudy.cli.overrides import with_options
 from understudy.recipes.comparison import Variant, rows_of, written_out
 from understudy.recipes.loading import recipe_names
 from understudy.recipes.schema import Recipe, load_recipe, recipe_from
@@ -22,7 +23,7 @@ def written(name: str, *rows: Any, overrides: tuple[str, ...] = ()) -> list[Vari
 
 
 def swept(name: str, *sweeps: str, rows: str | None = None) -> list[Variant]:
-    return rows_of(recipe_from(CliOverrides(rows=rows, sweeps=sweeps).apply_to(load_recipe(name).as_dict())))
+    return rows_of(recipe_from(with_options(load_recipe(name).as_dict(), RecipeOptions(rows=rows, sweep=list(sweeps)))))
 
 
 def alone(name: str, override: str) -> Variant:

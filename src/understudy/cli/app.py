@@ -13,31 +13,9 @@ from typing import Annotated
 
 import typer
 
-from understudy.cli.options import (
-    AllowCode,
-    AllowWeak,
-    Bank,
-    Command,
-    DataOption,
-    Epochs,
-    Format,
-    MethodOption,
-    Out,
-    Overwrite,
-    Rows,
-    Seeds,
-    StudentOption,
-    StudentWeights,
-    Sweep,
-    TeacherOption,
-    TeacherWeights,
-    TrainTeacher,
-    UpdateOption,
-    Words,
-    name_updates,
-    resolve_recipe,
-)
-from understudy.cli.overrides import CliOverrides
+from understudy.cli.command import Command, takes_recipe
+from understudy.cli.options import AllowCode, DataOption, Format, RecipeOptions, name_updates
+from understudy.cli.overrides import resolve_recipe
 from understudy.cli.recipes import recipes_app
 from understudy.distributed.environment import said_once
 from understudy.runs.console import Display
@@ -72,58 +50,20 @@ def _root(
 
 
 @app.command(cls=Command)
-def train(
-    words: Words = None,
-    teacher: TeacherOption = None,
-    teacher_weights: TeacherWeights = None,
-    train_teacher: TrainTeacher = None,
-    student: StudentOption = None,
-    student_weights: StudentWeights = None,
-    data: DataOption = None,
-    method: MethodOption = None,
-    update: UpdateOption = None,
-    epochs: Epochs = None,
-    seeds: Seeds = None,
-    bank: Bank = None,
-    out: Out = None,
-    overwrite: Overwrite = False,
-    allow_code: AllowCode = False,
-    allow_weak_teacher: AllowWeak = False,
-) -> None:
+@takes_recipe(without=("rows", "sweep"))
+def train(typed: RecipeOptions) -> None:
     """Distil a student by a recipe, by options, or by both."""
     from understudy.cli import commands
     from understudy.cli.output import print_outcome
 
-    typed = CliOverrides(
-        teacher=teacher, teacher_weights=teacher_weights, train_teacher=train_teacher, student=student,
-        student_weights=student_weights, data=data, method=method, update=update, epochs=epochs, seeds=seeds,
-        allow_weak_teacher=allow_weak_teacher,
-    )  # fmt: skip
-    recipe, may_run_code = resolve_recipe(words, typed, bank)
-    run = commands.train(recipe, out=out, overwrite=overwrite, allow_code=allow_code or may_run_code, display=Display())
+    recipe, allow_code = resolve_recipe(typed)
+    run = commands.train(recipe, out=typed.out, overwrite=typed.overwrite, allow_code=allow_code, display=Display())
     print_outcome(run)
 
 
 @app.command(cls=Command)
-def compare(
-    words: Words = None,
-    rows: Rows = None,
-    sweep: Sweep = None,
-    teacher: TeacherOption = None,
-    teacher_weights: TeacherWeights = None,
-    train_teacher: TrainTeacher = None,
-    student: StudentOption = None,
-    student_weights: StudentWeights = None,
-    data: DataOption = None,
-    epochs: Epochs = None,
-    seeds: Seeds = None,
-    bank: Bank = None,
-    out: Out = None,
-    overwrite: Overwrite = False,
-    allow_code: AllowCode = False,
-    allow_weak_teacher: AllowWeak = False,
-    format: Format = "text",
-) -> None:
+@takes_recipe(without=("method", "update"))
+def compare(typed: RecipeOptions, format: Format = "text") -> None:
     """Train several rows of one recipe under shared teacher passes, and print one table.
 
     A row is a name, such as kd+dot, and trains what the shipped recipe of the same data and pair says for it; without
@@ -133,20 +73,21 @@ def compare(
     from understudy.cli.output import check_format, print_outcome
 
     check_format(format)
-    typed = CliOverrides(
-        teacher=teacher, teacher_weights=teacher_weights, train_teacher=train_teacher, student=student,
-        student_weights=student_weights, data=data, rows=rows, sweeps=tuple(sweep or ()),
-        epochs=epochs, seeds=seeds, allow_weak_teacher=allow_weak_teacher,
-    )  # fmt: skip
-    recipe, may_run_code = resolve_recipe(words, typed, bank)
+    recipe, allow_code = resolve_recipe(typed)
     display = Display(to_stderr=format != "text")
-    run = commands.compare(recipe, out=out, overwrite=overwrite, allow_code=allow_code or may_run_code, display=display)
+    run = commands.compare(recipe, out=typed.out, overwrite=typed.overwrite, allow_code=allow_code, display=display)
     print_outcome(run, format=format)
 
 
 @app.command(cls=Command)
+@takes_recipe(
+    only=(
+        "words", "rows", "teacher", "teacher_weights", "student", "data", "method", "seeds", "out", "allow_code",
+        "allow_weak_teacher",
+    )
+)  # fmt: skip
 def bank(
-    words: Words = None,
+    *,
     views: Annotated[int, typer.Option(metavar="V", help="Augmented versions of the training set.")] = 8,
     dtype: Annotated[str, typer.Option(metavar="float16|float32", help="Of what is stored.")] = "float16",
     topk: Annotated[
@@ -155,28 +96,15 @@ def bank(
     feature_maps: Annotated[
         bool, typer.Option("--feature-maps", help="Store feature maps too, where methods read them.")
     ] = False,
-    rows: Rows = None,
-    teacher: TeacherOption = None,
-    teacher_weights: TeacherWeights = None,
-    student: StudentOption = None,
-    data: DataOption = None,
-    method: MethodOption = None,
-    seeds: Seeds = None,
-    out: Out = None,
-    allow_code: AllowCode = False,
-    allow_weak_teacher: AllowWeak = False,
+    typed: RecipeOptions,
 ) -> None:
     """Run the teacher once over V views of the training set and store what the recipe's methods read of it."""
     from understudy.cli import commands
     from understudy.runs.bank.make import BankOptions
 
-    typed = CliOverrides(
-        teacher=teacher, teacher_weights=teacher_weights, student=student, data=data, method=method, rows=rows,
-        seeds=seeds, allow_weak_teacher=allow_weak_teacher,
-    )  # fmt: skip
-    recipe, may_run_code = resolve_recipe(words, typed)
+    recipe, allow_code = resolve_recipe(typed)
     options = BankOptions(views=views, dtype=dtype, topk=topk, feature_maps=feature_maps)
-    folders = commands.bank(recipe, out=out, options=options, allow_code=allow_code or may_run_code, display=Display())
+    folders = commands.bank(recipe, out=typed.out, options=options, allow_code=allow_code, display=Display())
     typer.echo(f"Train from it with --bank {folders[0].parent}")
 
 
@@ -194,32 +122,13 @@ def demo(
 
 
 @app.command(cls=Command)
-def check(
-    words: Words = None,
-    teacher: TeacherOption = None,
-    teacher_weights: TeacherWeights = None,
-    train_teacher: TrainTeacher = None,
-    student: StudentOption = None,
-    student_weights: StudentWeights = None,
-    data: DataOption = None,
-    method: MethodOption = None,
-    update: UpdateOption = None,
-    epochs: Epochs = None,
-    seeds: Seeds = None,
-    bank: Bank = None,
-    allow_code: AllowCode = False,
-    allow_weak_teacher: AllowWeak = False,
-) -> None:
+@takes_recipe(without=("rows", "sweep", "out", "overwrite"))
+def check(typed: RecipeOptions) -> None:
     """Everything short of training: models, taps, shapes, the teacher's accuracy, time and memory."""
     from understudy.runs import preflight
 
-    typed = CliOverrides(
-        teacher=teacher, teacher_weights=teacher_weights, train_teacher=train_teacher, student=student,
-        student_weights=student_weights, data=data, method=method, update=update, epochs=epochs, seeds=seeds,
-        allow_weak_teacher=allow_weak_teacher,
-    )  # fmt: skip
-    recipe, may_run_code = resolve_recipe(words, typed, bank)
-    preflight.check(recipe, allow_code=allow_code or may_run_code, display=Display())
+    recipe, allow_code = resolve_recipe(typed)
+    preflight.check(recipe, allow_code=allow_code, display=Display())
 
 
 @app.command(cls=Command)

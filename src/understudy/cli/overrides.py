@@ -3,79 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from understudy.utils.errors import UserError
 
 if TYPE_CHECKING:
+    from understudy.cli.options import RecipeOptions
     from understudy.recipes.schema import Recipe
 
-__all__ = ["CliOverrides"]
+__all__ = ["has_typed_all_code", "resolve_recipe", "with_options"]
 
 DEFAULT_METHOD = "kd"  # where there is a teacher and nobody says what to do with it
 
 
-@dataclass(frozen=True, kw_only=True)
-class CliOverrides:
-    """Options of the command line; None where nothing was typed."""
+def resolve_recipe(typed: RecipeOptions) -> tuple[Recipe, bool]:
+    """The recipe that the command line means, and whether it may name code: that was allowed, or all of it typed."""
+    from understudy.recipes.loading import read_recipes
+    from understudy.recipes.schema import recipe_from
 
-    teacher: str | None = None
-    teacher_weights: str | None = None
-    train_teacher: int | None = None
-    student: str | None = None
-    student_weights: str | None = None
-    data: str | None = None
-    method: str | None = None
-    update: str | None = None
-    rows: str | None = None
-    sweeps: tuple[str, ...] = ()
-    epochs: int | None = None
-    seeds: str | None = None
-    allow_weak_teacher: bool = False
+    overrides = [word for word in typed.words or [] if "=" in word]
+    names = [word for word in typed.words or [] if "=" not in word]
+    recipe = recipe_from(
+        with_options(read_recipes(names), typed),
+        overrides,
+        what=f"recipe {' with '.join(names)}" if names else "these settings",
+    )
+    return recipe, typed.allow_code or has_typed_all_code(recipe, typed, overrides)
 
-    def apply_to(self, base: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings of `base` with what was typed in their place."""
-        from understudy.recipes.schema import merged
 
-        teacher = {
-            "model": self.teacher,
-            "weights": self.teacher_weights,
-            "train_epochs": self.train_teacher,
-            "allow_weak": self.allow_weak_teacher or None,
-        }
-        typed = {
-            "data": _there({"root": self.data}),
-            "teacher": _there(teacher),
-            "student": _there({"model": self.student, "weights": self.student_weights}),
-            "method": None if self.method is None else _methods(self.method),
-            "update": None if self.update is None else {"name": self.update},
-            "rows": self._rows(),
-            "epochs": self.epochs,
-            "seeds": None if self.seeds is None else _seeds(self.seeds),
-        }
-        settings = merged(base, _there(typed))
-        if "teacher" in settings and "method" not in settings and (self.sweeps or "rows" not in settings):
-            settings["method"] = DEFAULT_METHOD
-        _ask_for_what_is_missing(settings)
-        return settings
+def with_options(base: Mapping[str, Any], typed: RecipeOptions) -> dict[str, Any]:
+    """The settings of `base` with what was typed in their place.
 
-    def _rows(self) -> list[Any] | None:
-        """Named rows, then those of the sweeps; None where neither was typed."""
-        from understudy.recipes.sweeps import sweep_rows
+    Raises:
+        UserError: what was typed means nothing, or data or student are still missing.
+    """
+    from understudy.recipes.schema import merged
 
-        if self.rows is None and not self.sweeps:
-            return None
-        named = [] if self.rows is None else [row.strip() for row in self.rows.split(",")]
-        return [*named, *(sweep_rows(self.sweeps) if self.sweeps else [])]
+    teacher = {
+        "model": typed.teacher,
+        "weights": typed.teacher_weights,
+        "train_epochs": typed.train_teacher,
+        "allow_weak": typed.allow_weak_teacher or None,
+    }
+    wanted = {
+        "data": _there({"root": typed.data}),
+        "teacher": _there(teacher),
+        "student": _there({"model": typed.student, "weights": typed.student_weights}),
+        "method": None if typed.method is None else _methods(typed.method),
+        "update": _there({"name": typed.update}),
+        "rows": _rows(typed),
+        "epochs": typed.epochs,
+        "seeds": None if typed.seeds is None else _seeds(typed.seeds),
+        "bank": _there({"path": None if typed.bank is None else str(typed.bank)}),
+    }
+    settings = merged(base, _there(wanted))
+    if "teacher" in settings and "method" not in settings and (typed.sweep or "rows" not in settings):
+        settings["method"] = DEFAULT_METHOD
+    _ask_for_what_is_missing(settings)
+    return settings
 
-    def names_all_code_of(self, recipe: Recipe, overrides: Sequence[str]) -> bool:
-        """Whether every module.path:factory of the recipe was typed by the person who runs it."""
-        from understudy.models.libraries import SOURCES
 
-        typed = {self.teacher, self.student, *(override.partition("=")[2] for override in overrides)}
-        models = [recipe.student.model, *([recipe.teacher.model] if recipe.teacher else [])]
-        return all(model in typed for model in models if model.partition(":")[0] not in SOURCES)
+def has_typed_all_code(recipe: Recipe, typed: RecipeOptions, overrides: Sequence[str]) -> bool:
+    """Whether every module.path:factory of the recipe was typed by the person who runs it."""
+    from understudy.models.libraries import SOURCES
+
+    written = {typed.teacher, typed.student, *(override.partition("=")[2] for override in overrides)}
+    models = [recipe.student.model, *([recipe.teacher.model] if recipe.teacher else [])]
+    return all(model in written for model in models if model.partition(":")[0] not in SOURCES)
+
+
+def _rows(typed: RecipeOptions) -> list[Any] | None:
+    """Named rows, then those of the sweeps; None where neither was typed."""
+    from understudy.recipes.sweeps import sweep_rows
+
+    if typed.rows is None and not typed.sweep:
+        return None
+    named = [] if typed.rows is None else [row.strip() for row in typed.rows.split(",")]
+    return [*named, *(sweep_rows(typed.sweep) if typed.sweep else [])]
 
 
 def _methods(text: str) -> str | list[str]:

@@ -11,8 +11,9 @@ import typer
 import yaml
 from typer.core import TyperGroup
 
-from understudy.cli.options import Command, Words, resolve_recipe
-from understudy.cli.overrides import CliOverrides
+from understudy.cli.command import Command
+from understudy.cli.options import RecipeOptions, Words
+from understudy.cli.overrides import resolve_recipe
 
 if TYPE_CHECKING:
     from understudy.methods import MethodConfig
@@ -55,7 +56,7 @@ def recipes_show(words: Words = None) -> None:
     from understudy.recipes.loading import STRATEGIES, read_recipes
 
     is_strategy = bool(words) and all(word.startswith(STRATEGIES) for word in words or [])
-    recipe = None if is_strategy else resolve_recipe(words, CliOverrides())[0]
+    recipe = None if is_strategy else resolve_recipe(RecipeOptions(words=words))[0]
     settings = read_recipes(words or []) if recipe is None else recipe.as_dict()
     typer.echo(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), nl=False)
     if recipe is not None and recipe.method:
