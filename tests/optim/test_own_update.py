@@ -13,6 +13,7 @@ import understudy as us
 from helpers.command_line import DIGITS, TEACHER, documented, done, install, refused
 from helpers.tiny import tiny_data, tiny_network, tiny_teacher
 from understudy.optim import UPDATES, Update, UpdateConfig
+from understudy.utils.installed import shipped_names
 
 TWO_STEPS = ("data.batch_size=128",)
 
@@ -51,6 +52,12 @@ def test_the_help_names_it() -> None:
     words = " ".join(done("train", "--help").replace("│", " ").split())
     assert "joint|dot|signs" in words
     assert "How losses become new weights: joint, dot, signs." in words
+
+
+def test_the_shipped_ones_are_read_off_their_files_without_an_import() -> None:
+    ours = {name for name, update in UPDATES.items() if update.__module__.startswith("understudy.")}
+    read = shipped_names("optim", base="Update")
+    assert (set(read), len(read)) == (ours, len(ours))
 
 
 def test_what_rows_are_refused_names_it() -> None:

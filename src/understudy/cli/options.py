@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from understudy.utils.installed import installed_names
+from understudy.utils.installed import installed_names, shipped_names
 
 __all__ = ["AllowCode", "DataOption", "Format", "RecipeOptions", "Words", "name_updates"]
 
@@ -22,7 +22,6 @@ AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let a recipe file
 
 Format = Annotated[str, typer.Option("--format", metavar="text|md|csv|latex", help="Of the table.")]
 
-SHIPPED_UPDATES = ("joint", "dot")  # which the registry knows; asking it would import torch
 _UPDATE = typer.Option()  # `name_updates` gives it its words
 
 
@@ -91,7 +90,7 @@ class RecipeOptions:
 
 def name_updates() -> None:
     """Have --help name the updates, those of installed packages by their entry points: nothing is imported for it."""
-    names = [*SHIPPED_UPDATES, *installed_names("understudy.updates")]
+    names = [*shipped_names("optim", base="Update"), *installed_names("understudy.updates")]
     _UPDATE.metavar = "|".join(names)
     _UPDATE.help = f"How losses become new weights: {', '.join(names)}."
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TypeVar
 
 from understudy.utils.errors import UserError
 
-__all__ = ["GROUPS", "installed_names", "load_installed", "register"]
+__all__ = ["GROUPS", "installed_names", "load_installed", "register", "shipped_names"]
 
 Kind = TypeVar("Kind")
 
@@ -35,6 +37,19 @@ def register(known: dict[str, type[Kind]], name: str, added: type[Kind], *, kind
 def installed_names(group: str) -> list[str]:
     """Names that installed packages declare under an entry point group; nothing of theirs is imported."""
     return sorted(entry_points(group=group).names)
+
+
+def shipped_names(folder: str, *, base: str) -> list[str]:
+    """Names that the files of a folder of this package register, read off their text: nothing is imported.
+
+    Args:
+        folder: such as optim; the folders in it are looked through after its own files.
+        base: class name of what is registered: `class Mine(Base, name="mine")`.
+    """
+    root = Path(__file__).parents[1] / folder
+    definition = re.compile(rf'^class \w+\([^)]*\b{base}\b[^)]*\bname="([^"]+)"', re.MULTILINE)
+    files = [*sorted(root.glob("*.py")), *sorted(root.glob("*/*.py"))]
+    return [name for file in files for name in definition.findall(file.read_text(encoding="utf-8"))]
 
 
 def load_installed() -> None:
