@@ -12,7 +12,8 @@ from PIL import Image
 
 from helpers.command_line import documented, done, install, refused
 from understudy import UserError
-from understudy.data import DataConfig, open_data
+from understudy.data import DataConfig, open_data, sources
+from understudy.data.sources import detect
 from understudy.data.sources.base import EncodedSource, rows_of
 from understudy.data.sources.readers import READERS, Reader
 from understudy.runs.bank.key import split_identity
@@ -110,3 +111,19 @@ def test_a_source_says_itself_what_tells_its_images(folder: Path) -> None:
     one, other = ({"a": (folder / name).read_bytes(), "b": b"no image"} for name in ("0.png", "1.png"))
     assert identity(Remote(one)) != identity(Remote({**one, "b": b"another"}))
     assert identity(Keyed(one)) == identity(Keyed(other))
+
+
+def test_a_file_in_the_folder_of_sources_is_all_that_a_shipped_reader_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "doodles.py").write_text(
+        "from understudy.data.sources.readers import Reader\n\n\nclass Doodles(Reader, name='doodles'):\n    pass\n"
+    )
+    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path)])
+    try:
+        importlib.reload(detect)
+        assert READERS["doodles"].__module__ == "understudy.data.sources.doodles"
+    finally:
+        READERS.pop("doodles", None)
+        sys.modules.pop("understudy.data.sources.doodles", None)
+        vars(sources).pop("doodles", None)

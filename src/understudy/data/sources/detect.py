@@ -1,11 +1,16 @@
-"""find: what lies at data.root, whatever its format."""
+"""find: what lies at data.root, whatever its format.
+
+Every module of this folder is imported, so that its reader is registered.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
+from understudy.data import sources
 from understudy.data.config import DataConfig
-from understudy.data.sources import builtin, folders, hub, imagenet, parquet  # noqa: F401  (their readers register)
 from understudy.data.sources.found import Found
 from understudy.data.sources.merge import merged
 from understudy.data.sources.readers import AUTO, READERS, Reader, in_order
@@ -13,6 +18,10 @@ from understudy.utils.errors import UserError, nearest
 from understudy.utils.untrusted import given_path
 
 __all__ = ["existing", "find", "roots_of"]
+
+# Here, not in the package's __init__: some readers import what imports the package.
+for _module in iter_modules(sources.__path__):
+    import_module(f"{sources.__name__}.{_module.name}")
 
 
 def find(config: DataConfig) -> Found:
