@@ -18,7 +18,8 @@ from understudy.data.sources.detect import find
 from understudy.data.sources.found import BadImages, Found
 from understudy.data.sources.grey_range import note_on_greys, settle_greys
 from understudy.data.sources.greys import Greys
-from understudy.data.sources.hub_stream import PEEKED, stream_parts
+from understudy.data.sources.hub_stream import stream_parts
+from understudy.data.sources.streamed import PEEKED
 from understudy.data.unlabelled import read_unlabelled
 from understudy.utils.errors import UserError
 from understudy.utils.machine import hand_back_memory

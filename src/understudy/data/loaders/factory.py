@@ -20,7 +20,7 @@ from understudy.data.loaders.memory import MemoryEvalLoader, MemoryTrainLoader
 from understudy.data.loaders.plain import PlainLoader, from_plain_loader
 from understudy.data.loaders.plan import EpochPlan, Share
 from understudy.data.sources.base import Source, TensorSource, small_size
-from understudy.data.sources.hub_stream import HubStream
+from understudy.data.sources.streamed import StreamedSource
 from understudy.data.splits import DataSplits
 from understudy.utils.errors import UserError
 from understudy.utils.text import plural
@@ -103,7 +103,7 @@ def _augmented(
     source: Source, config: DataConfig, rendering: Rendering, plan: EpochPlan, device: torch.device
 ) -> TrainLoader:
     """On the device in whole batches where there is a way to do that, else image by image in workers."""
-    if isinstance(source, HubStream):
+    if isinstance(source, StreamedSource):
         return HubTrainLoader(source, config, rendering, plan, device=device)
     augment = rendering.augment
     is_simple = isinstance(augment, NoAugment) or (isinstance(augment, CropFlip) and not augment.needs_each_image)
@@ -138,7 +138,7 @@ def _num_classes_to_mix(data: DataSplits | Source) -> int:
     if not isinstance(data, DataSplits):
         raise UserError("data.mix needs the number of classes; give DataSplits, which name their classes, not a source")
     # a stream's labels are not known beforehand, but each of its images has one
-    if (data.train.labels < 0).any() and not isinstance(data.train, HubStream):
+    if (data.train.labels < 0).any() and not isinstance(data.train, StreamedSource):
         raise UserError("data.mix mixes labels, and some training images have none; leave out mix, or these images")
     return len(data.classes)
 
@@ -169,6 +169,6 @@ def eval_loader(
     if isinstance(source, TensorSource) and small_size(source, takes_rectangles=config.takes_rectangles):
         return MemoryEvalLoader(source, config, share, image_size=image_size, teacher_size=teacher_size, device=device)
     rendering = Rendering(NoAugment(), image_size, teacher_size, takes_rectangles=takes_rectangles(config, source))
-    if isinstance(source, HubStream):
+    if isinstance(source, StreamedSource):
         return HubEvalLoader(source, config, rendering, share, device=device)
     return StreamEvalLoader(source, config, rendering, share, device=device)

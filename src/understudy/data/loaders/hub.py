@@ -15,7 +15,7 @@ from understudy.data.loaders.by_workers import Sample, WorkerEvalLoader, WorkerT
 from understudy.data.loaders.plan import EpochPlan, Share
 from understudy.data.sources.decoding import BadImageError, decoded
 from understudy.data.sources.greys import Greys
-from understudy.data.sources.hub_stream import HubStream
+from understudy.data.sources.streamed import StreamedSource
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
 from understudy.utils.seeding import globally_seeded
@@ -41,7 +41,7 @@ class HubTrainLoader(WorkerTrainLoader[_Row]):
     """
 
     def __init__(
-        self, stream: HubStream, config: DataConfig, rendering: Rendering, plan: EpochPlan, *, device: torch.device
+        self, stream: StreamedSource, config: DataConfig, rendering: Rendering, plan: EpochPlan, *, device: torch.device
     ) -> None:
         plan = replace(plan, num_views=None)
         super().__init__(
@@ -59,7 +59,7 @@ class HubEvalLoader(WorkerEvalLoader[_Row]):
     """An EvalLoader over a stream; its batches carry no indices."""
 
     def __init__(
-        self, stream: HubStream, config: DataConfig, rendering: Rendering, share: Share, *, device: torch.device
+        self, stream: StreamedSource, config: DataConfig, rendering: Rendering, share: Share, *, device: torch.device
     ) -> None:
         super().__init__(
             _Renderer(rendering, stream.greys, fills_up=False),
@@ -104,7 +104,7 @@ class _Renderer:
 class _Batches:
     """Batches of files from a step of an epoch on; both are set before each pass."""
 
-    def __init__(self, stream: HubStream, plan: EpochPlan) -> None:
+    def __init__(self, stream: StreamedSource, plan: EpochPlan) -> None:
         self.epoch = 1
         self.start_step = 0
         self._stream = stream
@@ -133,7 +133,7 @@ class _Batches:
 class _EvalBatches:
     """Batches of files in the stream's order, of this process's share."""
 
-    def __init__(self, stream: HubStream, rows: range, size: int) -> None:
+    def __init__(self, stream: StreamedSource, rows: range, size: int) -> None:
         self._stream = stream
         self._rows = rows
         self._size = size

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from inspect import signature
 from itertools import islice
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from understudy.data.config import DataConfig, parsed_rows
 from understudy.data.sources.columns import Columns, columns_of
-from understudy.data.sources.decoding import decoded, deep_greys_of
 from understudy.data.sources.found import SplitName
-from understudy.data.sources.greys import Greys
 from understudy.data.sources.hub import loaded_from_hub, splits_by_name
+from understudy.data.sources.streamed import StreamedSource
 from understudy.utils.errors import UserError
 
-__all__ = ["PEEKED", "HubStream", "StreamParts", "stream_parts"]
+__all__ = ["HubStream", "StreamParts", "stream_parts"]
 
 SHUFFLE_BUFFER = 4096  # images in memory, from which the next one is drawn: about 450 MB of ImageNet's files
-PEEKED = 8  # images at the head that may be looked at by number, to choose an augmentation
 
 
-class HubStream:
-    """A split that can only be read from its beginning. As a Source it has a length and no labels (all are -1).
+class HubStream(StreamedSource):
+    """A split of a data set on the Hugging Face Hub.
 
     Args:
         dataset: a `datasets.IterableDataset` whose images are not decoded.
@@ -39,29 +32,10 @@ class HubStream:
     """
 
     def __init__(self, dataset: Any, columns: Columns, classes: tuple[str, ...], num_images: int, split: str) -> None:
-        self.labels: Tensor = torch.full((num_images,), -1, dtype=torch.int64)
-        self.greys: Greys | None = None  # of the data set; see `settle_greys`
+        super().__init__(num_images, split)
         self._dataset = dataset
         self._columns = columns
         self._number_of = {name: number for number, name in enumerate(classes)}
-        self._split = split
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def image(self, i: int) -> Tensor:
-        """One of the first eight images. Raises UserError at others, and BadImageError where it cannot be read."""
-        if i >= len(self._head):
-            raise UserError(f"image {i} of a stream cannot be asked for by its number; leave out data.streaming")
-        return decoded(self._head[i][0], self.name(i), self.greys)
-
-    def deep_greys(self, i: int) -> np.ndarray[Any, Any] | None:
-        """(H,W) pixels of one of the first eight images where it has more than 8 bits; None of all others."""
-        return deep_greys_of(self._head[i][0]) if i < len(self._head) else None
-
-    def name(self, i: int) -> str:
-        """Its place in the stream."""
-        return f"image {i} of the {self._split} stream"
 
     def rows(self, *, seed: int | None = None, epoch: int = 1) -> Iterator[tuple[bytes, int]]:
         """(file's bytes, class number) of all images; with a seed in an order of that seed and epoch."""
@@ -71,10 +45,6 @@ class HubStream:
             dataset.set_epoch(epoch)
         for number, row in enumerate(islice(dataset, len(self))):
             yield _bytes_of(row[self._columns.image]), self._class_of(row[self._columns.label], number)
-
-    @cached_property
-    def _head(self) -> list[tuple[bytes, int]]:
-        return list(islice(self.rows(), PEEKED))
 
     def _class_of(self, label: Any, number: int) -> int:
         found = self._number_of.get(label, -1) if isinstance(label, str) else label if isinstance(label, int) else -1
