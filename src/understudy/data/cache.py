@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from understudy.data.sources.base import EncodedSource, Source, TensorSource, is_small, stored_at
+from understudy.data.sources.base import EncodedSource, Source, TensorSource, images_in_memory, is_small, stored_at
 from understudy.data.sources.decoding import BadImageError
 from understudy.utils.errors import UserError
 from understudy.utils.machine import num_cpus
@@ -56,7 +56,7 @@ def cached(
         UserError: mode is "auto" and such images take more than half of the free memory, or mode is True and the
             images have several sizes.
     """
-    if mode is False or isinstance(source, TensorSource):
+    if mode is False or images_in_memory(source) is not None:
         return Cached(source)
     first = first_readable(source)
     if first is None or (mode == "auto" and not is_small(first, takes_rectangles=takes_rectangles)):

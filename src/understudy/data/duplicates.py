@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from understudy.data.cache import Cached, digest
-from understudy.data.sources.base import EncodedSource, Source, TensorSource, stored_at
+from understudy.data.sources.base import EncodedSource, Source, images_in_memory, stored_at
 from understudy.data.sources.decoding import BadImageError
 from understudy.data.sources.found import SplitName
 from understudy.utils.text import plural
@@ -55,9 +55,9 @@ def _keys(parts: Mapping[SplitName, Cached]) -> dict[SplitName, Keys]:
     for name, part in parts.items():
         if part.digests is not None and None not in part.digests:
             keys[name] = list(part.digests)
-        elif isinstance(part.source, TensorSource):
-            if part.source.images.dtype == torch.uint8:
-                keys[name] = [digest(image.numpy().tobytes()) for image in part.source.images]
+        elif (images := images_in_memory(part.source)) is not None:
+            if images.dtype == torch.uint8:
+                keys[name] = [digest(image.numpy().tobytes()) for image in images]
         elif isinstance(stored_at(part.source, 0)[0], EncodedSource):
             unread[name] = part.source
     if sum(map(len, unread.values())) <= MOST_COMPARED:

@@ -13,7 +13,7 @@ from understudy.data.cache import cached, first_readable
 from understudy.data.config import DataConfig
 from understudy.data.divide import divided, reduced
 from understudy.data.duplicates import duplicate_notes
-from understudy.data.sources.base import Source, TensorSource, as_unit, rows_of, small_size
+from understudy.data.sources.base import Source, as_unit, images_in_memory, rows_of, small_size
 from understudy.data.sources.detect import find
 from understudy.data.sources.found import BadImages, Found
 from understudy.data.sources.grey_range import note_on_greys, settle_greys
@@ -205,20 +205,21 @@ def _notes_on_sizes(train: Source, config: DataConfig) -> list[str]:
 
 
 def _notes_on_memory(sources: Iterable[Source]) -> list[str]:
-    num_bytes = sum(source.images.nbytes for source in sources if isinstance(source, TensorSource))
+    num_bytes = sum(images.nbytes for images in map(images_in_memory, sources) if images is not None)
     return [f"decoded images take {mib(num_bytes, digits=1)} of memory"] if num_bytes else []
 
 
 def _statistics(source: Source, chunk: int = 1000) -> tuple[tuple[float, ...], tuple[float, ...]] | tuple[None, None]:
     """Mean and standard deviation per channel over the labelled images, in [0,1]; None of images not in memory."""
-    if not isinstance(source, TensorSource):
+    stored = images_in_memory(source)
+    if stored is None:
         return None, None
-    channels = source.images.shape[1]
+    channels = stored.shape[1]
     total = torch.zeros(2, channels, dtype=torch.float64)
     is_labelled = source.labels >= 0
-    for images, mask in zip(torch.split(source.images, chunk), torch.split(is_labelled, chunk), strict=True):
+    for images, mask in zip(torch.split(stored, chunk), torch.split(is_labelled, chunk), strict=True):
         pixels = as_unit(images if mask.all() else images[mask])  # (n,D,H,W)
         total += torch.stack([pixels.sum((0, 2, 3)), pixels.square().sum((0, 2, 3))]).double()
-    mean, square = total / (int(is_labelled.sum()) * source.images[0].numel() / channels)
+    mean, square = total / (int(is_labelled.sum()) * stored[0].numel() / channels)
     std = (square - mean.square()).clamp_min(0).sqrt()
     return tuple(mean.tolist()), tuple(std.tolist())

@@ -23,7 +23,7 @@ from understudy.core.image_size import ImageSize, covering, height_and_width, si
 from understudy.data.augment.after_crop import with_parts
 from understudy.data.augment.config import Augment, AugmentParts, CropFlip, NoAugment, ResizedCrop, RotateFlip
 from understudy.data.config import DataConfig
-from understudy.data.sources.base import Source, TensorSource, is_small
+from understudy.data.sources.base import Source, images_in_memory, is_small
 from understudy.data.sources.decoding import BadImageError
 from understudy.utils.hashing import hashed_tensor
 from understudy.utils.seeding import globally_seeded
@@ -67,7 +67,7 @@ def takes_rectangles(config: DataConfig, source: Source) -> bool:
 
     They are where [height, width] is asked for, and where they are in memory and decide the size themselves.
     """
-    return config.takes_rectangles and (config.image_size is not None or isinstance(source, TensorSource))
+    return config.takes_rectangles and (config.image_size is not None or images_in_memory(source) is not None)
 
 
 def crop_flip(
@@ -244,8 +244,9 @@ def _as_pair(pictures: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
 
 def first_samples(source: Source, most: int = 8) -> list[Tensor]:
     """The first few readable images; of cached ones one is enough."""
-    if isinstance(source, TensorSource):
-        return [source.images[0]]
+    images = images_in_memory(source)
+    if images is not None:
+        return [images[0]]
     found: list[Tensor] = []
     with globally_seeded(0):  # a data set's own transform may draw
         for i in range(min(most, len(source))):

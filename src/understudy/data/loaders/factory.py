@@ -19,7 +19,7 @@ from understudy.data.loaders.hub import HubEvalLoader, HubTrainLoader
 from understudy.data.loaders.memory import MemoryEvalLoader, MemoryTrainLoader
 from understudy.data.loaders.plain import PlainLoader, from_plain_loader
 from understudy.data.loaders.plan import EpochPlan, Share
-from understudy.data.sources.base import Source, TensorSource, small_size
+from understudy.data.sources.base import Source, small_size
 from understudy.data.sources.streamed import StreamedSource
 from understudy.data.splits import DataSplits
 from understudy.utils.errors import UserError
@@ -108,7 +108,7 @@ def _augmented(
     augment = rendering.augment
     is_simple = isinstance(augment, NoAugment) or (isinstance(augment, CropFlip) and not augment.needs_each_image)
     is_small = small_size(source, takes_rectangles=config.takes_rectangles) is not None
-    if isinstance(source, TensorSource) and is_small and is_simple:
+    if is_small and is_simple:
         assert isinstance(augment, NoAugment | CropFlip)
         size, teacher_size = rendering.image_size, rendering.teacher_size
         return MemoryTrainLoader(source, augment, plan, image_size=size, teacher_size=teacher_size, device=device)
@@ -166,7 +166,7 @@ def eval_loader(
     """
     image_size, teacher_size = _two_sizes(image_size, teacher_size)
     device, share = torch.device(device), Share(rank, world_size)
-    if isinstance(source, TensorSource) and small_size(source, takes_rectangles=config.takes_rectangles):
+    if small_size(source, takes_rectangles=config.takes_rectangles) is not None:
         return MemoryEvalLoader(source, config, share, image_size=image_size, teacher_size=teacher_size, device=device)
     rendering = Rendering(NoAugment(), image_size, teacher_size, takes_rectangles=takes_rectangles(config, source))
     if isinstance(source, StreamedSource):

@@ -13,7 +13,7 @@ from understudy.data.augment.config import CropFlip, NoAugment
 from understudy.data.augment.crops import Windows, covered
 from understudy.data.config import DataConfig
 from understudy.data.loaders.plan import EpochPlan, Share
-from understudy.data.sources.base import TensorSource, as_unit
+from understudy.data.sources.base import Source, as_unit, images_in_memory
 
 __all__ = ["MemoryEvalLoader", "MemoryTrainLoader"]
 
@@ -22,9 +22,11 @@ class _Images:
     """Cached images on the device, rendered at the two input sizes."""
 
     def __init__(
-        self, source: TensorSource, image_size: ImageSize, teacher_size: ImageSize | None, device: torch.device
+        self, source: Source, image_size: ImageSize, teacher_size: ImageSize | None, device: torch.device
     ) -> None:
-        self.images = source.images.to(device)
+        images = images_in_memory(source)
+        assert images is not None
+        self.images = images.to(device)
         self.labels = source.labels.to(device)
         self.image_size = image_size
         self.teacher_size = teacher_size
@@ -46,7 +48,7 @@ class MemoryTrainLoader:
 
     def __init__(
         self,
-        source: TensorSource,
+        source: Source,
         augment: NoAugment | CropFlip,
         plan: EpochPlan,
         *,
@@ -94,7 +96,7 @@ class MemoryEvalLoader:
 
     def __init__(
         self,
-        source: TensorSource,
+        source: Source,
         config: DataConfig,
         share: Share,
         *,

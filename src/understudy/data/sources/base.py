@@ -28,6 +28,7 @@ __all__ = [
     "as_unit",
     "holders",
     "identity_of",
+    "images_in_memory",
     "is_small",
     "joined",
     "rows_of",
@@ -84,8 +85,7 @@ class TensorSource:
 
     def rows(self, indices: Tensor) -> TensorSource:
         """A copy of the rows `indices` (n,)."""
-        names = [self.name(i) for i in indices.tolist()]
-        return TensorSource(self.images[indices], self.labels[indices], names)
+        return TensorSource(self.images[indices], self.labels[indices], [self.name(i) for i in indices.tolist()])
 
 
 class EncodedSource:
@@ -271,6 +271,11 @@ def holders(source: Source) -> Iterator[Source]:
         yield from holders(part)
 
 
+def images_in_memory(source: Source) -> Tensor | None:
+    """All images (N,D,H,W) of a source that has them as one tensor; None of others, which are read image by image."""
+    return source.images if isinstance(source, TensorSource) else None
+
+
 def is_small(image: Tensor, *, takes_rectangles: bool) -> bool:
     """Whether an image (...,H,W) is so small that all of it is shown, augmented or not: up to 64 pixels either side.
 
@@ -284,9 +289,10 @@ def is_small(image: Tensor, *, takes_rectangles: bool) -> bool:
 
 def small_size(source: Source, *, takes_rectangles: bool) -> ImageSize | None:
     """Size of images that are in memory and small (see `is_small`); None of others."""
-    if isinstance(source, TensorSource) and is_small(source.images, takes_rectangles=takes_rectangles):
-        return size_of(source.images.shape)
-    return None
+    images = images_in_memory(source)
+    if images is None or not is_small(images, takes_rectangles=takes_rectangles):
+        return None
+    return size_of(images.shape)
 
 
 def as_unit(images: Tensor) -> Tensor:
