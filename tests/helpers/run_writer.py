@@ -162,17 +162,17 @@ def _predictions(
         labels = generator.integers(0, num_classes, NUM_IMAGES)
         difficulty = generator.random(NUM_IMAGES)  # an image hard for one model is hard for all
 
-        def said(right: float, labels: np.ndarray = labels, difficulty: np.ndarray = difficulty) -> np.ndarray:
+        def predicted(right: float, labels: np.ndarray = labels, difficulty: np.ndarray = difficulty) -> np.ndarray:
             wrong = (labels + generator.integers(1, 4, NUM_IMAGES)) % num_classes
             noise = 0.03 * generator.standard_normal(NUM_IMAGES)
             return np.where(difficulty + noise < right, labels, wrong).astype(np.int16)
 
         tensors[f"{split}/labels"] = labels.astype(np.int16)
         if has_teacher:
-            tensors[f"{split}/teacher"] = said(0.985)
+            tensors[f"{split}/teacher"] = predicted(0.985)
         for row in rows:
             for seed in seeds:
-                tensors[f"{split}/{row}/{seed}"] = said(accuracy.get(row, 0.9) + 0.004 * (seed % 3 - 1))
+                tensors[f"{split}/{row}/{seed}"] = predicted(accuracy.get(row, 0.9) + 0.004 * (seed % 3 - 1))
     return tensors
 
 
@@ -237,13 +237,13 @@ def _row(
 ) -> Row:
     by_seed = []
     for seed in seeds:
-        said = f"{name}/{seed}"
-        agrees = agreement(predictions[f"val/{said}"], predictions["val/teacher"]) if has_teacher else None
-        reached = top1("val", said)
+        trained = f"{name}/{seed}"
+        agrees = agreement(predictions[f"val/{trained}"], predictions["val/teacher"]) if has_teacher else None
+        reached = top1("val", trained)
         last = Scores(scores={"top1": reached, "loss": 0.2}, agreement=agrees, epoch=num_epochs)
         train = TrainScores(task_loss=0.02 + 0.01 * len(name), kl_to_teacher=2.0 / len(name) if has_teacher else None)
         best = Scores(scores={"top1": reached + 0.4}, epoch=max(1, num_epochs - 2))
-        test = Scores(scores={"top1": top1("test", said), "loss": 0.2}) if has_test else None
+        test = Scores(scores={"top1": top1("test", trained), "loss": 0.2}) if has_test else None
         by_seed.append(SeedResult(seed=seed, selected=last, last=last, best=best, test=test, train=train))
 
     def over_seeds(values: Sequence[float | None]) -> Summary | None:

@@ -164,7 +164,7 @@ class CC(Method, name="cc"):
         if settings.form == "pairs":
             return {"cc": cc_loss(student, teacher)}
         # Float16's smallest numbers are larger than normalize's eps, so it is raised before.
-        student, teacher = (F.normalize(at_least_float32(rows), dim=1) for rows in (student, teacher))
+        student, teacher = (F.normalize(at_least_float32(features), dim=1) for features in (student, teacher))
         loss = cc_kernel_loss(
             student,
             teacher,

@@ -63,8 +63,8 @@ def _decoupled(
     teacher_target, teacher_others = _split(teacher_logits / temperature, target)
 
     def mean_divergence(log_student: Tensor, log_teacher: Tensor) -> Tensor:
-        rows = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=1)
-        return (rows * is_labelled).sum() / is_labelled.sum().clamp(min=1) * temperature**2
+        divergences = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=1)
+        return (divergences * is_labelled).sum() / is_labelled.sum().clamp(min=1) * temperature**2
 
     return mean_divergence(student_target, teacher_target), mean_divergence(student_others, teacher_others)
 

@@ -187,17 +187,17 @@ class HSAKD(StageMethod, name="hsakd"):
         """The terms "kd" and "joint", and "heads" where the teacher's heads are trained."""
         settings = self.config
         student_features, teacher_features = self.features(pairing)
-        seen = _joint_logits(self.teacher_heads, [feature.detach() for feature in teacher_features])
+        teacher_joint = _joint_logits(self.teacher_heads, [feature.detach() for feature in teacher_features])
         terms: dict[str, Tensor] = {}
         if settings.stage != "distill":
             assert pairing.copies is not None
-            terms["heads"] = joint_label_loss(seen, pairing.labels, pairing.copies)
+            terms["heads"] = joint_label_loss(teacher_joint, pairing.labels, pairing.copies)
         if settings.stage != "heads":
             assert pairing.teacher_logits is not None
-            said = _joint_logits(self.student_heads, student_features)
+            student_joint = _joint_logits(self.student_heads, student_features)
             temperature = settings.temperature
             terms["kd"] = kd_loss(pairing.student_logits, pairing.teacher_logits, temperature=temperature)
-            terms["joint"] = _joint_divergence(said, seen, temperature)
+            terms["joint"] = _joint_divergence(student_joint, teacher_joint, temperature)
         return terms
 
 
@@ -211,6 +211,6 @@ def _joint_logits(heads: nn.ModuleList, features: Sequence[Tensor]) -> list[Tens
     return [head(feature) for head, feature in zip(heads, maps, strict=True)]
 
 
-def _joint_divergence(said: Sequence[Tensor], seen: Sequence[Tensor], temperature: float) -> Tensor:
-    pairs = zip(said, seen, strict=True)
-    return torch.stack([kd_loss(ours, theirs, temperature=temperature) for ours, theirs in pairs]).sum()
+def _joint_divergence(student_logits: Sequence[Tensor], teacher_logits: Sequence[Tensor], temperature: float) -> Tensor:
+    pairs = zip(student_logits, teacher_logits, strict=True)
+    return torch.stack([kd_loss(student, teacher, temperature=temperature) for student, teacher in pairs]).sum()

@@ -112,8 +112,8 @@ def rkd_angle_loss(student_features: Tensor, teacher_features: Tensor, *, neares
 def _angle_differences(student: Tensor, teacher: Tensor, vertices: slice, nearest: float) -> Tensor:
     """Sum of smooth L1 distances between the cosines at these vertices."""
     with torch.no_grad():
-        seen = _cosines(teacher, vertices, 0.0)  # (V, M, M)
-    return F.smooth_l1_loss(_cosines(student, vertices, nearest), seen, reduction="sum")
+        teacher_cosines = _cosines(teacher, vertices, 0.0)  # (V, M, M)
+    return F.smooth_l1_loss(_cosines(student, vertices, nearest), teacher_cosines, reduction="sum")
 
 
 def _cosines(features: Tensor, vertices: slice, nearest: float) -> Tensor:

@@ -85,13 +85,17 @@ def sskd_loss(
     """
     turned_student, turned_teacher = student_logits[1:].flatten(0, 1), teacher_logits[1:].flatten(0, 1)
     turned_labels = labels.repeat(len(student_logits) - 1)
-    said, seen = similarities(student_embeddings), similarities(teacher_embeddings.detach())
+    student_scores, teacher_scores = similarities(student_embeddings), similarities(teacher_embeddings.detach())
     kd = kd_loss(student_logits[0], teacher_logits[0], temperature=temperature)
     transformed = kept_kd_loss(
         turned_student, turned_teacher, turned_labels, temperature=transformed_temperature, ratio=transformed_ratio
     )
     similarity = kept_kd_loss(
-        said, seen, similarity_labels(seen), temperature=similarity_temperature, ratio=similarity_ratio
+        student_scores,
+        teacher_scores,
+        similarity_labels(teacher_scores),
+        temperature=similarity_temperature,
+        ratio=similarity_ratio,
     )
     return kd_weight * kd + transformed_weight * transformed + similarity_weight * similarity
 
@@ -249,16 +253,16 @@ class SSKD(Method, name="sskd"):
         settings = self.config
         rows = rows_by_copy(pairing.copies, pairing.indices)  # (R, B)
         student, teacher = embeddings(pairing, settings)
-        seen = similarities(self.teacher_head(teacher)[rows])
-        targets = similarity_labels(seen)
+        teacher_scores = similarities(self.teacher_head(teacher)[rows])
+        targets = similarity_labels(teacher_scores)
         terms: dict[str, Tensor] = {}
         if settings.stage != "distill":
-            terms["head"] = F.cross_entropy(seen, targets)
+            terms["head"] = F.cross_entropy(teacher_scores, targets)
         if settings.stage != "head":
-            said = similarities(self.student_head(student)[rows])
+            student_scores = similarities(self.student_head(student)[rows])
             similarity = kept_kd_loss(
-                said,
-                seen,
+                student_scores,
+                teacher_scores,
                 targets,
                 temperature=settings.similarity_temperature,
                 ratio=settings.similarity_ratio,

@@ -80,8 +80,8 @@ def tfkd_loss(
     teacher = virtual_teacher(labels, logits, correct_probability=correct_probability)
     log_teacher = F.log_softmax(teacher / temperature, dim=1)
     log_student = F.log_softmax(logits / temperature if softens_student else logits, dim=1)
-    rows = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=1)
-    return mean_over_labelled(rows, is_labelled)
+    divergences = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=1)
+    return mean_over_labelled(divergences, is_labelled)
 
 
 class TeacherFreeKD(Method, name="tfkd"):
