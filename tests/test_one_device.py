@@ -27,6 +27,7 @@ from understudy.teachers.bank.packing import packed
 from understudy.teachers.bank.seeds import SeededBanks
 from understudy.teachers.bank.teacher import BankTeacher
 from understudy.training.loss import PassShare, combine_losses
+from understudy.training.metrics import record_of
 from understudy.training.trainer import Trainer
 
 ROWS = ["alone", "kd", "dist+dot", "projector", "simkd", "reviewkd"]
@@ -96,9 +97,10 @@ def test_losses_of_every_row_are_worked_out_on_the_device(components: Components
                 continue  # compares values on its first batch
             student.begin_step(progress=0.0, epochs=1)
             task_loss, pairings = student.task.pair(student.model, observation, batch)
-            losses, record = combine_losses(
+            pairing = upcast(pairings["main"])
+            losses, whole = combine_losses(
                 task_loss,
-                upcast(pairings["main"]),
+                pairing,
                 student.methods,
                 task_weight=student.task_weight,
                 epoch=1,
@@ -106,7 +108,7 @@ def test_losses_of_every_row_are_worked_out_on_the_device(components: Components
                 random_state=student.shared_random_state,
             )
             assert devices_of(tensors_in([losses.task, losses.distill, losses.terms])) == {"cuda"}, student.name
-            trainer.measures.add(student.name, record)
+            trainer.measures.add(student.name, record_of(whole, pairing, student.task.batch_measures(pairing)))
 
 
 @pytest.mark.parametrize("split", ["val", "train"])

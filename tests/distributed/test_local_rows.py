@@ -41,7 +41,7 @@ def distilled(pairing: Pairing, config: Any) -> tuple[float, dict[str, float]]:
     """The distillation loss and the terms that `combine_losses` makes of a batch in one process."""
     task = torch.zeros((), dtype=torch.float64)
     part = PassShare(RankCounts((len(pairing.labels),)))
-    shared, record = combine_losses(
+    shared, whole = combine_losses(
         task,
         pairing,
         [WeightedMethod(built(config), 2.0)],
@@ -51,8 +51,9 @@ def distilled(pairing: Pairing, config: Any) -> tuple[float, dict[str, float]]:
         random_state=RandomState(0),
     )
     assert shared.distill is not None
-    assert shared.distill.item() == pytest.approx(record.mean("distill").item(), rel=1e-15)
-    return shared.distill.item(), {name: record.mean(name).item() for name in shared.terms}
+    assert whole.distill is not None
+    assert shared.distill.item() == pytest.approx(whole.distill.item(), rel=1e-15)
+    return shared.distill.item(), {name: value.item() for name, value in whole.terms.items()}
 
 
 class TestGroups:

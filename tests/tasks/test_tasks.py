@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from helpers.engine import batches, small_net, small_teacher, tiny_recipe
 from understudy import Batch, Classification, Observation, StudentSpec, TappedModel, UserError
+from understudy.core.batch import Pairing
 from understudy.results.items import item_scores
 from understudy.runs.components import open_components
 from understudy.tasks import ClassEvaluation, Evaluation, class_weights_for
@@ -114,6 +115,32 @@ class TestPairing:
         assert pairing.student_features["embedding"].requires_grad
         assert not pairing.teacher_logits.requires_grad
         assert not pairing.teacher_features["embedding"].requires_grad
+
+
+class TestBatchMeasures:
+    """Top-1 of rows 0 to 3, which predict classes 0, 1, 2 and 0."""
+
+    LOGITS = 9.0 * F.one_hot(torch.tensor([0, 1, 2, 0]), 3)
+
+    @pytest.mark.parametrize(
+        ("labels", "copies", "top1", "num_labelled"),
+        [
+            (torch.tensor([0, 1, 0, 0]), None, 75.0, 4),
+            (torch.tensor([0, -1, 0, -1]), None, 50.0, 2),
+            (torch.tensor([-1, -1, -1, -1]), None, 0.0, 0),
+            (torch.tensor([0, 1, 2, 1]), torch.tensor([0, 1, 0, 1]), 100.0, 2),
+            (torch.tensor([[0.6, 0.4, 0.0]] * 4), None, 50.0, 4),
+        ],
+        ids=["labels", "some without", "none", "copies", "mixed"],
+    )
+    def test_top1_is_of_the_labelled_images_that_are_no_copies(
+        self, labels: Tensor, copies: Tensor | None, top1: float, num_labelled: int
+    ) -> None:
+        logits = self.LOGITS.clone().requires_grad_()
+        found = Classification(3).batch_measures(Pairing(logits, None, labels, copies=copies))
+        assert {name: value.item() for name, value in found.means.items()} == {"top1": top1}
+        assert found.num_labelled.item() == num_labelled
+        assert not found.means["top1"].requires_grad
 
 
 class TestScores:

@@ -28,6 +28,7 @@ from understudy import Batch, Trainer, UserError, load_student
 from understudy.core.batch import Losses, Pairing
 from understudy.optim.ema import Averaging
 from understudy.report import read_results
+from understudy.tasks import BatchMeasures
 from understudy.training.metrics import Measures, NotFinite, record_of
 
 
@@ -202,10 +203,11 @@ class TestWhatIsNoNumber:
     def test_the_first_bad_step_of_an_interval_is_named_whichever_row_met_it(self) -> None:
         measures = Measures(["one", "two"])
         pairing = Pairing(torch.zeros(4, 3), None, torch.zeros(4, dtype=torch.int64))
+        measured = BatchMeasures({}, torch.tensor(4))
         for step in range(5, 10):
             for name in ("one", "two"):
                 value = torch.tensor(float("inf") if (name, step) == ("two", 7) else 1.0)
-                measures.add(name, record_of(Losses(torch.tensor(1.0), None, {"task_loss": value}), pairing))
+                measures.add(name, record_of(Losses(torch.tensor(1.0), None, {"task_loss": value}), pairing, measured))
             measures.end_step(step)
         with pytest.raises(NotFinite, match="two: task_loss is inf in step 7"):
             measures.close_interval()

@@ -24,7 +24,7 @@ from understudy.utils.text import clock
 
 __all__ = ["RunWatcher"]
 
-COMMON_MEASURES = ("task", "distill", "task_loss", "kl_to_teacher", "top1")  # of every row; the rest are its own terms
+COMMON_MEASURES = ("task", "distill", "task_loss", "kl_to_teacher")  # of every row, as what its task measures is
 MOST_LEFT_OUT = 3  # steps of a stretch, with on_nan: rollback; what is NaN or infinite four times is no accident
 STEPS_BEFORE_ESTIMATE = 10
 WORTH_SAYING_SECONDS = 60.0  # a shorter stretch is over before anyone has read how long it takes
@@ -213,7 +213,8 @@ class RunWatcher:
             return
         for student in trainer.students:
             means = dict(trainer.measures.interval.get(student.name, {}))
-            common = {key: means.pop(key) for key in COMMON_MEASURES if key in means}
+            common_to_rows = (*COMMON_MEASURES, *student.task.batch_metrics)  # the rest are its own terms
+            common = {key: means.pop(key) for key in common_to_rows if key in means}
             line = {"kind": "train", "seed": self.seed, "row": student.name, "epoch": trainer.epoch}
             steps = {"step": trainer.step, "steps": trainer.measures.interval_steps}
             self._write({**line, **steps, **common, "terms": means, "lr": student.update.lr})

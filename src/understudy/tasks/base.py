@@ -13,7 +13,7 @@ from understudy.core.batch import Batch, Observation, Pairing
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 
-__all__ = ["Evaluation", "Metric", "Predictor", "Task", "headline_metric"]
+__all__ = ["BatchMeasures", "Evaluation", "Metric", "Predictor", "Task", "headline_metric"]
 
 Predictor = Callable[[Batch], Any]  # a batch in, a model's output on it out
 
@@ -49,6 +49,14 @@ class Evaluation:
         return {f"items/{split}/{of}": self.per_item}
 
 
+@dataclass(frozen=True, slots=True)
+class BatchMeasures:
+    """What a training batch shows of a task: means over its labelled predictions, without gradient."""
+
+    means: Mapping[str, Tensor]  # () by name, on the device
+    num_labelled: Tensor  # () of how many predictions these and the task loss are means
+
+
 K = TypeVar("K", bound=Hashable)  # what a predictor is called
 
 
@@ -58,12 +66,16 @@ class Task(Protocol):
     num_classes: int
     metrics: tuple[Metric, ...]  # what an evaluation holds
     headline: str  # the name of the one by which epochs are selected and rows are compared
+    batch_metrics: tuple[str, ...]  # names of those that are measured on training batches, too
 
     def pair(self, student: TappedModel, observation: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
         """The task's own loss (a scalar with gradient), and the Pairings by name."""
 
     def num_labelled(self, batch: Batch) -> Tensor:
         """() how many predictions the task's own loss is a mean of, weighed as there; stays on the device."""
+
+    def batch_measures(self, pairing: Pairing) -> BatchMeasures:
+        """The `batch_metrics` of one pass, and how many predictions they are means of; nothing waits for the device."""
 
     def evaluate(
         self,

@@ -14,7 +14,7 @@ from understudy.core.batch import Batch, Observation, Pairing
 from understudy.core.meters import Meter
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
-from understudy.tasks.base import K, Metric, Predictor
+from understudy.tasks.base import BatchMeasures, K, Metric, Predictor
 from understudy.tasks.class_evaluation import METRICS, ClassEvaluation
 from understudy.utils.errors import UserError
 
@@ -39,6 +39,7 @@ class Classification:
 
     metrics: tuple[Metric, ...] = METRICS
     headline: str = "top1"
+    batch_metrics: tuple[str, ...] = ("top1",)
 
     def __init__(
         self, num_classes: int, *, label_smoothing: float = 0.0, class_weights: Tensor | Sequence[float] | None = None
@@ -78,6 +79,17 @@ class Classification:
         if self.class_weights is None:
             return torch.count_nonzero(targets != UNLABELLED).float()
         return self._counts_of(targets, self._weights_on(targets.device)).sum()
+
+    def batch_measures(self, pairing: Pairing) -> BatchMeasures:
+        """Top-1 on the labelled images that are no copies; of mixed labels their largest share counts."""
+        with torch.no_grad():
+            plain = slice(None) if pairing.copies is None else pairing.copies == 0
+            logits, labels = pairing.student_logits.detach()[plain], pairing.labels[plain]
+            is_mixed = labels.ndim == 2
+            hard = labels.argmax(dim=1) if is_mixed else labels
+            known = torch.full((), len(labels), device=labels.device) if is_mixed else torch.count_nonzero(labels >= 0)
+            top1 = 100.0 * (logits.argmax(dim=1) == hard).sum() / known.clamp_min(1)
+        return BatchMeasures({"top1": top1}, known)
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy over the labelled rows; 0 where none is labelled."""

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from understudy.core.batch import Losses, Pairing
-from understudy.core.meters import StepRecord
 from understudy.distributed.world import SINGLE, RankCounts, World
 from understudy.methods.base import Method, MethodConfig
-from understudy.training.metrics import record_of
 from understudy.utils.seeding import RandomState
 
 __all__ = ["PassShare", "WeightedMethod", "combine_losses", "is_on_local_rows", "labels_of"]
@@ -59,8 +57,8 @@ def combine_losses(
     epoch: int,
     part: PassShare,
     random_state: RandomState,
-) -> tuple[Losses, StepRecord]:
-    """(losses to descend on, what is logged): the former carry this part's share of the step, the latter does not.
+) -> tuple[Losses, Losses]:
+    """(losses to descend on, losses to log): the former carry this part's share of the step, the latter are whole.
 
     `random_state` is swapped in where related rows are compared: each process does that on all rows, so all must draw
     the same, or CRD's constants and with them the connectors drift apart.
@@ -83,8 +81,8 @@ def combine_losses(
         for term, value in terms.items():
             logged[label if term == method.name else f"{label}.{term}"] = value.detach()
     terms = {"task_loss": task_loss.detach(), **logged}
-    record = record_of(Losses(task_weight * task_loss.detach(), whole, terms), pairing)
-    return Losses(_times(task_weight * task_loss, part.task), shared, terms), record
+    to_log = Losses(task_weight * task_loss.detach(), whole, terms)
+    return Losses(_times(task_weight * task_loss, part.task), shared, terms), to_log
 
 
 def is_on_local_rows(config: MethodConfig) -> bool:

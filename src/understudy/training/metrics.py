@@ -12,58 +12,48 @@ from understudy.core.batch import Losses, Pairing
 from understudy.core.meters import BadValue, Means, StepLog, StepRecord
 from understudy.distributed.world import SINGLE, World
 from understudy.methods.kd import kd_loss
+from understudy.tasks.base import BatchMeasures
 
-__all__ = ["Measures", "NotFinite", "common_measures", "num_labelled", "record_of"]
+__all__ = ["Measures", "NotFinite", "record_of", "yardstick"]
 
 TEMPERATURE = 4.0  # one for all rows, whatever temperature their own method uses
+OF_TASK = ("task", "task_loss")  # means over the labelled predictions, as what the task measures is
 
 
-def num_labelled(pairing: Pairing) -> Tensor:
-    """() how many rows carry a label and are no copies: what task loss and top-1 are means of."""
-    labels = pairing.labels if pairing.copies is None else pairing.labels[pairing.copies == 0]
-    if labels.ndim == 2:
-        return torch.full((), len(labels), device=labels.device)
-    return torch.count_nonzero(labels >= 0)
+def yardstick(pairing: Pairing) -> dict[str, Tensor]:
+    """How far a student is from its teacher, measured for every row alike and without gradient, where that can be.
 
-
-def common_measures(pairing: Pairing) -> dict[str, Tensor]:
-    """What is measured for every row alike, without gradient: the yardstick and top-1 on the training batch.
-
-    The yardstick is KL(teacher || student) at T = 4, summed over classes, mean over rows, in nats (no T^2).
+    KL(teacher || student) at T = 4 on the rows that are no copies: summed over classes, mean over rows, in nats
+    (no T^2).
     """
-    measures: dict[str, Tensor] = {}
+    if pairing.teacher_logits is None:
+        return {}
     with torch.no_grad():
         plain = slice(None) if pairing.copies is None else pairing.copies == 0
-        student_logits, labels = pairing.student_logits.detach()[plain], pairing.labels[plain]
-        teacher_logits = None if pairing.teacher_logits is None else pairing.teacher_logits[plain]
-        hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        measures["top1"] = 100.0 * (student_logits.argmax(dim=1) == hard).sum() / num_labelled(pairing).clamp_min(1)
-        if teacher_logits is not None and teacher_logits.shape == student_logits.shape:
-            loss = kd_loss(student_logits, teacher_logits, temperature=TEMPERATURE)
-            measures["kl_to_teacher"] = loss / TEMPERATURE**2
-    return measures
+        student_logits, teacher_logits = pairing.student_logits.detach()[plain], pairing.teacher_logits[plain]
+        if teacher_logits.shape != student_logits.shape:
+            return {}
+        loss = kd_loss(student_logits, teacher_logits, temperature=TEMPERATURE)
+        return {"kl_to_teacher": loss / TEMPERATURE**2}
 
 
-OF_LABELLED = ("task", "task_loss", "top1")  # means over the rows with a label
-OF_EPOCHS = ("task_loss", "top1", "kl_to_teacher")
-
-
-def record_of(losses: Losses, pairing: Pairing) -> StepRecord:
+def record_of(losses: Losses, pairing: Pairing, measured: BatchMeasures) -> StepRecord:
     """What one pass is worth in the log: its losses and terms, and what is measured of every student alike.
 
     Args:
         losses: whole ones, which no share of the step has made smaller.
         pairing: that they were made of.
+        measured: what the task measures of it.
     """
     weighted = {"task": losses.task}
     if losses.distill is not None:
         weighted["distill"] = losses.distill
     # The terms come first, so that they are named first where one is NaN or infinite.
     return StepRecord.of_means(
-        {**losses.terms, **weighted, **common_measures(pairing)},
+        {**losses.terms, **weighted, **measured.means, **yardstick(pairing)},
         num_rows=len(pairing.student_logits),
-        num_labelled=num_labelled(pairing),
-        of_labelled=OF_LABELLED,
+        num_labelled=measured.num_labelled,
+        of_labelled=(*OF_TASK, *measured.means),
     )
 
 
@@ -80,17 +70,26 @@ class Measures:
 
     Args:
         names: of the students.
+        batch_metrics: what their task measures of a training batch, beside what is measured for all.
         stops_at_nan: whether a value that is NaN or infinite raises.
         world: the processes whose rows are measured together.
     """
 
-    def __init__(self, names: Sequence[str], *, stops_at_nan: bool = True, world: World = SINGLE) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        batch_metrics: Sequence[str] = (),
+        stops_at_nan: bool = True,
+        world: World = SINGLE,
+    ) -> None:
         self.stops_at_nan = stops_at_nan
         self.world = world
         self.interval: dict[str, dict[str, float]] = {}  # means by student over the interval that was closed last
         self.interval_steps = 0
         self._logs = {name: StepLog() for name in names}
         self._epochs = {name: Means() for name in names}
+        self._of_epochs = ("task_loss", *batch_metrics, "kl_to_teacher")
         self._steps: list[int] = []  # of the interval that is running
 
     def add(self, name: str, record: StepRecord) -> None:
@@ -112,7 +111,7 @@ class Measures:
             sums, weights = self._totals(name, log)
             if sums:
                 self.interval[name] = {key: value / weights[key] for key, value in sums.items() if weights[key]}
-                self._epochs[name].add({key: sums[key] for key in OF_EPOCHS if key in sums}, weights)
+                self._epochs[name].add({key: sums[key] for key in self._of_epochs if key in sums}, weights)
             log.reset()
         self.interval_steps, self._steps = len(self._steps), []
 

@@ -20,6 +20,7 @@ from understudy.optim.schedule import Schedule, lr_factor
 from understudy.tasks.base import Predictor, Task
 from understudy.training.checks import check_num_rows, check_pairing, form_of, refuse_to_tear_copies, too_few_images
 from understudy.training.loss import PassShare, WeightedMethod, combine_losses, is_on_local_rows, labels_of
+from understudy.training.metrics import record_of
 from understudy.training.trial_pass import USUAL_IMAGES, training_problem
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
@@ -142,7 +143,7 @@ class Student:
         for weighted in self.methods:
             is_local = is_on_local_rows(weighted.method.config)
             check_num_rows(weighted.method, part.rows.mine if is_local else sum(part.rows.counts))
-        shared, record = combine_losses(
+        shared, whole = combine_losses(
             task_loss,
             pairing,
             self.methods,
@@ -151,6 +152,7 @@ class Student:
             part=part,
             random_state=self.shared_random_state,
         )
+        record = record_of(whole, pairing, self.task.batch_measures(pairing))
         self.update.accumulate(shared, scaler=self.scaler)
         return record
 

@@ -89,7 +89,8 @@ class Trainer:
         self._compile_modes = {student.compile for student in students}
         if teacher is not None:
             self._compile_modes.add(teacher.compile)
-        self.measures = Measures(names, stops_at_nan=stops_at_nan, world=world)
+        batch_metrics = students[0].task.batch_metrics
+        self.measures = Measures(names, batch_metrics=batch_metrics, stops_at_nan=stops_at_nan, world=world)
         self._captured = captured(self, capture, say=say)
 
     @property
