@@ -23,8 +23,10 @@ from understudy.optim import Schedule, UpdateConfig
 from understudy.recipes.comparison import Variant, rows_of
 from understudy.recipes.schema import Recipe, recipe_from
 from understudy.report import Results, read_results, write_report
+from understudy.report.formatting import score as formatted
+from understudy.report.formatting import with_unit
 from understudy.runs.build import build_student as build_row
-from understudy.runs.components import Components, classification, live_teacher
+from understudy.runs.components import Components, live_teacher, task_of
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.identity import data_identity, network_identity
@@ -61,16 +63,28 @@ class Result:
     run: RunFolder
 
     def __repr__(self) -> str:
-        return f"Result(top1={self.top1:.2f}, run={str(self.run.path)!r}, student={type(self.student).__name__})"
+        scored = f"{self.results.headline_metric}={self.score:.2f}"
+        return f"Result({scored}, run={str(self.run.path)!r}, student={type(self.student).__name__})"
 
     @property
-    def top1(self) -> float:
-        """Percent of the test images (of the validation images without a test set) after the last epoch.
+    def score(self) -> float:
+        """By the task's headline metric on the test images (the validation images without a test set), last epoch.
 
         The mean over the seeds of the row that `student` is of, where `settings` ask for several.
         """
         deployed = self.results.deployed and self.results.row(self.results.deployed.row)
         return self.results.score(deployed or self.results.rows[0]).mean
+
+    @property
+    def top1(self) -> float:
+        """The `score` of a classifier: percent of the images.
+
+        Raises:
+            AttributeError: the task is scored by something else.
+        """
+        if self.results.headline_metric != "top1":
+            raise AttributeError(f"this run is scored by {self.results.metric.title}; read result.score")
+        return self.score
 
     def report(self, file: str | Path) -> Path:
         """Write the run's page to `file`."""
@@ -198,7 +212,8 @@ def distill(
         row = next(row for row in rows_of(recipe) if results.deployed is None or row.name == results.deployed.row)
         result = Result(_trained_student(run, components, row, seed).to(components.device), results, run)
     if not quiet:
-        print(f"top-1 {result.top1:.1f} %   {run.path}")
+        metric = results.metric
+        print(f"{metric.title} {with_unit(formatted(result.score, metric), metric)}   {run.path}")
     return result
 
 
@@ -261,7 +276,7 @@ def _parts_in_memory(
         data=data,
         device=device,
         image_size=image_size,
-        task=classification(recipe, data),
+        task=task_of(recipe, data),
         student_network=network_from(student),
         make_student=lambda: network_from(student),
         teacher=None if network is None else live_teacher(network, device, recipe, image_size=image_size),

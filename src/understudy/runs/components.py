@@ -29,14 +29,14 @@ from understudy.recipes.schema import Recipe
 from understudy.runs.absent_files import refuse_absent_files
 from understudy.runs.bank.open import notes_on, open_banks, refuse_absent_banks
 from understudy.runs.networks import LARGE_IMAGE_SIZE, network_named, with_classes_numbered
-from understudy.tasks import Classification, class_weights_for
+from understudy.tasks import TASKS, Task
 from understudy.teachers import LiveTeacher, RunTeacher, Teacher
 from understudy.training.build import BuildContext
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
 from understudy.utils.seeding import seeded
 
-__all__ = ["Components", "classification", "in_world", "live_teacher", "open_components", "with_teacher"]
+__all__ = ["Components", "in_world", "live_teacher", "open_components", "task_of", "with_teacher"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Components:
     data: DataSplits
     device: torch.device
     image_size: ImageSize
-    task: Classification
+    task: Task
     student_network: Network  # as every student begins, but for its random weights
     make_student: Callable[[], Network]  # a fresh one, its weights drawn from the global random state
     teacher: RunTeacher | None
@@ -188,7 +188,7 @@ def open_components(
         data=data,
         device=device,
         image_size=image_size,
-        task=classification(recipe, data),
+        task=task_of(recipe, data),
         student_network=student,
         make_student=partial(create, recipe.student),
         teacher=teacher,
@@ -209,10 +209,14 @@ def _teacher_size(recipe: Recipe, data: DataSplits, teacher: Network | None, ima
     return teacher.input_size if is_told or data.native_size is None else None
 
 
-def classification(recipe: Recipe, data: DataSplits) -> Classification:
+def task_of(recipe: Recipe, data: DataSplits) -> Task:
     """The task of a recipe on its data."""
-    weights = class_weights_for(recipe.class_weights, data.train.labels, len(data.classes))
-    return Classification(len(data.classes), label_smoothing=recipe.label_smoothing, class_weights=weights)
+    return TASKS[recipe.task].for_data(
+        len(data.classes),
+        data.train.labels,
+        label_smoothing=recipe.label_smoothing,
+        class_weights=recipe.class_weights,
+    )
 
 
 def _check_names_exist(recipe: Recipe, device: torch.device, world: World) -> None:

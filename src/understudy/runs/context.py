@@ -11,7 +11,7 @@ from understudy.runs.components import Components
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.stop import StopRequest
-from understudy.tasks import ClassEvaluation
+from understudy.tasks import Evaluation
 from understudy.trackers.base import Trackers
 
 __all__ = ["Execution"]
@@ -28,4 +28,4 @@ class Execution:
     display: Display
     stop: StopRequest
     trackers: Trackers | None = None  # of the first process, once it has begun
-    teacher: dict[str, ClassEvaluation] = field(default_factory=dict)  # by split
+    teacher: dict[str, Evaluation] = field(default_factory=dict)  # by split

@@ -46,13 +46,9 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, allow_code: bool) 
         batches = chain(components.eval_loader("train"), batches)
     found = components.task.evaluate({"student": lambda batch: student(batch.images)}, batches, components.device)
     scores = found["student"]
-    top5 = "" if scores.top5 is None else f"   top-5 {scores.top5:.2f} %"
-    counts = scores.labels.bincount()
-    is_even = len(set(counts[counts > 0].tolist())) == 1
-    balanced = "" if is_even else f"   balanced {scores.balanced_accuracy:.2f} %"
     what = split if data is None else f"{components.data.name}, {_which_images(components, split)}"
-    images = f"{what} ({len(scores.labels):,} images)"
-    return f"{run.student}   {images}   top-1 {scores.top1:.2f} %{top5}{balanced}   loss {scores.loss:.4f}"
+    images = f"{what} ({len(scores.per_item):,} images)"
+    return f"{run.student}   {images}   {scores.in_words(components.task.metrics)}"
 
 
 def _which_images(components: Components, split: str) -> str:

@@ -11,7 +11,7 @@ from understudy.recipes.comparison import Variant, rows_of
 from understudy.recipes.schema import Recipe, StudentConfig, TeacherConfig, recipe_from
 from understudy.report import Results, read_results
 from understudy.runs.folder import RunFolder
-from understudy.tasks import Classification
+from understudy.tasks import TASKS
 from understudy.teachers import LiveTeacher
 from understudy.training.build import BuildContext, build_student, tap_teacher
 from understudy.training.spec import StudentSpec
@@ -84,7 +84,7 @@ def _deployed_form(run: RunFolder, row: Variant, *, allow_code: bool) -> nn.Modu
     teacher = LiveTeacher(_network_of(recipe.teacher, run, allow_code=allow_code).module)
     tap_teacher(teacher, methods)
     around = BuildContext(
-        task=Classification(num_classes),
+        task=TASKS[recipe.task].for_data(num_classes),
         num_classes=num_classes,
         sample=torch.zeros(2, 3, *height_and_width(student_size)),
         teacher=teacher,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,14 +13,15 @@ from understudy.models import Network, load_weights, save_student
 from understudy.optim import undecayed_names
 from understudy.recipes.comparison import row_named
 from understudy.recipes.schema import TeacherConfig
-from understudy.report import compact
+from understudy.report.formatting import compact, score, with_unit
 from understudy.runs import checkpoint
 from understudy.runs.components import Components, with_teacher
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.stop import StopRequest
 from understudy.runs.watcher import RunWatcher
-from understudy.tasks import ClassEvaluation
+from understudy.tasks import Evaluation, Metric
+from understudy.tasks.base import headline_metric
 from understudy.teachers import KeptScores
 from understudy.trackers.base import Trackers
 from understudy.training.student import Student, parameters_of
@@ -32,7 +32,8 @@ from understudy.utils.text import plural
 
 __all__ = ["check_teacher", "evaluate_teacher", "teacher_ready"]
 
-EXPECTED_WITHIN = 0.5  # points of top-1 by which a published teacher may differ before it is warned of
+EXPECTED_METRIC = "top1"  # what teacher.expected_top1 speaks of
+EXPECTED_WITHIN = 0.5  # points by which a published teacher may differ before it is warned of
 
 
 def teacher_ready(
@@ -71,7 +72,7 @@ def _keep(components: Components, network: Network, run: RunFolder) -> None:
     checkpoint.remove(run.checkpoints, "teacher")
 
 
-def evaluate_teacher(components: Components, *, stop: StopRequest | None = None) -> dict[str, ClassEvaluation]:
+def evaluate_teacher(components: Components, *, stop: StopRequest | None = None) -> dict[str, Evaluation]:
     """Its scores on every split that is evaluated, or those in its bank; none where its classes are not the data's.
 
     Raises:
@@ -79,7 +80,7 @@ def evaluate_teacher(components: Components, *, stop: StopRequest | None = None)
     """
     kept = None if components.teacher is None else components.teacher.kept_scores()
     if kept is not None:
-        return {split: _evaluation(scores) for split, scores in kept.items()}
+        return _restored(components, kept)
     teacher = components.teacher_of(components.recipe.seeds[0])
     if teacher is None or not components.teacher_shares_classes:
         return {}
@@ -95,41 +96,60 @@ def evaluate_teacher(components: Components, *, stop: StopRequest | None = None)
     }
 
 
-def _evaluation(kept: KeptScores) -> ClassEvaluation:
-    scores = kept.scores
-    return ClassEvaluation.of(
-        kept.predictions, kept.labels, top1=scores["top1"], top5=scores.get("top5"), loss=scores["loss"]
-    )
-
-
-def check_teacher(components: Components, found: ClassEvaluation | None, *, say: Callable[[str], None]) -> None:
-    """Say what the teacher is worth; stop where it is no better than chance.
+def _restored(components: Components, kept: Mapping[str, KeptScores]) -> dict[str, Evaluation]:
+    """The evaluations that a bank has kept.
 
     Raises:
-        UserError: top-1 within two standard errors of 1/C, unless the recipe allows a weak teacher.
+        UserError: it kept those of another task.
     """
-    settings = components.recipe.teacher
+    assert components.teacher is not None
+    try:
+        return {split: components.task.restored(found.scores, found.tensors) for split, found in kept.items()}
+    except LookupError as error:
+        raise UserError(
+            f"{components.teacher.name} does not hold {error} of its teacher's scores, as one of this task does; make "
+            "the bank anew"
+        ) from None
+
+
+def check_teacher(components: Components, found: Evaluation | None, *, say: Callable[[str], None]) -> None:
+    """Say what the teacher is worth; stop where it has nothing to teach.
+
+    Raises:
+        UserError: the task finds it no better than one that has learnt nothing, unless the recipe allows a weak one.
+    """
+    settings, task = components.recipe.teacher, components.task
     assert settings is not None
     assert components.teacher is not None
     size, starts_from = compact(components.teacher.facts()["parameters"]), components.teacher.origin
     if found is None:
         say(f"teacher  {settings.model}   {size} parameters   other classes than the data's, so it is not scored")
         return
-    say(f"teacher  {settings.model}   {size} parameters   val top-1 {found.top1:.1f} %   {starts_from}")
+    metric = headline_metric(task)
+    reached = with_unit(score(found.scores[metric.name], metric), metric)
+    say(f"teacher  {settings.model}   {size} parameters   val {metric.title} {reached}   {starts_from}")
     for note in components.teacher.notes:
         say(f"note     {note}")
-    num_classes, num_images = components.task.num_classes, len(found.labels)
-    chance = 1 / num_classes
-    limit = 100 * (chance + 2 * math.sqrt(chance * (1 - chance) / num_images))
-    if found.top1 <= limit and not settings.allow_weak:
+    worthless = task.nothing_to_teach(found)
+    if worthless is not None and not settings.allow_weak:
         raise UserError(
-            f"teacher {settings.model} scores {found.top1:.1f} % on {num_classes} classes: no better than chance "
-            f"(which may reach {limit:.1f} % on {num_images} images). {_way_out(settings, starts_from)}, or go on all "
-            "the same with --allow-weak-teacher (allow_weak_teacher=True in Python)."
+            f"teacher {settings.model} {worthless}. {_way_out(settings, starts_from)}, or go on all the same with "
+            "--allow-weak-teacher (allow_weak_teacher=True in Python)."
         )
-    expected = settings.expected_top1
-    if expected is not None and abs(found.top1 - expected) > EXPECTED_WITHIN:
-        say(f"warning  the teacher was expected at {expected:.2f} %, {found.top1 - expected:+.2f} points off")
+    if settings.expected_top1 is not None:
+        for warning in _off_expected(settings.expected_top1, found, task.metrics):
+            say(f"warning  {warning}")
+
+
+def _off_expected(expected: float, found: Evaluation, metrics: Sequence[Metric]) -> Iterator[str]:
+    """How far the teacher is from what was published of it, where that is worth saying."""
+    metric = next((metric for metric in metrics if metric.name == EXPECTED_METRIC), None)
+    if metric is None:
+        yield f"teacher.expected_top1 is compared with nothing: this task has {', '.join(m.name for m in metrics)}"
+        return
+    off = found.scores[metric.name] - expected
+    if abs(off) > EXPECTED_WITHIN:
+        yield f"the teacher was expected at {expected:.2f} {metric.unit}, {off:+.2f} points off"
 
 
 def _way_out(settings: TeacherConfig, starts_from: str) -> str:

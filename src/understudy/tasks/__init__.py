@@ -2,7 +2,8 @@
 
 from understudy.tasks.base import BatchMeasures, Evaluation, Metric, Task
 from understudy.tasks.class_evaluation import ClassEvaluation
-from understudy.tasks.classification import Classification, class_weights_for
+from understudy.tasks.class_weights import class_weights_for
+from understudy.tasks.classification import Classification
 
 __all__ = [
     "TASKS",
@@ -15,4 +16,4 @@ __all__ = [
     "class_weights_for",
 ]
 
-TASKS = {"classification": Classification}  # by the name that a recipe says
+TASKS: dict[str, type[Task]] = {"classification": Classification}  # by the name that a recipe says

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,9 +13,10 @@ from understudy.core.batch import Batch, Observation, Pairing
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 
-__all__ = ["BatchMeasures", "Evaluation", "Metric", "Predictor", "Task", "headline_metric"]
+__all__ = ["BatchMeasures", "ClassWeights", "Evaluation", "Metric", "Predictor", "Task", "headline_metric"]
 
 Predictor = Callable[[Batch], Any]  # a batch in, a model's output on it out
+ClassWeights = Literal["balanced"] | Sequence[float] | None  # what each class counts in the task loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ class Metric:
         """The value turned so that the larger one is the better one."""
         return value if self.higher_is_better else -value
 
+    def in_words(self, value: float) -> str:
+        """'top-1 81.25 %', 'depth error 0.0512 m'."""
+        digits = 2 if self.unit == "%" else 4
+        return f"{self.title} {value:.{digits}f} {self.unit}".rstrip()
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -43,6 +49,14 @@ class Evaluation:
     def agreement_with(self, other: Evaluation) -> float | None:
         """Percentage of items on which both models say the same; None where a task does not tell."""
         return None
+
+    def in_words(self, metrics: Iterable[Metric]) -> str:
+        """Its scores in one line, in the order of the task's metrics."""
+        return "   ".join(metric.in_words(self.scores[metric.name]) for metric in metrics if metric.name in self.scores)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a bank keeps beside the scores, by name: `Task.restored` makes the evaluation of both again."""
+        return {"per_item": self.per_item}
 
     def kept_as(self, split: str, of: str) -> dict[str, Tensor]:
         """What predictions.safetensors keeps, by key; `of` is "teacher" or "ROW/SEED"."""
@@ -61,12 +75,23 @@ K = TypeVar("K", bound=Hashable)  # what a predictor is called
 
 
 class Task(Protocol):
-    """Runs a student on a batch and lays its predictions beside the teacher's."""
+    """Runs a student on a batch and lays its predictions beside the teacher's, and says what a model is worth."""
 
     num_classes: int
     metrics: tuple[Metric, ...]  # what an evaluation holds
     headline: str  # the name of the one by which epochs are selected and rows are compared
     batch_metrics: tuple[str, ...]  # names of those that are measured on training batches, too
+
+    @classmethod
+    def for_data(
+        cls,
+        num_classes: int,
+        train_labels: Tensor | None = None,
+        *,
+        label_smoothing: float = 0.0,
+        class_weights: ClassWeights = None,
+    ) -> Self:
+        """The task on data of so many classes, with what a recipe says of it; None: nobody knows the labels."""
 
     def pair(self, student: TappedModel, observation: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
         """The task's own loss (a scalar with gradient), and the Pairings by name."""
@@ -85,6 +110,19 @@ class Task(Protocol):
         world: World = SINGLE,
     ) -> Mapping[K, Evaluation]:
         """Scores of several predictors in one pass over the batches, each process on its own ones."""
+
+    def restored(self, scores: Mapping[str, float], tensors: Mapping[str, Tensor]) -> Evaluation:
+        """An evaluation again, from its scores and from what its `tensors` were.
+
+        Raises:
+            LookupError: a score or a tensor is missing.
+        """
+
+    def nothing_to_teach(self, found: Evaluation) -> str | None:
+        """Why a teacher with this evaluation is no better than one that has learnt nothing, with its numbers.
+
+        It goes on after the teacher's name: 'scores 11.0 % on 10 classes: no better than chance'. None: it is better.
+        """
 
 
 def headline_metric(task: Task) -> Metric:

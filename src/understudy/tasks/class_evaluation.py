@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -68,6 +69,18 @@ class ClassEvaluation(Evaluation):
         if not isinstance(other, ClassEvaluation):
             return None
         return 100.0 * (self.predictions == other.predictions).double().mean().item()
+
+    def in_words(self, metrics: Iterable[Metric]) -> str:
+        """Its scores in one line; balanced accuracy only where the classes have unequally many images."""
+        counts = self.labels.bincount()
+        is_even = len(set(counts[counts > 0].tolist())) == 1
+        balanced = "" if is_even else f"   balanced {self.balanced_accuracy:.2f} %"
+        top5 = "" if self.top5 is None else f"   top-5 {self.top5:.2f} %"
+        return f"top-1 {self.top1:.2f} %{top5}{balanced}   loss {self.loss:.4f}"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Predicted classes and labels."""
+        return {"predictions": self.predictions, "labels": self.labels}
 
     def kept_as(self, split: str, of: str) -> dict[str, Tensor]:
         """Predicted classes and labels: which images are right follows from them."""

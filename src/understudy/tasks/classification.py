@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,12 @@ from understudy.core.batch import Batch, Observation, Pairing
 from understudy.core.meters import Meter
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
-from understudy.tasks.base import BatchMeasures, K, Metric, Predictor
+from understudy.tasks.base import BatchMeasures, ClassWeights, Evaluation, K, Metric, Predictor
 from understudy.tasks.class_evaluation import METRICS, ClassEvaluation
+from understudy.tasks.class_weights import checked_weights, class_weights_for
 from understudy.utils.errors import UserError
 
-__all__ = ["Classification", "class_weights_for"]
+__all__ = ["Classification"]
 
 UNLABELLED = -1
 
@@ -51,7 +53,21 @@ class Classification:
         self.num_classes = num_classes
         self.metrics = tuple(metric for metric in METRICS if metric.name != "top5" or num_classes > 5)
         self.label_smoothing = label_smoothing
-        self.class_weights = None if class_weights is None else _checked(class_weights, num_classes)
+        self.class_weights = None if class_weights is None else checked_weights(class_weights, num_classes)
+
+    @classmethod
+    def for_data(
+        cls,
+        num_classes: int,
+        train_labels: Tensor | None = None,
+        *,
+        label_smoothing: float = 0.0,
+        class_weights: ClassWeights = None,
+    ) -> Self:
+        """The task on data of so many classes; `train_labels` (N,) are what balanced class weights are counted from."""
+        labels = torch.empty(0, dtype=torch.int64) if train_labels is None else train_labels
+        weights = class_weights_for(class_weights, labels, num_classes)
+        return cls(num_classes, label_smoothing=label_smoothing, class_weights=weights)
 
     def pair(self, student: TappedModel, observation: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
         """Mean cross-entropy over the labelled images that are no copies, and the Pairing of all (B,C) logits."""
@@ -139,6 +155,28 @@ class Classification:
                     scores[name].add(_as_logits(predict(here)), here.targets)
         return {name: score.read() for name, score in scores.items()}
 
+    def restored(self, scores: Mapping[str, float], tensors: Mapping[str, Tensor]) -> ClassEvaluation:
+        """The evaluation of which a bank kept scores, predictions and labels."""
+        return ClassEvaluation.of(
+            tensors["predictions"],
+            tensors["labels"],
+            top1=scores["top1"],
+            top5=scores.get("top5"),
+            loss=scores["loss"],
+        )
+
+    def nothing_to_teach(self, found: Evaluation) -> str | None:
+        """Whether top-1 is within two standard errors of 1/C, on so many images."""
+        chance, num_images = 1 / self.num_classes, len(found.per_item)
+        limit = 100 * (chance + 2 * math.sqrt(chance * (1 - chance) / num_images))
+        top1 = found.scores["top1"]
+        if top1 > limit:
+            return None
+        return (
+            f"scores {top1:.1f} % on {self.num_classes} classes: no better than chance (which may reach {limit:.1f} % "
+            f"on {num_images} images)"
+        )
+
 
 class _Scores:
     """Running scores of one model."""
@@ -195,50 +233,6 @@ class _Scores:
             top5=_percent(accuracy["top5"]) if "top5" in accuracy else None,
             loss=self.loss.read(self.world.add_up)["loss"],
         )
-
-
-def class_weights_for(
-    setting: Literal["balanced"] | Sequence[float] | None, labels: Tensor, num_classes: int
-) -> Tensor | None:
-    """What each class counts, as a recipe's `class_weights` says.
-
-    "balanced" is N / (C * n_c) for the n_c of N labelled training images: all classes together count the same, an
-    image 1 on average. A class without images counts as one with one.
-
-    Args:
-        setting: of the recipe.
-        labels: (N,) of the training images, -1 where unlabelled.
-        num_classes: C.
-
-    Returns:
-        (C,) float32, or None.
-
-    Raises:
-        UserError: no label to count, or a list that does not fit the classes.
-    """
-    if setting is None:
-        return None
-    if setting != "balanced":
-        return _checked(setting, num_classes)
-    counts = torch.bincount(labels[labels >= 0].long(), minlength=num_classes)
-    if not counts.any():
-        raise UserError(
-            "class_weights: balanced counts the training labels, and streamed images have none before they are read; "
-            "give a list of weights, or leave out data.streaming"
-        )
-    return (counts.sum() / (num_classes * counts.clamp(min=1).double())).float()
-
-
-def _checked(weights: Tensor | Sequence[float], num_classes: int) -> Tensor:
-    found = torch.as_tensor(weights, dtype=torch.float32)
-    if found.shape != (num_classes,):
-        raise UserError(
-            f"class_weights: one for each of the {num_classes} classes, in their order, is wanted, but got "
-            f"{tuple(found.shape)}; or write balanced"
-        )
-    if not (found.isfinite().all() and (found >= 0).all() and found.any()):
-        raise UserError(f"class_weights must be at least 0, and one of them above, got {found.tolist()}")
-    return found
 
 
 def _percent(share: Tensor) -> float:

@@ -22,8 +22,7 @@ class KeptScores:
     """What a teacher reached on a split, kept from when it was looked at."""
 
     scores: Mapping[str, float]  # by metric
-    predictions: Tensor = field(repr=False)  # (N,) int64 predicted classes
-    labels: Tensor = field(repr=False)  # (N,) int64
+    tensors: Mapping[str, Tensor] = field(repr=False)  # what its evaluation kept beside them, by name
 
 
 class RunTeacher(ABC):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from understudy.runs.components import Components
-from understudy.tasks import ClassEvaluation
+from understudy.tasks import Evaluation
 from understudy.teachers.bank.store import TeacherFacts
 from understudy.teachers.bank.teacher import teacher_tensors
 from understudy.utils.hashing import fingerprint
@@ -15,7 +15,7 @@ from understudy.utils.hashing import fingerprint
 __all__ = ["stored_with", "teacher_facts"]
 
 
-def teacher_facts(components: Components, scores: Mapping[str, ClassEvaluation]) -> TeacherFacts:
+def teacher_facts(components: Components, scores: Mapping[str, Evaluation]) -> TeacherFacts:
     """What a run without the teacher's network wants to know of it."""
     network, shapes = components.teacher_network, components.shown_teacher.shapes(components.teacher_sample)
     assert network is not None
@@ -32,12 +32,12 @@ def teacher_facts(components: Components, scores: Mapping[str, ClassEvaluation])
     return TeacherFacts.read(known, what="what is known of this teacher")
 
 
-def stored_with(components: Components, scores: Mapping[str, ClassEvaluation]) -> dict[str, Tensor]:
-    """Its last layer, the norms behind its taps, and what it predicts on the images that students are scored on."""
+def stored_with(components: Components, scores: Mapping[str, Evaluation]) -> dict[str, Tensor]:
+    """Its last layer, the norms behind its taps, and what its evaluations keep of the images students are scored on."""
     shapes = components.shown_teacher.shapes(components.teacher_sample)
     tensors = teacher_tensors(shapes.classifier if _kind(shapes.classifier) else None, shapes.norms)
     for split, evaluation in scores.items():
-        tensors |= {f"{split}.predictions": evaluation.predictions, f"{split}.labels": evaluation.labels}
+        tensors |= {f"{split}.{name}": kept.contiguous() for name, kept in evaluation.tensors().items()}
     return tensors
 
 

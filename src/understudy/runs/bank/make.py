@@ -32,7 +32,7 @@ from understudy.runs.console import Display
 from understudy.runs.failures import readable_errors
 from understudy.runs.stop import StopRequest
 from understudy.runs.teacher import check_teacher, evaluate_teacher
-from understudy.tasks import ClassEvaluation
+from understudy.tasks import Evaluation
 from understudy.teachers.bank.identity import refuse_another, refuse_another_beside, version_note
 from understudy.teachers.bank.packing import BankLayout, joined_rows, packed
 from understudy.teachers.bank.store import BankFolder, Manifest
@@ -196,7 +196,7 @@ def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.parent)
 
 
-def _bank_seed(banking: _Banking, seed: int, scores: Mapping[str, ClassEvaluation]) -> BankFolder:
+def _bank_seed(banking: _Banking, seed: int, scores: Mapping[str, Evaluation]) -> BankFolder:
     """Write the shards of a seed that are not there yet, if no other process is about to."""
     folder = bank_folder(banking.out, seed)
     wanted = _manifest(banking, seed, scores)
@@ -260,7 +260,7 @@ def _teacher_rows(components: Components, batch: Batch, layout: BankLayout) -> d
     return {**found, **packed(observation.output, observation.features, layout)}
 
 
-def _manifest(banking: _Banking, seed: int, scores: Mapping[str, ClassEvaluation]) -> Manifest:
+def _manifest(banking: _Banking, seed: int, scores: Mapping[str, Evaluation]) -> Manifest:
     """That of a seed of which nothing is there yet."""
     return Manifest(
         key={**banking.key, "seed": seed},
@@ -271,9 +271,7 @@ def _manifest(banking: _Banking, seed: int, scores: Mapping[str, ClassEvaluation
     )
 
 
-def _started(
-    banking: _Banking, folder: BankFolder, wanted: Manifest, scores: Mapping[str, ClassEvaluation]
-) -> Manifest:
+def _started(banking: _Banking, folder: BankFolder, wanted: Manifest, scores: Mapping[str, Evaluation]) -> Manifest:
     """The manifest of this seed: a new one, or that of an earlier call with the shards that are whole."""
     manifest = wanted
     if folder.exists:

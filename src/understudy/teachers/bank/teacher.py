@@ -47,8 +47,7 @@ class BankTeacher(Teacher):
         self._classifier = _classifier(self.manifest, tensors)
         self._norms = {tap: _norm(tap, eps, tensors) for tap, eps in self.manifest.teacher.norms.items()}
         self._evaluated = {
-            split: KeptScores(scores, tensors[f"{split}.predictions"], tensors[f"{split}.labels"])
-            for split, scores in self.manifest.teacher.scores.items()
+            split: KeptScores(scores, _below(split, tensors)) for split, scores in self.manifest.teacher.scores.items()
         }
         self._view: tuple[int, BankView] | None = None
         self._checked: set[int] = set()  # views whose checksums were looked at
@@ -198,11 +197,16 @@ def _classifier(manifest: Manifest, tensors: dict[str, Tensor]) -> nn.Module | N
 
 
 def _norm(tap: str, eps: float, tensors: dict[str, Tensor]) -> nn.BatchNorm2d:
-    prefix = f"norms.{tap}."
-    state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    state = _below(f"norms.{tap}", tensors)
     size = next(value for value in state.values() if value.ndim == 1)
     norm = nn.BatchNorm2d(
         len(size), eps=eps, affine="weight" in state, track_running_stats="running_mean" in state, dtype=size.dtype
     )
     norm.load_state_dict(state)
     return norm.eval().requires_grad_(False)
+
+
+def _below(place: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a place and a dot, by the rest of their names."""
+    prefix = f"{place}."
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
