@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from understudy.teachers.bank.packing import BankLayout, packed, restored_logits, unpacked
+from understudy.teachers.bank.class_rows import restored_logits
+from understudy.teachers.bank.packing import BankLayout, packed, unpacked
+from understudy.teachers.bank.view import BankView
 from understudy.utils.errors import UserError
 
 
@@ -108,6 +110,17 @@ def test_the_size_that_is_announced_is_the_size_that_is_stored(over: dict[str, o
     places = 3 * (4 + 1)
     assert sum(tensor.nbytes for tensor in kept.values()) + places == 3 * told.row_bytes
     assert told.view_bytes == 10 * told.row_bytes
+    assert set(kept) == {*told.output.names, "features.embedding", "features.map"}
+
+
+@pytest.mark.parametrize("lost", ["offset", "rest"])
+def test_a_shard_that_lacks_a_part_of_its_logits_is_refused(lost: str) -> None:
+    told = layout(dtype="float16", centred=True, topk=2)
+    places = {"indices": torch.arange(3), "copies": torch.zeros(3)}
+    shard = {**places, **packed(logits(), {}, told)}
+    del shard[lost]
+    with pytest.raises(UserError, match="holds a shard that no bank has written"):
+        BankView([shard], told, name="bank here", device=torch.device("cpu"))
 
 
 def test_shards_share_out_the_steps_of_a_view() -> None:

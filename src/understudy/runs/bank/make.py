@@ -170,10 +170,9 @@ def _announce(banking: _Banking) -> None:
     there = sum(_bytes_there(bank_folder(banking.out, seed)) for seed in seeds)
     total = layout.view_bytes * options.views * len(seeds)
     free = shutil.disk_usage(_existing(Path(banking.out))).free
-    kept = (
-        f"{layout.num_classes} logits" if layout.topk is None else f"top {layout.topk} of {layout.num_classes} logits"
+    kept = ", ".join(
+        [layout.output.in_words(), *(f"{tap} {'x'.join(map(str, size))}" for tap, size in layout.taps.items())]
     )
-    kept = ", ".join([kept, *(f"{tap} {'x'.join(map(str, size))}" for tap, size in layout.taps.items())])
     copies = f" x {layout.num_copies} copies" if layout.num_copies > 1 else ""
     banking.display.say(
         f"bank     {banking.out}: {plural(len(seeds), 'seed')} x "

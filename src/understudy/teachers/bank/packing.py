@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from understudy.core.config import Config
-from understudy.utils.errors import UserError
+from understudy.teachers.bank.class_rows import ClassRows
+from understudy.teachers.bank.stored import DTYPES, StoredType, narrowed
 
-__all__ = ["BankLayout", "feature_names", "joined_rows", "named_alike", "packed", "restored_logits", "unpacked"]
+__all__ = ["BankLayout", "feature_names", "joined_rows", "named_alike", "packed", "unpacked"]
 
-StoredType = Literal["float16", "float32"]
-
-DTYPES: dict[StoredType, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
 PLACE_BYTES = 4 + 1  # int32 sample number and uint8 copy, with every row
 
 
@@ -54,14 +51,15 @@ class BankLayout(Config):
         return -(-self.num_steps // self.steps_per_shard)
 
     @property
+    def output(self) -> ClassRows:
+        """How the teacher's output is kept; a classifier's, which is all there is."""
+        return ClassRows(self.num_classes, self.dtype, topk=self.topk, centred=self.centred)
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one image in one view."""
-        width = DTYPES[self.dtype].itemsize
-        kept = self.num_classes * width
-        if self.topk is not None:
-            kept = self.topk * (width + _class_type(self.num_classes).itemsize) + torch.float32.itemsize
-        kept += torch.float32.itemsize * self.centred
-        return PLACE_BYTES + kept + width * sum(math.prod(size) for size in self.taps.values())
+        features = DTYPES[self.dtype].itemsize * sum(math.prod(size) for size in self.taps.values())
+        return PLACE_BYTES + self.output.image_bytes + features
 
     @property
     def view_bytes(self) -> int:
@@ -74,34 +72,24 @@ class BankLayout(Config):
         return range(start, min(start + self.steps_per_shard, self.num_steps))
 
 
-def packed(logits: Tensor, features: Mapping[str, Tensor], layout: BankLayout) -> dict[str, Tensor]:
+def packed(output: Tensor, features: Mapping[str, Tensor], layout: BankLayout) -> dict[str, Tensor]:
     """What the disk keeps of the rows.
 
     Args:
-        logits: (B,C_t) of any float type.
+        output: the teacher's, as `layout.output` packs it: (B,C_t) logits.
         features: (B,D) or (B,D,H,W) by tap.
         layout: dtype and top-k.
 
     Returns:
-        On the CPU: "logits" (B,C_t), or of the largest k "logits" and "classes" (B,k) and of the others "rest" (B,),
-        the logarithm of the sum of their exponentials; "offset" (B,) of a centred layout; and "features.TAP", or
-        "last.TAP" (B,H,W,D) of channels_last maps, which so come back in their own memory format.
+        On the CPU: the output's tensors (`ClassRows.packed`); and "features.TAP", or "last.TAP" (B,H,W,D) of
+        channels_last maps, which so come back in their own memory format.
 
     Raises:
         UserError: a value is NaN or infinite, or too large for float16.
     """
-    logits = logits.detach().float()
-    kept: dict[str, Tensor] = {}
-    if layout.topk is None:
-        kept |= _narrowed_logits(logits, layout)
-    else:
-        values, classes = logits.topk(layout.topk, dim=1)
-        others = logits.scatter(1, classes, -math.inf)
-        kept |= _narrowed_logits(values, layout)
-        kept["classes"] = classes.to(_class_type(layout.num_classes)).cpu()
-        kept["rest"] = _narrowed(others.logsumexp(dim=1), "float32", "logits")
+    kept = layout.output.packed(output)
     for tap, feature in features.items():
-        narrow = _narrowed(feature.detach().float(), layout.dtype, f"features at {tap!r}")
+        narrow = narrowed(feature.detach().float(), layout.dtype, f"features at {tap!r}")
         is_last = narrow.ndim == 4 and not narrow.is_contiguous()
         here, last = feature_names(tap)
         kept[last if is_last else here] = (narrow.permute(0, 2, 3, 1) if is_last else narrow).contiguous()
@@ -109,37 +97,12 @@ def packed(logits: Tensor, features: Mapping[str, Tensor], layout: BankLayout) -
 
 
 def unpacked(kept: Mapping[str, Tensor], layout: BankLayout, taps: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits (B,C_t) and features by tap in float32, from what `packed` made of the rows."""
-    logits = kept["logits"].float()
-    if "offset" in kept:
-        logits = logits + kept["offset"][:, None]
-    if layout.topk is not None:
-        logits = restored_logits(logits, kept["classes"], kept["rest"], num_classes=layout.num_classes)
+    """Output and features by tap in float32, from what `packed` made of the rows."""
     features = {}
     for tap in taps:
         here, last = feature_names(tap)
         features[tap] = (kept[here] if here in kept else kept[last].permute(0, 3, 1, 2)).float()
-    return logits, features
-
-
-def restored_logits(values: Tensor, classes: Tensor, rest: Tensor, *, num_classes: int) -> Tensor:
-    """Logits of all classes, the mass of those that were not kept spread evenly over them.
-
-    At temperature 1 the probabilities of the kept classes are exact, but for rounding; at others the sum over the
-    rest is not, since it lacks how the rest was distributed.
-
-    Args:
-        values: (B,k) kept logits.
-        classes: (B,k) whose they are.
-        rest: (B,) logarithm of the sum of the other classes' exponentials.
-        num_classes: C_t > k.
-
-    Returns:
-        (B,C_t) float32.
-    """
-    each = rest.float() - math.log(num_classes - values.shape[1])
-    spread = each[:, None].repeat(1, num_classes)
-    return spread.scatter_(1, classes.long(), values.float())
+    return layout.output.unpacked(kept), features
 
 
 def feature_names(tap: str) -> tuple[str, str]:
@@ -174,32 +137,3 @@ def _named(part: Mapping[str, Tensor], name: str) -> Tensor:
     if other.ndim != 4:
         raise LookupError(name)
     return other.permute(0, 3, 1, 2) if name == here else other.permute(0, 2, 3, 1)
-
-
-def _narrowed_logits(logits: Tensor, layout: BankLayout) -> dict[str, Tensor]:
-    """(B,K) logits as they are stored; a centred layout's without what all logits of a row have in common.
-
-    float16 has eleven binary digits: of logits around 1,000 it keeps halves, and a teacher's opinion lies in tenths.
-    """
-    if not layout.centred or not logits.isfinite().all():
-        return {"logits": _narrowed(logits, layout.dtype, "logits")}
-    lowest, highest = logits.aminmax(dim=1)
-    # The value between them that is nearest to 0: rows with logits of both signs are stored as they are.
-    offset = lowest.clamp(min=0) + highest.clamp(max=0)
-    return {"logits": _narrowed(logits - offset[:, None], layout.dtype, "logits"), "offset": offset.cpu()}
-
-
-def _narrowed(values: Tensor, dtype: StoredType, what: str) -> Tensor:
-    narrow = values.to(DTYPES[dtype])
-    if not narrow.isfinite().all():
-        if not values.isfinite().all():
-            raise UserError(f"the teacher's {what} are NaN or infinite for some image; are its weights whole?")
-        raise UserError(
-            f"the teacher's {what} reach {values.abs().max():.4g}, and float16 ends at 65,504; store this bank with "
-            "--dtype float32"
-        )
-    return narrow.cpu()
-
-
-def _class_type(num_classes: int) -> torch.dtype:
-    return torch.int16 if num_classes <= torch.iinfo(torch.int16).max else torch.int32

@@ -21,8 +21,6 @@ from understudy.utils.text import plural
 
 __all__ = ["BankTeacher", "teacher_tensors"]
 
-_LOGIT_NAMES = ("logits", "offset", "classes", "rest")
-
 
 class BankTeacher(Teacher):
     """What a teacher said about every image of some views of a seed, by (sample, view, copy); its network is not built.
@@ -122,12 +120,12 @@ class BankTeacher(Teacher):
         if batch.indices is None:
             raise UserError(f"{self.name} is asked by sample number, and these batches have none; look at them live")
         device = batch.images.device
-        names = [*_LOGIT_NAMES, *(name for tap in self.taps for name in feature_names(tap))]
+        names = [*self.manifest.layout.output.names, *(name for tap in self.taps for name in feature_names(tap))]
         kept = self._at(batch.view, device).select(batch.indices, batch.copies, names)
         # Sent as narrow as they are stored.
         there = {name: rows.to(device, non_blocking=True) for name, rows in kept.items()}
-        logits, features = unpacked(there, self.manifest.layout, self.taps)
-        return Observation(output=logits, features=features)
+        output, features = unpacked(there, self.manifest.layout, self.taps)
+        return Observation(output=output, features=features)
 
     def _expanded(self, taps: Iterable[str]) -> Iterable[str]:
         layout = self.manifest.layout

@@ -47,7 +47,7 @@ class BankView:
             self._places = self._places.to(device)
             shards = [{part: rows.to(device) for part, rows in joined_rows(shards).items()}]
         self._shards = shards
-        counts = torch.tensor([len(shard["logits"]) for shard in shards])
+        counts = torch.tensor([len(shard["indices"]) for shard in shards])
         self._ends = counts.cumsum(0)
         self._starts = self._ends - counts
 
@@ -82,7 +82,7 @@ class BankView:
 
 def _checked(shard: dict[str, Tensor], layout: BankLayout, name: str) -> tuple[Tensor, Tensor]:
     """Samples and copies of a shard's rows, as far as they can be those of this bank."""
-    if not {"indices", "copies", "logits"} <= set(shard) or len({len(part) for part in shard.values()}) > 1:
+    if not {"indices", "copies", *layout.output.names} <= set(shard) or len({len(part) for part in shard.values()}) > 1:
         raise _not_ours(name)
     indices, copies = shard["indices"].long(), shard["copies"].long()
     if len(indices) and (
