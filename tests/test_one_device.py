@@ -20,7 +20,8 @@ from understudy.models.cost import count_macs, images_per_second, model_facts
 from understudy.recipes.comparison import rows_of
 from understudy.runs.bank.make import BankOptions, make_banks
 from understudy.runs.build import build_trainer, deployed_network
-from understudy.runs.components import Components, open_components, with_teacher
+from understudy.runs.component_changes import with_teacher
+from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.runs.memory_format import Trial, faster_format
 from understudy.teachers.bank.packing import packed

@@ -16,7 +16,8 @@ from helpers.states import differing
 from understudy import Batch, Student, UserError, distill
 from understudy.methods import Projector
 from understudy.models import load_student
-from understudy.runs.components import Components, open_components, with_teacher
+from understudy.runs.component_changes import with_teacher
+from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.stop import StopRequest

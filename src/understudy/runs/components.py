@@ -1,9 +1,9 @@
-"""Components of a run: data, task, teacher and student networks, opened once."""
+"""Components of a run: data, task, teacher and student networks, opened once; `component_changes` says what follows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -36,7 +36,7 @@ from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
 from understudy.utils.seeding import seeded
 
-__all__ = ["Components", "in_world", "live_teacher", "open_components", "task_of", "with_teacher"]
+__all__ = ["Components", "live_teacher", "open_components", "task_of"]
 
 
 @dataclass(frozen=True)
@@ -228,19 +228,6 @@ def _check_names_exist(recipe: Recipe, device: torch.device, world: World) -> No
         )
     refuse_absent_banks(recipe)
     refuse_absent_files(recipe)
-
-
-def in_world(components: Components, world: World) -> Components:
-    """The same components for one of several processes, on its own device."""
-    moved = replace(components, world=world, device=device_named(components.recipe.device, world))
-    return moved if components.teacher_network is None else with_teacher(moved, components.teacher_network)
-
-
-def with_teacher(components: Components, network: Network) -> Components:
-    """The same components with this network as the teacher."""
-    size = components.teacher_size or components.image_size
-    teacher = live_teacher(network, components.device, components.recipe, image_size=size)
-    return replace(components, teacher_network=network, teacher=teacher)
 
 
 def live_teacher(network: Network, device: torch.device, recipe: Recipe, *, image_size: ImageSize) -> LiveTeacher:

@@ -20,7 +20,8 @@ from understudy.core.networks import copied
 from understudy.core.precision import Precision, autocast
 from understudy.core.taps import TappedModel
 from understudy.models import Network, in_format
-from understudy.runs.components import Components, with_teacher
+from understudy.runs.component_changes import with_student_form, with_teacher
+from understudy.runs.components import Components
 from understudy.utils import files
 from understudy.utils.errors import UserError
 from understudy.utils.seeding import seeded
@@ -87,11 +88,7 @@ def choose_memory_format(components: Components, file: Path, *, say: Callable[[s
         return components
     choice = components.world.from_first(lambda: _kept(file, lambda: _measured(components)))
     say(f"format   {choice.describe()}")
-    settled = replace(
-        components,
-        student_network=in_format(components.student_network, choice.student),
-        make_student=lambda: in_format(components.make_student(), choice.student),
-    )
+    settled = with_student_form(components, lambda network: in_format(network, choice.student))
     if components.teacher_network is None or choice.teacher is None:
         return settled
     return with_teacher(settled, in_format(components.teacher_network, choice.teacher))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +20,8 @@ from understudy.runs import checkpoint
 from understudy.runs.bank.open import limit_views
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows, size_notes
-from understudy.runs.components import Components, in_world, open_components
+from understudy.runs.component_changes import in_world, with_recipe, with_views
+from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.runs.context import Execution
 from understudy.runs.describe import describe_data, describe_rows
@@ -115,8 +115,7 @@ def _chosen(choose: Callable[..., RunFolder], world: World) -> RunFolder:
 def _from_python(components: Components, recipe: Recipe, world: World) -> Components:
     if recipe.bank is not None:
         raise UserError("bank: networks that are handed over in Python are looked at live; leave it out")
-    if components.recipe != recipe:
-        components = replace(components, recipe=recipe)
+    components = with_recipe(components, recipe)
     return in_world(components, world) if world.size > 1 else components
 
 
@@ -129,8 +128,7 @@ def _with_its_views(components: Components, run: RunFolder) -> Components:
     if num_views == bank.num_views:
         return components
     limit_views(teacher, num_views, components.recipe)
-    kept = bank.model_copy(update={"num_views": num_views})
-    return replace(components, recipe=components.recipe.model_copy(update={"bank": kept}))
+    return with_views(components, num_views)
 
 
 def _lacks_only_its_page(recipe: Recipe, out: Path | None, overwrite: bool, handed_over: Mapping[str, Any]) -> bool:

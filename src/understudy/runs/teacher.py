@@ -15,7 +15,8 @@ from understudy.recipes.comparison import row_named
 from understudy.recipes.schema import TeacherConfig
 from understudy.report.formatting import compact, score, with_unit
 from understudy.runs import checkpoint
-from understudy.runs.components import Components, with_teacher
+from understudy.runs.component_changes import with_teacher
+from understudy.runs.components import Components
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.stop import StopRequest

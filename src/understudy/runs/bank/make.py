@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from understudy.runs.bank.key import bank_key, versions_here
 from understudy.runs.bank.open import bank_folder
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
+from understudy.runs.component_changes import with_data_settings
 from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.runs.failures import readable_errors
@@ -218,8 +219,7 @@ def _write_missing(banking: _Banking, seed: int, folder: BankFolder, manifest: M
         banking.display.say(f"{label} is complete: {manifest.num_views} views in {folder.path}")
         return
     # An epoch's last, smaller batch is banked too, whether a run leaves it out or not.
-    data = banking.components.recipe.data.model_copy(update={"drop_last": False})
-    components = replace(banking.components, recipe=banking.components.recipe.model_copy(update={"data": data}))
+    components = with_data_settings(banking.components, {"drop_last": False})
     loader = components.train_loader(seed)
     layout, done = manifest.layout, 0
     total = sum(len(layout.steps_of(number)) for _, number in missing)
