@@ -14,6 +14,7 @@ from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks import BatchMeasures, Evaluation, Metric
 from understudy.tasks.base import Predictor
+from understudy.utils.errors import UserError
 
 LEAST = 20.0  # mIoU above which a teacher has something to teach
 
@@ -36,6 +37,10 @@ class ByIoU:
         logits, features = student(batch.images)
         pairing = Pairing(logits, observation.output, batch.targets, features, observation.features)
         return F.cross_entropy(logits, batch.targets), {"main": pairing}
+
+    def check_targets(self, targets: Tensor) -> None:
+        if targets.max() >= self.num_classes:
+            raise UserError(f"there is no area of class {targets.max()}")
 
     def num_labelled(self, batch: Batch) -> Tensor:
         return torch.tensor(float(len(batch.targets)))

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from helpers.displays import Heard
-from helpers.engine import read_metrics, run_recipe, tiny_recipe
+from helpers.engine import read_metrics, run_recipe, small_net, tiny_recipe
 from helpers.other_task import ByIoU
-from understudy import UserError
+from understudy import StudentSpec, UserError, trainer
 from understudy.api.distill import Result
 from understudy.report import read_results
 from understudy.runs.bank.make import BankOptions, make_banks
@@ -77,6 +77,13 @@ def test_a_whole_run_is_scored_in_the_tasks_metrics_alone(tmp_path: Path) -> Non
     with pytest.raises(AttributeError, match=r"scored by mIoU; read result\.score"):
         _ = result.top1
     assert "top-1" not in (run.path / "report.html").read_text() + said + "\n".join(told.said)
+
+
+def test_targets_of_a_loader_of_ones_own_are_checked_by_the_task() -> None:
+    own = (torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 12]))
+    trained = trainer(task=ByIoU(10), students=[StudentSpec(small_net(0))], sample=own)
+    with pytest.raises(UserError, match="there is no area of class 12"):
+        trained.fit([own], epochs=1)
 
 
 def test_a_bank_keeps_what_the_task_evaluates_and_gives_it_back(tmp_path: Path) -> None:

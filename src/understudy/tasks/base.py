@@ -96,6 +96,13 @@ class Task(Protocol):
     def pair(self, student: TappedModel, observation: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
         """The task's own loss (a scalar with gradient), and the Pairings by name."""
 
+    def check_targets(self, targets: Any) -> None:
+        """Refuse the targets of a batch that no student of this task can learn; reads them back from the device.
+
+        Raises:
+            UserError: naming what is wrong.
+        """
+
     def num_labelled(self, batch: Batch) -> Tensor:
         """() how many predictions the task's own loss is a mean of, weighed as there; stays on the device."""
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from understudy.core.batch import Batch, Observation, Pairing
+from understudy.core.labels import check_labels
 from understudy.core.meters import Meter
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
@@ -86,6 +87,10 @@ class Classification:
             copies=batch.copies,
         )
         return task_loss, {"main": pairing}
+
+    def check_targets(self, targets: Tensor) -> None:
+        """Refuse (B,) labels that are no classes, and (B,C) mixed ones of another number of classes."""
+        check_labels(targets, self.num_classes)
 
     def num_labelled(self, batch: Batch) -> Tensor:
         """() how many images the cross-entropy is a mean of, each as often as its class counts."""

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from understudy.core.batch import Pairing
+from understudy.core.labels import check_labels
 from understudy.core.probabilities import are_probabilities
 from understudy.methods.base import Method, Need
 from understudy.utils.errors import UserError
 from understudy.utils.text import plural
 
-__all__ = ["check_labels", "check_num_rows", "check_pairing", "form_of", "refuse_to_tear_copies", "too_few_images"]
+__all__ = ["check_num_rows", "check_pairing", "form_of", "refuse_to_tear_copies", "too_few_images"]
 
 
 def check_pairing(pairing: Pairing, methods: Iterable[Method]) -> None:
@@ -52,29 +53,6 @@ def check_num_rows(method: Method, num_rows: int) -> None:
         raise UserError(
             f"method {method.name!r} needs at least {needed} images in every batch, and this one (or its part, with "
             f"accumulate) has {num_rows}; leave out an epoch's last batch (drop_last=True), or take another batch size"
-        )
-
-
-def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Refuse labels that a network of so many classes cannot learn; reads them back from the device.
-
-    Args:
-        labels: (B,) class numbers, -1 where there is none, or (B,C) mixed.
-        num_classes: C.
-
-    Raises:
-        UserError: naming the label or the number of classes.
-    """
-    if labels.ndim == 2:
-        if labels.shape[1] != num_classes:
-            raise UserError(f"mixed labels have {labels.shape[1]} classes, but the student has {num_classes}")
-        return
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < -1 or highest >= num_classes:
-        wrong = lowest if lowest < -1 else highest
-        raise UserError(
-            f"label {wrong} is outside the student's classes 0..{num_classes - 1}; give the student as many classes "
-            "as the data has (-1 marks an image without a label)"
         )
 
 

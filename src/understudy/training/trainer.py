@@ -19,7 +19,6 @@ from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import Evaluation, headline_metric
 from understudy.teachers import Teacher
 from understudy.training.capture import captured
-from understudy.training.checks import check_labels
 from understudy.training.metrics import Measures, NotFinite
 from understudy.training.student import Student
 from understudy.utils.errors import UserError
@@ -178,7 +177,7 @@ class Trainer:
         is_plain = isinstance(loader, PlainLoader)
         for batch in loader.epoch(self.epoch, self.step_in_epoch):
             if is_plain:
-                self._check_labels(batch)
+                self._check_targets(batch)
             if self.step + 1 not in self.left_out:
                 self.take_step(batch.to(self.device))
             self.step_in_epoch += 1
@@ -187,10 +186,10 @@ class Trainer:
             if watcher is not None:
                 watcher.stepped(self, is_last=self.step_in_epoch == self.steps_per_epoch)
 
-    def _check_labels(self, batch: Batch) -> None:
-        """Refuse labels that are no classes, wherever looking at them waits for no device."""
-        if batch.targets.device.type == "cpu":
-            check_labels(batch.targets, self.students[0].task.num_classes)
+    def _check_targets(self, batch: Batch) -> None:
+        """Refuse what the task cannot learn, wherever looking at it waits for no device."""
+        if not isinstance(batch.targets, Tensor) or batch.targets.device.type == "cpu":
+            self.students[0].task.check_targets(batch.targets)
 
     def take_step(self, batch: Batch) -> None:
         """One step of every student on one batch, after one look of the teacher at it."""
@@ -270,7 +269,7 @@ class Trainer:
 
     def _checked(self, item: object) -> Batch:
         batch = as_batch(item)
-        self._check_labels(batch)
+        self._check_targets(batch)
         return batch
 
     def state_dict(self) -> dict[str, Any]:
