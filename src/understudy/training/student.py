@@ -110,10 +110,8 @@ class Student:
         if batch.copies is not None:
             refuse_to_tear_copies(self.name, [w.method for w in self.methods], accumulate=self.accumulate)
         with self.random_state.swapped_in(), graphs_retained(bool(self.compile) and self.update.retains_graph):
-            passes = [
-                self._descend(part_batch, part_observation, epoch, part)
-                for part_batch, part_observation, part in self._parts(batch, observation, rows)
-            ]
+            parts = self._parts(batch, observation, rows)
+            passes = [self._descend(images, seen, epoch, share) for images, seen, share in parts]
             self.update.step()
             if self.scaler is not None:
                 self.scaler.update()
