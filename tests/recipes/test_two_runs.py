@@ -72,5 +72,5 @@ def test_a_second_run_takes_up_its_first_under_a_teacher_that_was_trained_here(
 
 
 def shipped_text(folder: str) -> str:
-    recipes = resources.files("understudy") / "recipes/classification/cifar100"
+    recipes = resources.files("understudy.recipes") / "library/classification/cifar100"
     return (recipes / folder / f"{PAIR}.yaml").read_text(encoding="utf-8")
