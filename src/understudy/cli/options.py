@@ -22,7 +22,7 @@ AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let a recipe file
 
 Format = Annotated[str, typer.Option("--format", metavar="text|md|csv|latex", help="Of the table.")]
 
-_UPDATE = typer.Option()  # `name_updates` gives it its words
+_UPDATE = typer.Option(metavar="NAME")  # `name_updates` gives it its words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +90,7 @@ class RecipeOptions:
 
 def name_updates() -> None:
     """Have --help name the updates, those of installed packages by their entry points: nothing is imported for it."""
-    names = [*shipped_names("optim", base="Update"), *installed_names("understudy.updates")]
-    _UPDATE.metavar = "|".join(names)
+    names = [*shipped_names("optim"), *installed_names("understudy.updates")]
     _UPDATE.help = f"How losses become new weights: {', '.join(names)}."
 
 

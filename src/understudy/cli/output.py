@@ -12,6 +12,7 @@ from understudy.report import (
     FORMATS,
     comparison_table,
     headline,
+    pair_sentences,
     read_results,
     read_timing,
     render,
@@ -52,4 +53,6 @@ def print_outcome(run: RunFolder, *, format: str = "text") -> None:
     for row in results.rows:
         if best is not None and row.name not in (best.name, ALONE) and results.comparison(row.name, ALONE) is not None:
             typer.echo(row_sentence(results, row))
+    for sentence in pair_sentences(results):
+        typer.echo(sentence)
     typer.echo(f"Page: {run.report_file}")

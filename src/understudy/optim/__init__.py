@@ -18,6 +18,7 @@ from understudy.optim.base import (
     word_in_row,
 )
 from understudy.optim.dot.update import DOT
+from understudy.optim.dot.weights import DOTWeights
 from understudy.optim.joint import Joint
 from understudy.optim.schedule import Schedule, lr_factor
 
@@ -28,6 +29,7 @@ __all__ = [
     "DEFAULT_UPDATE",
     "DOT",
     "UPDATES",
+    "DOTWeights",
     "Joint",
     "Schedule",
     "Update",

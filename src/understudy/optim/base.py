@@ -119,6 +119,10 @@ class UpdateConfig(Config):
         """'joint (sgd, lr 0.05, momentum 0.9)'."""
         return f"{self.name} ({self.optimizer}, lr {self.lr:g}, {self.momentum_in_words()})"
 
+    def length_note(self, num_steps: int) -> str | None:
+        """What to say before a run of so many steps; None as a rule."""
+        return None
+
     def momentum_in_words(self) -> str:
         """'momentum 0.9'."""
         return f"momentum {self.momentum:g}"

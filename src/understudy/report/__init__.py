@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from understudy.report.formatting import compact, duration
 from understudy.report.page import write_report
 from understudy.report.run_data import RunData, Speed, Timing, read_run, read_timing
-from understudy.report.sentences import basis_sentence, headline, row_sentence
+from understudy.report.sentences import basis_sentence, headline, pair_sentences, row_sentence
 from understudy.report.table import Table, comparison_table
 from understudy.report.table_formats import FORMATS, render, rich_table
 from understudy.results.reading import read_results
@@ -30,6 +30,7 @@ __all__ = [
     "comparison_table",
     "duration",
     "headline",
+    "pair_sentences",
     "read_results",
     "read_run",
     "read_timing",

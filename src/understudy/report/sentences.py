@@ -15,6 +15,7 @@ __all__ = [
     "best_epoch_sentence",
     "changed_sentence",
     "headline",
+    "pair_sentences",
     "published_sentence",
     "row_sentence",
 ]
@@ -54,6 +55,21 @@ def row_sentence(results: Results, row: Row, timing: Timing | None = None) -> st
         start = f"{row.name} is {_difference(results, comparison, ALONE)}"
     caveat = _selection_caveat(results) if row is results.best_row else ""
     return ", ".join([start, *_cost_clauses(results, row, timing)]) + f".{caveat}"
+
+
+def pair_sentences(results: Results) -> list[str]:
+    """'kd+dot is behind kd by 4.3 points (95 % interval 2.1 to 6.5).': rows against others than the student alone."""
+    found = []
+    for comparison in results.comparisons:
+        row = results.row(comparison.row)
+        if comparison.against == ALONE or comparison.split != results.split or row is None:
+            continue
+        if comparison.spans_zero:
+            said = f"{comparison.row}'s {_not_separate(results, comparison, comparison.against)}"
+        else:
+            said = f"{comparison.row} is {_difference(results, comparison, comparison.against)}"
+        found.append(f"{said}.")
+    return found
 
 
 def basis_sentence(results: Results) -> str:

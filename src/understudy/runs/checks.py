@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from understudy.core.image_size import has_shape_of, height_and_width, size_text
 from understudy.data import DataConfig, Share
 from understudy.data.augment.copies import refuse_to_turn
+from understudy.data.loaders.plan import num_steps
 from understudy.methods import MethodConfig
 from understudy.methods.combination import check_num_classes
 from understudy.models import Network
@@ -21,7 +22,7 @@ from understudy.training.trial_pass import USUAL_IMAGES, training_problem
 from understudy.utils.errors import UserError
 from understudy.utils.text import plural
 
-__all__ = ["check_rows", "size_notes"]
+__all__ = ["check_rows", "length_notes", "size_notes"]
 
 COPIES = {"none": 1, "pairs": 2, "rotations": 4}
 
@@ -72,6 +73,17 @@ def size_notes(components: Components) -> list[str]:
             "images (cifar:...)"
         )
     return notes
+
+
+def length_notes(components: Components, rows: Sequence[Variant]) -> list[str]:
+    """What to say of rows whose update needs a longer run than this one."""
+    recipe = components.recipe
+    steps = recipe.epochs * num_steps(len(components.data.train), recipe.data)
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        if (note := row.update.length_note(steps)) is not None:
+            notes.setdefault(note, []).append(row.name)
+    return [f"note     {', '.join(names)}: {note}" for note, names in notes.items()]
 
 
 def _check_smallest_pass(components: Components) -> None:

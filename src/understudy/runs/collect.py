@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from understudy.analysis.intervals import Summary, paired_bootstrap, summary
 from understudy.methods import MethodConfig
 from understudy.methods.combination import weighted
+from understudy.optim import DEFAULT_UPDATE
 from understudy.recipes import comparison
 from understudy.results.items import item_scores
 from understudy.results.schema import (
@@ -86,7 +87,7 @@ def assemble(
         notes: of the run, beside those of its data and teacher.
     """
     recipe, origin = components.recipe, components.recipe.origin
-    return Results(
+    results = Results(
         name=name,
         task=recipe.task,
         metrics=components.task.metrics,
@@ -98,11 +99,11 @@ def assemble(
         weights="raw" if recipe.ema is None else "averaged",
         teacher=teacher,
         rows=tuple(_row(row, students[row.name], seeds[row.name], components.task.metrics) for row in rows),
-        comparisons=tuple(_comparisons(components, rows, predictions)),
         published=() if recipe.rows else recipe.published,
         changed=tuple(Changed(key=one.key, before=one.before, now=one.now) for one in origin.changed),
         changed_from=origin.recipe if origin.changed else None,
     )
+    return results.model_copy(update={"comparisons": tuple(_comparisons(results, rows, predictions))})
 
 
 def scored_teacher(facts: Mapping[str, Any], found: Mapping[str, Evaluation]) -> Teacher:
@@ -189,24 +190,23 @@ def _summary(values: Sequence[float | None]) -> Summary | None:
 
 
 def _comparisons(
-    components: Components, rows: Sequence[comparison.Variant], predictions: Mapping[str, Tensor]
+    results: Results, rows: Sequence[comparison.Variant], predictions: Mapping[str, Tensor]
 ) -> list[Comparison]:
-    """Every row against the student alone, with a 95 % interval, on test where there is one."""
-    baseline = next((row.name for row in rows if not row.method), None)
-    split: Split = "val" if components.data.test is None else "test"
-    seeds = components.recipe.seeds
+    """Differences between rows with their 95 % intervals, on test where there is one."""
+    split: Split = "test" if results.data.num_test else "val"
     found: list[Comparison] = []
-    for row in rows:
-        if baseline is None or row.name == baseline:
+    pairs = list(dict.fromkeys(_pairs(results, rows)))
+    for place, (row, against) in enumerate(pairs):
+        if (against, row) in pairs[:place]:
             continue
-        own, other = (item_scores(predictions, split=split, row=name, seeds=seeds) for name in (row.name, baseline))
+        own, other = (item_scores(predictions, split=split, row=n, seeds=results.seeds) for n in (row, against))
         if own is None or other is None:  # a task that does not tell item by item
             continue
         interval = paired_bootstrap(own, other)
         found.append(
             Comparison(
-                row=row.name,
-                against=baseline,
+                row=row,
+                against=against,
                 split=split,
                 difference=interval.difference,
                 low=interval.low,
@@ -216,3 +216,26 @@ def _comparisons(
             )
         )
     return found
+
+
+def _pairs(results: Results, rows: Sequence[comparison.Variant]) -> Iterator[tuple[str, str]]:
+    """Every row against the student alone and against itself under the default update; the best one and the next."""
+    alone = next((row.name for row in rows if not row.method), None)
+    for row in rows:
+        if alone is not None and row.name != alone:
+            yield row.name, alone
+    for row in rows:
+        if (plain := _counterpart(row, rows)) is not None:
+            yield row.name, plain
+    best = results.best_row
+    second = None if best is None else results.best_of(row for row in results.rows if row is not best)
+    if best is not None and second is not None:
+        yield best.name, second.name
+
+
+def _counterpart(row: comparison.Variant, rows: Sequence[comparison.Variant]) -> str | None:
+    """The row with the same methods and weights under the default update; None where it is that, or there is none."""
+    if row.update.name == DEFAULT_UPDATE:
+        return None
+    same = [one for one in rows if (one.method, one.task_weight) == (row.method, row.task_weight)]
+    return next((one.name for one in same if one.update.name == DEFAULT_UPDATE), None)

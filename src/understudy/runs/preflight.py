@@ -13,7 +13,7 @@ from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import Recipe
 from understudy.runs import describe
 from understudy.runs.build import build_trainer
-from understudy.runs.checks import check_rows, size_notes
+from understudy.runs.checks import check_rows, length_notes, size_notes
 from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.runs.memory_format import choose_memory_format
@@ -32,7 +32,7 @@ def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     rows = rows_of(recipe)
     components = open_components(recipe, allow_code=allow_code, say=display.say)
     check_rows(components, rows)
-    for note in size_notes(components):
+    for note in [*size_notes(components), *length_notes(components, rows)]:
         display.say(note)
     display.say(describe.describe_data(components))
     with TemporaryDirectory() as folder:  # a run keeps what it measured, this does not

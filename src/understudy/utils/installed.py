@@ -39,15 +39,14 @@ def installed_names(group: str) -> list[str]:
     return sorted(entry_points(group=group).names)
 
 
-def shipped_names(folder: str, *, base: str) -> list[str]:
-    """Names that the files of a folder of this package register, read off their text: nothing is imported.
+def shipped_names(folder: str) -> list[str]:
+    """Names that classes in a folder of this package register by `name="mine"`, read off the text, without an import.
 
     Args:
         folder: such as optim; the folders in it are looked through after its own files.
-        base: class name of what is registered: `class Mine(Base, name="mine")`.
     """
     root = Path(__file__).parents[1] / folder
-    definition = re.compile(rf'^class \w+\([^)]*\b{base}\b[^)]*\bname="([^"]+)"', re.MULTILINE)
+    definition = re.compile(r'^class \w+\([^)]*\bname="([^"]+)"', re.MULTILINE)
     files = [*sorted(root.glob("*.py")), *sorted(root.glob("*/*.py"))]
     return [name for file in files for name in definition.findall(file.read_text(encoding="utf-8"))]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from understudy.optim.dot.parts import STREAMS, momentum_key, parts_of
-from understudy.optim.dot.reach import Groups, State, enter, joining, open_to
+from understudy.optim.dot.reach import Groups, State, enter, joining, open_to, refuse_without_reach
 
 __all__ = ["Layout", "have_others_joined", "have_some_joined"]
 
@@ -42,9 +42,9 @@ class Layout:
         """Whether the same parameters are trainable as when this was made."""
         return self._trainable == [parameter.requires_grad for parameter in self.parameters]
 
-    def begins(self) -> bool:
-        """Whether one of the momenta has not been moved yet."""
-        return any(part.age(stream) == 0 for part in self.parts for stream in part.places)
+    def momenta(self) -> tuple[tuple[float, bool], ...]:
+        """Of every part and stream: its momentum at this step, and whether this is the first that moves it."""
+        return tuple((part.momentum(stream), part.age(stream) == 0) for part in self.parts for stream in part.places)
 
     def in_order(self, stream: str, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[Tensor]:
         """A gradient for each parameter that the stream reaches, zeros where these parameters have none."""
@@ -77,7 +77,11 @@ def have_some_joined(
         losses: by stream.
         gradients: by stream, of the reached and then of the open parameters.
         groups, state: the optimizer's.
+
+    Raises:
+        UserError: a loss that has never reached any of the parameters.
     """
+    refuse_without_reach(gradients, groups)
     members = {}
     for stream, found in gradients.items():  # of all streams before any is entered: that changes who is nobody's
         pairs = zip(layout.open[stream], found[len(layout.reached[stream]) :], strict=True)

@@ -39,8 +39,11 @@ class Part:
         return {stream: gradients[stream][place] for stream, place in self.places.items()}
 
     def momentum(self, stream: str) -> float:
-        """The stream's own where several meet, else the group's."""
+        """The stream's own where several meet, else the group's; apart by as much of delta as there is by now."""
         shift = STREAMS[stream] * self.group["delta"] if len(self.places) > 1 else 0.0
+        warmup = self.group["delta_warmup"]
+        if warmup:
+            shift *= min(max(self.group["steps"].values()) / warmup, 1.0)
         return float(self.group["momentum"] + shift)
 
     def age(self, stream: str) -> int:

@@ -21,6 +21,7 @@ __all__ = [
     "leave_out",
     "open_to",
     "reached_by",
+    "refuse_without_reach",
     "settle",
 ]
 
@@ -50,7 +51,11 @@ def gradients_of(
         losses: scalars, by stream.
         asked: parameters, by stream; a stream without any is left out.
         scaler: scales the losses.
+
+    Raises:
+        UserError: a loss without gradient.
     """
+    _refuse_without_gradient(losses)
     found: dict[str, tuple[Tensor | None, ...]] = {}
     streams = [stream for stream in losses if asked[stream]]
     for stream in streams:
@@ -58,6 +63,29 @@ def gradients_of(
         retains = stream != streams[-1]
         found[stream] = torch.autograd.grad(loss, asked[stream], retain_graph=retains, allow_unused=True)
     return found
+
+
+def _refuse_without_gradient(losses: Mapping[str, Tensor]) -> None:
+    """Refuse a loss that no backward pass can begin from.
+
+    Raises:
+        UserError: naming the stream.
+    """
+    for stream, loss in losses.items():
+        if not loss.requires_grad:
+            raise UserError(f"the {stream} loss carries no gradient; pass None where there is no such loss")
+
+
+def refuse_without_reach(gradients: Mapping[str, Sequence[Tensor | None]], groups: Groups) -> None:
+    """Refuse a loss that has never reached any of the parameters.
+
+    Raises:
+        UserError: naming the stream.
+    """
+    for stream, found in gradients.items():
+        is_known = any(stream in group["steps"] for group in groups)
+        if not is_known and all(gradient is None for gradient in found):
+            raise UserError(f"the {stream} loss reaches none of the parameters that DOT was given")
 
 
 def is_of_compiled_code(loss: Tensor) -> bool:

@@ -31,19 +31,25 @@ __all__ = [
 # What a parameter group remembers of the losses; values are replaced, never changed. Steps by loss since it was first
 # seen; losses that an eager pass has shown these parameters; places of parameters that `settle` has spoken about.
 NOTHING_KNOWN: dict[str, Any] = {"steps": {}, "seen_eagerly": [], "settled": []}
-ABSENT_BEFORE: dict[str, Any] = {"alpha": 0.9, "nesterov": False}  # settings that states of earlier versions lack
+ABSENT_BEFORE: dict[str, Any] = {
+    "alpha": 0.9,
+    "nesterov": False,
+    "delta_warmup": 0,
+}  # settings that states of earlier versions lack
 GAINS = ("heavy_ball", "ema")
 # From the first on, below the second; in the words of the third.
 BOUNDS: dict[str, tuple[float, float, str]] = {
     "lr": (0.0, math.inf, "a finite number of 0 or more"),
     "momentum": (0.0, 1.0, "from 0 on and below 1"),
     "delta": (-1.0, 1.0, "above -1 and below 1"),
+    "delta_warmup": (0, math.inf, "a whole number of steps, 0 or more"),
     "weight_decay": (0.0, math.inf, "a finite number of 0 or more"),
     "dampening": (0.0, 1.0, "from 0 on and below 1"),
     "beta2": (0.0, 1.0, "from 0 on and below 1"),
     "alpha": (0.0, 1.0, "from 0 on and below 1"),
     "eps": (0.0, math.inf, "a finite number of 0 or more"),
 }
+LONG_RUN = 50  # memories, below which a run is called short
 ROUNDING = 1e-12  # that far below 0 a scheduler's arithmetic may leave a rate that it lets run out
 
 
@@ -53,12 +59,25 @@ class DOTSettings(UpdateConfig):
     only_with = UpdateConfig.only_with | {"dampening": ("sgd",), "gain": ("adamw", "nadam", "lion")}
     allow_negative_momentum: bool = False
     delta: float = Field(default=0.075, validate_default=True)  # CIFAR-100; 0.09 for ImageNet
+    delta_warmup: int = Field(default=0, ge=0)  # steps over which delta rises from 0; 0: the paper's, there at once
     dampening: float = Field(default=0.0, ge=0, lt=1)
     gain: Literal["heavy_ball", "ema"] = "heavy_ball"
 
     def momentum_in_words(self) -> str:
         """'momentum 0.9 -/+ 0.075'."""
-        return f"{super().momentum_in_words()} -/+ {self.delta:g}"
+        rising = f" (after {self.delta_warmup:,} steps)" if self.delta_warmup else ""
+        return f"{super().momentum_in_words()} -/+ {self.delta:g}{rising}"
+
+    def length_note(self, num_steps: int) -> str | None:
+        """Whether a run is so short that the longer memory hardly forgets within it."""
+        memory = round(1 / (1 - self.momentum - abs(self.delta)))
+        if num_steps >= LONG_RUN * memory:
+            return None
+        return (
+            f"DOT's longer memory is {memory} steps, and {num_steps:,} steps are {num_steps / memory:.3g} of them; in "
+            f"runs of fewer than about {LONG_RUN} ({LONG_RUN * memory:,} steps) it was behind the same row without it. "
+            "Compare both, or have delta rise slowly (update.delta_warmup)"
+        )
 
     @field_validator("delta")
     @classmethod

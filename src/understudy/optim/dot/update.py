@@ -61,6 +61,7 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
         params: parameters or parameter groups; each group may have its own value of every setting but `clip_norm`.
         delta: shifts momentum between the streams; the paper's 0.075 is for CIFAR-100, 0.09 for ImageNet. Negative:
             the task's is the longer memory.
+        delta_warmup: steps over which delta rises from 0 in a straight line; 0, as in the paper: it is there at once.
         optimizer: "sgd", "adamw", "nadam", "rmsprop" (torch's), "rmsprop_tf" (TensorFlow's, timm's) or "lion";
             "nesterov" is short for sgd with `nesterov=True`. The decay is decoupled under AdamW and Lion.
         dampening: the gradient joins its momentum times 1 - dampening, except at the first step. Plain SGD only.
@@ -101,6 +102,7 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
         delta: float = 0.075,
         weight_decay: float = 0.0,
         *,
+        delta_warmup: int = 0,
         optimizer: Optimizer | Literal["nesterov"] = "sgd",
         nesterov: bool = False,
         dampening: float = 0.0,
@@ -118,7 +120,8 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
         self._forget()
         defaults: dict[str, Any] = {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay}
         defaults |= {"optimizer": optimizer, "nesterov": nesterov, "dampening": dampening, "beta2": beta2}
-        defaults |= {"alpha": alpha, "eps": eps, "gain": gain, "allow_negative_momentum": allow_negative_momentum}
+        defaults |= {"delta_warmup": delta_warmup, "alpha": alpha, "eps": eps, "gain": gain}
+        defaults["allow_negative_momentum"] = allow_negative_momentum
         super().__init__(params, defaults)
 
     def backward(
@@ -134,9 +137,6 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
             UserError: a loss without gradient, or one that reaches none of the parameters.
         """
         losses = {stream: loss for stream, loss in (("task", task), ("distill", distill)) if loss is not None}
-        for stream, loss in losses.items():
-            if not loss.requires_grad:
-                raise UserError(f"the {stream} loss carries no gradient; pass None where there is no such loss")
         if not self._laid_out().holds():
             self._lay_out_anew()
             self._is_agreed = False
@@ -144,10 +144,6 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
         layout = self._laid_out()
         asked = {stream: layout.reached[stream] + layout.open[stream] for stream in losses}
         found = gradients_of(losses, asked, scaler)
-        for stream, gradients in found.items():
-            is_known = any(stream in group["steps"] for group in self.param_groups)
-            if not is_known and all(gradient is None for gradient in gradients):
-                raise UserError(f"the {stream} loss reaches none of the parameters that DOT was given")
         if have_some_joined(layout, losses, found, self.param_groups, self.state):
             self._lay_out_anew()
         for stream, gradients in found.items():
@@ -246,7 +242,7 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
     def baked_in(self) -> Hashable:
         """Settings of the groups but for the rate, who is trainable, and the lists that a step works on."""
         layout = self._laid_out()
-        return settings.fixed_settings(self.param_groups), self.clip_norm, layout, layout.holds(), layout.begins()
+        return settings.fixed_settings(self.param_groups), self.clip_norm, layout, layout.holds(), layout.momenta()
 
     def count_replay(self) -> None:
         """Count a step."""

@@ -10,7 +10,7 @@ from understudy.report.figures.style import (
     new_figure,
 )
 from understudy.report.run_data import RunData
-from understudy.report.sentences import row_sentence
+from understudy.report.sentences import pair_sentences, row_sentence
 from understudy.results.schema import ALONE
 from understudy.tasks import Metric
 
@@ -38,6 +38,7 @@ def difference_plot(run: RunData) -> Plot | None:
     reading = "A bar that touches the line at zero (hollow mark) is a row that cannot be told from the student alone"
     text = f"{reading}; bars are 95 % intervals{many if len(found) > 2 else ''}."
     sentences = tuple(row_sentence(results, row, run.timing) for row in results.rows if row.name != ALONE)
+    sentences += tuple(pair_sentences(results))
     return Plot("differences", "What distillation gave", text, figure, sentences)
 
 
