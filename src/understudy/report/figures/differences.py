@@ -1,4 +1,4 @@
-"""Each row's lead over the student alone."""
+"""Each row's lead over the student alone, and over the rows that it is held to."""
 
 from __future__ import annotations
 
@@ -19,32 +19,36 @@ __all__ = ["difference_plot"]
 
 @register_figure("differences", place=40)
 def difference_plot(run: RunData) -> Plot | None:
-    """Each row's lead over the student alone, with its 95 % interval."""
+    """Each row's lead over the student alone, then over other rows, with its 95 % interval."""
     results = run.results
-    found = [c for row in results.rows if (c := results.comparison(row.name, ALONE)) is not None]
+    over_alone = [c for row in results.rows if (c := results.comparison(row.name, ALONE)) is not None]
+    found = [*over_alone, *(c for c in results.comparisons if c.against != ALONE and c.split == results.split)]
     if not found:
         return None
     style = looks([row.name for row in results.rows])
     figure = new_figure(1.0 + ROW_INCHES * len(found))
     axes = figure.add_subplot()
-    reference_line(axes, 0, ALONE, style[ALONE].color, "solid")
+    reference_line(axes, 0, ALONE if over_alone else "no difference", "0.4", "solid")
     for y, c in enumerate(found):
         look = style[c.row]
         axes.plot([c.low, c.high], [y, y], color=look.color, linewidth=2.2)
         face = "white" if c.spans_zero else look.color
         axes.plot(c.difference, y, look.marker, markersize=8, markerfacecolor=face, markeredgecolor=look.color)
-    finish_rows(axes, [c.row for c in found], f"{_gained(results.metric)}, on {images_of(results)}")
+    names = [c.row if c.against == ALONE else f"{c.row} over {c.against}" for c in found]
+    against = "the student alone" if over_alone else "the other row"
+    finish_rows(axes, names, f"{_gained(results.metric, against)}, on {images_of(results)}")
     many = "; with many rows the best of them is a little lucky, and no interval here makes up for that"
-    reading = "A bar that touches the line at zero (hollow mark) is a row that cannot be told from the student alone"
+    reading = f"A bar that touches the line at zero (hollow mark) is a row that cannot be told from {against}"
     text = f"{reading}; bars are 95 % intervals{many if len(found) > 2 else ''}."
     sentences = tuple(row_sentence(results, row, run.timing) for row in results.rows if row.name != ALONE)
     sentences += tuple(pair_sentences(results))
-    return Plot("differences", "What distillation gave", text, figure, sentences)
+    title = "What distillation gave" if over_alone else "Row against row"
+    return Plot("differences", title, text, figure, sentences)
 
 
-def _gained(metric: Metric) -> str:
-    """'points of top-1 ahead of the student alone': the row minus the student alone, whichever way is up."""
+def _gained(metric: Metric, against: str) -> str:
+    """'points of top-1 ahead of the student alone': the row minus what it is held to, whichever way is up."""
     unit = "points" if metric.unit == "%" else metric.unit
     what = f"{unit} of {metric.title}" if unit else metric.title
-    way = "ahead of the student alone" if metric.higher_is_better else "above the student alone (less is better)"
+    way = f"ahead of {against}" if metric.higher_is_better else f"above {against} (less is better)"
     return f"{what} {way}"
