@@ -179,6 +179,30 @@ def test_relations_compare_maps_of_any_size() -> None:
         assert loss(student, teacher).isfinite()
 
 
+@pytest.mark.parametrize(("name", "others"), product(RELATIONS, (6, 1)))
+def test_relations_of_other_samples_are_refused(name: str, others: int) -> None:
+    with pytest.raises(UserError, match=rf"\(8, 6\).*\({others}, 6\)"):  # else torch lays one row beside all
+        RELATIONS[name](sides(ROWS)[0], sides((others, 6))[1])
+
+
+@pytest.mark.parametrize(
+    ("relation", "shape"),
+    product((inter_class_relation, intra_class_relation, rank_relation), ((1, 6), (8, 1), (6, 6))),
+)
+def test_correlations_of_other_rows_or_classes_are_refused(relation: Loss, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="the same shape"):
+        relation(sides(ROWS)[0], sides(shape)[1])
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in (*POSITIONS, *SUMMED) if name not in ("simkd_loss", "paraphraser_loss")]
+)
+def test_logits_without_an_axis_for_classes_are_refused(name: str) -> None:
+    loss = (POSITIONS | SUMMED)[name]
+    with pytest.raises(UserError, match=r"\(M, C\).* got \(8,\)"):
+        loss(*sides((8,)))
+
+
 @pytest.mark.parametrize(("name", "shape"), product(POSITIONS, (ROWS, TOKENS, MAPS)))
 def test_means_over_positions_take_each_as_a_row(name: str, shape: tuple[int, ...]) -> None:
     check(POSITIONS[name], shape, positions)

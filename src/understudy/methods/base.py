@@ -33,6 +33,7 @@ __all__ = [
     "comparable_logits",
     "method_named",
     "refuse_all_but_rows",
+    "refuse_unlike_shapes",
 ]
 
 Need = Literal["teacher_logits", "hard_labels", "indices", "copies"]
@@ -189,8 +190,10 @@ def comparable_logits(student_logits: Tensor, teacher_logits: Tensor) -> tuple[T
     """Both sides in at least float32, the teacher's detached.
 
     Raises:
-        UserError: the shapes differ. torch would broadcast some of them in silence.
+        UserError: the shapes differ, of which torch would broadcast some in silence; or there is no axis for classes.
     """
+    if student_logits.ndim < 2:
+        raise UserError(f"logits are (M, C), or (N, C, ...) with positions, but got {tuple(student_logits.shape)}")
     if student_logits.shape != teacher_logits.shape:
         raise UserError(
             f"logits are compared class by class, but the student's are {tuple(student_logits.shape)} and the "
@@ -211,4 +214,17 @@ def refuse_all_but_rows(what: str, *tensors: Tensor) -> None:
         raise UserError(
             f"{what} takes rows (M, D), but got {shapes}; average maps (M, D, H, W) over their positions first, or "
             "give every position a row of its own"
+        )
+
+
+def refuse_unlike_shapes(what: str, student: Tensor, teacher: Tensor) -> None:
+    """Refuse two sides whose shapes differ, which torch would broadcast in silence where one has a single row.
+
+    Raises:
+        UserError: naming what compares them, and the shapes.
+    """
+    if student.shape != teacher.shape:
+        raise UserError(
+            f"{what} compares entry by entry, but the student's are {tuple(student.shape)} and the teacher's "
+            f"{tuple(teacher.shape)}; give both the same shape"
         )

@@ -10,7 +10,15 @@ from pydantic import Field
 from torch import Tensor
 
 from understudy.core.batch import Pairing
-from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits, refuse_all_but_rows
+from understudy.methods.base import (
+    LossWeights,
+    Method,
+    MethodConfig,
+    Paper,
+    comparable_logits,
+    refuse_all_but_rows,
+    refuse_unlike_shapes,
+)
 from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["DIST", "EpsMode", "dist_loss", "inter_class_relation", "intra_class_relation"]
@@ -67,6 +75,7 @@ def inter_class_relation(student: Tensor, teacher: Tensor, *, eps_mode: EpsMode 
         Scalar in 0..2; a row without variance on either side counts 1.
     """
     refuse_all_but_rows("inter_class_relation", student, teacher)
+    refuse_unlike_shapes("inter_class_relation", student, teacher)
     return 1 - _correlation_of_rows(student, teacher, eps_mode).mean()
 
 

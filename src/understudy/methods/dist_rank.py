@@ -9,7 +9,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from understudy.core.batch import Pairing
-from understudy.methods.base import LossWeights, Method, MethodConfig, comparable_logits, refuse_all_but_rows
+from understudy.methods.base import (
+    LossWeights,
+    Method,
+    MethodConfig,
+    comparable_logits,
+    refuse_all_but_rows,
+    refuse_unlike_shapes,
+)
 from understudy.methods.dist import DIST
 from understudy.methods.shared.logits import as_rows
 
@@ -59,6 +66,7 @@ def rank_relation(student: Tensor, teacher: Tensor, *, temperature: float = 0.1)
         Scalar in 0..2; about 1e-5 where the sides agree, 1 for rows whose values are all equal.
     """
     refuse_all_but_rows("rank_relation", student, teacher)
+    refuse_unlike_shapes("rank_relation", student, teacher)
     student, teacher = (_centred(soft_ranks(side, temperature=temperature)) for side in (student, teacher))
     norms = (student.square().mean(dim=1) + _EPS) * (teacher.square().mean(dim=1) + _EPS)
     return 1 - ((student * teacher).mean(dim=1) * norms.rsqrt()).mean()

@@ -17,6 +17,7 @@ from understudy.methods.shared.relations import (
     embedding_taps,
     embeddings,
     inner_products,
+    related_rows,
     sample_rows,
 )
 from understudy.utils.errors import UserError
@@ -109,14 +110,17 @@ def itrd_mutual_loss(student_features: Tensor, teacher_features: Tensor, *, take
 
     Returns:
         Scalar: sums over all M^2 pairs.
+
+    Raises:
+        UserError: other samples on one side than on the other.
     """
-    student, teacher = _cosines(student_features), _cosines(teacher_features.detach())
+    student, teacher = (_cosines(rows) for rows in related_rows(student_features, teacher_features))
     alone, joint = _normalised_square_sum(student), _normalised_square_sum(student * teacher)
     return alone.log2() - joint.log2() if takes_logarithm else alone - joint
 
 
 def _cosines(features: Tensor) -> Tensor:
-    rows = F.normalize(sample_rows(features), dim=1)
+    rows = F.normalize(features, dim=1)
     return inner_products(rows, rows)  # (M, M)
 
 

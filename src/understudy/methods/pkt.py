@@ -9,7 +9,13 @@ from torch import Tensor
 from understudy.core.batch import Pairing
 from understudy.core.taps import Taps
 from understudy.methods.base import LossWeights, Method, MethodConfig, Paper
-from understudy.methods.shared.relations import EmbeddingConfig, embedding_taps, embeddings, inner_products, sample_rows
+from understudy.methods.shared.relations import (
+    EmbeddingConfig,
+    embedding_taps,
+    embeddings,
+    inner_products,
+    related_rows,
+)
 
 __all__ = ["PKT", "pkt_loss"]
 
@@ -30,14 +36,17 @@ def pkt_loss(
 
     Returns:
         Scalar in nats: mean over the M^2 pairs, so 1/M of the mean divergence of a row.
+
+    Raises:
+        UserError: other samples on one side than on the other.
     """
-    student = _neighbour_probabilities(student_features, eps, excludes_self)
-    teacher = _neighbour_probabilities(teacher_features.detach(), eps, excludes_self)
+    student, teacher = (
+        _neighbour_probabilities(rows, eps, excludes_self) for rows in related_rows(student_features, teacher_features)
+    )
     return (teacher * ((teacher + eps) / (student + eps)).log()).mean()
 
 
 def _neighbour_probabilities(features: Tensor, eps: float, excludes_self: bool) -> Tensor:
-    features = sample_rows(features)
     # vector_norm has gradient 0 at a zero row, where the root of a sum of squares has NaN.
     rows = features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + eps)
     kernel = (inner_products(rows, rows) + 1) / 2  # (M, M)

@@ -11,7 +11,13 @@ from torch.utils.checkpoint import checkpoint
 from understudy.core.batch import Pairing
 from understudy.core.taps import Taps
 from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, at_least_float32
-from understudy.methods.shared.relations import EmbeddingConfig, embedding_taps, embeddings, inner_products, sample_rows
+from understudy.methods.shared.relations import (
+    EmbeddingConfig,
+    embedding_taps,
+    embeddings,
+    inner_products,
+    related_rows,
+)
 
 __all__ = ["RKD", "rkd_angle_loss", "rkd_distance_loss", "rkd_loss"]
 
@@ -47,6 +53,9 @@ def rkd_loss(
 
     Returns:
         Scalar, dimensionless: means over all M^2 pairs and M^3 triples, the diagonal and degenerate ones included.
+
+    Raises:
+        UserError: other samples on one side than on the other.
     """
     loss = at_least_float32(student_features).new_zeros(())
     if distance_weight:
@@ -62,14 +71,14 @@ def rkd_distance_loss(
     student_features: Tensor, teacher_features: Tensor, *, squared: bool = False, eps: float = _EPS
 ) -> Tensor:
     """The distance term of `rkd_loss`, unweighted; arguments as there."""
+    student, teacher = related_rows(student_features, teacher_features)
     with torch.no_grad():
-        teacher = _relative_distances(teacher_features, squared, eps)
-    return F.smooth_l1_loss(_relative_distances(student_features, squared, eps), teacher)
+        aim = _relative_distances(teacher, squared, eps)
+    return F.smooth_l1_loss(_relative_distances(student, squared, eps), aim)
 
 
 def _relative_distances(features: Tensor, squared: bool, eps: float) -> Tensor:
     """(M, M) distances over their mean off the diagonal, the diagonal 0."""
-    features = sample_rows(features)
     # From differences, not from a Gram matrix: in float32 that one loses the distances of near rows.
     distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=eps**0.5)
     if squared:
@@ -93,7 +102,7 @@ def rkd_angle_loss(student_features: Tensor, teacher_features: Tensor, *, neares
     Returns:
         Scalar mean over all M^3 triples.
     """
-    student, teacher = sample_rows(student_features), sample_rows(teacher_features.detach())
+    student, teacher = related_rows(student_features, teacher_features)
     num_rows = len(student)
     per_vertex = num_rows * max(num_rows, student.shape[1], teacher.shape[1])
     block = max(1, _BLOCK_ELEMENTS // per_vertex)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from understudy.core.batch import Pairing
 from understudy.methods.base import LossWeights, Paper
-from understudy.methods.shared.relations import inner_products, sample_rows
+from understudy.methods.shared.relations import inner_products, related_rows
 from understudy.methods.shared.stages import StageConfig, StageMethod, StagePair
 
 __all__ = ["SP", "sp_loss"]
@@ -26,12 +26,15 @@ def sp_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
 
     Returns:
         Scalar, dimensionless: mean over the M^2 pairs.
+
+    Raises:
+        UserError: other samples on one side than on the other.
     """
-    return F.mse_loss(_similarities(student_features), _similarities(teacher_features.detach()))
+    student, teacher = related_rows(student_features, teacher_features)
+    return F.mse_loss(_similarities(student), _similarities(teacher))
 
 
-def _similarities(features: Tensor) -> Tensor:
-    rows = sample_rows(features)
+def _similarities(rows: Tensor) -> Tensor:
     return F.normalize(inner_products(rows, rows), dim=1)  # (M, M)
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "embedding_taps",
     "embeddings",
     "inner_products",
+    "related_rows",
     "rows_by_copy",
     "sample_rows",
 ]
@@ -69,6 +70,20 @@ def sample_rows(features: Tensor) -> Tensor:
             f"relations between samples need a row for each, (M, D) or (M, D, H, W), but got {tuple(features.shape)}"
         )
     return at_least_float32(features).flatten(1)
+
+
+def related_rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides as `sample_rows`, the teacher's detached.
+
+    Raises:
+        UserError: fewer than two axes, or other samples on one side than on the other.
+    """
+    if student.shape[:1] != teacher.shape[:1]:
+        raise UserError(
+            f"relations are compared between the same samples, but the student's features are {tuple(student.shape)} "
+            f"and the teacher's {tuple(teacher.shape)}; give both a row for each sample, in the same order"
+        )
+    return sample_rows(student), sample_rows(teacher.detach())
 
 
 def inner_products(rows: Tensor, others: Tensor) -> Tensor:
