@@ -94,6 +94,23 @@ def test_the_slower_format_is_not_taken() -> None:
         assert (channels_last < contiguous) is chosen
 
 
+@pytest.mark.parametrize(("channels", "only_in_training"), [(1, False), (3, True)])
+def test_a_network_that_fails_in_channels_last_is_measured_contiguous(channels: int, only_in_training: bool) -> None:
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Sequential(nn.Conv2d(channels, 16, 3), nn.Conv2d(16, 16, 3))
+
+        def forward(self, images: Tensor) -> Tensor:
+            maps = self.conv(images)
+            return maps.view(len(maps), -1) if self.training or not only_in_training else maps.flatten(1)
+
+    trial = Trial(batch_size=2, image_size=8, device=CPU, trains=True, channels=channels)
+    chosen, (_, channels_last) = faster_format(network_of(Viewing(), num_classes=256, channels=channels), trial)
+    assert not chosen
+    assert channels_last is None
+
+
 def test_measuring_changes_neither_the_network_nor_what_is_drawn_next() -> None:
     network = parts_with(True).student_network
     before = {name: value.clone() for name, value in network.module.state_dict().items()}

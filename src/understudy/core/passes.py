@@ -13,8 +13,10 @@ __all__ = ["Repeat", "left_as_it_was"]
 
 
 @contextmanager
-def left_as_it_was(module: nn.Module) -> Iterator[None]:
-    """Run in evaluation mode and without gradient, and restore modes, buffers and the random state afterwards.
+def left_as_it_was(module: nn.Module, *, trains: bool = False) -> Iterator[None]:
+    """Run without gradient, and restore modes, buffers and the random state afterwards.
+
+    In evaluation mode, or in training mode where `trains`.
 
     Buffers that the pass registers stay: the network may count on them from its first pass on. Those that it replaces
     or makes grow, as observers of ranges do, are put back.
@@ -26,7 +28,7 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
         for name, value in child._buffers.items()
         if value is not None
     ]
-    module.train(False)
+    module.train(trains)
     try:
         with torch.random.fork_rng(), torch.no_grad():
             yield

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from understudy.core.config import Config
 from understudy.core.image_size import ImageSize, height_and_width
-from understudy.core.networks import copied
+from understudy.core.networks import copied, is_channels_last
 from understudy.core.precision import Precision, autocast
 from understudy.core.taps import TappedModel
 from understudy.models import Network, in_format
 from understudy.runs.component_changes import with_student_form, with_teacher
 from understudy.runs.components import Components
+from understudy.training.trial_pass import training_problem
 from understudy.utils import files
 from understudy.utils.errors import UserError
 from understudy.utils.seeding import seeded
@@ -83,9 +84,7 @@ def choose_memory_format(components: Components, file: Path, *, say: Callable[[s
         UserError: the file is damaged.
     """
     if components.recipe.channels_last != "auto":
-        if components.recipe.channels_last:
-            _say_what_stays_contiguous(components, say)
-        return components
+        return _contiguous_where_it_must(components, say) if components.recipe.channels_last else components
     choice = components.world.from_first(lambda: _kept(file, lambda: _measured(components)))
     say(f"format   {choice.describe()}")
     settled = with_student_form(components, lambda network: in_format(network, choice.student))
@@ -100,7 +99,7 @@ def faster_format(network: Network, trial: Trial) -> tuple[bool, tuple[float, fl
     The formats take turns. The network itself is not touched, nor the random state. None: it cannot run in
     channels_last, and is not asked to.
     """
-    can_be_channels_last = _runs_in_channels_last(_copied(network, trial), trial.image_size)
+    can_be_channels_last = _runs_in_channels_last(_copied(network, trial), trial)
     with seeded(0):
         sides = height_and_width(trial.image_size)
         images = torch.rand(trial.batch_size, trial.channels, *sides, device=trial.device)
@@ -118,16 +117,17 @@ def faster_format(network: Network, trial: Trial) -> tuple[bool, tuple[float, fl
     return channels_last < contiguous, (contiguous, channels_last)
 
 
-def _say_what_stays_contiguous(components: Components, say: Callable[[str], None]) -> None:
-    sizes = (components.image_size, components.teacher_size or components.image_size)
-    for side, network, size in zip(
-        ("student", "teacher"), (components.student_network, components.teacher_network), sizes, strict=True
-    ):
-        if network is not None and not _runs_in_channels_last(network, size):
-            say(
-                f"format   {side} {network.name} runs contiguous, since it fails in channels_last (as view(B, -1) "
-                "of maps does, where flatten(1) does not)"
-            )
+def _contiguous_where_it_must(components: Components, say: Callable[[str], None]) -> Components:
+    """The components, networks that fail in channels_last in the contiguous format, which is said."""
+    settings = components.recipe.teacher
+    trial = Trial(2, components.image_size, components.device, trains=True, channels=components.data.channels)
+    if not _runs_in_channels_last(components.student_network, trial, role="student", say=say):
+        components = with_student_form(components, lambda network: in_format(network, False))
+    if components.teacher_network is not None:
+        trains = settings is not None and settings.train_epochs > 0
+        trial = replace(trial, image_size=components.teacher_size or components.image_size, trains=trains)
+        _runs_in_channels_last(components.teacher_network, trial, role="teacher", say=say)
+    return components
 
 
 def _measured(components: Components) -> Choice:
@@ -168,15 +168,36 @@ def _kept(file: Path, measured: Callable[[], Choice]) -> Choice:
         ) from error
 
 
-def _runs_in_channels_last(network: Network, size: ImageSize) -> bool:
-    """Whether it does, in evaluation mode; one that fails there and not in the contiguous format is made contiguous."""
+def _runs_in_channels_last(
+    network: Network, trial: Trial, *, role: str = "", say: Callable[[str], None] = lambda text: None
+) -> bool:
+    """Whether it does; one that fails there and not in the contiguous format is made contiguous, which is said.
+
+    In evaluation mode, and in training mode where the trial `trains`: some networks take another way then.
+    """
     at = next(network.module.parameters(), torch.empty(0)).device
+    images = torch.zeros(2, trial.channels, *height_and_width(trial.image_size), device=at)
     tapped = TappedModel(in_format(network, True).module, prepare=network.prepare, name=network.name)
     try:
-        tapped.dry_forward(torch.zeros(2, 3, *height_and_width(size), device=at))
+        tapped.dry_forward(images)
     except UserError:  # who builds on it says more
         return True
-    return not tapped.is_contiguous_only
+    if tapped.is_contiguous_only or (trial.trains and _trains_only_when_contiguous(network, images)):
+        say(
+            f"format   {role} {network.name} runs contiguous, since it fails in channels_last (as view(B, -1) "
+            "of maps does, where flatten(1) does not)"
+        )
+        return False
+    return True
+
+
+def _trains_only_when_contiguous(network: Network, images: Tensor) -> bool:
+    if not is_channels_last(network.module) or training_problem(network.prepared, images) is None:
+        return False
+    if training_problem(in_format(network, False).prepared, images) is None:
+        return True
+    in_format(network, True)
+    return False
 
 
 def _copied(network: Network, trial: Trial) -> Network:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from understudy.core.passes import left_as_it_was
 from understudy.utils.seeding import seeded
 
 __all__ = ["USUAL_IMAGES", "training_problem"]
@@ -21,17 +21,9 @@ def training_problem(module: nn.Module, images: Tensor) -> str | None:
         module: a network, tapped or not.
         images: (B,3,H,W); only their shape and device matter.
     """
-    modes = {part: part.training for part in module.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
-        with seeded(0), torch.no_grad():
-            module.train()(images)
+        with left_as_it_was(module, trains=True), seeded(0):
+            module(images)
     except Exception as error:  # a network of someone else's may raise anything
         return (str(error) or type(error).__name__).splitlines()[0]
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        for part, mode in modes.items():
-            part.training = mode
     return None
