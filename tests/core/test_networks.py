@@ -164,6 +164,67 @@ class Growing(SmallNet):
         return super().forward(images * self.grid)
 
 
+@pytest.mark.parametrize("kind", ["buffer", "parameter"])
+def test_what_a_student_registers_in_its_first_pass_is_trained_and_read_again(kind: str, tmp_path: Path) -> None:
+    class Unsized(SmallNet):
+        def forward(self, images: Tensor) -> Tensor:
+            if not hasattr(self, "grid"):
+                grid = torch.ones(images.shape[-2:])
+                self.register_buffer("grid", grid) if kind == "buffer" else setattr(self, "grid", nn.Parameter(grid))
+            return super().forward(images * self.grid)
+
+    result = distilled(small_net(1), Unsized(), tmp_path / "run")  # was lost here, after all epochs
+    again = us.load_student(tmp_path / "run", module=Unsized(), prepared=False)
+    assert torch.equal(again(IMAGES), result.student(IMAGES))
+    assert (again.grid == 1).all() == (kind == "buffer")
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    return torch.compile(network, backend="eager")
+
+
+def compiled_in_place(network: nn.Module) -> nn.Module:
+    network.compile(backend="eager")
+    return network
+
+
+@pytest.mark.parametrize("compiles", [compiled, compiled_in_place])
+def test_compiled_networks_are_taken_for_the_networks_within(
+    compiles: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    plain = distilled(small_net(1), small_net(2), tmp_path / "plain", method="projector").student.state_dict()
+    result = distilled(compiles(small_net(1)), compiles(small_net(2)), tmp_path / "run", method="projector")
+    assert type(result.student) is SmallNet
+    assert all(torch.equal(value, plain[key]) for key, value in result.student.state_dict().items())
+
+
+def test_a_trainer_trains_the_network_within_a_compiled_one() -> None:
+    student = compiled(small_net(2))
+    before = student.fc.weight.detach().clone()
+    trainer = us.trainer(
+        task=us.Classification(num_classes=CLASSES),
+        teacher=compiled(small_net(1)),
+        students=us.StudentSpec(student, method=us.methods.Projector.Config()),
+        sample=plain_batches()[0],
+    )
+    trainer.fit(plain_batches(), epochs=1)
+    assert not torch.equal(student.fc.weight, before)
+
+
+def test_a_network_with_compiled_parts_is_refused_and_so_is_a_trainers_student_that_was_compiled_in_place() -> None:
+    network = small_net(1)
+    network.conv = compiled(network.conv)
+    with pytest.raises(UserError, match=r"has parts that torch.compile has wrapped \(conv\)"):
+        checked_network(network, role="teacher")
+    with pytest.raises(UserError, match=r"student none was compiled in place.*StudentSpec\(compile=True\)"):
+        us.trainer(
+            task=us.Classification(num_classes=CLASSES),
+            teacher=None,
+            students=us.StudentSpec(compiled_in_place(small_net(2)), name="none"),
+            sample=plain_batches()[0],
+        )
+
+
 def prepared_for_quantisation() -> nn.Module:
     quantised = torch.ao.quantization
     layers = [quantised.QuantStub(), nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, CLASSES)]
@@ -202,3 +263,16 @@ def test_the_probabilities_of_a_teacher_are_noted_in_the_results(tmp_path: Path)
 
     notes = distilled(Softmaxed(), small_net(2), tmp_path / "run").results.data.notes
     assert [note for note in notes if "gives probabilities" in note and "logarithm" in note]
+
+
+def test_a_student_that_keeps_a_view_only_in_training_runs_contiguous(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class ViewingInTraining(SmallNet):
+        def forward(self, images: Tensor) -> Tensor:
+            maps = self.conv(images)
+            return self.fc((maps.view(len(maps), -1) if self.training else maps.flatten(1))[:, :6])
+
+    student = ViewingInTraining()
+    us.distill(small_net(1), student, train=data(), val=data(), epochs=1, out=tmp_path / "r", allow_weak_teacher=True)
+    assert capsys.readouterr().out.count("student ViewingInTraining runs contiguous, since it fails") == 1

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from understudy.core.networks import checked_network, copied
+from understudy.core.taps import TappedModel
 from understudy.data import Augment, dataset_splits
 from understudy.data.loaders.workers import refuse_in_a_worker
 from understudy.data.splits import size_as_given
@@ -41,7 +42,7 @@ from understudy.utils.untrusted import given_path
 __all__ = ["Result", "distill"]
 
 GIVEN_AS_OBJECTS = {
-    "data": ("root", "format", "image_column", "label_column", "streaming", "image_size"),
+    "data": ("root", "format", "streaming", "image_size"),
     "teacher": ("model", "weights", "kwargs"),
     "student": ("model", "weights", "kwargs"),
 }
@@ -241,10 +242,17 @@ def _trained_student(run: RunFolder, components: Components, row: Variant, seed:
     """What the run deploys, in evaluation mode: the student's own class, or what its method makes of it."""
     built = build_row(components, row, seed)
     is_plain = built.raw_deployed() is built.model.module
-    trained = components.make_student().module if is_plain else built.deployed()  # without taps where it can be
+    trained = _run_once(components, seed) if is_plain else built.deployed()  # without taps where it can be
     # Written from a module of just these keys: nothing has to be found out about them, as `load_weights` does.
     trained.load_state_dict(load_file(run.student / "model.safetensors"))
     return trained.to(memory_format=torch.contiguous_format).eval()  # as most code expects it
+
+
+def _run_once(components: Components, seed: int) -> nn.Module:
+    """A fresh student with all that it registers in its first pass."""
+    module = components.make_student().module.to(components.device)
+    TappedModel(module, name="student").dry_forward(components.build_context(seed).sample)
+    return module
 
 
 def _parts_in_memory(

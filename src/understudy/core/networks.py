@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ MOST_DEPTH = 4  # of lists in lists that are looked into
 
 
 def checked_network(network: object, *, role: str, trains: bool = False) -> nn.Module:
-    """The network, where it is one that can be run.
+    """The network, where it is one that can be run; of one that torch.compile has wrapped, the network within.
 
     Args:
         network: what a person handed over.
@@ -45,6 +46,7 @@ def checked_network(network: object, *, role: str, trains: bool = False) -> nn.M
     """
     if not isinstance(network, nn.Module):
         raise UserError(_no_module(network, role))
+    network = _within_compiled(network, f"{role} {type(network).__name__}")
     name = f"{role} {type(network).__name__}"
     forward = inspect.getattr_static(network, "forward")
     if forward is inspect.getattr_static(nn.Module, "forward"):
@@ -191,6 +193,21 @@ def _no_module(network: object, role: str) -> str:
     return f"{role}: got {type(network).__name__}, not an nn.Module"
 
 
+def _within_compiled(network: nn.Module, name: str) -> nn.Module:
+    """Hooks and copies do not reach into compiled code, and its state has keys of its own."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # not imported: it takes seconds, and nothing is compiled then
+    if dynamo is None:
+        return network
+    within: nn.Module = network._orig_mod if isinstance(network, dynamo.OptimizedModule) else network
+    parts = [path for path, module in within.named_modules() if isinstance(module, dynamo.OptimizedModule)]
+    if parts:
+        raise UserError(
+            f"{name} has parts that torch.compile has wrapped ({', '.join(parts[:3])}); hand it over without, and let "
+            "compile=True compile the whole of it"
+        )
+    return within
+
+
 def _check_trainable(network: nn.Module, name: str) -> None:
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise UserError(f"{name} has no parameter that can be trained (requires_grad)")
@@ -207,7 +224,7 @@ def _own(module: nn.Module) -> dict[str, Any]:
     return {key: value for key, value in vars(module).items() if key not in _REGISTERS}
 
 
-_REGISTERS = frozenset(vars(nn.Module()))
+_REGISTERS = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}  # which copies go without
 
 
 def _values_in(kept: Any, depth: int = 0) -> Iterator[Any]:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from pydantic import ConfigDict, Field
 from safetensors.torch import save_file
 from torch import nn
 
 from understudy.core.config import Config
 from understudy.core.image_size import ImageSize, height_and_width
+from understudy.core.passes import left_as_it_was
 from understudy.models.create import create_model
 from understudy.models.hugging_face import folder_files
 from understudy.models.names import NAMED_SOURCES
 from understudy.models.network import Network, Prepare
-from understudy.models.weights import load_weights, read_config
+from understudy.models.weights import MisfitError, load_weights, read_config
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import given_path
 
@@ -121,7 +124,7 @@ def load_student_network(folder: str | Path, *, module: nn.Module | None = None,
             f"load_student({str(folder)!r}, module={about['name']}(...))"
         )
     if module is not None:
-        load_weights(module, folder, name=about["name"])
+        _load_own_weights(module, folder, about)
         return _network(module, about, starts_from=str(folder))
     if not allow_code and about["name"].partition(":")[0] not in NAMED_SOURCES:
         raise UserError(
@@ -138,6 +141,20 @@ def load_student_network(folder: str | Path, *, module: nn.Module | None = None,
     )
     network.prepare.crop_share = about["crop_share"]
     return network
+
+
+def _load_own_weights(module: nn.Module, folder: Path, about: Mapping[str, Any]) -> None:
+    """Load the folder's weights, if need be after a pass in which the module registers what it had not yet."""
+    try:
+        load_weights(module, folder, name=about["name"])
+    except MisfitError:
+        before = module.state_dict().keys()
+        images = torch.zeros(2, about["channels"], *height_and_width(about["resize_to"] or 224))
+        with suppress(Exception), left_as_it_was(module):  # a network of someone else's may raise anything
+            module(images)
+        if module.state_dict().keys() == before:
+            raise
+        load_weights(module, folder, name=about["name"])
 
 
 def _network(module: nn.Module, about: Mapping[str, Any], starts_from: str) -> Network:

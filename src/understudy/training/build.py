@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,7 +53,12 @@ def build_student(spec: StudentSpec, around: BuildContext) -> Student:
         UserError: a tap that is not there, other outputs than there are classes, class counts that differ where the
             method reads teacher logits.
     """
-    checked_network(spec.model, role="student", trains=True)
+    spec = replace(spec, model=checked_network(spec.model, role="student", trains=True))
+    if any(module._compiled_call_impl is not None for module in spec.model.modules()):  # taps are not seen there
+        raise UserError(
+            f"student {spec.row_name} was compiled in place (compile()); hand over one that was not, and let "
+            "StudentSpec(compile=True) compile it"
+        )
     for config in spec.methods:
         with _in_the_name_of(config):
             check_taps(spec.model, taps_of(config).student, name=f"student {spec.row_name}")
