@@ -54,3 +54,23 @@ def test_a_damaged_first_image_is_left_out_like_any_other(
     settings["settings"]["data"]["on_bad_image"] = "stop"
     with pytest.raises(us.UserError, match=r"1 image cannot be read: .*0\.jpg: cannot identify"):
         us.distill(None, network(3), train=train, method="none", **settings)
+
+
+def test_columns_are_named_by_the_settings_that_a_refusal_asks_for(tmp_path: Path) -> None:
+    samples = [{"x": torch.rand(3, 8, 8), "fine_label": i % 2, "coarse_label": 0} for i in range(16)]
+
+    def distilled(**settings: Any) -> us.Result:
+        return us.distill(
+            None,
+            network(3),
+            train=samples,
+            method="none",
+            epochs=1,
+            out=tmp_path / "run",
+            quiet=True,
+            settings={"data": {"workers": 0, **settings}},
+        )
+
+    with pytest.raises(us.UserError, match=r"settings=\{'data': \{'label_column': NAME\}\}"):
+        distilled()
+    assert distilled(label_column="fine_label").results.data.num_classes == 2

@@ -159,6 +159,21 @@ class Around(Dataset[Any]):
         return self.dataset[i]
 
 
+class Elsewhere(Around):
+    """Another, which keeps what it wraps under a name of its own."""
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset)
+        self.its_images = self.__dict__.pop("dataset")
+        self.numbers = np.arange(len(self.its_images))
+
+    def __len__(self) -> int:
+        return len(self.its_images)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.its_images[i]
+
+
 @pytest.mark.parametrize(
     "wrapped",
     [
@@ -167,6 +182,8 @@ class Around(Dataset[Any]):
         lambda dataset: ConcatDataset([Subset(dataset, [0, 1]), Subset(dataset, [2, 3])]),
         lambda dataset: Subset(ConcatDataset([dataset]), [0, 1, 2, 3]),
         Around,
+        Elsewhere,
+        lambda dataset: Elsewhere(Around(dataset)),
     ],
 )
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -214,6 +231,25 @@ def test_hugging_face_formats_give_the_same_images(form: str | None) -> None:
         (3, 8, 8),
         [10],
     )
+
+
+def test_hugging_face_images_that_are_left_undecoded_are_decoded() -> None:
+    undecoded = rows("img", "labels", ["a", "b"], [0, 1]).cast_column("img", datasets.Image(decode=False))
+    source = dataset_source(undecoded)
+    assert (source.labels.tolist(), source.image(1).unique().tolist()) == ([0, 1], [10])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_floating_point_images_of_any_precision_are_taken(dtype: torch.dtype) -> None:
+    data = dataset_splits([(torch.full((3, 4, 4), 0.5, dtype=dtype), label) for label in (0, 1) * 5])
+    assert data.train.image(0).unique().tolist() == [0.5]
+
+
+def test_complex_images_and_paths_are_refused() -> None:
+    with pytest.raises(UserError, match="train: an image is of complex64; give its absolute or real part"):
+        dataset_splits([(torch.zeros(3, 4, 4, dtype=torch.complex64), label) for label in (0, 1) * 5])
+    with pytest.raises(UserError, match=r"train: got 'images/train', which is no data set yet; open it"):
+        dataset_splits("images/train")
 
 
 def test_a_hugging_face_transform_gives_images_and_labels() -> None:

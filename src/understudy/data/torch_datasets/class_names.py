@@ -17,7 +17,7 @@ from understudy.utils.text import listed
 __all__ = ["carrier", "names_of", "numbered_by_name"]
 
 MOST_SHOWN = 10
-_WRAPPED = ("dataset", "subset", "base", "ds", "data")  # what people call the data set in a wrapper of theirs
+MOST_WRAPPERS = 4  # around one another, that are looked through
 
 
 def names_of(dataset: Any, taker: Taker) -> tuple[str, ...] | None:
@@ -44,17 +44,28 @@ def names_of(dataset: Any, taker: Taker) -> tuple[str, ...] | None:
 
 def carrier(dataset: Any, labels: Tensor, taker: Taker) -> Any:
     """The data set within a person's own wrapper, where that carries the names and has the same labels (N,)."""
-    for name in _WRAPPED:
-        inner = getattr(dataset, name, None)
-        if names_of(dataset, taker) is None and _length(inner) == len(labels):
-            listed = listed_labels(inner, taker)
-            if listed is not None and torch.equal(listed, labels):
+    inner = None if names_of(dataset, taker) is not None else _within(dataset, labels, taker, MOST_WRAPPERS)
+    return dataset if inner is None else inner
+
+
+def _within(dataset: Any, labels: Tensor, taker: Taker, most: int) -> Any | None:
+    """What one of its attributes, or an attribute's, carries names with these labels; None where nothing does."""
+    for kept in list(getattr(dataset, "__dict__", {}).values()) if most else ():
+        if isinstance(kept, list | tuple | Tensor) or _length(kept) != len(labels):
+            continue
+        if names_of(kept, taker) is None:
+            if (inner := _within(kept, labels, taker, most - 1)) is not None:
                 return inner
-    return dataset
+        elif (listed := listed_labels(kept, taker)) is not None and torch.equal(listed, labels):
+            return kept
+    return None
 
 
 def _length(dataset: Any) -> int:
-    return len(dataset) if hasattr(dataset, "__len__") else -1
+    try:
+        return len(dataset)
+    except TypeError:
+        return -1
 
 
 def numbered_by_name(dataset: Any, labels: Tensor, names: Sequence[str], taker: Taker, *, what: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -250,6 +251,11 @@ def _said_of(split: SplitName) -> Iterator[None]:
 
 
 def _check_is_a_data_set(dataset: Any) -> None:
+    if isinstance(dataset, str | os.PathLike):
+        raise UserError(
+            f"got {str(dataset)!r}, which is no data set yet; open it, such as torchvision.datasets.ImageFolder(...), "
+            "or use the command line, which reads folders and files"
+        )
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise UserError(f"{type(dataset).__name__} is no data set with a length and samples by number")
     if len(dataset) == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -128,7 +129,7 @@ class DatasetSource:
 
     def stored(self, i: int) -> Any:
         """The image as the data set gives it. Raises OSError where it cannot be read."""
-        return self.taker.image(self.dataset[i])
+        return _opened(self.taker.image(self.dataset[i]))
 
     def deep_greys(self, i: int) -> np.ndarray[Any, Any] | None:
         """Pixels of an image of whole numbers of more than 8 bits, or of a floating-point PIL image; else None."""
@@ -156,8 +157,24 @@ def _columns_by_features(dataset: Any, wanted: Columns) -> Columns | None:
         return None
 
 
+def _is_file(value: Any) -> bool:
+    """Whether this is a file as Hugging Face's `Image(decode=False)` gives it."""
+    return isinstance(value, Mapping) and value.keys() == {"bytes", "path"}
+
+
+def _opened(value: Any) -> Any:
+    """The image within a file's bytes, or at its path; anything else as it is."""
+    if not _is_file(value):
+        return value
+    return Image.open(value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"]))
+
+
 def _is_image(value: Any) -> bool:
-    return isinstance(value, Image.Image) or (isinstance(value, Tensor | np.ndarray) and value.ndim in (2, 3))
+    return (
+        _is_file(value)
+        or isinstance(value, Image.Image)
+        or (isinstance(value, Tensor | np.ndarray) and value.ndim in (2, 3))
+    )
 
 
 def _described(sample: Any) -> str:
@@ -167,6 +184,9 @@ def _described(sample: Any) -> str:
 
 
 def _as_array(image: Any) -> np.ndarray[Any, Any]:
+    """Values of a type that numpy knows, too: bfloat16 as float32."""
+    if isinstance(image, Tensor) and image.is_floating_point():
+        image = image.float()
     return image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
 
 
@@ -191,6 +211,8 @@ def _as_tensor(image: Any, greys: Greys | None) -> Tensor:
         pixels = _as_array(image)
         image = torch.from_numpy(np.ascontiguousarray(as_8_bits(pixels, greys) if _is_deep(pixels) else pixels))
     tensor: Tensor = image[None] if image.ndim == 2 else image
+    if tensor.is_complex():
+        raise UserError(f"an image is of {str(tensor.dtype).removeprefix('torch.')}; give its absolute or real part")
     if tensor.ndim != 3 or (tensor.shape[2] in (1, 3, 4) and tensor.shape[0] not in (1, 3)):
         raise UserError(
             f"an image has shape {tuple(tensor.shape)}; (3,H,W), (1,H,W), (H,W), another number of channels first, or "
