@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from understudy.optim import DOT
 from understudy.utils.errors import UserError
@@ -141,3 +142,24 @@ def test_gradients_that_dot_does_not_read_are_warned_of_once() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.step()
+
+
+def test_losses_of_several_numbers_are_refused() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    with pytest.raises(UserError, match=r"the task loss must be a scalar, got shape \(3,\); take its mean"):
+        DOT([weight]).backward(task=weight * 2)
+
+
+@pytest.mark.parametrize("first", [0, 1])  # at 0 torch raised nothing, and the layers within were never trained
+def test_reentrant_checkpoints_which_hide_parameters_are_refused(first: int) -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    optimizer = DOT(network.parameters())
+    images = network[:first](torch.ones(3, 4, requires_grad=True))
+    logits = network[2](checkpoint(network[first:2], images, use_reentrant=True))
+    with pytest.raises(UserError, match="hides the parameters within from DOT; pass use_reentrant=False"):
+        optimizer.backward(task=logits.square().mean(), distill=logits.abs().mean())
+    logits = network[2](checkpoint(network[first:2], network[:first](torch.ones(3, 4)), use_reentrant=False))
+    optimizer.backward(task=logits.square().mean(), distill=logits.abs().mean())
+    before = network[0].weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(network[0].weight, before)

@@ -21,6 +21,7 @@ __all__ = [
     "leave_out",
     "open_to",
     "reached_by",
+    "refuse_reentrant",
     "refuse_without_reach",
     "settle",
 ]
@@ -74,6 +75,8 @@ def _refuse_without_gradient(losses: Mapping[str, Tensor]) -> None:
     for stream, loss in losses.items():
         if not loss.requires_grad:
             raise UserError(f"the {stream} loss carries no gradient; pass None where there is no such loss")
+        if loss.numel() != 1:
+            raise UserError(f"the {stream} loss must be a scalar, got shape {tuple(loss.shape)}; take its mean")
 
 
 def refuse_without_reach(gradients: Mapping[str, Sequence[Tensor | None]], groups: Groups) -> None:
@@ -90,12 +93,31 @@ def refuse_without_reach(gradients: Mapping[str, Sequence[Tensor | None]], group
 
 def is_of_compiled_code(loss: Tensor) -> bool:
     """Whether a part of the loss's graph was made by torch.compile, whatever its backend."""
+    return _has_node(loss, "CompiledFunction")
+
+
+def refuse_reentrant(losses: Mapping[str, Tensor], groups: Groups) -> None:
+    """Refuse a loss, when it is seen first, behind which torch's reentrant checkpoints hide parameters.
+
+    Raises:
+        UserError: torch gives such parameters a gradient in a plain `backward()` alone.
+    """
+    for stream, loss in losses.items():
+        is_first = not any(stream in group["steps"] for group in groups)
+        if is_first and _has_node(loss, "CheckpointFunction"):
+            raise UserError(
+                f"the {stream} loss comes through torch.utils.checkpoint with use_reentrant=True, which hides the "
+                "parameters within from DOT; pass use_reentrant=False"
+            )
+
+
+def _has_node(loss: Tensor, name: str) -> bool:
     waiting, seen = [loss.grad_fn], set()
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
-        if "CompiledFunction" in node.name():
+        if name in node.name():
             return True
         seen.add(node)
         waiting += [following for following, _ in node.next_functions]
