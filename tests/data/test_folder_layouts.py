@@ -31,6 +31,24 @@ def test_classes_called_train_and_test_beside_others_are_classes(write_tree: Wri
     assert data.classes == ("bus", "test", "train")
 
 
+@pytest.mark.parametrize("split", ["test", "val", "train"])
+def test_a_flat_class_called_like_a_split_needs_no_train(split: str, write_tree: WriteTree) -> None:
+    data = opened(write_tree({**VEHICLES, split: 3}))
+    assert data.classes == ("bus", "car", split)
+    assert f"{split} is taken for a class, as the images of {split} lie in no class folder" in data.notes
+
+
+def test_classes_called_val_and_test_beside_another_are_classes(write_tree: WriteTree) -> None:
+    data = opened(write_tree({"bus": 3, "val": 3, "test": 3}))
+    assert data.classes == ("bus", "test", "val")
+    assert "test, val are taken for classes, as the images of test, val lie in no class folder" in data.notes
+
+
+def test_a_lone_folder_of_images_called_test_is_refused(write_tree: WriteTree) -> None:
+    with pytest.raises(UserError, match="has no class folders: the images of test lie in no folder of a class"):
+        opened(write_tree({"test": 3}))
+
+
 def test_what_lies_beside_splits_of_the_same_classes_is_named(write_tree: WriteTree) -> None:
     data = opened(write_tree({"train/cat": 3, "train/dog": 3, "val/cat": 1, "val/dog": 1, "raw": 4}))
     assert (data.classes, len(data.train)) == (("cat", "dog"), 6)

@@ -69,9 +69,12 @@ def _split_folders(root: Path, apart: str | None, *, is_given: bool) -> tuple[di
     flat = [name for name, folder in named.items() if _loose_images(folder) and not _class_folders(folder)]
     if not named or is_given:
         return named, _not_read(root, named, beside)
-    if "train" in flat:
+    taken = ", ".join(sorted(folder.name for folder in named.values()))
+    taken += " is taken for a class" if len(named) == 1 else " are taken for classes"
+    if "train" in flat or len(flat) == len(named):
         if beside:
-            return {}, [f"{named['train'].name} is taken for a class, as its images lie in no class folder"]
+            loose = ", ".join(sorted(named[name].name for name in flat))
+            return {}, [f"{taken}, as the images of {loose} lie in no class folder"]
         raise UserError(
             f"{root} has no class folders: the images of {', '.join(sorted(flat))} lie in no folder of a class; it "
             "should hold train/CLASS/*.jpg or CLASS/*.jpg (for classes of these names, set data.format=classes)"
@@ -79,8 +82,8 @@ def _split_folders(root: Path, apart: str | None, *, is_given: bool) -> tuple[di
     shared = set.intersection(*(set(_class_folders(folder)) for name, folder in named.items() if name not in flat))
     if beside and (len(named) - len(flat) < 2 or not shared):
         classes = ", ".join(printable(folder.name) for folder in beside[:MOST_NAMED])
-        words = f"{', '.join(sorted(folder.name for folder in named.values()))} is taken for a class, beside {classes}"
-        return {}, [f"{words} (data.format=splits takes it for a split, and leaves the others out)"]
+        takes = "it for a split" if len(named) == 1 else "them for splits"
+        return {}, [f"{taken}, beside {classes} (data.format=splits takes {takes}, and leaves the others out)"]
     splits = {name: folder for name, folder in named.items() if name not in flat}
     return splits, _not_read(root, splits, [*(named[name] for name in flat), *beside])
 
