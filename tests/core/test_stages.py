@@ -193,3 +193,10 @@ def test_a_folded_teachers_preactivations_are_those_of_the_plain_network() -> No
     assert folded.folded
     for tap in expected:
         torch.testing.assert_close(found[tap], expected[tap], rtol=1e-3, atol=1e-3)
+
+
+def test_stages_that_the_network_names_but_does_not_have_are_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3))
+    network.feature_info = [{"num_chs": 4, "reduction": 1, "module": "block.0"}]  # as timm's twins and hrnet
+    with pytest.raises(UserError, match=r"says that its stages are block.0 \(timm's feature_info\), but it has no"):
+        check_taps(network, ["stages"], name="student")

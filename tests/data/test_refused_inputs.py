@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import TensorDataset
 
+import understudy as us
 from helpers.images import jpeg_bytes
 from understudy.data import DataConfig, dataset_splits, from_plain_loader, open_data, train_loader
 from understudy.utils.errors import UserError
@@ -66,3 +68,16 @@ def test_what_is_hardly_meant_is_said() -> None:
     notes = dataset_splits(grey(), grey(), config=config).notes
     assert any("data.batch_size 5,000 is more than the 8 training images" in note for note in notes)
     assert any("data.image_size 7" in note for note in notes)
+
+
+def test_several_labels_are_refused_where_a_trainer_evaluates_too() -> None:
+    trainer = us.trainer(
+        task=us.Classification(num_classes=4),
+        teacher=None,
+        students=us.StudentSpec(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), name="student"),
+        sample=(torch.zeros(2, 3, 2, 2), torch.tensor([0, 1])),
+    )
+    images = torch.zeros(3, 3, 2, 2)
+    with pytest.raises(UserError, match="several labels of one image"):
+        trainer.evaluate([(images, torch.ones(3, 4))])
+    assert len(trainer.evaluate([(images, torch.eye(4)[:3])])["student"].labels) == 3

@@ -279,6 +279,13 @@ def _expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str
                 raise UserError(
                     f"{name} does not say where its {tap} are{why}; name modules instead: {_listed(tap_names(module))}"
                 )
+            absent = [path for path in paths if _submodule(module, path.partition(":")[0]) is None]
+            if absent:
+                known = [path for path, _ in module.named_modules() if path]
+                raise UserError(
+                    f"{name} says that its {tap} are {_listed(paths, 4)} (timm's feature_info), but it has no "
+                    f"{absent[0]!r}; name modules instead: {_listed(known)}"
+                )
             yield from (f"{tap}.{i}" for i in range(len(paths)))
         else:
             if tap == "embedding" and _may_have_embedding(module):

@@ -15,6 +15,7 @@ from understudy.core.meters import StepRecord
 from understudy.core.precision import autocast
 from understudy.data import TrainLoader, from_plain_loader
 from understudy.data.loaders.plain import PlainLoader, as_batch, refuse_used_up
+from understudy.data.torch_datasets.labels import refuse_several_labels
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import Evaluation, headline_metric
 from understudy.teachers import Teacher
@@ -255,7 +256,7 @@ class Trainer:
         Mixed or one-hot labels (B,C) count by their largest share.
 
         Raises:
-            UserError: no images, or labels that are no classes.
+            UserError: no images, labels that are no classes, or several labels of one image.
         """
         return {name: score for (name, kind), score in self._scores(batches).items() if kind == "deployed"}
 
@@ -269,6 +270,7 @@ class Trainer:
 
     def _checked(self, item: object) -> Batch:
         batch = as_batch(item)
+        refuse_several_labels(batch.targets)
         self._check_targets(batch)
         return batch
 
