@@ -14,8 +14,7 @@ from understudy.core.compile import Capture, begin_compiled_step
 from understudy.core.meters import StepRecord
 from understudy.core.precision import autocast
 from understudy.data import TrainLoader, from_plain_loader
-from understudy.data.loaders.plain import PlainLoader, as_batch, refuse_used_up
-from understudy.data.torch_datasets.labels import refuse_several_labels
+from understudy.data.loaders.plain import PlainLoader, as_evaluated_batch, refuse_used_up
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import Evaluation, headline_metric
 from understudy.teachers import Teacher
@@ -269,8 +268,7 @@ class Trainer:
         return self.students[0].task.evaluate(found, own, self.device, self.world)
 
     def _checked(self, item: object) -> Batch:
-        batch = as_batch(item)
-        refuse_several_labels(batch.targets)
+        batch = as_evaluated_batch(item)
         self._check_targets(batch)
         return batch
 

@@ -14,7 +14,7 @@ from understudy.core.batch import Batch
 from understudy.data.torch_datasets.labels import refuse_several_labels
 from understudy.utils.errors import UserError
 
-__all__ = ["PlainLoader", "as_batch", "from_plain_loader", "refuse_used_up"]
+__all__ = ["PlainLoader", "as_batch", "as_evaluated_batch", "from_plain_loader", "refuse_used_up"]
 
 
 def as_batch(item: object) -> Batch:
@@ -39,6 +39,13 @@ def as_batch(item: object) -> Batch:
     if not isinstance(batch.images, Tensor) or batch.images.ndim == 0:
         raise UserError(f"the images of a batch are {_described(batch.images)}; a tensor (B,3,H,W) is wanted")
     return replace(batch, targets=_labels(batch.targets, len(batch.images)))
+
+
+def as_evaluated_batch(item: object) -> Batch:
+    """As `as_batch`, several labels of an image refused in every batch: evaluation waits for the device anyway."""
+    batch = as_batch(item)
+    refuse_several_labels(batch.targets)
+    return batch
 
 
 def refuse_used_up(batches: object, what: str) -> None:

@@ -14,6 +14,7 @@ from understudy.utils.errors import UserError
 __all__ = [
     "Groups",
     "State",
+    "check_losses",
     "enter",
     "gradients_of",
     "is_of_compiled_code",
@@ -21,7 +22,6 @@ __all__ = [
     "leave_out",
     "open_to",
     "reached_by",
-    "refuse_reentrant",
     "refuse_without_reach",
     "settle",
 ]
@@ -52,11 +52,7 @@ def gradients_of(
         losses: scalars, by stream.
         asked: parameters, by stream; a stream without any is left out.
         scaler: scales the losses.
-
-    Raises:
-        UserError: a loss without gradient.
     """
-    _refuse_without_gradient(losses)
     found: dict[str, tuple[Tensor | None, ...]] = {}
     streams = [stream for stream in losses if asked[stream]]
     for stream in streams:
@@ -64,19 +60,6 @@ def gradients_of(
         retains = stream != streams[-1]
         found[stream] = torch.autograd.grad(loss, asked[stream], retain_graph=retains, allow_unused=True)
     return found
-
-
-def _refuse_without_gradient(losses: Mapping[str, Tensor]) -> None:
-    """Refuse a loss that no backward pass can begin from.
-
-    Raises:
-        UserError: naming the stream.
-    """
-    for stream, loss in losses.items():
-        if not loss.requires_grad:
-            raise UserError(f"the {stream} loss carries no gradient; pass None where there is no such loss")
-        if loss.numel() != 1:
-            raise UserError(f"the {stream} loss must be a scalar, got shape {tuple(loss.shape)}; take its mean")
 
 
 def refuse_without_reach(gradients: Mapping[str, Sequence[Tensor | None]], groups: Groups) -> None:
@@ -96,13 +79,19 @@ def is_of_compiled_code(loss: Tensor) -> bool:
     return _has_node(loss, "CompiledFunction")
 
 
-def refuse_reentrant(losses: Mapping[str, Tensor], groups: Groups) -> None:
-    """Refuse a loss, when it is seen first, behind which torch's reentrant checkpoints hide parameters.
+def check_losses(losses: Mapping[str, Tensor], groups: Groups) -> None:
+    """Refuse losses that lead nowhere, are several numbers, or hide parameters behind torch's reentrant checkpoints.
+
+    Such parameters have a gradient in a plain `backward()` alone; a loss is looked at for them when it is seen first.
 
     Raises:
-        UserError: torch gives such parameters a gradient in a plain `backward()` alone.
+        UserError: naming the loss.
     """
     for stream, loss in losses.items():
+        if not loss.requires_grad:
+            raise UserError(f"the {stream} loss carries no gradient; pass None where there is no such loss")
+        if loss.numel() != 1:
+            raise UserError(f"the {stream} loss must be a scalar, got shape {tuple(loss.shape)}; take its mean")
         is_first = not any(stream in group["steps"] for group in groups)
         if is_first and _has_node(loss, "CheckpointFunction"):
             raise UserError(

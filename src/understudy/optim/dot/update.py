@@ -14,7 +14,7 @@ from understudy.optim.base import Optimizer, Update
 from understudy.optim.dot import settings
 from understudy.optim.dot.layout import Layout, have_others_joined, have_some_joined
 from understudy.optim.dot.parts import STREAMS, Gradients, clipped
-from understudy.optim.dot.reach import gradients_of, leave_out, reached_by, refuse_reentrant, settle
+from understudy.optim.dot.reach import check_losses, gradients_of, leave_out, reached_by, settle
 from understudy.optim.dot.rules import rule_of
 from understudy.optim.dot.settings import DOTSettings
 from understudy.optim.dot.step_numbers import StepNumbers
@@ -138,7 +138,7 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
                 that comes through a reentrant checkpoint.
         """
         losses = {stream: loss for stream, loss in (("task", task), ("distill", distill)) if loss is not None}
-        refuse_reentrant(losses, self.param_groups)
+        check_losses(losses, self.param_groups)
         if not self._laid_out().holds():
             self._lay_out_anew()
             self._is_agreed = False
