@@ -40,7 +40,11 @@ def opened(settings: Recipe) -> Components:
 
 def banked(settings: Recipe, folder: Path) -> Recipe:
     """The same on few images, its teacher looked up in a bank of one view of them, which is made in `folder`."""
-    few = {"train_rows": "0:4096", "val_rows": "4096:4352", "root": f"{settings.data.root}/train.parquet"}
+    few: dict[str, Any] = {"train_rows": "0:4096", "val_rows": "4096:4352"}
+    if Path(settings.data.root).is_dir():
+        few["root"] = f"{settings.data.root}/train.parquet"
+    else:  # digits, of which there are fewer
+        few |= {"train_rows": "0:512", "val_rows": "512:768"}
     settings = settings.model_copy(update={"data": settings.data.model_copy(update=few)})
     make_banks(settings, out=folder, options=BankOptions(views=1), display=Display(quiet=True))
     return settings.model_copy(update={"bank": BankConfig(path=str(folder))})

@@ -1,0 +1,44 @@
+"""The benchmark of a GPU at toy size, so that the minutes on a real one are not spent on its mistakes."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def ran(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    toy = ["--data", "digits", "--pair", "resnet8-resnet8", "--batch", "16", "--steps", "1", "--turns", "1"]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--workers", "0", *toy, *options])
+    runpy.run_path(str(BENCHMARKS / "gpu.py"), run_name="__main__")
+
+
+def test_every_line_is_measured_printed_and_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran(monkeypatch, "--minutes", "10", "--json", str(tmp_path / "gpu.json"))
+    record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert [row["failed"] for row in record["rows"] if "failed" in row] == []
+    names = [row["name"] for row in record["rows"]]
+    assert names[:2] == ["kd, as they come", "plain loop kd"]
+    assert {"bank kd+dot, as they come", "five rows, as they come"} < set(names)
+    assert all(row["ms_a_step"] > 0 and row["minutes"] > 0 for row in record["rows"])
+    assert (record["left_out"], record["versions"]["torch"] is None) == ([], False)
+    printed = capsys.readouterr().out
+    assert all(f"| {name} |" in printed for name in names)
+
+
+def test_what_does_not_fit_the_minutes_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran(monkeypatch, "--minutes", "0", "--json", str(tmp_path / "gpu.json"))
+    record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert record["rows"] == []
+    assert record["left_out"][:3] == ["live", "live, DOT", "bank"]
+    assert "left out, for time: five rows" in capsys.readouterr().out
