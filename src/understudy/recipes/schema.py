@@ -119,6 +119,7 @@ class Recipe(Config):
     accumulate: int = Field(default=1, ge=1)  # passes a step: each takes a part of the batch, for less memory
     compile: Compile = False  # the networks, by torch.compile; reduce-overhead is its mode with CUDA graphs
     capture: Capture = "auto"  # the whole step as one CUDA graph; true: refused where it cannot be
+    tf32: bool = True  # on CUDA: float32 products with 10 bits of mantissa, several times as fast; false: with all 23
     fold_teacher: bool = True  # its batch norms into its convolutions: faster, equal up to rounding
     sync_batch_norm: bool = False  # several GPUs: batch statistics over all of them
     on_nan: Literal["stop", "rollback", "continue"] = "stop"  # a loss that is NaN or infinite; see docs/reliability.md

@@ -37,7 +37,7 @@ from understudy.runs.watcher import RunWatcher
 from understudy.trackers.base import Trackers
 from understudy.utils.errors import UserError
 from understudy.utils.lock import held
-from understudy.utils.machine import cpu_threads, denormals_flushed, describe_environment
+from understudy.utils.machine import cpu_threads, denormals_flushed, describe_environment, tf32
 from understudy.utils.untrusted import given_path
 
 __all__ = ["execute"]
@@ -70,7 +70,7 @@ def execute(
         UserError: anything a person can mend.
         Interrupted: stopped by a signal; the same call goes on from there.
     """
-    with joined() as world, cpu_threads(recipe.threads), denormals_flushed():
+    with joined() as world, cpu_threads(recipe.threads), tf32(recipe.tf32), denormals_flushed():
         if not world.is_first:
             display = Display(quiet=True)
         opened = _opened(recipe, components, world, allow_code=allow_code, display=display)

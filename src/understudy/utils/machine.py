@@ -23,6 +23,7 @@ __all__ = [
     "hand_back_memory",
     "num_cpus",
     "peak_memory_gib",
+    "tf32",
 ]
 
 PACKAGES = (
@@ -47,6 +48,7 @@ def describe_environment() -> dict[str, Any]:
     }
     if torch.cuda.is_available():
         hardware["gpu"] = torch.cuda.get_device_name()
+        hardware["tf32"] = torch.backends.cuda.matmul.fp32_precision == "tf32"
     versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
     command = " ".join(["understudy", *sys.argv[1:]])
     return {"hardware": hardware, "versions": versions, "commit": _commit(), "command": command}
@@ -122,6 +124,23 @@ def hand_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # musl has none
     if trim is not None:
         trim(0)
+
+
+@contextmanager
+def tf32(is_allowed: bool) -> Iterator[None]:
+    """Let CUDA multiply float32 numbers in TF32 (10 bits of mantissa) until the block ends, or in float32 proper.
+
+    By itself torch convolves in TF32 and multiplies matrices in float32.
+    """
+    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "tf32" if is_allowed else "ieee"
+    try:
+        yield
+    finally:
+        for kind, was in zip(kinds, before, strict=True):
+            kind.fp32_precision = was
 
 
 @contextmanager

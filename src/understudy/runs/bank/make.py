@@ -40,7 +40,7 @@ from understudy.teachers.bank.store import BankFolder, Manifest
 from understudy.utils.errors import UserError
 from understudy.utils.interrupted import Interrupted
 from understudy.utils.lock import held
-from understudy.utils.machine import cpu_threads, denormals_flushed
+from understudy.utils.machine import cpu_threads, denormals_flushed, tf32
 from understudy.utils.text import bytes_in_words, plural
 
 __all__ = ["BankOptions", "make_banks"]
@@ -98,6 +98,7 @@ def make_banks(
     stop = StopRequest()
     with (
         cpu_threads(recipe.threads),
+        tf32(recipe.tf32),
         denormals_flushed(),
         readable_errors(out, what="bank", last="shard"),
         stop.listening(),
