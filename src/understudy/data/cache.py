@@ -39,7 +39,11 @@ class Cached:
 
 
 def cached(
-    source: Source, mode: Literal["auto"] | bool, *, takes_rectangles: bool = False, what: str = "these images"
+    source: Source,
+    mode: Literal["auto", "resized"] | bool,
+    *,
+    takes_rectangles: bool = False,
+    what: str = "these images",
 ) -> Cached:
     """The source decoded once into one tensor, where `mode` and its images allow it.
 
@@ -48,7 +52,7 @@ def cached(
 
     Args:
         source: whose images are the same on every call.
-        mode: "auto" wants small images (see `is_small`), all of one size; True wants one size only.
+        mode: "auto" and "resized" want small images (see `is_small`), all of one size; True wants one size only.
         takes_rectangles: whether images that are no squares can be small.
         what: names the source in messages.
 
@@ -58,6 +62,7 @@ def cached(
     """
     if mode is False or images_in_memory(source) is not None:
         return Cached(source)
+    mode = "auto" if mode == "resized" else mode  # of large ones the training images alone, once their size is known
     first = first_readable(source)
     if first is None or (mode == "auto" and not is_small(first, takes_rectangles=takes_rectangles)):
         return Cached(source)

@@ -47,8 +47,9 @@ class DataConfig(Config):
 
     on_bad_image: Literal["skip", "stop"] = "skip"
     workers: int | None = Field(default=None, ge=0, le=512)  # None: one per core, at most 8; unused where cached
-    cache: Literal["auto"] | bool = (
-        "auto"  # auto: images of one size up to 64 pixels (see `takes_rectangles`); refused where they do not fit
+    cache: Literal["auto", "resized"] | bool = (
+        "auto"  # auto: images of one size up to 64 pixels (see `takes_rectangles`); refused where they do not fit;
+        # resized: larger training images, too, scaled down to 1.143 times their input size and kept as JPEG
     )
 
     @field_validator("root", mode="before")
@@ -105,7 +106,8 @@ class DataConfig(Config):
         names = ("per_class", "fraction", "unlabelled")
         unusable = [name for name in names if getattr(self, name) is not None]
         is_balanced = self.sampling == "balanced"
-        return unusable + ["cache: true"] * (self.cache is True) + ["sampling: balanced"] * is_balanced
+        is_cached = self.cache is True or self.cache == "resized"
+        return unusable + [f"cache: {str(self.cache).lower()}"] * is_cached + ["sampling: balanced"] * is_balanced
 
 
 def parsed_rows(text: str) -> tuple[int, int | None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -20,7 +20,8 @@ from understudy.data import (
 )
 from understudy.data.augment.config import NoAugment, ResizedCrop
 from understudy.data.augment.crops import crop_share
-from understudy.data.sources.base import rows_of
+from understudy.data.resized import resized_source
+from understudy.data.sources.base import images_in_memory, rows_of
 from understudy.distributed.launch import device_named
 from understudy.distributed.world import SINGLE, World
 from understudy.models import Network
@@ -35,6 +36,7 @@ from understudy.training.build import BuildContext
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
 from understudy.utils.seeding import seeded
+from understudy.utils.text import mib
 
 __all__ = ["Components", "live_teacher", "open_components", "task_of"]
 
@@ -172,6 +174,7 @@ def open_components(
             network = create(recipe.teacher)
     image_size = recipe.data.image_size or data.native_size or student.input_size or LARGE_IMAGE_SIZE
     teacher_size = _teacher_size(recipe, data, network, image_size)
+    data = _with_resized_images(data, recipe, [image_size, *([] if teacher_size is None else [teacher_size])], say)
     if network is not None:
         teacher = live_teacher(network, device, recipe, image_size=teacher_size or image_size)
     if recipe.bank is not None:
@@ -207,6 +210,18 @@ def _teacher_size(recipe: Recipe, data: DataSplits, teacher: Network | None, ima
         return None
     is_told = recipe.teacher is not None and recipe.teacher.image_size is not None
     return teacher.input_size if is_told or data.native_size is None else None
+
+
+def _with_resized_images(
+    data: DataSplits, recipe: Recipe, sizes: Sequence[ImageSize], say: Callable[[str], None]
+) -> DataSplits:
+    """The data with its training images scaled down and in memory, where that is asked for and they are large."""
+    if recipe.data.cache != "resized" or images_in_memory(data.train) is not None:
+        return data
+    largest = max(sizes, key=lambda size: min(height_and_width(size)))
+    resized = resized_source(data.train, largest)
+    say(f"{len(resized):,} training images take {mib(resized.num_bytes)} of memory, scaled down and as JPEG")
+    return replace(data, train=resized)
 
 
 def task_of(recipe: Recipe, data: DataSplits) -> Task:

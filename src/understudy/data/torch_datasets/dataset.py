@@ -82,6 +82,8 @@ def dataset_splits(
         UserError: as `dataset_source` and `open_data`, or classes in val or test that train lacks.
     """
     config = config or DataConfig(root=name)
+    if config.cache == "resized":
+        raise UserError("data.cache: resized keeps image files; a data set of Python gives what it gives, leave it out")
     given = _given(train, val, test)
     opened: dict[SplitName, _Opened] = {}
     for split, dataset in given.items():
@@ -178,7 +180,7 @@ def _source(part: _Opened, split: SplitName, classes: Sequence[str]) -> DatasetS
     return DatasetSource(part.dataset, labels, part.taker)
 
 
-def _cached(source: DatasetSource, cache: Literal["auto"] | bool, *, takes_rectangles: bool) -> Cached:
+def _cached(source: DatasetSource, cache: Literal["auto", "resized"] | bool, *, takes_rectangles: bool) -> Cached:
     mode = cache if cache is True or is_fixed(source.dataset) else False
     return cached(
         source, mode, takes_rectangles=takes_rectangles, what=f"the images of {type(source.dataset).__name__}"

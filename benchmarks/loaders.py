@@ -1,0 +1,83 @@
+"""Images a second of the training loader alone, beside a torchvision DataLoader of the same crops.
+
+understudy reads image files anew at every epoch (`cache: false`) or keeps them scaled down as JPEG (`cache: resized`);
+torchvision is an ImageFolder with RandomResizedCrop, flip and ToTensor in a DataLoader. All decode in as many workers
+and take turns in one process, an epoch each.
+
+    python benchmarks/loaders.py --data FOLDER [--size 224] [--workers 2] [--turns 5] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import torch
+from measuring import in_turns, report, summary
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from understudy.data import DataConfig, open_data, train_loader
+from understudy.data.resized import resized_source
+from understudy.data.sources.base import Source
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="a folder for each class, or train/CLASS and val/CLASS")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = {"root": arguments.data, "batch_size": arguments.batch, "workers": arguments.workers, "cache": False}
+    config = DataConfig.read(settings, what="data")
+    source = open_data(config).train
+    contestants = {
+        "torchvision": theirs(arguments),
+        "understudy, cache: false": ours(source, config, arguments.size),
+        "understudy, cache: resized": ours(resized_source(source, arguments.size), config, arguments.size),
+    }
+    rows = summary(in_turns(contestants, arguments.turns, torch.device("cpu")), "torchvision")
+    lines = ["| loader | times the rate, clock | range | processor |", "| --- | ---: | ---: | ---: |"]
+    for row in rows:
+        low, high = (1 / end for end in reversed(row["range_wall"]))
+        faster = 1 / row["times_wall"]
+        lines.append(f"| {row['name']} | {faster:.2f} | {low:.2f} to {high:.2f} | {1 / row['times_processor']:.2f} |")
+    facts = {name: value for name, value in vars(arguments).items() if isinstance(value, str | int)}
+    report("\n".join(lines), {"rows": rows, "images": len(source), **facts}, arguments.json)
+
+
+def ours(source: Source, config: DataConfig, size: int) -> Callable[[], None]:
+    """An epoch of our loader, another one each time; its workers live on."""
+    loader, epochs = train_loader(source, config, seed=0, image_size=size), count(1)
+
+    def epoch() -> None:
+        for batch in loader.epoch(next(epochs)):
+            assert len(batch.images)
+
+    return epoch
+
+
+def theirs(arguments: argparse.Namespace) -> Callable[[], None]:
+    """An epoch of torchvision's, likewise."""
+    root = Path(arguments.data)
+    steps = [transforms.RandomResizedCrop(arguments.size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    folder = ImageFolder(str(root / "train" if (root / "train").is_dir() else root), transforms.Compose(steps))
+    workers = arguments.workers
+    loader = DataLoader(folder, arguments.batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+
+    def epoch() -> None:
+        for images, _ in loader:
+            assert len(images)
+
+    return epoch
+
+
+if __name__ == "__main__":
+    main()
