@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from answers import answers
 from cases import Case
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from understudy.analysis.equivariance import equivariance as mu_t
 from understudy.methods.dist import dist_loss
 from understudy.methods.dkd import dkd_loss
 from understudy.methods.kd import kd_loss
@@ -195,3 +197,27 @@ def _logits(case: Case) -> tuple[Tensor, Tensor]:
 
 def _upsampled(logits: Tensor, size: Any) -> Tensor:
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+@answers("equivariance")
+def equivariance(case: Case) -> dict[str, Tensor]:
+    hyper, tokens = case.hyper, case["tokens"]
+    width, settings = tokens.shape[2], {"num_heads": hyper["num_heads"], "mlp_ratio": hyper["mlp_ratio"]}
+    block = Block(width, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=hyper["layer_norm_eps"]), **settings)
+    state = {name.removeprefix("block."): value for name, value in case.inputs.items() if name.startswith("block.")}
+    block = block.to(tokens.dtype).eval()
+    block.load_state_dict(state)
+    found = {"block_output": block(tokens)}
+    for suffix, only_valid in (("", False), ("_valid", True)):
+        measured = mu_t(
+            block,
+            tokens,
+            shifts=[tuple(shift) for shift in hyper["shifts"]],
+            num_prefix=hyper["prefix"],
+            keeps_prefix=hyper["keeps_prefix"],
+            filling=hyper["translation"],
+            only_valid=only_valid,
+        )
+        for name in ("sum", "mean", "relative"):
+            found[f"{name}{suffix}"] = torch.tensor(getattr(measured, name), dtype=tokens.dtype)
+    return found
