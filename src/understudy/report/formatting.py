@@ -18,6 +18,7 @@ __all__ = [
     "points",
     "score",
     "score_spread",
+    "shortened",
     "size_ratio",
     "spread",
     "with_unit",
@@ -120,3 +121,12 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def shortened(name: str, most: int = 26) -> str:
+    """A label that leaves room for the plot; cut in the middle, since long names often differ at their ends."""
+    one_line = " ".join(name.split())
+    if len(one_line) <= most:
+        return one_line
+    end = (most - 1) // 2
+    return f"{one_line[: most - 1 - end].rstrip()}…{one_line[-end:].lstrip()}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from understudy.utils.text import clock
 from understudy.utils.untrusted import visible
@@ -16,6 +18,9 @@ from understudy.utils.untrusted import visible
 __all__ = ["Display"]
 
 PLAIN_LINE_SECONDS = 5.0  # between two progress lines where there is no terminal
+TERMINAL_BLOCK_SECONDS = 1.0  # between the lines of two epochs on a terminal
+WARNING_STYLE = "bold yellow"
+WARNING = re.compile(r"^warning\b.*|.*\(skipped; `.*|random weights( \([^)]*\))?", re.DOTALL)  # as parts of a line
 
 
 class Display:
@@ -28,17 +33,52 @@ class Display:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
+        self._last_block = float("-inf")
         self._pace: _Pace | None = None
 
+    @property
+    def width(self) -> int | None:
+        """Columns of the terminal; None where there is none, and lines may be as long as they are."""
+        return None if self.console.soft_wrap else self.console.width
+
     def say(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
-        self.console.print(visible(text), markup=False)
+        """Print a line, above the bar where there is one; what warns in it, random weights also, in colour."""
+        shown = Text(visible(text))
+        shown.highlight_regex(WARNING, WARNING_STYLE)
+        self.console.print(shown)
+
+    def block(self, lines: Sequence[Text], *, always: bool = False) -> bool:
+        """Print lines that belong together, unless others were printed a moment ago; whether they were printed.
+
+        Without a terminal there are `PLAIN_LINE_SECONDS` between two blocks, and a second more for each line beyond
+        the fifth, so that epochs of a moment do not flood a log.
+
+        Args:
+            lines: of one epoch.
+            always: print them all the same.
+        """
+        now = time.monotonic()
+        pause = TERMINAL_BLOCK_SECONDS if self.console.is_terminal else max(PLAIN_LINE_SECONDS, len(lines))
+        if not always and now - self._last_block < pause:
+            return False
+        self._last_block = self._last_line = now
+        for line in lines:
+            self.console.print(line)
+        return True
+
+    def left_after(self, steps_done: int) -> str:
+        """Time to the end of the stretch after so many steps, as a clock shows it; "?" where nothing tells."""
+        if self._pace is None:
+            return "?"
+        self._pace.reached(steps_done)
+        return self._pace.left
 
     @contextmanager
     def stretch(self, total_steps: int, *, images_per_step: int) -> Iterator[None]:
         """Show progress over `total_steps` steps."""
         self._pace = _Pace(total_steps, images_per_step)
         self._last_line = time.monotonic()
+        self._last_block = float("-inf")  # the first lines of a stretch are always shown
         if self.console.is_terminal:
             text = TextColumn("  {task.description}", markup=False)
             columns = (text, BarColumn(), TextColumn("{task.percentage:>3.0f} %"))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from understudy.core.taps import TappedModel
-from understudy.data import train_loader
+from understudy.data import eval_loader, train_loader
 from understudy.models import Network, load_weights, save_student
 from understudy.optim import undecayed_names
 from understudy.recipes.comparison import row_named
@@ -197,17 +197,26 @@ def _train(
     trainer = Trainer([student], teacher=None, device=components.device, log_every=recipe.log_every, world=world)
     watch = partial(RunWatcher, display=display, stop=stop, world=world, trackers=trackers)
     watcher = watch(run, recipe, tag="teacher", seed=seed, label="teacher")
+    image_size = components.teacher_size or components.image_size
     loader = train_loader(
         components.data,
         recipe.data,
         seed=hashed(seed, "teacher"),
-        image_size=components.teacher_size or components.image_size,
+        image_size=image_size,
         device=components.device,
         mean=network.mean,
         std=network.std,
         rank=world.rank,
         world_size=world.size,
     )
+    val = eval_loader(
+        components.data.val,
+        recipe.data,
+        image_size=image_size,
+        device=components.device,
+        rank=world.rank,
+        world_size=world.size,
+    )
     epochs = recipe.teacher.train_epochs
     with display.stretch(epochs * loader.steps_per_epoch, images_per_step=recipe.data.batch_size):
-        watcher.fit(trainer, loader, epochs=epochs)
+        watcher.fit(trainer, loader, epochs=epochs, val=val)

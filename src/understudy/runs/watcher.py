@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from understudy.data import EvalLoader, TrainLoader
@@ -11,9 +12,11 @@ from understudy.distributed.world import SINGLE, World
 from understudy.recipes.schema import Recipe
 from understudy.runs import checkpoint
 from understudy.runs.console import Display
+from understudy.runs.epoch_lines import EpochLines
 from understudy.runs.folder import RunFolder
 from understudy.runs.stop import StopRequest
 from understudy.tasks import Evaluation
+from understudy.tasks.base import headline_metric
 from understudy.trackers.base import ALWAYS, Trackers
 from understudy.training.metrics import NotFinite
 from understudy.training.trainer import Trainer
@@ -69,6 +72,8 @@ class RunWatcher:
         self._left_out: dict[int, dict[str, str]] = {}  # of whom and why, by step
         self._loader: TrainLoader | None = None
         self._skipped: set[str] = set()  # unreadable images met before the run was resumed
+        self._lines: EpochLines | None = None  # for people
+        self._epoch_began = time.monotonic()
 
     @property
     def skipped(self) -> list[str]:
@@ -151,17 +156,35 @@ class RunWatcher:
 
     def finished_epoch(self, trainer: Trainer) -> None:
         """Write the epoch's line of every row and a checkpoint."""
-        for student in trainer.students:
-            record = trainer.history[student.name][-1]
-            line = {"kind": "epoch", "seed": self.seed, "row": student.name, **record}
-            if self.teacher is not None and "val" in record:
-                agreement = trainer.evaluations[student.name].agreement_with(self.teacher)
-                line["val"] = {**record["val"], "agreement": agreement}
+        lines = [self._epoch_line(trainer, student.name, student.update.lr) for student in trainer.students]
+        for line in lines:
             self._write(line)
+        self._show_epoch(trainer, lines)
         self.save(trainer)
         stop, _ = self._agreed(trainer)
         if stop:  # it came during the evaluation
             raise Interrupted(trainer.step, stop)
+
+    def _epoch_line(self, trainer: Trainer, row: str, lr: float) -> dict[str, Any]:
+        record = trainer.history[row][-1]
+        line = {"kind": "epoch", "seed": self.seed, "row": row, "step": trainer.step, "lr": lr, **record}
+        if self.teacher is not None and "val" in record:
+            agreement = trainer.evaluations[row].agreement_with(self.teacher)
+            line["val"] = {**record["val"], "agreement": agreement}
+        return line
+
+    def _show_epoch(self, trainer: Trainer, lines: Sequence[Mapping[str, Any]]) -> None:
+        if self._lines is None:
+            label = self.label if self.label.startswith("seed") else "row"
+            self._lines = EpochLines(self.display, headline_metric(trainer.students[0].task), label=label)
+        self._lines.show(lines, trainer.history, epochs=trainer.epochs, left=self.display.left_after(trainer.step))
+        if self.world.is_first:
+            seconds = time.monotonic() - self._epoch_began
+            with suppress(OSError):  # a full disk is met by what matters more
+                self.run.append_timing(
+                    {"kind": "epoch", "stretch": self.tag, "epoch": lines[0]["epoch"], "seconds": seconds}
+                )
+        self._epoch_began = time.monotonic()
 
     def _saved(self, trainer: Trainer) -> int:
         self.save(trainer)

@@ -89,7 +89,7 @@ class Measures:
         self.interval_steps = 0
         self._logs = {name: StepLog() for name in names}
         self._epochs = {name: Means() for name in names}
-        self._of_epochs = ("task_loss", *batch_metrics, "kl_to_teacher")
+        self._of_epochs = ("task_loss", "distill", *batch_metrics, "kl_to_teacher")
         self._steps: list[int] = []  # of the interval that is running
 
     def add(self, name: str, record: StepRecord) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.figure import Figure
 
+from understudy.report.formatting import shortened
 from understudy.results.schema import ALONE
 
 __all__ = ["GREY", "STYLE", "TEACHER_COLOR", "Plot", "RowLook", "looks", "new_figure", "shortened"]
@@ -100,12 +101,3 @@ def looks(names: Sequence[str]) -> dict[str, RowLook]:
 def new_figure(height: float) -> Figure:
     """An empty figure, 10 inches wide (960 pixels of a page) and `height` inches high."""
     return Figure(figsize=(10, height), layout="constrained")
-
-
-def shortened(name: str, most: int = 26) -> str:
-    """A label that leaves room for the plot; cut in the middle, since long names often differ at their ends."""
-    one_line = " ".join(name.split())
-    if len(one_line) <= most:
-        return one_line
-    end = (most - 1) // 2
-    return f"{one_line[: most - 1 - end].rstrip()}…{one_line[-end:].lstrip()}"
