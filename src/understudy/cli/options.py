@@ -78,6 +78,10 @@ class RecipeOptions:
     bank: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Look the teacher up where `understudy bank` stored it.")
     ] = None
+    tracker: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Who else keeps the metrics: csv, tensorboard, wandb, trackio, mlflow."),
+    ] = None
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The run folder; without it, a numbered one under runs/.")
     ] = None

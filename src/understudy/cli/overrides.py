@@ -54,6 +54,7 @@ def with_options(base: Mapping[str, Any], typed: RecipeOptions) -> dict[str, Any
         "rows": _rows(typed),
         "epochs": typed.epochs,
         "seeds": None if typed.seeds is None else _seeds(typed.seeds),
+        "trackers": None if typed.tracker is None else _names(typed.tracker),
         "bank": _there({"path": None if typed.bank is None else str(typed.bank)}),
     }
     settings = merged(base, _there(wanted))
@@ -80,6 +81,10 @@ def _rows(typed: RecipeOptions) -> list[Any] | None:
         return None
     named = [] if typed.rows is None else [row.strip() for row in typed.rows.split(",")]
     return [*named, *(sweep_rows(typed.sweep) if typed.sweep else [])]
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _methods(text: str) -> str | list[str]:

@@ -18,6 +18,7 @@ from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.runs.memory_format import choose_memory_format
 from understudy.runs.teacher import check_teacher, evaluate_teacher
+from understudy.trackers.base import refuse_absent_packages
 from understudy.training.student import Student
 from understudy.utils.machine import peak_memory_gib
 from understudy.utils.text import clock, plural
@@ -30,6 +31,7 @@ MEASURED_STEPS = 5
 def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     """Build everything, score the teacher, take a few steps that are thrown away, and say what a run would cost."""
     rows = rows_of(recipe)
+    refuse_absent_packages(recipe.trackers)
     components = open_components(recipe, allow_code=allow_code, say=display.say)
     check_rows(components, rows)
     for note in [*size_notes(components), *length_notes(components, rows)]:

@@ -34,7 +34,7 @@ from understudy.runs.seeds import is_kept, keep_seed
 from understudy.runs.stop import StopRequest
 from understudy.runs.teacher import check_teacher, evaluate_teacher, teacher_ready
 from understudy.runs.watcher import RunWatcher
-from understudy.trackers.base import Trackers
+from understudy.trackers.base import Trackers, refuse_absent_packages
 from understudy.utils.errors import UserError
 from understudy.utils.lock import held
 from understudy.utils.machine import cpu_threads, denormals_flushed, describe_environment, tf32
@@ -70,6 +70,7 @@ def execute(
         UserError: anything a person can mend.
         Interrupted: stopped by a signal; the same call goes on from there.
     """
+    refuse_absent_packages(recipe.trackers)
     with joined() as world, cpu_threads(recipe.threads), tf32(recipe.tf32), denormals_flushed():
         if not world.is_first:
             display = Display(quiet=True)
@@ -157,7 +158,9 @@ def _train_and_write(execution: Execution) -> None:
         results: dict[str, Any] | None = None
         try:
             if components.world.is_first:
-                execution.trackers = Trackers(execution.recipe.trackers, run.path, execution.recipe.as_dict())
+                execution.trackers = Trackers(
+                    execution.recipe.trackers, run.path, execution.recipe.as_dict(), say=display.say
+                )
             display.say(describe_data(components))
             execution.components = choose_memory_format(components, run.memory_format_file, say=display.say)
             if note := lr_note(execution.recipe):

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from understudy.trackers.jsonl import MetricsFile
 from understudy.utils import files
-from understudy.utils.errors import UserError, unknown_name
+from understudy.utils.errors import UserError, shortened_repr, unknown_name
 from understudy.utils.installed import register
 
-__all__ = ["ALWAYS", "METRICS_FILE", "TRACKERS", "JsonLines", "Tracker", "Trackers", "tracker_names"]
+__all__ = [
+    "ALWAYS",
+    "METRICS_FILE",
+    "TRACKERS",
+    "JsonLines",
+    "Tracker",
+    "Trackers",
+    "refuse_absent_packages",
+    "tracker_names",
+]
+
+Result = TypeVar("Result")
 
 TRACKERS: dict[str, type[Tracker]] = {}
 ALWAYS = "jsonl"  # the tracker of every run, whatever its recipe says
@@ -22,10 +36,13 @@ class Tracker:
     """Base of every tracker. One is made and started by each call that carries a run on, in its first process alone.
 
     A subclass is registered by `class Mine(Tracker, name="mine")`, and takes part where a recipe's `trackers` name it.
-    What it writes into the run folder belongs under trackers/ there.
+    What it writes into the run folder belongs under trackers/ there. One that fails is left out of the rest of the
+    call, with a warning; no training stops for it.
     """
 
     name: ClassVar[str]
+    package: ClassVar[str | None] = None  # that it writes to, imported in `start`; None: nothing but this one
+    note: str | None = None  # what a person should know once it has started
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -94,36 +111,92 @@ class JsonLines(Tracker, name=ALWAYS):
 class Trackers:
     """All trackers of a run as one; each has its own entry in the state.
 
+    Whatever one of them raises, but for `metrics.jsonl`, is told once and ends its part in this call alone.
+
     Args:
         names: as `tracker_names` gives them.
         folder: of the run.
         recipe: resolved, as plain values.
+        say: is told of one that failed.
+
+    Raises:
+        UserError: a tracker cannot start for a reason that a person can mend.
     """
 
-    def __init__(self, names: Iterable[str], folder: Path, recipe: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        folder: Path,
+        recipe: Mapping[str, Any],
+        *,
+        say: Callable[[str], None] = warnings.warn,
+    ) -> None:
+        self._say = say
         self._trackers = [TRACKERS[name]() for name in names]
-        for tracker in self._trackers:
-            tracker.start(folder, recipe)
+        self._known_states: dict[str, dict[str, Any]] = {}
+        for tracker in list(self._trackers):
+            self._guarded(tracker, partial(tracker.start, folder, recipe), mendable=True)
+            if tracker.note:
+                say(f"note     {tracker.name}: {tracker.note}")
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Give every tracker the line."""
-        for tracker in self._trackers:
-            tracker.log(record)
+        for tracker in list(self._trackers):
+            self._guarded(tracker, partial(tracker.log, record))
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, by tracker."""
-        return {tracker.name: tracker.state() for tracker in self._trackers}
+        """What a checkpoint keeps, by tracker; of one that failed since, what it said last."""
+        for tracker in list(self._trackers):
+            if (state := self._guarded(tracker, tracker.state)) is not None:
+                self._known_states[tracker.name] = state
+        return dict(self._known_states)
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Put every tracker back; one that the run did not have by then begins here."""
-        for tracker in self._trackers:
+        for tracker in list(self._trackers):
             if tracker.name in state:
-                tracker.resume(state[tracker.name])
+                self._guarded(tracker, partial(tracker.resume, state[tracker.name]))
 
     def finish(self, results: Mapping[str, Any] | None) -> None:
         """Tell every tracker that this call is over."""
-        for tracker in self._trackers:
-            tracker.finish(results)
+        for tracker in list(self._trackers):
+            self._guarded(tracker, partial(tracker.finish, results))
+
+    def _guarded(self, tracker: Tracker, call: Callable[[], Result], *, mendable: bool = False) -> Result | None:
+        """What the call gives; None where it failed, and the tracker is left out from here on."""
+        if tracker.name == ALWAYS:
+            return call()
+        try:
+            return call()
+        except Exception as error:  # whatever a library or a network may raise
+            if mendable and isinstance(error, UserError):
+                raise
+            self._trackers.remove(tracker)
+            reason = shortened_repr(str(error))
+            self._say(
+                f"warning  tracker {tracker.name} failed and is left out from here on; training goes on "
+                f"({type(error).__name__}: {reason})"
+            )
+            return None
+
+
+def refuse_absent_packages(names: Iterable[str]) -> None:
+    """Say before anything is trained what is not installed; nothing is imported for it.
+
+    Raises:
+        UserError: a tracker's package is not there; the text says how to install it.
+    """
+    absent = [name for name in names if not _is_installed(TRACKERS[name].package)]
+    if absent:
+        packages = " and ".join(f"{name} needs {TRACKERS[name].package}" for name in absent)
+        extras = [name for name in absent if TRACKERS[name].__module__.startswith("understudy.")]
+        others = [str(TRACKERS[name].package) for name in absent if name not in extras]
+        wanted = " ".join([*([f"'understudy[{','.join(extras)}]'"] if extras else []), *others])
+        raise UserError(f"trackers: {packages}, which is not installed; install with: pip install {wanted}")
+
+
+def _is_installed(package: str | None) -> bool:
+    return package is None or find_spec(package) is not None
 
 
 def tracker_names(names: Iterable[str]) -> tuple[str, ...]:
