@@ -17,8 +17,8 @@ import understudy as us
 
 SOURCES = Path(us.__file__).parent
 LATE = (  # imported where they are used: each costs a tenth of a second or more, or comes with an extra
-    "datasets", "jinja2", "matplotlib", "mlflow", "onnx", "onnxruntime", "onnxscript", "pandas", "pyarrow", "scipy", "sklearn",
-    "tensorboard", "torchmetrics", "trackio", "transformers", "wandb",
+    "datasets", "jinja2", "matplotlib", "mlflow", "onnx", "onnxruntime", "onnxscript", "pandas", "pyarrow", "scipy",
+    "sklearn", "tensorboard", "torchmetrics", "trackio", "transformers", "wandb",
 )  # fmt: skip
 LISTED = "; import sys; print('modules:', *sorted({name.partition('.')[0] for name in sys.modules}))"
 

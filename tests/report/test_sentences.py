@@ -5,7 +5,9 @@ import math
 import pytest
 
 from helpers.run_writer import results_with
-from understudy.report import Speed, Timing, basis_sentence, comparison_table, headline, row_sentence
+from understudy.report import Speed, Timing, basis_sentence, comparison_table, cost_sentence, headline, row_sentence
+from understudy.report.formatting import speed
+from understudy.results.schema import ModelFacts
 
 AHEAD = {("kd+dot", "alone"): (2.8, 1.1, 4.4)}
 SPEEDS = Timing(
@@ -111,19 +113,48 @@ def test_a_small_lead_never_reads_as_none():
     assert "by 0.04 points (95 % interval 0.01 to 0.07)" in text
 
 
-def test_row_sentence_adds_size_and_speed():
+def test_what_students_cost_is_said_once_for_all_rows():
     results = results_with({"alone": 91.8, "kd+dot": 94.6}, AHEAD)
 
-    assert row_sentence(results, results.rows[1], SPEEDS) == (
-        "kd+dot is ahead of alone by 2.8 points (95 % interval 1.1 to 4.4), at 1/23 of the teacher's parameters, "
-        "9.4x as fast on this machine."
+    assert row_sentence(results, results.rows[1]) == (
+        "kd+dot is ahead of alone by 2.8 points (95 % interval 1.1 to 4.4)."
+    )
+    assert cost_sentence(results, SPEEDS) == (
+        "Each student has 1/23 of the teacher's parameters and is 9.4x as fast on this machine."
     )
 
 
-def test_row_sentence_without_speeds_leaves_them_out():
+def test_the_cost_without_speeds_or_a_teacher_leaves_them_out():
     results = results_with({"alone": 91.8, "kd+dot": 94.6}, AHEAD)
 
-    assert row_sentence(results, results.rows[1]).endswith("at 1/23 of the teacher's parameters.")
+    assert cost_sentence(results) == "Each student has 1/23 of the teacher's parameters."
+    assert cost_sentence(results_with({"alone": 91.8, "kd+dot": 94.6}, AHEAD, teacher=None), SPEEDS) is None
+
+
+def test_students_that_cost_unlike_are_named():
+    results = results_with({"alone": 91.8, "kd": 92.0, "simkd": 94.6})
+    larger = results.rows[2].model_copy(update={"student": ModelFacts(model="cifar:resnet8", parameters=24_084)})
+
+    assert cost_sentence(results.model_copy(update={"rows": (*results.rows[:2], larger)})) == (
+        "The students cost unlike: that of alone, kd has 1/23 of the teacher's parameters; "
+        "that of simkd has 1/11 of the teacher's parameters."
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (20_912.0, "21,000"),
+        (8_123.0, "8,100"),
+        (614.2, "610"),
+        (17.49, "17"),
+        (9.96, "10"),
+        (9.44, "9.4"),
+        (0.51, "0.51"),
+    ],
+)
+def test_a_speed_has_the_two_digits_that_a_repetition_would_confirm(value, text):
+    assert speed(value) == text
 
 
 @pytest.mark.parametrize(

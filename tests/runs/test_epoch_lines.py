@@ -26,6 +26,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
     settings = {"seeds": [0], "teacher": {"train_epochs": 2}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(console, "PLAIN_LINE_SECONDS", -9.0)
+        patch.setattr(console, "LINES_A_SECOND", 1e9)
         said: list[str] = []
         display = Display()
         patch.setattr(display.console, "print", lambda text: said.append(str(text)))

@@ -18,7 +18,16 @@ from helpers.command_line import understudy
 from helpers.malformed import JUNK, mutants, nested
 from helpers.own_time import within
 from helpers.run_writer import results_of, write_run
-from understudy.report import RunData, comparison_table, headline, read_run, render, row_sentence, write_report
+from understudy.report import (
+    RunData,
+    comparison_table,
+    cost_sentence,
+    headline,
+    read_run,
+    render,
+    row_sentence,
+    write_report,
+)
 from understudy.utils.errors import UserError
 
 MOST_CHARACTERS = 20_000
@@ -63,8 +72,9 @@ def sentences_of(found: RunData) -> str:
     results = found.results
     table = comparison_table(results, found.timing)
     forms = [render(table, form) for form in ("md", "csv", "latex")]
-    sentences = [row_sentence(results, row, found.timing) for row in results.rows]
-    return "\n".join([headline(results), *forms, *sentences, *found.missing])
+    sentences = [row_sentence(results, row) for row in results.rows]
+    cost = cost_sentence(results, found.timing) or ""
+    return "\n".join([headline(results), *forms, *sentences, cost, *found.missing])
 
 
 def test_300_bent_results_are_read_or_refused_in_words(run: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import typer
 
 from understudy.cli.command import Command, takes_recipe
 from understudy.cli.options import AllowCode, DataOption, Format, RecipeOptions, name_updates
+from understudy.cli.output import columns, echo
 from understudy.cli.overrides import resolve_recipe
 from understudy.cli.recipes import recipes_app
 from understudy.distributed.environment import said_once
@@ -142,7 +143,7 @@ def evaluate(
     from understudy.runs.evaluate import evaluate as evaluate_run
     from understudy.runs.folder import open_run_folder
 
-    typer.echo(evaluate_run(open_run_folder(run), split=split, data=data, allow_code=allow_code))
+    echo(evaluate_run(open_run_folder(run), split=split, data=data, allow_code=allow_code))
 
 
 @app.command(cls=Command)
@@ -167,7 +168,7 @@ def methods(name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_de
     """List the methods, or print the page of one."""
     from understudy.cli.method_pages import method_list, method_page
 
-    typer.echo(method_list() if name is None else method_page(name).rstrip())
+    echo(method_list(width=columns()) if name is None else method_page(name).rstrip(), hang=2)
 
 
 @app.command(cls=Command)
@@ -193,11 +194,11 @@ def main(arguments: list[str] | None = None) -> None:
         except UserError as error:
             if "--debug" in words:
                 raise
-            typer.echo(visible(f"{who}{error}"), err=True)
+            echo(visible(f"{who}{error}"), err=True)
             sys.exit(2)
         except Interrupted as stop:
             if not who:
-                typer.echo(f"stopped after step {stop.step:,}; the same command continues from here", err=True)
+                echo(f"stopped after step {stop.step:,}; the same command continues from here", err=True)
             sys.exit(128 + (stop.signal or signal.SIGINT))
 
 

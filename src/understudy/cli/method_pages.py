@@ -8,20 +8,30 @@ import re
 from understudy.cli.results_page import field_comments
 from understudy.methods import METHODS, Method, method_named
 from understudy.methods.base import MethodConfig
+from understudy.utils.text import NARROW_HANG, wrapped
 
 __all__ = ["method_list", "method_page"]
 
 
-def method_list() -> str:
-    """One line for each method: its name, where it comes from, what it does."""
+def method_list(*, width: int | None = None) -> str:
+    """One line for each method: its name, where it comes from, what it does.
+
+    Args:
+        width: columns of a terminal, which a line is broken for and goes on below what it does; None: no line is.
+    """
     sources = {
         name: f"{method.paper.venue} {method.paper.year}" if method.paper else "" for name, method in METHODS.items()
     }
-    width, wide = max(map(len, [*METHODS, "none"])), max(map(len, sources.values()))
-    lines = [f"{'none':<{width}}  {'':<{wide}}  The student learns alone, from the task's own loss"]
-    for name, method in sorted(METHODS.items()):
-        lines.append(f"{name:<{width}}  {sources[name]:<{wide}}  {_first_sentence(method)}")
-    return "\n".join(lines)
+    name_columns, source_columns = max(map(len, [*METHODS, "none"])), max(map(len, sources.values()))
+    hang = name_columns + source_columns + 4
+    breaks = width is not None and hang > width // 2  # no room beside names and sources: below them
+    told = {"none": ("", "The student learns alone, from the task's own loss")}
+    told |= {name: (sources[name], _first_sentence(method)) for name, method in sorted(METHODS.items())}
+    heads = {name: f"{name:<{name_columns}}  {source:<{source_columns}}" for name, (source, _) in told.items()}
+    if breaks:
+        lines = [f"{heads[name].rstrip()}\n{' ' * NARROW_HANG}{words}" for name, (_, words) in told.items()]
+        return wrapped("\n".join(lines), width)
+    return wrapped("\n".join(f"{heads[name]}  {words}" for name, (_, words) in told.items()), width, hang=hang)
 
 
 def method_page(name: str) -> str:

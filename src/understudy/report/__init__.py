@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from understudy.report.formatting import compact, duration
 from understudy.report.page import write_report
 from understudy.report.run_data import RunData, Speed, Timing, read_run, read_timing
-from understudy.report.sentences import basis_sentence, headline, pair_sentences, row_sentence
+from understudy.report.sentences import basis_sentence, cost_sentence, headline, pair_sentences, row_sentence
 from understudy.report.table import Table, comparison_table
 from understudy.report.table_formats import FORMATS, render, rich_table
 from understudy.results.reading import read_results
@@ -28,6 +28,7 @@ __all__ = [
     "basis_sentence",
     "compact",
     "comparison_table",
+    "cost_sentence",
     "duration",
     "headline",
     "pair_sentences",

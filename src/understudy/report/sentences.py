@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from understudy.core.published import Published
-from understudy.report.formatting import decimal, differences, first_word, score, size_ratio, with_unit
+from understudy.report.formatting import decimal, differences, first_word, score, size_ratio, speed, with_unit
 from understudy.report.run_data import Timing
 from understudy.results.schema import ALONE, Comparison, Results, Row
 from understudy.tasks import Metric
@@ -14,6 +14,7 @@ __all__ = [
     "basis_sentence",
     "best_epoch_sentence",
     "changed_sentence",
+    "cost_sentence",
     "headline",
     "pair_sentences",
     "published_sentence",
@@ -38,8 +39,8 @@ def headline(results: Results) -> str:
     return f"{_standing(results, best)}{f'; {kept}' if kept else ''}.{_selection_caveat(results)}"
 
 
-def row_sentence(results: Results, row: Row, timing: Timing | None = None) -> str:
-    """'kd+dot is ahead of alone by 2.8 points (95 % interval 1.1 to 4.4), at 1/23 of the teacher's parameters, ...'."""
+def row_sentence(results: Results, row: Row) -> str:
+    """'kd+dot is ahead of alone by 2.8 points (95 % interval 1.1 to 4.4).'"""
     comparison = results.comparison(row.name, ALONE)
     if row.name == ALONE or comparison is None:
         start = f"{row.name} reaches {_score(results, row)}"
@@ -54,7 +55,25 @@ def row_sentence(results: Results, row: Row, timing: Timing | None = None) -> st
     else:
         start = f"{row.name} is {_difference(results, comparison, ALONE)}"
     caveat = _selection_caveat(results) if row is results.best_row else ""
-    return ", ".join([start, *_cost_clauses(results, row, timing)]) + f".{caveat}"
+    return f"{start}.{caveat}"
+
+
+def cost_sentence(results: Results, timing: Timing | None = None) -> str | None:
+    """'Each student has 1/23 of the teacher's parameters and is 9.4x as fast on this machine.', once for all rows.
+
+    Rows whose students cost other than each other are named. None where there is nothing to hold a student against.
+    """
+    costs: dict[str, list[str]] = {}
+    for row in results.rows:
+        if clauses := _cost_clauses(results, row, timing):
+            costs.setdefault(" and ".join(clauses), []).append(row.name)
+    if not costs:
+        return None
+    if len(costs) == 1:
+        (said,) = costs
+        return f"{'The' if len(results.rows) == 1 else 'Each'} student {said}."
+    each = [f"that of {', '.join(names)} {said}" for said, names in costs.items()]
+    return f"The students cost unlike: {'; '.join(each)}."
 
 
 def pair_sentences(results: Results) -> list[str]:
@@ -259,10 +278,10 @@ def _cost_clauses(results: Results, row: Row, timing: Timing | None) -> list[str
     clauses = []
     size = size_ratio(row.student.parameters, results.teacher.parameters)
     if size:
-        clauses.append(f"at {_of(size)} the teacher's parameters")
+        clauses.append(f"has {_of(size)} the teacher's parameters")
     ratio = _speed_ratio(results.teacher.model, row.student.model, timing)
     if ratio is not None:
-        clauses.append(f"{decimal(ratio)}x as fast on this machine")
+        clauses.append(f"is {speed(ratio)}x as fast on this machine")
     return clauses
 
 

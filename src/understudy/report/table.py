@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from understudy.analysis import Summary
-from understudy.report.formatting import ABSENT, compact, decimal, loss, score, score_spread, spread
+from understudy.report.formatting import ABSENT, compact, decimal, loss, score, score_spread, speed, spread
 from understudy.report.run_data import Timing
 from understudy.report.sentences import basis_sentence, best_epoch_sentence, changed_sentence, published_sentence
 from understudy.results.schema import Results, Row, Scores
@@ -193,5 +193,4 @@ def _count(value: int | None) -> Cell:
 
 
 def _speed(value: float | None) -> Cell:
-    # three digits: repeated measurements differ in the fourth
-    return Cell(f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}", value) if value else Cell()
+    return Cell(speed(value), value) if value else Cell()

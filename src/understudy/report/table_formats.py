@@ -12,11 +12,13 @@ import rich.table
 from rich import box
 from rich.text import Text
 
+from understudy.report.formatting import shortened
 from understudy.report.table import Table
 from understudy.utils.errors import UserError, unknown_name
 
-__all__ = ["FORMATS", "render", "rich_table"]
+__all__ = ["FORMATS", "left_out", "render", "rich_table"]
 
+FEWEST_NAME_COLUMNS = 16  # of a row's name, before columns are left out for it
 _STYLES = {"teacher": "dim", "best": "bold", "row": ""}
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -53,20 +55,36 @@ def rich_table(table: Table, *, width: int | None = None) -> rich.table.Table:
 
     Args:
         table: what to show.
-        width: columns of the terminal; sizes and speeds are left out, from the right, until the table fits. None
-            keeps all.
+        width: columns of the terminal; sizes and speeds are left out, from the right, until the table fits, then the
+            other columns but for the row and its first score. None keeps all.
     """
-    optional = [column.key for column in reversed(table.columns) if column.is_optional]
-    while width is not None and optional and _width(table) > width:
-        table = table.without([optional.pop(0)])
+    table, most = (table, None) if width is None else _fitted(table, width)
     out = rich.table.Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, column in enumerate(table.columns):
         heading = f"{column.title}\n{column.note}" if column.note else column.title
         # Text, not str: a name such as "[bold]" is a name, not markup
         out.add_column(Text(heading), justify="right" if i else "left", no_wrap=True)
     for line in table.lines:
-        out.add_row(*(Text(_one_line(cell.text)) for cell in line.cells), style=_STYLES[line.kind])
+        texts = [_one_line(cell.text) for cell in line.cells]
+        texts[0] = texts[0] if most is None else shortened(texts[0], most)
+        out.add_row(*map(Text, texts), style=_STYLES[line.kind])
     return out
+
+
+def left_out(table: Table, width: int) -> list[str]:
+    """Titles of the columns for which a terminal of that width has no room, in the order of the table."""
+    kept = {column.key for column in _fitted(table, width)[0].columns}
+    return [column.title for column in table.columns if column.key not in kept]
+
+
+def _fitted(table: Table, width: int) -> tuple[Table, int]:
+    """The columns of the table that fit, and how long the name of a row may be."""
+    optional = [column.key for column in reversed(table.columns) if column.is_optional]
+    optional += [column.key for column in reversed(table.columns[2:]) if not column.is_optional]
+    longest = max((len(line.cells[0].text) for line in table.lines), default=0)
+    while optional and _width(table) > width + max(0, longest - FEWEST_NAME_COLUMNS):
+        table = table.without([optional.pop(0)])
+    return table, longest - max(0, _width(table) - width)
 
 
 def _markdown(table: Table) -> str:
@@ -138,9 +156,9 @@ def _escape_latex(text: str) -> str:
 
 
 def _width(table: Table) -> int:
-    """Columns of a terminal that the table takes: the widest text of each, two between them."""
+    """Columns of a terminal that the table takes: the widest text of each, three between them."""
     widths = [
-        max(len(column.title), len(column.note), *(len(line.cells[i].text) for line in table.lines))
+        max([len(column.title), len(column.note), *(len(line.cells[i].text) for line in table.lines)])
         for i, column in enumerate(table.columns)
     ]
-    return sum(widths) + 2 * len(widths)
+    return sum(widths) + 3 * (len(widths) - 1)

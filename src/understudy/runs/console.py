@@ -18,6 +18,7 @@ from understudy.utils.untrusted import visible
 __all__ = ["Display"]
 
 PLAIN_LINE_SECONDS = 5.0  # between two progress lines where there is no terminal
+LINES_A_SECOND = 1.0  # of epochs, where there are many rows and no terminal
 TERMINAL_BLOCK_SECONDS = 1.0  # between the lines of two epochs on a terminal
 WARNING_STYLE = "bold yellow"
 WARNING = re.compile(r"^warning\b.*|.*\(skipped; `.*|random weights( \([^)]*\))?", re.DOTALL)  # as parts of a line
@@ -50,15 +51,17 @@ class Display:
     def block(self, lines: Sequence[Text], *, always: bool = False) -> bool:
         """Print lines that belong together, unless others were printed a moment ago; whether they were printed.
 
-        Without a terminal there are `PLAIN_LINE_SECONDS` between two blocks, and a second more for each line beyond
-        the fifth, so that epochs of a moment do not flood a log.
+        Without a terminal there are `PLAIN_LINE_SECONDS` between two blocks, and no more than `LINES_A_SECOND`, so that
+        epochs of a moment do not flood a log.
 
         Args:
             lines: of one epoch.
             always: print them all the same.
         """
         now = time.monotonic()
-        pause = TERMINAL_BLOCK_SECONDS if self.console.is_terminal else max(PLAIN_LINE_SECONDS, len(lines))
+        pause = (
+            TERMINAL_BLOCK_SECONDS if self.console.is_terminal else max(PLAIN_LINE_SECONDS, len(lines) / LINES_A_SECOND)
+        )
         if not always and now - self._last_block < pause:
             return False
         self._last_block = self._last_line = now

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["bytes_in_words", "clock", "json_text", "listed", "mib", "plural"]
+__all__ = ["bytes_in_words", "clock", "json_text", "listed", "mib", "plural", "wrapped"]
+
+
+NARROW_HANG = 4  # columns that a line goes on at where there is no room to go on further right
 
 
 def json_text(content: Any, *, indent: int | None = None) -> str:
@@ -25,6 +29,30 @@ def plural(number: int, one: str, many: str | None = None) -> str:
 def listed(names: Sequence[str], most: int) -> str:
     """'a, b, ...': no more than `most` of them."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def wrapped(text: str, width: int | None, *, hang: int = 0) -> str:
+    """Lines broken between words, where they are wider than a terminal; words, spaces and short lines stay.
+
+    Args:
+        text: of any number of lines.
+        width: columns of the terminal; None: lines may be as long as they are.
+        hang: columns that a line goes on at, beside those that it begins at.
+    """
+    if width is None:
+        return text
+
+    def broken(line: str) -> str:
+        if len(line) <= width:
+            return line
+        begins = len(line) - len(line.lstrip())
+        further = " " * (begins + (hang if begins + hang < 2 * width // 3 else min(hang, NARROW_HANG)))
+        return textwrap.fill(
+            line, width, subsequent_indent=further, break_long_words=False, break_on_hyphens=False, expand_tabs=False,
+            replace_whitespace=False,
+        )  # fmt: skip
+
+    return "\n".join(map(broken, text.split("\n")))
 
 
 def bytes_in_words(num_bytes: float) -> str:

@@ -10,7 +10,7 @@ from understudy.report.figures.style import (
     new_figure,
 )
 from understudy.report.run_data import RunData
-from understudy.report.sentences import pair_sentences, row_sentence
+from understudy.report.sentences import cost_sentence, pair_sentences, row_sentence
 from understudy.results.schema import ALONE
 from understudy.tasks import Metric
 
@@ -40,10 +40,11 @@ def difference_plot(run: RunData) -> Plot | None:
     many = "; with many rows the best of them is a little lucky, and no interval here makes up for that"
     reading = f"A bar that touches the line at zero (hollow mark) is a row that cannot be told from {against}"
     text = f"{reading}; bars are 95 % intervals{many if len(found) > 2 else ''}."
-    sentences = tuple(row_sentence(results, row, run.timing) for row in results.rows if row.name != ALONE)
-    sentences += tuple(pair_sentences(results))
+    sentences = [row_sentence(results, row) for row in results.rows if row.name != ALONE] + pair_sentences(results)
+    if (cost := cost_sentence(results, run.timing)) is not None:
+        sentences.append(cost)
     title = "What distillation gave" if over_alone else "Row against row"
-    return Plot("differences", title, text, figure, sentences)
+    return Plot("differences", title, text, figure, tuple(sentences))
 
 
 def _gained(metric: Metric, against: str) -> str:
