@@ -151,16 +151,38 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     format: Format = "text",
 ) -> None:
-    """Write the page of a run anew, and print its table."""
-    from understudy.cli.output import check_format, print_outcome
+    """Write the page of a run anew, and print its table; of one that is not finished, what there is so far."""
+    from understudy.cli.output import check_format, print_outcome, print_unfinished
     from understudy.report import write_report
     from understudy.runs.folder import open_run_folder
 
     check_format(format)
     folder = open_run_folder(run)
+    if not folder.is_finished:
+        print_unfinished(folder, format=format)
+        return
     folder.results()
     write_report(folder.path)
     print_outcome(folder, format=format)
+
+
+@app.command(cls=Command)
+def watch(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+    """Follow a run that another process carries on, until it ends; Ctrl-C ends the watching alone."""
+    from understudy.cli.output import print_outcome
+    from understudy.runs.folder import open_run_folder
+    from understudy.runs.watch import watch as watch_run
+
+    folder, display = open_run_folder(run), Display()
+    try:
+        is_finished = watch_run(folder, display=display)
+    except KeyboardInterrupt:
+        display.say("not watched any more; the run itself goes on")
+        return
+    if is_finished:
+        print_outcome(folder)
+    else:
+        display.say(f"{run} is not running: the command that began it goes on from here")
 
 
 @app.command(cls=Command)

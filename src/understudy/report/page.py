@@ -20,7 +20,7 @@ from understudy.report.table import comparison_table
 from understudy.results.schema import ModelFacts, Results
 from understudy.utils.files import write_atomically
 
-__all__ = ["Mistake", "Unlearnt", "mistakes", "unlearnt", "write_report"]
+__all__ = ["Mistake", "Unlearnt", "flat_settings", "mistakes", "rendered", "unlearnt", "write_page", "write_report"]
 
 _MOST_MISTAKES = 10
 _MOST_IMAGES = 60
@@ -57,7 +57,11 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     Raises:
         UserError: results.json is missing or not readable.
     """
-    content = _render(read_run(run))
+    return write_page(_render(read_run(run)), run, out)
+
+
+def write_page(content: str, run: Path, out: Path | None = None) -> Path:
+    """Write a page whole or not at all; arguments and what is returned as in `write_report`."""
     target = run / "report.html" if out is None else out / "report.html" if out.is_dir() else out
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, content.encode())  # and replaces a link, instead of writing to where it points
@@ -98,13 +102,10 @@ def unlearnt(run: RunData, row: str) -> Unlearnt | None:
     return Unlearnt(row, tuple(sorted(set.intersection(*lists))))
 
 
-def _render(run: RunData) -> str:
+def rendered(template: str, **values: Any) -> str:
+    """A template of this package, with these values escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from understudy.report.figures import all_plots  # with matplotlib, which nothing before the page needs
-
-    results = run.results
-    best = results.best_row
     environment = Environment(
         loader=PackageLoader("understudy", "report"),
         autoescape=True,
@@ -112,7 +113,16 @@ def _render(run: RunData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template(template).render(**values)
+
+
+def _render(run: RunData) -> str:
+    from understudy.report.figures import all_plots  # with matplotlib, which nothing before the page needs
+
+    results = run.results
+    best = results.best_row
+    return rendered(
+        "page.html.j2",
         title=results.title or results.name,
         results=results,
         headline=headline(results),
@@ -126,7 +136,7 @@ def _render(run: RunData) -> str:
         most_images=_MOST_IMAGES,
         settings=[(row, [_said(method) for method in row.methods], _said(row.update)) for row in results.rows],
         has_sources=any(row.settings_from for row in results.rows),
-        environment=list(_flat(run.environment)),
+        environment=list(flat_settings(run.environment)),
         run_time=duration(run.timing.run_seconds) if run.timing.run_seconds else None,
         recipe=run.recipe,
         missing=run.missing,
@@ -174,11 +184,11 @@ def _said(settings: Mapping[str, Any] | None) -> str:
     return f"{name}: {', '.join(rest)}" if rest else name
 
 
-def _flat(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+def flat_settings(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
     """Nested settings as (key path, value)."""
     for key, value in data.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{key}.")
+            yield from flat_settings(value, f"{path}{key}.")
         elif value is not None:
             yield f"{path}{key}", _value(value)
 

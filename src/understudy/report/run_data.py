@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,7 +20,18 @@ from understudy.results.values import LARGEST, Count, Number, NumberOrNone, Reco
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import lines_of, plain_json, shown, text_of, visible
 
-__all__ = ["EpochRecord", "Predictions", "RunData", "Speed", "Timing", "read_run", "read_timing"]
+__all__ = [
+    "EpochRecord",
+    "Predictions",
+    "RunData",
+    "Speed",
+    "Timing",
+    "epoch_records",
+    "read_environment",
+    "read_recipe_text",
+    "read_run",
+    "read_timing",
+]
 
 R = TypeVar("R", bound=Record)
 MAX_BYTES = 1_000_000  # of environment.json and recipe.yaml
@@ -31,6 +42,7 @@ class EpochTrain(Record):
     """The yardstick on one epoch's training batches."""
 
     task_loss: NumberOrNone = None
+    distill: NumberOrNone = None  # the distill loss as it enters the step
     kl_to_teacher: NumberOrNone = None
 
 
@@ -40,6 +52,7 @@ class EpochRecord(Record):
     row: str
     seed: int
     epoch: Count
+    lr: NumberOrNone = None
     train: EpochTrain = EpochTrain()
     val: dict[str, NumberOrNone] | None = None  # validation: scores by metric, and "agreement"
 
@@ -60,6 +73,7 @@ class Timing:
 
     speeds: tuple[Speed, ...] = ()
     run_seconds: float | None = None
+    epoch_seconds: dict[str, float] = field(default_factory=dict)  # of the newest epoch, by stretch: teacher, seed0
 
     def speed_of(self, model: str, role: Literal["student", "teacher"]) -> float | None:
         """Images per second of `model` in that role, or None where nobody measured it."""
@@ -110,8 +124,8 @@ def read_run(folder: Path) -> RunData:
         timing=timing,
         predictions=predictions,
         items=_items(tensors or {}, results) if predictions or not is_of_classes else {},
-        environment=_environment(folder / "environment.json", missing),
-        recipe=_recipe(folder / "recipe.yaml", missing),
+        environment=read_environment(folder / "environment.json", missing),
+        recipe=read_recipe_text(folder / "recipe.yaml", missing),
         missing=tuple(missing),
     )
 
@@ -125,16 +139,28 @@ def read_timing(file: Path, missing: list[str] | None = None) -> Timing:
     seconds = [
         float(x["seconds"]) for x in lines if x.get("kind") == "run" and isinstance(x.get("seconds"), int | float)
     ]
-    return Timing(tuple(speeds.values()), sum(seconds) if seconds else None)
+    epochs = {
+        str(x["stretch"]): float(x["seconds"])
+        for x in lines
+        if x.get("kind") == "epoch" and "stretch" in x and isinstance(x.get("seconds"), int | float)
+    }
+    return Timing(tuple(speeds.values()), sum(seconds) if seconds else None, epochs)
 
 
 def _epochs(file: Path, results: Results, missing: list[str]) -> tuple[EpochRecord, ...]:
+    rows = {row.name for row in results.rows}
+    return epoch_records(file, missing, keep=lambda record: record.row in rows and record.seed in results.seeds)
+
+
+def epoch_records(
+    file: Path, missing: list[str], *, keep: Callable[[EpochRecord], bool] = lambda record: True
+) -> tuple[EpochRecord, ...]:
+    """The epochs of a metrics.jsonl that `keep` wants; what could not be read is told to `missing`."""
     # an epoch that was interrupted and done again is written twice: the later line holds
     found: dict[tuple[str, int, int], EpochRecord] = {}
-    rows = {row.name for row in results.rows}
     for line in _lines(file, "no curves are drawn", missing):
         record = _record(EpochRecord, line) if line.get("kind") == "epoch" else None
-        if record is not None and record.row in rows and record.seed in results.seeds:
+        if record is not None and keep(record):
             found[record.row, record.seed, record.epoch] = record
         if len(found) >= MOST_EPOCH_RECORDS:
             missing.append(f"{file.name}: only its first {MOST_EPOCH_RECORDS:,} epochs were read.")
@@ -196,7 +222,8 @@ def _fits(said: npt.NDArray[Any], labels: npt.NDArray[Any], num_classes: int) ->
     return is_list_of_integers and lowest <= int(said.min()) and int(said.max()) < num_classes
 
 
-def _environment(file: Path, missing: list[str]) -> dict[str, Any]:
+def read_environment(file: Path, missing: list[str]) -> dict[str, Any]:
+    """Versions, hardware and command of a run; what could not be read is told to `missing`."""
     text = _text(file, "versions, hardware and command are not known", missing)
     try:
         data = shown(plain_json(text)) if text else {}
@@ -206,7 +233,8 @@ def _environment(file: Path, missing: list[str]) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _recipe(file: Path, missing: list[str]) -> str:
+def read_recipe_text(file: Path, missing: list[str]) -> str:
+    """The text of a run's recipe; empty where it could not be read."""
     return visible(_text(file, "the settings cannot be shown whole", missing))
 
 

@@ -133,6 +133,7 @@ class EpochLines:
         *,
         epochs: int,
         left: str,
+        always: bool = False,
     ) -> None:
         """Show an epoch, unless one was shown a moment ago; the first and the last always.
 
@@ -141,6 +142,7 @@ class EpochLines:
             history: records of all epochs so far, by row.
             epochs: of the stretch.
             left: time to its end, as a clock shows it.
+            always: show it all the same.
         """
         begins = self._table is None
         metric = self._metric if any("val" in record for record in records) else None
@@ -156,7 +158,7 @@ class EpochLines:
         best = {row: best_so_far(found, metric) for row, found in history.items()}
         texts = [self._table.line(line, left=left) for line in epoch_lines(records, best, metric)]
         shown = [self._table.heading(), *texts] if begins else texts
-        self._display.block(shown, always=begins or records[0]["epoch"] == epochs)
+        self._display.block(shown, always=always or begins or records[0]["epoch"] == epochs)
 
 
 def epoch_lines(

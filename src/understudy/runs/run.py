@@ -170,6 +170,9 @@ def _train_and_write(execution: Execution) -> None:
             for seed in execution.recipe.seeds:
                 _run_seed(execution, seed)
             if components.world.is_first:  # a signal from here on finds the run at its end, and is not heeded
+                run.report_file.unlink(
+                    missing_ok=True
+                )  # of the unfinished run; the page of the finished one comes last
                 finish(execution)
                 results = run.results()
         finally:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from understudy.utils.errors import UserError
 
-__all__ = ["LOCK_FILE", "held"]
+__all__ = ["LOCK_FILE", "held", "is_held"]
 
 LOCK_FILE = ".lock"
 PATIENCE_SECONDS = 0.1  # for a holder that is just taking its lock file away
@@ -41,6 +41,22 @@ def held(folder: Path, *, what: str) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # while it is still ours
         lock.release()
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether a process keeps `folder` for itself; None where the system does not tell. Nobody is disturbed."""
+    try:
+        import fcntl
+
+        with (folder / LOCK_FILE).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a moment, within `PATIENCE_SECONDS` of who wants it
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return None
+    return False
 
 
 def _acquired(lock: FileLock, path: Path, name: str) -> bool:

@@ -21,9 +21,9 @@ from understudy.report.figures.style import (
     shortened,
 )
 from understudy.report.run_data import EpochRecord, RunData
-from understudy.results.schema import Results
+from understudy.tasks import Metric
 
-__all__ = ["curves_plot"]
+__all__ = ["curves_of", "curves_plot"]
 
 
 Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # (E,) epochs, (E, S) values, NaN where one is missing
@@ -32,31 +32,33 @@ Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # (E,) epochs, 
 @register_figure("curves", place=10)
 def curves_plot(run: RunData) -> Plot | None:
     """Task loss, KL to the teacher and validation score by epoch: mean over seeds, lowest to highest shaded."""
-    panels = [
-        (title, log, curves) for title, log, read in _panels(run.results) if (curves := _curves(run.epochs, read))
-    ]
+    results = run.results
+    return curves_of(run.epochs, [row.name for row in results.rows], results.metric, num_seeds=len(results.seeds))
+
+
+def curves_of(records: Sequence[EpochRecord], rows: Sequence[str], metric: Metric, *, num_seeds: int) -> Plot | None:
+    """The curves of these rows, finished or not; None where nothing was measured."""
+    panels = [(title, log, curves) for title, log, read in _panels(metric) if (curves := _curves(records, read))]
     if not panels:
         return None
     figure = new_figure(3.6)
-    style = looks([row.name for row in run.results.rows])
+    style = looks(rows)
     for i, (title, may_be_log, curves) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, len(panels), i)
-        for row in run.results.rows:
-            if row.name in curves:
-                _draw_curve(axes, curves[row.name], style[row.name])
+        for row in rows:
+            if row in curves:
+                _draw_curve(axes, curves[row], style[row])
         _finish_curve_axes(axes, title, may_be_log)
-    handles = [_key(style[row.name], row.name) for row in run.results.rows]
+    handles = [_key(style[row], row) for row in rows]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
     spread = "lines are means over seeds, bands reach from the lowest to the highest seed"
-    metric = run.results.metric
     higher = f", higher for {metric.word or metric.title}" if metric.higher_is_better else f" and {metric.title}"
     reading = f"Left to right, training goes on: lower is better for losses{higher}"
-    return Plot("curves", "Curves", f"{reading}; {spread if len(run.results.seeds) > 1 else 'one seed'}.", figure)
+    return Plot("curves", "Curves", f"{reading}; {spread if num_seeds > 1 else 'one seed'}.", figure)
 
 
-def _panels(results: Results) -> tuple[tuple[str, bool, Callable[[EpochRecord], float | None]], ...]:
+def _panels(metric: Metric) -> tuple[tuple[str, bool, Callable[[EpochRecord], float | None]], ...]:
     """Title of each panel, whether its axis may be logarithmic, and what is read of an epoch."""
-    metric = results.metric
     return (
         ("task loss (train), nats", True, lambda record: record.train.task_loss),
         ("KL to teacher (T=4, train), nats", True, lambda record: record.train.kl_to_teacher),
