@@ -152,6 +152,14 @@ def test_lines_on_a_terminal_break_between_words(columns: int) -> None:
     assert " ".join(lines_on(out)).split() == text.split()
 
 
+def test_a_line_with_a_label_goes_on_below_what_it_heads() -> None:
+    with screen(40) as out:
+        Display().say("  kd+dot         kd (Hinton 2014), weight 0.9; task 0.1; dot; settings of this recipe")
+    first, *further = lines_on(out)
+    assert first.startswith("  kd+dot         kd (Hinton")
+    assert {len(line) - len(line.lstrip()) for line in further} == {17}
+
+
 def test_what_was_not_measured_is_a_dash() -> None:
     line = EpochTable(["kd"], epochs=3, metric=TOP1).line(EpochLine(row="kd", epoch=1), left="?")
     assert str(line).split() == ["1/3", "kd", "–", "–", "–", "–", "–", "?"]

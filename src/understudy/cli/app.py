@@ -143,7 +143,7 @@ def evaluate(
     from understudy.runs.evaluate import evaluate as evaluate_run
     from understudy.runs.folder import open_run_folder
 
-    echo(evaluate_run(open_run_folder(run), split=split, data=data, allow_code=allow_code))
+    typer.echo(evaluate_run(open_run_folder(run), split=split, data=data, allow_code=allow_code))
 
 
 @app.command(cls=Command)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from understudy.utils.text import clock
+from understudy.utils.text import clock, wrapped
 from understudy.utils.untrusted import visible
 
 __all__ = ["Display"]
@@ -44,7 +44,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line, above the bar where there is one; what warns in it, random weights also, in colour."""
-        shown = Text(visible(text))
+        shown = Text(wrapped(visible(text), self.width, hang=_label_columns(text)))
         shown.highlight_regex(WARNING, WARNING_STYLE)
         self.console.print(shown)
 
@@ -107,6 +107,12 @@ class Display:
         elif time.monotonic() - self._last_line > PLAIN_LINE_SECONDS:
             self._last_line = time.monotonic()
             self.say(f"  {text}   {100 * steps_done // max(pace.total_steps, 1)} %   {pace.rate}   {pace.left} left")
+
+
+def _label_columns(text: str) -> int:
+    """Where a line goes on below what its first word heads: 9 of 'teacher  timm:resnet34 ...'."""
+    found = re.match(r" *(\S+ {2,})", text)
+    return len(found[1]) if found else 0
 
 
 class _Pace:
