@@ -12,6 +12,7 @@ import pytest
 from helpers.run_writer import write_run
 from helpers.screens import lines_on, screen
 from understudy.cli.app import main
+from understudy.cli.commands import next_commands
 
 LONG = "projector_ensemble+logit_std+kd+dot"
 
@@ -77,3 +78,10 @@ def test_a_long_refusal_is_broken_between_words() -> None:
     assert len(lines) > 4
     assert max(map(len, lines)) <= 80
     assert "'tensorbord' is unknown; did you mean tensorboard?" in " ".join(words_of(lines))
+
+
+def test_what_to_do_next_fits_80_columns_and_can_be_pasted() -> None:
+    lines = next_commands().splitlines()
+    assert max(map(len, lines)) <= 80
+    command = "\n".join(lines[:3]).removeprefix("Next: ").replace("\\\n", " ")
+    assert command.split()[-4:] == ["--seeds", "3", "--data", "YOUR/IMAGES"]

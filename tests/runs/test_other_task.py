@@ -65,7 +65,7 @@ def test_a_whole_run_is_scored_in_the_tasks_metrics_alone(tmp_path: Path) -> Non
     assert [set(row.summary.scores) for row in results.rows] == [{"miou", "surprise"}] * 2
     lines = read_metrics(run)
     assert {line["kind"]: set(line) & {"hits", "top1"} for line in lines} == {"train": {"hits"}, "epoch": set()}
-    assert [set(line["train"]) - {"kl_to_teacher"} for line in lines if line["kind"] == "epoch"] == [
+    assert [set(line["train"]) - {"kl_to_teacher", "distill"} for line in lines if line["kind"] == "epoch"] == [
         {"task_loss", "hits"}
     ] * 2
     said = evaluate(run, split="val", data=None, allow_code=False)

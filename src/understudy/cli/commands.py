@@ -91,8 +91,9 @@ def next_commands() -> str:
     program = Path(sys.argv[0])
     name = program if program.name == "understudy" and program.is_file() else Path("understudy")
     return (
-        f"Next: {name} compare --teacher timm:resnet34 --train-teacher 10 --student timm:mobilenetv3_small_050 "
-        f"--rows alone,kd,dist,projector --seeds 3 --data YOUR/IMAGES\n"
+        f"Next: {name} compare --teacher timm:resnet34 --train-teacher 10 \\\n"
+        "          --student timm:mobilenetv3_small_050 --rows alone,kd,dist,projector \\\n"
+        "          --seeds 3 --data YOUR/IMAGES\n"
         f"      {name} methods            ({len(METHODS)} ways to distil, each with its paper)"
     )
 
