@@ -206,6 +206,22 @@ def export(
     typer.echo(commands.export(open_run_folder(run), onnx, allow_code=allow_code))
 
 
+@app.command(cls=Command)
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or the folder of one of its students.")],
+    to: Annotated[str, typer.Option("--to", metavar="USER/NAME", help="The repository; made where it is missing.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be sent, and send nothing.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    license: Annotated[
+        str | None, typer.Option(metavar="ID", help="For the card, such as apache-2.0; none is assumed.")
+    ] = None,
+) -> None:
+    """Send a student to the Hugging Face hub: weights as safetensors, JSON and the model card, nothing else."""
+    from understudy.runs.push import push_student
+
+    typer.echo(push_student(run, to, dry_run=dry_run, private=private, license=license))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The console entry point: 0 done, 1 a bug, 2 something to mend, 130 or 143 stopped by a signal."""
     words = list(sys.argv[1:] if arguments is None else arguments)

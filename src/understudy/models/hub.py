@@ -12,10 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import timm
 import torch
 from huggingface_hub import constants
 
-__all__ = ["WeightsUnavailableError", "first_line", "hub_within_reach", "quiet_libraries", "url_within_reach"]
+__all__ = [
+    "WeightsUnavailableError",
+    "first_line",
+    "hub_name",
+    "hub_within_reach",
+    "quiet_libraries",
+    "url_within_reach",
+]
 
 _SECONDS_TO_ANSWER = 3.0
 _LIBRARY_LOGGERS = ("huggingface_hub", "timm", "transformers")
@@ -69,6 +77,15 @@ def url_within_reach(url: str) -> None:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
     if not cached.exists() and not _answers(url):
         raise WeightsUnavailableError(f"{_host(url)} cannot be reached")
+
+
+def hub_name(model: str) -> str | None:
+    """The repository on the hub that has a model's pretrained weights; None where it is not known to have them."""
+    source, _, name = model.partition(":")
+    if source == "timm":
+        known = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+        return (known.hf_hub_id or None) if known is not None else None
+    return name if source == "hf" and "/" in name and not Path(name).expanduser().exists() else None
 
 
 def first_line(error: BaseException) -> str:

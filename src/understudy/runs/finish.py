@@ -14,6 +14,7 @@ from understudy.models.cost import images_per_second
 from understudy.report import headline
 from understudy.results.schema import Deployed, Headline, Results, Row, Teacher
 from understudy.results.seed_record import SeedRecord
+from understudy.runs.cards import write_cards
 from understudy.runs.collect import assemble, scored_teacher
 from understudy.runs.context import Execution
 from understudy.runs.folder import RunFolder
@@ -45,6 +46,7 @@ def finish(execution: Execution) -> None:
         notes=list(_notes(execution, records)),
     )
     best = results.best_row or results.rows[0]
+    write_cards(run, results)
     told = {"headline": Headline(row=best.name, sentence=headline(results)), "deployed": _deploy(run, results, best)}
     _time_models(execution)
     run.write_json(run.results_file, results.model_copy(update=told).as_dict())
