@@ -127,6 +127,28 @@ def test_show_is_a_subcommand_only_in_front() -> None:
     assert "'show': unknown" in refused("recipes", "digits", "show")
 
 
+def test_show_ends_with_what_is_missing_and_the_commands_and_is_still_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = done("recipes", "show", "cifar100/dist/resnet32x4-resnet8x4")
+    assert yaml.safe_load(said)["teacher"]["model"] == "cifar:resnet32x4"
+    assert "# missing here: data.root: there is nothing at data/cifar100" in said
+    assert "# missing here: teacher weights 'weights/resnet32x4.safetensors'" in said
+    assert "#   understudy train cifar100/teachers/resnet32x4 data.root=FOLDER" in said
+    assert "teacher.weights=none teacher.train_epochs=240" in said
+
+
+def test_show_of_a_second_run_says_what_the_first_one_is() -> None:
+    assert "# The second run; set method.init_from to the folder of the first" in done(
+        "recipes", "show", "cifar100/sskd/vgg13-mobilenetv2"
+    )
+
+
+def test_show_names_the_command_that_runs_a_recipe_of_rows() -> None:
+    assert "#   understudy compare digits/demo\n" in done("recipes", "show", "digits/demo")
+
+
 def test_help_tells_both_ways_of_asking() -> None:
     said = done("recipes", "--help")
     assert "[WORD]..." in said

@@ -14,9 +14,11 @@ from typer.core import TyperGroup
 from understudy.cli.command import Command
 from understudy.cli.options import RecipeOptions, Words
 from understudy.cli.overrides import resolve_recipe
+from understudy.utils.untrusted import visible
 
 if TYPE_CHECKING:
     from understudy.methods import MethodConfig
+    from understudy.recipes.schema import Recipe
 
 __all__ = ["recipes_app"]
 
@@ -52,7 +54,10 @@ def recipes_list(
 
 @recipes_app.command("show", cls=Command)
 def recipes_show(words: Words = None) -> None:
-    """Print a recipe with everything that it extends and every default, or a strategy as it is."""
+    """Print a recipe with everything that it extends and every default, or a strategy as it is.
+
+    What it needs that is not here, and the commands that run it, follow as YAML comments.
+    """
     from understudy.recipes.loading import STRATEGIES, read_recipes
 
     is_strategy = bool(words) and all(word.startswith(STRATEGIES) for word in words or [])
@@ -61,6 +66,19 @@ def recipes_show(words: Words = None) -> None:
     typer.echo(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), nl=False)
     if recipe is not None and recipe.method:
         typer.echo(f"# where null stands, the method's own: {_own_weights(recipe.method)}")
+    if recipe is not None:
+        typer.echo("".join(f"# {line}\n" for line in _before_it_runs(recipe)), nl=False)
+
+
+def _before_it_runs(recipe: Recipe) -> list[str]:
+    """What the recipe's file says of itself, what is missing here, and the commands."""
+    from understudy.recipes.loading import opening_comment
+    from understudy.runs.absent_files import absent_files
+    from understudy.runs.first_steps import first_steps
+
+    name = recipe.origin.recipe
+    missing = [f"missing here: {visible(problem)}" for problem in absent_files(recipe)]
+    return ["\n# ".join(line.splitlines()) for line in [*opening_comment(name or ""), *missing, *first_steps(recipe)]]
 
 
 def _own_weights(methods: Sequence[MethodConfig]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ __all__ = [
     "METHODS_FILE",
     "STRATEGIES",
     "merged",
+    "opening_comment",
     "parsed_yaml",
     "read_recipe",
     "read_recipes",
@@ -79,6 +81,15 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
 def read_shipped(name: str) -> dict[str, Any]:
     """`read_recipe` of a shipped one, read once; not to be written to."""
     return read_recipe(name)
+
+
+def opening_comment(name: str) -> list[str]:
+    """What the file of a shipped recipe says of itself in the comments above its settings; nothing of other names."""
+    if name not in shipped_names():
+        return []
+    lines = (_root() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    said = takewhile(lambda line: line.startswith(("#", "extends:")), lines)
+    return [line.removeprefix("#").strip() for line in said if line.startswith("#")]
 
 
 def parsed_yaml(text: str, *, what: str) -> Any:

@@ -8,9 +8,11 @@ from understudy.data.sources.detect import refuse_absent_root
 from understudy.models.names import split_name
 from understudy.models.weight_files import weights_file
 from understudy.recipes.schema import Recipe
+from understudy.runs.first_steps import first_steps, is_published
 from understudy.utils.errors import UserError
+from understudy.utils.text import plural
 
-__all__ = ["refuse_absent_files"]
+__all__ = ["absent_files", "refuse_absent_files"]
 
 WHERE = "docs/teachers.md"  # says of every weights/... of the shipped recipes which public checkpoint it is
 
@@ -24,14 +26,18 @@ def refuse_absent_files(recipe: Recipe) -> None:
     for settings in (recipe.student, recipe.teacher if recipe.bank is None else None):
         if settings is not None:
             split_name(settings.model)
-    lacking = list(_lacking(recipe))
-    if len(lacking) == 1:
-        raise UserError(lacking[0])
+    lacking, steps = list(absent_files(recipe)), first_steps(recipe)
+    if lacking and (steps or len(lacking) > 1):
+        lacks = (
+            f"this recipe needs {plural(len(lacking), 'thing')} that {'is' if len(lacking) == 1 else 'are'} not here:"
+        )
+        raise UserError("\n  ".join([lacks, *lacking]) + "".join(f"\n{step}" for step in steps))
     if lacking:
-        raise UserError("\n  ".join([f"this recipe needs {len(lacking)} things that are not here:", *lacking]))
+        raise UserError(lacking[0])
 
 
-def _lacking(recipe: Recipe) -> Iterator[str]:
+def absent_files(recipe: Recipe) -> Iterator[str]:
+    """A sentence for each folder or file that the recipe names and that is not there."""
     try:
         refuse_absent_root(recipe.data)
     except UserError as error:
@@ -43,8 +49,7 @@ def _lacking(recipe: Recipe) -> Iterator[str]:
         try:
             weights_file(settings.weights)
         except UserError as error:
-            is_published = role == "teacher" and settings.weights.startswith("weights/")
-            yield f"{role} {error}{_way_out(recipe) if is_published else ''}"
+            yield f"{role} {error}{_way_out(recipe) if role == 'teacher' and is_published(recipe) else ''}"
 
 
 def _way_out(recipe: Recipe) -> str:
