@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # which it does not list
 
 from understudy.models.hub import first_line
 from understudy.report.model_card import FOLDER
@@ -26,7 +26,8 @@ __all__ = ["push_student"]
 SENT = (".safetensors", ".json")  # beside the card; a pickle may hold code, and is never sent
 NEEDED = ("config.json", "model.safetensors")
 MAX_CARD_BYTES = 1_000_000
-_HTTP_ERROR = HfHubHTTPError.__bases__[0]  # of whatever library huggingface_hub talks with: it has changed twice
+# Of whatever library huggingface_hub talks with, which has changed twice.
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]  # type: ignore[assignment]
 NO_TOKEN = (
     "the hub asks who you are, and no token is found here: `hf auth login`, or set HF_TOKEN to one that may write "
     "(huggingface.co/settings/tokens). --dry-run lists what would be sent without one"
