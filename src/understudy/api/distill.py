@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from understudy.core.networks import checked_network, copied
+from understudy.api.named import as_setting, checked_or_named, folder_of, is_folder
+from understudy.api.parts import parts_in_memory
 from understudy.core.taps import TappedModel
-from understudy.data import Augment, dataset_splits
+from understudy.data import Augment
 from understudy.data.loaders.workers import refuse_in_a_worker
-from understudy.data.splits import size_as_given
 from understudy.distributed.launch import device_named
 from understudy.methods import MethodConfig
-from understudy.models import Network, in_format, network_of
 from understudy.optim import Schedule, UpdateConfig
 from understudy.recipes.comparison import Variant, rows_of
 from understudy.recipes.schema import Recipe, recipe_from
@@ -27,15 +26,13 @@ from understudy.report import Results, read_results, write_report
 from understudy.report.formatting import score as formatted
 from understudy.report.formatting import with_unit
 from understudy.runs.build import build_student as build_row
-from understudy.runs.components import Components, live_teacher, task_of
+from understudy.runs.components import Components
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.identity import data_identity, network_identity
-from understudy.runs.networks import keeping_classes
+from understudy.runs.reopen import student_of
 from understudy.runs.run import execute
-from understudy.runs.teacher_classes import resolved_classes
 from understudy.utils.errors import UserError, shortened_repr
-from understudy.utils.hashing import fingerprint
 from understudy.utils.seeding import alone
 from understudy.utils.untrusted import given_path
 
@@ -46,6 +43,7 @@ GIVEN_AS_OBJECTS = {
     "teacher": ("model", "weights", "kwargs"),
     "student": ("model", "weights", "kwargs"),
 }
+GIVEN_BY_NAME = {"data": ("root",), "teacher": ("model",), "student": ("model",)}
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,8 @@ class Result:
 
     Attributes:
         student: the trained copy of the student in evaluation mode, of its own class and with its own keys; it takes
-            images as the data set gives them. A method that deploys more (simkd) has it within a module of its own.
+            images as the data set gives them. One that was given by name prepares images itself, those in [0,1] where
+            the data set does not normalise them. A method that deploys more (simkd) has it within a module of its own.
         results: everything that was measured.
         run: the run folder.
     """
@@ -93,8 +92,8 @@ class Result:
 
 
 def distill(
-    teacher: nn.Module | None,
-    student: nn.Module,
+    teacher: nn.Module | str | None,
+    student: nn.Module | str,
     *,
     train: Any,
     val: Any = None,
@@ -105,7 +104,7 @@ def distill(
     task_weight: float | None = None,
     epochs: int = 30,
     batch_size: int = 64,
-    augment: str | Augment = "none",
+    augment: str | Augment | None = None,
     copies: str = "none",
     drop_last: bool = False,
     classes: Sequence[str] | None = None,
@@ -121,13 +120,17 @@ def distill(
 
     Args:
         teacher: a trained classifier, (B,3,H,W) images as the data set gives them to (B,C) logits; None for the
-            methods that ask none, and for "none".
-        student: the network that learns; its weights are where the copy starts.
-        train: a torch Dataset (or a Hugging Face one, or a DatasetDict) of (image, label); its own transforms stay in
-            force, drawn anew each epoch. Labels are those that its samples have, whatever a list beside them says.
-            docs/python-inputs.md has the table of all that is taken.
-        val: likewise, its classes matched with those of `train` by name; None: a fifth of `train` is held out by seed,
-            without what torchvision's transforms of it draw; where that cannot be taken away, a note says so.
+            methods that ask none, and for "none". Or a name such as "timm:resnet34", with a new classifier:
+            settings={"teacher": {"train_epochs": 10}} trains it first on these images.
+        student: the network that learns; its weights are where the copy starts. Or a name, likewise. What is by name
+            starts from pretrained weights where they can be had.
+        train: a folder of images, as the command line's --data takes it; or a torch Dataset (or a Hugging Face one, or
+            a DatasetDict) of (image, label); its own transforms stay in force, drawn anew each epoch. Labels are those
+            that its samples have, whatever a list beside them says. docs/python-inputs.md has the table of all that is
+            taken.
+        val: likewise (of folders: one beside `train`), its classes matched with those of `train` by name; None: a fifth
+            of `train` is held out by seed, without what torchvision's transforms of it draw; where that cannot be taken
+            away, a note says so.
         test: likewise; read once, at the end.
         method: what is distilled: a name, settings such as `methods.DIST.Config(tau=4)`, or several of these.
         update: a name, such as joint or dot, or settings such as `DOT.Config(lr=0.1)`.
@@ -135,7 +138,8 @@ def distill(
         task_weight: None: the method's default.
         epochs: passes over `train`.
         batch_size: B.
-        augment: "none" leaves that to the data set; "crop_flip" and "resized_crop" are understudy's own.
+        augment: "none" leaves that to the data set; "crop_flip" and "resized_crop" are understudy's own. None: "none"
+            for data sets, "auto" for a folder: what its images' size suggests.
         copies: "rotations" shows each image at four turns, which sskd and hsakd compare; "pairs" in two augmentations.
         drop_last: leave out an epoch's last batch where it is smaller.
         classes: label names; None: `train.classes`, else the numbers.
@@ -156,27 +160,25 @@ def distill(
         UserError: anything a person can mend; also while another thread of this process trains.
     """
     refuse_in_a_worker()
-    student = checked_network(student, role="student", trains=True)
-    teacher = None if teacher is None else checked_network(teacher, role="teacher")
-    _refuse_other_settings(settings, out, classes, has_teacher=teacher is not None)
+    root = folder_of(train, val, test) if is_folder(train) else None
+    teacher, student = checked_or_named(teacher, role="teacher"), checked_or_named(student, role="student")
+    is_all_by_name = root is not None and isinstance(student, str) and not isinstance(teacher, nn.Module)
+    by_name = list(GIVEN_BY_NAME) if is_all_by_name else ["data"] if root is not None else []
+    _refuse_other_settings(settings, out, classes, has_teacher=teacher is not None, by_name=by_name)
+    if is_all_by_name and classes is not None:
+        raise UserError("classes: a folder names its classes itself; leave it out")
     recipe = recipe_from(
         {
             "data": {
-                "root": f"python:{type(train).__name__}",
+                "root": root if is_all_by_name else f"python:{root or type(train).__name__}",
                 "batch_size": batch_size,
-                "augment": augment,
+                "augment": augment or ("none" if root is None else "auto"),
                 "copies": copies,
                 "drop_last": drop_last,
                 "split_seed": seed,
             },
-            "teacher": None
-            if teacher is None
-            else {
-                "model": type(teacher).__name__,
-                "weights": fingerprint(teacher.state_dict()),
-                "allow_weak": allow_weak_teacher,
-            },
-            "student": {"model": type(student).__name__, "weights": fingerprint(student.state_dict())},
+            "teacher": None if teacher is None else {**as_setting(teacher), "allow_weak": allow_weak_teacher},
+            "student": as_setting(student),
             "method": method,
             "update": update,
             "schedule": schedule or Schedule(),
@@ -188,37 +190,68 @@ def distill(
         settings=settings,
         what="these settings",
     )
+    options: dict[str, Any] = {"out": None if out is None else given_path(out, what="out"), "overwrite": overwrite}
+    options |= {"name": "distill", "display": Display(quiet=quiet)}
     with alone("distill()"):
-        components = _parts_in_memory(
-            recipe, teacher, student, (train, val, test), classes and [str(name) for name in classes]
-        )
-        found = {} if components.data.greys is None else {"grey_range": components.data.greys}
-        recipe = components.recipe.model_copy(update={"data": components.recipe.data.model_copy(update=found)})
-        image_shape = components.build_context(seed).sample.shape[1:]
-        run = execute(
-            recipe,
-            name="distill",
-            out=None if out is None else given_path(out, what="out"),
-            overwrite=overwrite,
-            display=Display(quiet=quiet),
-            components=components,
-            # Another call with other networks or data must not be taken for this one's continuation.
-            handed_over={
-                "student": network_identity(student, image_shape=image_shape),
-                "teacher": None if teacher is None else network_identity(teacher, image_shape=image_shape),
-                **data_identity(components.data, {"train": train, "val": val, "test": test}),
-            },
-        )
-        results = read_results(run.path)
-        row = next(row for row in rows_of(recipe) if results.deployed is None or row.name == results.deployed.row)
-        result = Result(_trained_student(run, components, row, seed).to(components.device), results, run)
+        if is_all_by_name:
+            result = _by_name(recipe, options)
+        else:
+            names = classes and [str(name) for name in classes]
+            result = _from_objects(recipe, teacher, student, (train, val, test), root, names, options)
     if not quiet:
-        metric = results.metric
-        print(f"{metric.title} {with_unit(formatted(result.score, metric), metric)}   {run.path}")
+        metric = result.results.metric
+        print(f"{metric.title} {with_unit(formatted(result.score, metric), metric)}   {result.run.path}")
     return result
 
 
-def _refuse_other_settings(settings: object, out: object, classes: object, *, has_teacher: bool) -> None:
+def _by_name(recipe: Recipe, options: Mapping[str, Any]) -> Result:
+    """The run of a recipe that names everything, as the command line has it."""
+    run = execute(recipe, allow_code=True, **options)
+    device = device_named(recipe.device)
+    return Result(student_of(run, allow_code=True).to(device), read_results(run.path), run)
+
+
+def _from_objects(
+    recipe: Recipe,
+    teacher: nn.Module | str | None,
+    student: nn.Module | str,
+    sets: tuple[Any, Any, Any],
+    root: str | None,
+    classes: Sequence[str] | None,
+    options: Mapping[str, Any],
+) -> Result:
+    """The run of networks or data that are here alone."""
+    seed = recipe.seeds[0]
+    components = parts_in_memory(recipe, teacher, student, sets, root=root, classes=classes)
+    found = {} if components.data.greys is None else {"grey_range": components.data.greys}
+    recipe = components.recipe.model_copy(update={"data": components.recipe.data.model_copy(update=found)})
+    image_shape = components.build_context(seed).sample.shape[1:]
+    opened = {"student": components.student_network, "teacher": components.teacher_network}
+    networks = {
+        role: given if isinstance(given, nn.Module) else None if network is None else network.module
+        for (role, network), given in zip(opened.items(), (student, teacher), strict=True)
+    }
+    run = execute(
+        recipe,
+        components=components,
+        # Another call with other networks or data must not be taken for this one's continuation.
+        handed_over={
+            **{
+                role: None if network is None else network_identity(network, image_shape=image_shape)
+                for role, network in networks.items()
+            },
+            **data_identity(components.data, {} if root else dict(zip(("train", "val", "test"), sets, strict=True))),
+        },
+        **options,
+    )
+    results = read_results(run.path)
+    row = next(row for row in rows_of(recipe) if results.deployed is None or row.name == results.deployed.row)
+    return Result(_trained_student(run, components, row, seed).to(components.device), results, run)
+
+
+def _refuse_other_settings(
+    settings: object, out: object, classes: object, *, has_teacher: bool, by_name: Sequence[str]
+) -> None:
     """Refuse what is no settings, folder or names, and settings that would speak of other networks or data."""
     if not isinstance(settings, Mapping | None):
         raise UserError(f"settings must be a mapping such as {{'ema': 0.999}}, got {shortened_repr(settings)}")
@@ -230,7 +263,10 @@ def _refuse_other_settings(settings: object, out: object, classes: object, *, ha
         raise UserError("settings: teacher says nothing here, where no teacher is given; leave it out")
     for group, keys in GIVEN_AS_OBJECTS.items():
         named = (settings or {}).get(group)
-        found = [key for key in keys if isinstance(named, Mapping) and key in named]
+        said = GIVEN_BY_NAME[group] if group in by_name else keys
+        found = [key for key in said if isinstance(named, Mapping) and key in named]
+        if found and group in by_name:
+            raise UserError(f"settings: {group}.{found[0]} is what distill() was given already; leave it out")
         if found:
             raise UserError(
                 f"settings: {group}.{found[0]} says nothing here, where networks and data sets are handed over as "
@@ -245,7 +281,9 @@ def _trained_student(run: RunFolder, components: Components, row: Variant, seed:
     trained = _run_once(components, seed) if is_plain else built.deployed()  # without taps where it can be
     # Written from a module of just these keys: nothing has to be found out about them, as `load_weights` does.
     trained.load_state_dict(load_file(run.student / "model.safetensors"))
-    return trained.to(memory_format=torch.contiguous_format).eval()  # as most code expects it
+    trained = trained.to(memory_format=torch.contiguous_format).eval()  # as most code expects it
+    network = replace(components.student_network, module=trained)
+    return trained if network.prepare.does_nothing else network.prepared.eval()
 
 
 def _run_once(components: Components, seed: int) -> nn.Module:
@@ -253,41 +291,3 @@ def _run_once(components: Components, seed: int) -> nn.Module:
     module = components.make_student().module.to(components.device)
     TappedModel(module, name="student").dry_forward(components.build_context(seed).sample)
     return module
-
-
-def _parts_in_memory(
-    recipe: Recipe,
-    teacher: nn.Module | None,
-    student: nn.Module,
-    sets: tuple[Any, Any, Any],
-    classes: Sequence[str] | None,
-) -> Components:
-    train, val, test = sets
-    networks = [module for module in (teacher, student) if module is not None]
-    name = type(train).__name__
-    data = dataset_splits(train, val, test, classes=classes, name=name, config=recipe.data, networks=networks)
-    device = device_named(recipe.device)
-    num_classes = len(data.classes)
-    image_size = size_as_given(data)
-
-    def network_from(module: nn.Module, role: str = "student") -> Network:
-        network = network_of(copied(module, role=role), num_classes=num_classes, channels=data.channels)
-        return in_format(network, recipe.channels_last is not False)
-
-    network = None if teacher is None else network_from(teacher, "teacher")
-    if network is not None and recipe.teacher is not None and recipe.teacher.classes is not None:
-        kept = resolved_classes(recipe.teacher, data.classes)
-        network = keeping_classes(network, kept, image_size)
-        recipe = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"classes": kept})})
-    return Components(
-        recipe=recipe,
-        data=data,
-        device=device,
-        image_size=image_size,
-        task=task_of(recipe, data),
-        student_network=network_from(student),
-        make_student=lambda: network_from(student),
-        teacher=None if network is None else live_teacher(network, device, recipe, image_size=image_size),
-        teacher_network=network,
-        teacher_size=None,
-    )

@@ -5,6 +5,7 @@ A command imports what it does within its body, so that --help and --version nee
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from importlib.metadata import version
@@ -106,7 +107,8 @@ def bank(
     recipe, allow_code = resolve_recipe(typed)
     options = BankOptions(views=views, dtype=dtype, topk=topk, feature_maps=feature_maps)
     folders = commands.bank(recipe, out=typed.out, options=options, allow_code=allow_code, display=Display())
-    typer.echo(f"Train from it with --bank {folders[0].parent}")
+    bank_path = shlex.quote(str(folders[0].parent))
+    typer.echo(f"Train from it with --bank {bank_path} (recipe, data and student as here; it knows its teacher)")
 
 
 @app.command(cls=Command)

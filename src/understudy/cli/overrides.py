@@ -38,6 +38,7 @@ def with_options(base: Mapping[str, Any], typed: RecipeOptions) -> dict[str, Any
         UserError: what was typed means nothing, or data or student are still missing.
     """
     from understudy.recipes.schema import merged
+    from understudy.runs.bank.open import with_banked_teacher
 
     teacher = {
         "model": typed.teacher,
@@ -57,7 +58,7 @@ def with_options(base: Mapping[str, Any], typed: RecipeOptions) -> dict[str, Any
         "trackers": None if typed.tracker is None else _names(typed.tracker),
         "bank": _there({"path": None if typed.bank is None else str(typed.bank)}),
     }
-    settings = merged(base, _there(wanted))
+    settings = with_banked_teacher(merged(base, _there(wanted)))
     if "teacher" in settings and "method" not in settings and (typed.sweep or "rows" not in settings):
         settings["method"] = DEFAULT_METHOD
     _ask_for_what_is_missing(settings)

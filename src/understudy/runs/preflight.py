@@ -86,8 +86,10 @@ def _estimate(components: Components, num_seeds: int) -> str:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
     epoch = sorted(seconds)[len(seconds) // 2] * loader.steps_per_epoch
+    own = recipe.teacher.train_epochs if recipe.teacher is not None and recipe.bank is None else 0
+    left_out = f" and the teacher's own {plural(own, 'epoch')}" if own else ""
     return (
         f"about {epoch:,.{1 if epoch < 10 else 0}f} s an epoch, {clock(epoch * recipe.epochs * num_seeds)} in all "
-        "without evaluation, "
+        f"without evaluation{left_out}, "
         f"{peak_memory_gib(components.device):.1f} GiB"
     )

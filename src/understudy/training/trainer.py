@@ -110,8 +110,8 @@ class Trainer:
         epochs: int,
         val: Iterable[Batch | tuple[Tensor, Tensor]] | None = None,
         watcher: Watcher | None = None,
-    ) -> None:
-        """Train until `epochs` epochs are done, from wherever this trainer stands.
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Train until `epochs` epochs are done, from wherever this trainer stands; by student, a record of each epoch.
 
         Args:
             loader: understudy's own, or any re-iterable of known length of (images, labels), or of Batch with the
@@ -122,8 +122,8 @@ class Trainer:
 
         Raises:
             NotFinite: a loss was NaN or infinite, and `stops_at_nan`.
-            UserError: a loader that is empty, used up, or not as long as it says, batches that are none or too small
-                for a student or one of its methods, labels that are no classes, a warm-up as long as the training.
+            UserError: a loader that is empty, used up, or not as long as it says, batches too small for a student or
+                its methods, labels that are no classes, a warm-up as long as the training.
         """
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
             raise UserError(f"epochs must be a whole number above 0, got {epochs!r}")
@@ -137,6 +137,7 @@ class Trainer:
             self.lengths.append(epochs)
         with alone("a training"):
             self._fit(batches, val, watcher)
+        return self.history
 
     def begin(self, *, epochs: int, steps_per_epoch: int) -> None:
         """Say how long the training is, which learning rates depend on: for steps that are taken one by one.

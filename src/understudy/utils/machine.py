@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,14 @@ PACKAGES = (
     "datasets",
 )
 
+VARIABLES = (  # of the environment: other values, another run
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_TF32_OVERRIDE",
+    "HF_HUB_OFFLINE",
+)
+
 
 def describe_environment() -> dict[str, Any]:
     """Hardware, versions, commit and command of this process."""
@@ -50,8 +59,19 @@ def describe_environment() -> dict[str, Any]:
         hardware["gpu"] = torch.cuda.get_device_name()
         hardware["tf32"] = torch.backends.cuda.matmul.fp32_precision == "tf32"
     versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
-    command = " ".join(["understudy", *sys.argv[1:]])
-    return {"hardware": hardware, "versions": versions, "commit": _commit(), "command": command}
+    return {"hardware": hardware, "versions": versions, "commit": _commit(), "command": _command()}
+
+
+def _command() -> str:
+    """What runs, to be pasted into a shell: quoted, behind those variables of the environment that matter."""
+    variables = [f"{name}={shlex.quote(os.environ[name])}" for name in VARIABLES if os.environ.get(name)]
+    program = Path(sys.argv[0])
+    is_own = program.stem == "understudy" or program.parts[-2:] == ("understudy", "__main__.py")
+    words = ["understudy", *sys.argv[1:]] if is_own else ["python", *sys.argv]
+    if is_own and "TORCHELASTIC_RUN_ID" in os.environ:
+        processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+        words = ["torchrun", "--nproc-per-node", processes, "-m", *words]
+    return " ".join([*variables, shlex.join(words)])
 
 
 def peak_memory_gib(device: torch.device) -> float:

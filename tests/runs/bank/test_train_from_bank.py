@@ -43,6 +43,27 @@ def test_the_command_line_banks_and_trains_and_the_teachers_weights_are_not_need
     assert "teacher" in live
 
 
+def test_a_bank_knows_its_teacher(tmp_path: Path) -> None:
+    weights = teacher_file(tmp_path / "teacher.pt")
+    words = ("--data", "digits", "--student", "cifar:resnet8", "epochs=1", "data.train_rows='0:64'")
+    teacher = ("--teacher", "cifar:resnet8", "--teacher-weights", weights, "teacher.kwargs={width: 0.5}")
+    bank = tmp_path / "the bank"
+    said = done("bank", *words, *teacher, "--allow-weak-teacher", "--views", "1", "--out", bank)
+    assert f"Train from it with --bank '{bank}'" in said
+    weights.unlink()
+    again = ("--bank", bank, "--allow-weak-teacher", *words)
+    assert "not loaded" in done("train", *again, "--out", tmp_path / "run")
+    written = RunFolder(tmp_path / "run").recipe()["teacher"]
+    assert (written["model"], written["weights"]) == ("cifar:resnet8", str(weights))
+    assert "not loaded" in done("train", *again, "--teacher", "cifar:resnet8", "--out", tmp_path / "named")
+    assert "teacher.model" in refused("train", *again, "--teacher", "cifar:resnet20", "--out", tmp_path / "other")
+
+
+def test_a_bank_that_is_not_there_is_said_where_no_teacher_is_named(tmp_path: Path) -> None:
+    said = refused("train", "--data", "digits", "--student", "cifar:resnet8", "--bank", tmp_path / "nowhere")
+    assert "there is none, and so no teacher" in said
+
+
 def test_check_reads_a_bank_too(tmp_path: Path) -> None:
     file = recipe_file(tmp_path, small_recipe())
     make(small_recipe(), tmp_path / "bank")

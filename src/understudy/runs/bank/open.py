@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from understudy.core.image_size import ImageSize
 from understudy.data import DataSplits
@@ -18,12 +19,46 @@ from understudy.utils.errors import UserError
 from understudy.utils.text import plural
 from understudy.utils.untrusted import given_path
 
-__all__ = ["bank_folder", "limit_views", "notes_on", "open_banks", "refuse_absent_banks"]
+__all__ = [
+    "bank_folder",
+    "limit_views",
+    "notes_on",
+    "open_banks",
+    "refuse_absent_banks",
+    "with_banked_teacher",
+]
+
+BANKED_SETTINGS = ("model", "weights", "kwargs", "classes", "image_size")  # of the teacher, in a bank's key
 
 
 def bank_folder(path: str, seed: int) -> BankFolder:
     """Where the bank of a seed lies below the path that people name."""
     return BankFolder(given_path(path, what="bank") / f"seed{seed}")
+
+
+def with_banked_teacher(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's plain values with what its bank knows of the teacher, where they leave that open.
+
+    A teacher that they name otherwise stays: that it is another one is said when the bank is opened.
+
+    Raises:
+        UserError: no teacher is named, and no bank is there that knows one.
+    """
+    teacher, bank = settings.get("teacher") or {}, settings.get("bank")
+    path = bank.get("path") if isinstance(bank, Mapping) else bank
+    if not isinstance(path, str) or not isinstance(teacher, Mapping):
+        return dict(settings)
+    folder = given_path(path, what="bank")
+    banks = [BankFolder(seed) for seed in sorted(folder.glob("seed*")) if BankFolder(seed).exists]
+    if not banks:
+        if "model" not in teacher:
+            raise UserError(f"bank {path}: there is none, and so no teacher; `understudy bank --out {path}` makes one")
+        return dict(settings)
+    key = banks[0].manifest().key.get("teacher")
+    banked = {name: key[name] for name in BANKED_SETTINGS if name in key} if isinstance(key, Mapping) else {}
+    if teacher.get("model", banked.get("model")) != banked.get("model") or teacher.get("weights") is not None:
+        return dict(settings)
+    return {**settings, "teacher": {**banked, **{name: value for name, value in teacher.items() if value is not None}}}
 
 
 def open_banks(
