@@ -18,7 +18,10 @@ DataOption = Annotated[
     str | None,
     typer.Option("--data", metavar="FOLDER", help="Class folders, parquet, CIFAR as torchvision stores it, or digits."),
 ]
-AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let a recipe file name models as module.path:factory.")]
+AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Run your own code: --method FILE.py:Class, or a recipe's module.path:factory."),
+]
 
 Format = Annotated[str, typer.Option("--format", metavar="text|md|csv|latex", help="Of the table.")]
 
@@ -65,7 +68,8 @@ class RecipeOptions:
     ] = None
     data: DataOption = None
     method: Annotated[
-        str | None, typer.Option(metavar="NAME", help="See `understudy methods`; several are joined by +.")
+        str | None,
+        typer.Option(metavar="NAME", help="See `understudy methods`; or FILE.py:Class; several are joined by +."),
     ] = None
     update: Annotated[str | None, _UPDATE] = None
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None

@@ -50,7 +50,7 @@ def with_options(base: Mapping[str, Any], typed: RecipeOptions) -> dict[str, Any
         "data": _there({"root": typed.data}),
         "teacher": _there(teacher),
         "student": _there({"model": typed.student, "weights": typed.student_weights}),
-        "method": None if typed.method is None else _methods(typed.method),
+        "method": None if typed.method is None else _methods(typed.method, allow_code=typed.allow_code),
         "update": _there({"name": typed.update}),
         "rows": _rows(typed),
         "epochs": typed.epochs,
@@ -76,11 +76,13 @@ def has_typed_all_code(recipe: Recipe, typed: RecipeOptions, overrides: Sequence
 
 def _rows(typed: RecipeOptions) -> list[Any] | None:
     """Named rows, then those of the sweeps; None where neither was typed."""
+    from understudy.recipes.own_methods import with_own_methods
     from understudy.recipes.sweeps import sweep_rows
 
     if typed.rows is None and not typed.sweep:
         return None
-    named = [] if typed.rows is None else [row.strip() for row in typed.rows.split(",")]
+    rows = typed.rows and with_own_methods(typed.rows, option="--rows", allow_code=typed.allow_code)
+    named = [] if rows is None else [row.strip() for row in rows.split(",")]
     return [*named, *(sweep_rows(typed.sweep) if typed.sweep else [])]
 
 
@@ -88,10 +90,12 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _methods(text: str) -> str | list[str]:
+def _methods(text: str, *, allow_code: bool) -> str | list[str]:
     from understudy.methods import METHODS
     from understudy.optim import UPDATES
+    from understudy.recipes.own_methods import with_own_methods
 
+    text = with_own_methods(text, option="--method", allow_code=allow_code)
     parts = [part.strip() for part in text.split("+")]
     for part in parts:
         if part in UPDATES and part not in METHODS:

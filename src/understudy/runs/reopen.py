@@ -8,6 +8,7 @@ from torch import nn
 from understudy.core.image_size import ImageSize, height_and_width
 from understudy.models import Network, create_model, load_student
 from understudy.recipes.comparison import Variant, rows_of
+from understudy.recipes.own_methods import stand_in_for
 from understudy.recipes.schema import Recipe, StudentConfig, TeacherConfig, recipe_from
 from understudy.report import Results, read_results
 from understudy.runs.folder import RunFolder
@@ -22,7 +23,9 @@ __all__ = ["image_sizes", "recipe_of", "refuse_what_python_made", "results_of", 
 
 def recipe_of(run: RunFolder) -> Recipe:
     """The recipe in a run folder, which may come from anywhere."""
-    return recipe_from(run.recipe(), what=f"recipe of {run.path}")
+    written = run.recipe()
+    stand_in_for(written)
+    return recipe_from(written, what=f"recipe of {run.path}")
 
 
 def results_of(run: RunFolder) -> Results:

@@ -7,7 +7,9 @@ import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["UserError", "differences", "nearest", "shortened_repr", "unknown_name"]
+__all__ = ["LACKING", "UserError", "differences", "nearest", "shortened_repr", "unknown_name"]
+
+LACKING: dict[str, str] = {}  # by name: why a part that an installed package declares is not there
 
 MOST_CHARACTERS = 80  # of one key or value in a message
 MOST_TEXT = 2_000  # of one problem
@@ -41,7 +43,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
-    """'unknown; did you mean X?' where one is near, else 'unknown; there are: ...'."""
+    """'unknown; did you mean X?' where one is near, else 'unknown; there are: ...'; why, where a package is broken."""
+    if name in LACKING:
+        return f"not there: {LACKING[name]}"
     known = sorted(known)
     close = nearest(name, known)
     return f"unknown; did you mean {close}?" if close else f"unknown; there are: {', '.join(known)}"

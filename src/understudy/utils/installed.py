@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
 
-from understudy.utils.errors import UserError
+from understudy.utils.errors import LACKING
+from understudy.utils.untrusted import visible
 
 __all__ = ["GROUPS", "installed_names", "load_installed", "register", "shipped_names"]
 
@@ -29,7 +32,8 @@ def register(known: dict[str, type[Kind]], name: str, added: type[Kind], *, kind
     Raises:
         ValueError: another one has that name.
     """
-    if name in known and known[name].__qualname__ != added.__qualname__:
+    stands_in = getattr(known.get(name), "stands_in", False)
+    if name in known and not stands_in and known[name].__qualname__ != added.__qualname__:
         raise ValueError(f"there is {kind} {name!r} already: {known[name].__module__}")
     known[name] = added
 
@@ -54,16 +58,16 @@ def shipped_names(folder: str) -> list[str]:
 def load_installed() -> None:
     """Import everything that installed packages declare under the entry point groups of `GROUPS`.
 
-    Raises:
-        UserError: one of them cannot be imported; names the package.
+    What cannot be imported is left out with a warning on stderr; whoever asks for it by name is told why.
     """
+    LACKING.clear()
     for group, kind in GROUPS.items():
         for entry in entry_points(group=group):
             try:
                 entry.load()
-            except Exception as error:  # whatever somebody else's module raises at import
+            except (Exception, SystemExit) as error:  # whatever somebody else's module raises at import
                 package = entry.dist.name if entry.dist else entry.value
-                raise UserError(
-                    f"the {kind} {entry.name!r} of package {package} cannot be imported: "
-                    f"{type(error).__name__}: {error}"
-                ) from error
+                why = f"package {package} cannot be imported: {type(error).__name__}: {error}"
+                LACKING[entry.name] = visible(why)
+                if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+                    print(visible(f"warning  the {kind} {entry.name!r} is left out: {why}"), file=sys.stderr)

@@ -1,0 +1,120 @@
+"""Methods from a person's own code: FILE.py:Class or module.path:Class, as --method takes them."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from understudy.core.config import Config
+from understudy.methods import METHODS, Method, MethodConfig
+from understudy.utils.errors import UserError, unknown_name
+from understudy.utils.untrusted import given_path
+
+__all__ = ["load_own_method", "stand_in_for", "with_own_methods"]
+
+
+def with_own_methods(text: str, *, option: str, allow_code: bool) -> str:
+    """The text with every FILE.py:Class in it loaded and replaced by the method's name.
+
+    Args:
+        text: names joined by + and commas.
+        option: that it was typed to.
+        allow_code: whether such code may be run.
+
+    Raises:
+        UserError: it may not, or holds no such method.
+    """
+    parts = re.split(r"([,+])", text)
+    for place, part in enumerate(parts):
+        if ":" in part and not allow_code:
+            raise UserError(f"{option} {text}: {part.strip()} is code that would be run; add --allow-code to run it")
+        parts[place] = load_own_method(part.strip()) if ":" in part else part
+    return "".join(parts)
+
+
+def load_own_method(named: str) -> str:
+    """Import FILE.py:Class or module.path:Class, and the name that this method is registered under.
+
+    Raises:
+        UserError: no such file, module or class, a failing one, or a class that is no method with a name.
+    """
+    source, _, class_name = named.rpartition(":")
+    found = getattr(home := _module(source, named), class_name, None)
+    if found is None:
+        there = [key for key, value in vars(home).items() if isinstance(value, type) and issubclass(value, Method)]
+        raise UserError(f"method {named!r}: {class_name} is {unknown_name(class_name, there)}")
+    name = found.__dict__.get("name") if isinstance(found, type) and issubclass(found, Method) else None
+    if name is None or METHODS.get(name) is not found:
+        raise UserError(
+            f"method {named!r}: {class_name} is no method with a name; write class {class_name}(understudy.Method, "
+            f'name="{class_name.lower()}")'
+        )
+    return str(name)
+
+
+def _module(source: str, named: str) -> ModuleType:
+    is_file = source.endswith(".py")
+    file = given_path(source, what="method")
+    if is_file and not file.is_file():
+        raise UserError(f"method {named!r}: there is no file {source}")
+    with _importable(file.resolve().parent if is_file else Path.cwd()):
+        try:
+            return _of_file(file) if is_file else importlib.import_module(source)
+        except (Exception, SystemExit) as error:  # importing runs a person's code, which may fail in any way
+            raise UserError(f"method {named!r}: importing {source} failed: {type(error).__name__}: {error}") from error
+
+
+def _of_file(file: Path) -> ModuleType:
+    spec = spec_from_file_location(file.stem, file)
+    assert spec is not None, "a file that ends in .py has a loader"
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules.setdefault(file.stem, module)  # where classes are looked up by those who pickle or read annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def stand_in_for(recipe: Mapping[str, Any]) -> None:
+    """Let a finished run be read whose methods are not known here: they count as deploying the student alone."""
+    for name in sorted({*_names(recipe.get("method")), *_names(recipe.get("rows"))} - METHODS.keys()):
+        _StandIn.made(name)
+
+
+def _names(value: Any) -> Iterable[str]:
+    """Names of methods that are written out with settings, as a run's recipe has them."""
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, Mapping):
+            yield from _names(item["method"]) if "method" in item else [str(item.get("name"))]
+
+
+class _StandIn(Method):
+    """A method that is known by its name and settings alone."""
+
+    stands_in = True
+
+    class Config(MethodConfig):
+        """Whatever settings it had."""
+
+        model_config = Config.model_config | {"extra": "allow"}
+
+    @classmethod
+    def made(cls, name: str) -> None:
+        config = type("Config", (cls.Config,), {"__module__": __name__})
+        type("StandIn", (cls,), {"Config": config, "__module__": __name__}, name=name)
