@@ -27,7 +27,7 @@ SENT = (".safetensors", ".json")  # beside the card; a pickle may hold code, and
 NEEDED = ("config.json", "model.safetensors")
 MAX_CARD_BYTES = 1_000_000
 # Of whatever library huggingface_hub talks with, which has changed twice.
-_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]  # type: ignore[assignment]
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 NO_TOKEN = (
     "the hub asks who you are, and no token is found here: `hf auth login`, or set HF_TOKEN to one that may write "
     "(huggingface.co/settings/tokens). --dry-run lists what would be sent without one"

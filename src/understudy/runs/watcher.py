@@ -92,7 +92,8 @@ class RunWatcher:
         stoppable = None if val is None else self.stop.stoppable(val, self.world, before=lambda: self._saved(trainer))
         while True:
             try:
-                return trainer.fit(loader, epochs=epochs, val=stoppable, watcher=self)
+                trainer.fit(loader, epochs=epochs, val=stoppable, watcher=self)
+                return
             except NotFinite as bad:
                 # Counted by what the checkpoint holds, so that a run that was killed has no more chances than another.
                 is_hopeless = len(trainer.left_out) == MOST_LEFT_OUT or bad.step in trainer.left_out

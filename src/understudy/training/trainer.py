@@ -289,8 +289,7 @@ class Trainer:
         """Put back what `state_dict` gave."""
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.left_out |= set(state["left_out"])
-        self.lengths = list(state["lengths"])
-        self.history = state["history"]
+        self.lengths, self.history = list(state["lengths"]), state["history"]
         self.measures.load_state_dict(state["measures"])
         for student in self.students:
             student.load_state_dict(state["students"][student.name])
