@@ -12,6 +12,7 @@ from understudy.recipes.schema import Recipe, load_recipe
 from understudy.runs.bank.make import BankOptions, make_banks
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
+from understudy.runs.folder_choice import goes_on_unturned
 from understudy.runs.reopen import image_sizes, refuse_what_python_made, student_of, teacher_of
 from understudy.runs.run import execute
 from understudy.utils.errors import UserError
@@ -66,6 +67,8 @@ def demo(out: Path, *, display: Display) -> RunFolder:
     )
     run = RunFolder(out)
     is_own = run.recipe_file.is_file()
+    if goes_on_unturned(recipe, out=out, name="demo", overwrite=False):
+        recipe = recipe.with_data(exif_rotation=False)
     if is_own and not run.is_finished and run.recipe() != recipe.as_dict():
         raise UserError(f"{out} holds an unfinished run of another recipe; take another --out")
     return execute(recipe, name="demo", out=out, overwrite=is_own and run.is_finished, display=display)

@@ -41,6 +41,7 @@ class DataConfig(Config):
     grey_range: Literal["auto"] | tuple[float, float] = (
         "auto"  # values that become black and white, of greys of more than 8 bits; auto: by the training images
     )
+    exif_rotation: bool = True  # image files are turned upright as their EXIF orientation says
     copies: Literal["none", "rotations", "pairs"] = "none"  # rotations: by 90, 180, 270 degrees; pairs: a second view
     augment: AugmentSetting = "auto"
     mix: MixConfig | None = None  # Mixup and CutMix

@@ -19,6 +19,7 @@ from understudy.data.sources.found import BadImages, Found
 from understudy.data.sources.grey_range import note_on_greys, settle_greys
 from understudy.data.sources.greys import Greys
 from understudy.data.sources.hub_stream import stream_parts
+from understudy.data.sources.orientation import count_rotations, set_orientation
 from understudy.data.sources.streamed import PEEKED
 from understudy.data.unlabelled import read_unlabelled
 from understudy.utils.errors import UserError
@@ -42,6 +43,7 @@ class DataSplits:
         std: likewise.
         greys: the values that became black and white, where the images have more than 8 bits.
         channels: of the images; other than 3 only in data sets made in Python.
+        num_rotated: image files, of those that were looked at, whose EXIF orientation turned them.
         num_unlabelled: training images whose label is -1: they join the distillation loss alone.
         notes: what a person should be told: files left out, memory taken, equal images under two labels.
     """
@@ -57,6 +59,7 @@ class DataSplits:
     std: tuple[float, ...] | None = None
     greys: Greys | None = None
     channels: int = 3
+    num_rotated: int = 0
     num_unlabelled: int = 0
     notes: tuple[str, ...] = ()
 
@@ -83,6 +86,7 @@ def streamed_splits(config: DataConfig) -> DataSplits:
     found = stream_parts(config)
     head = rows_of(found.parts["train"], torch.arange(min(PEEKED, len(found.parts["train"]))))
     greys = settle_greys(head, found.parts.values(), config.grey_range)
+    set_orientation(found.parts.values(), applies_exif=config.exif_rotation)
     return DataSplits(
         name=found.name,
         classes=found.classes,
@@ -123,6 +127,8 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
     notes += _notes_on_bad(BadImages(no_images), config)
     parts["train"] = unlabelled.train
     names = {source: name for name, source in reversed(parts.items())}  # val and test are one under data.val: test
+    rotations = count_rotations(names)
+    notes += rotations.note(is_applied=config.exif_rotation)
     once = {
         source: cached(
             source,
@@ -154,6 +160,7 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
         mean=mean,
         std=std,
         greys=greys,
+        num_rotated=rotations.found if config.exif_rotation else 0,
         num_unlabelled=int((train.labels < 0).sum()),
         notes=(*notes, *_notes_on_memory(part.source for part in once.values())),
     )

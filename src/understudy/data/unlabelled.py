@@ -10,9 +10,10 @@ import torch
 from understudy.core.image_size import ImageSize, size_of, size_text
 from understudy.data.cache import first_readable
 from understudy.data.config import DataConfig
-from understudy.data.sources.base import EncodedSource, FileSource, FittedSource, Source, is_small, joined
+from understudy.data.sources.base import EncodedSource, FileSource, Source, is_small, joined
 from understudy.data.sources.decoding import printable
 from understudy.data.sources.detect import existing
+from understudy.data.sources.fitted import FittedSource
 from understudy.data.sources.folders import image_files
 from understudy.data.sources.greys import Greys
 from understudy.utils.errors import UserError
@@ -48,7 +49,7 @@ def read_unlabelled(train: Source, config: DataConfig, greys: Greys | None = Non
     if not paths:
         raise UserError(f"data.unlabelled: {config.unlabelled} holds no image")
     source: EncodedSource = FileSource(folder, paths, torch.full((len(paths),), -1, dtype=torch.int64))
-    source.greys = greys
+    source.greys, source.applies_exif = greys, config.exif_rotation
     notes = [f"{len(paths):,} unlabelled images of {printable(folder)} join train, for the distillation loss alone"]
     size = None if config.cache is False else _size_in_memory(train, takes_rectangles=config.takes_rectangles)
     if size is not None:

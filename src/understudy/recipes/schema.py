@@ -265,6 +265,10 @@ class Recipe(Config):
         found._origin = self._origin
         return found
 
+    def with_data(self, **settings: object) -> Recipe:
+        """The same recipe under other settings of its data, which are known to be valid."""
+        return self.model_copy(update={"data": self.data.model_copy(update=settings)})
+
     def as_dict(self) -> dict[str, Any]:
         """The resolved recipe as plain values; `recipe_from` reads it back to an equal one."""
         return self.model_dump(mode="json")

@@ -28,7 +28,7 @@ from understudy.models import Network
 from understudy.models.cost import model_facts
 from understudy.recipes.schema import Recipe
 from understudy.runs.absent_files import refuse_absent_files
-from understudy.runs.bank.open import notes_on, open_banks, refuse_absent_banks
+from understudy.runs.bank.open import notes_on, open_banks, refuse_absent_banks, was_made_unturned
 from understudy.runs.networks import LARGE_IMAGE_SIZE, network_named, with_classes_numbered
 from understudy.tasks import TASKS, Task
 from understudy.teachers import LiveTeacher, RunTeacher, Teacher
@@ -157,10 +157,14 @@ def open_components(
     device = device_named(recipe.device, world)
     _check_names_exist(recipe, device, world)
     data = open_data(recipe.data)
+    if data.num_rotated and was_made_unturned(recipe):
+        say(f"bank     {recipe.bank and recipe.bank.path} was made of images as they lie in their files: so are these")
+        recipe = recipe.with_data(exif_rotation=False)
+        data = open_data(recipe.data)
     for note in data.notes:
         say(note)
     if data.greys is not None:  # chosen by these images; a run goes on with it, and others are evaluated by it
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"grey_range": data.greys})})
+        recipe = recipe.with_data(grey_range=data.greys)
     if len(data.classes) < 2:
         raise UserError(f"{data.name} has one class, {data.classes[0]!r}; there is nothing to tell apart")
     recipe = with_classes_numbered(recipe, data)

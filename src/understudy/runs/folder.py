@@ -96,7 +96,17 @@ class RunFolder:
             found = plain_yaml(text, what=str(self.recipe_file))
         except UserError:
             return {}
-        return dict(found) if isinstance(found, Mapping) else {}
+        return _as_before(found) if isinstance(found, Mapping) else {}
+
+    @property
+    def lacks_exif_rotation(self) -> bool:
+        """Whether the run was begun before images were turned upright: none of its images are."""
+        try:
+            found = plain_yaml(text_of(self.recipe_file, most_bytes=MAX_RECIPE_BYTES), what=str(self.recipe_file))
+        except UserError:
+            return False
+        data = found.get("data") if isinstance(found, Mapping) else None
+        return isinstance(data, Mapping) and "exif_rotation" not in data
 
     def handed_over(self) -> dict[str, Any]:
         """What tells networks and data that Python gave; empty where a recipe names them."""
@@ -179,6 +189,14 @@ def _completed(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
         return recipe_from(recipe).as_dict()
     except UserError:
         return recipe
+
+
+def _as_before(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with what had no setting yet when it was written, as it was then."""
+    data = recipe.get("data")
+    if not isinstance(data, Mapping) or "exif_rotation" in data:
+        return dict(recipe)
+    return {**recipe, "data": {**data, "exif_rotation": False}}
 
 
 def _what_matters(recipe: Mapping[str, Any]) -> dict[str, Any]:

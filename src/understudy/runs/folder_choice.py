@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from understudy.recipes.schema import Recipe
 from understudy.runs import checkpoint
 from understudy.runs.folder import WRITTEN, RunFolder
 from understudy.utils.errors import UserError
@@ -15,7 +16,7 @@ from understudy.utils.lock import held
 from understudy.utils.text import plural
 from understudy.utils.untrusted import given_path
 
-__all__ = ["choose_run_folder"]
+__all__ = ["choose_run_folder", "goes_on_unturned"]
 
 BEGINNINGS = (
     "environment.json",
@@ -24,7 +25,36 @@ BEGINNINGS = (
     ".handed_over.json.partial",
     ".recipe.yaml.partial",
 )  # of a run that died at once
+# What opening the data settles, and so may yet differ from a run that is going to be gone on with.
+SETTLED_AT_OPENING = {"data.grey_range", "teacher.classes", "bank.key", "bank.num_views"}
 MOST_KEYS = 4  # of what differs, in one line
+
+
+def goes_on_unturned(
+    recipe: Recipe,
+    *,
+    out: Path | None,
+    name: str,
+    overwrite: bool,
+    runs: Path = Path("runs"),
+    handed_over: Mapping[str, Any] | None = None,
+) -> bool:
+    """Whether the call goes on with a run from before images were turned upright, whose images stay as they lie.
+
+    Asked before the data are opened. Arguments as in `choose_run_folder`.
+    """
+    if not recipe.data.exif_rotation or overwrite:
+        return False
+    if out is not None:
+        run = RunFolder(given_path(out, what="run folder"))
+        return run.is_run and run.has_something_to_lose and run.lacks_exif_rotation
+    unturned = recipe.with_data(exif_rotation=False).as_dict()
+    begun = [RunFolder(folder) for _, folder in reversed(_numbered(name, runs))]
+    return any(
+        {line.split()[0] for line in run.differences(unturned, handed_over or {})} <= SETTLED_AT_OPENING
+        for run in begun
+        if run.is_run and not run.is_finished and run.has_something_to_lose and run.lacks_exif_rotation
+    )
 
 
 def choose_run_folder(
@@ -95,9 +125,16 @@ def _numbered_folder(
 
 
 def _as_begun(run: RunFolder, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The recipe with the views of its bank that the run began with, where it has: the bank may have grown since."""
+    """The recipe with what the run began with, where it has: the views of its bank, which may have grown since.
+
+    That of a run from before images were turned upright stays without that setting, so that it is known as one.
+    """
+    if not run.has_something_to_lose:
+        return recipe
+    if run.lacks_exif_rotation and not recipe["data"]["exif_rotation"]:
+        recipe = {**recipe, "data": {key: value for key, value in recipe["data"].items() if key != "exif_rotation"}}
     bank, begun = recipe.get("bank"), run.recipe().get("bank")
-    if not isinstance(bank, Mapping) or not isinstance(begun, Mapping) or not run.has_something_to_lose:
+    if not isinstance(bank, Mapping) or not isinstance(begun, Mapping):
         return recipe
     num_views = begun.get("num_views")
     return recipe if num_views is None else {**recipe, "bank": {**bank, "num_views": num_views}}

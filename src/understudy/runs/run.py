@@ -28,7 +28,7 @@ from understudy.runs.describe import describe_data, describe_rows
 from understudy.runs.failures import readable_errors
 from understudy.runs.finish import finish
 from understudy.runs.folder import RunFolder
-from understudy.runs.folder_choice import choose_run_folder
+from understudy.runs.folder_choice import choose_run_folder, goes_on_unturned
 from understudy.runs.memory_format import choose_memory_format
 from understudy.runs.seeds import is_kept, keep_seed
 from understudy.runs.stop import StopRequest
@@ -74,6 +74,9 @@ def execute(
     with joined() as world, cpu_threads(recipe.threads), tf32(recipe.tf32), denormals_flushed():
         if not world.is_first:
             display = Display(quiet=True)
+        begun = partial(goes_on_unturned, recipe, out=out, name=name, overwrite=overwrite, handed_over=handed_over)
+        if world.from_first(begun):
+            recipe = recipe.with_data(exif_rotation=False)
         opened = _opened(recipe, components, world, allow_code=allow_code, display=display)
         if world.from_first(lambda: _lacks_only_its_page(opened.recipe, out, overwrite, handed_over or {})):
             return _with_its_page(RunFolder(cast(Path, out)), world)

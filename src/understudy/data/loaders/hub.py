@@ -14,7 +14,6 @@ from understudy.data.config import DataConfig
 from understudy.data.loaders.by_workers import Sample, WorkerEvalLoader, WorkerTrainLoader
 from understudy.data.loaders.plan import EpochPlan, Share
 from understudy.data.sources.decoding import BadImageError, decoded
-from understudy.data.sources.greys import Greys
 from understudy.data.sources.streamed import StreamedSource
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
@@ -45,7 +44,7 @@ class HubTrainLoader(WorkerTrainLoader[_Row]):
     ) -> None:
         plan = replace(plan, num_views=None)
         super().__init__(
-            _Renderer(rendering, stream.greys, fills_up=True),
+            _Renderer(rendering, stream, fills_up=True),
             _Batches(stream, plan),
             config,
             plan,
@@ -62,7 +61,7 @@ class HubEvalLoader(WorkerEvalLoader[_Row]):
         self, stream: StreamedSource, config: DataConfig, rendering: Rendering, share: Share, *, device: torch.device
     ) -> None:
         super().__init__(
-            _Renderer(rendering, stream.greys, fills_up=False),
+            _Renderer(rendering, stream, fills_up=False),
             _EvalBatches(stream, share.of(range(len(stream))), config.eval_batch_size),
             config,
             num_samples=len(stream),
@@ -76,13 +75,13 @@ class _Renderer:
 
     Args:
         rendering: what is done to each image.
-        greys: the range that greys of more than 8 bits are scaled from.
+        stream: says how its files are decoded.
         fills_up: an unreadable image gives way to the next one of its batch; else it is left out.
     """
 
-    def __init__(self, rendering: Rendering, greys: Greys | None, *, fills_up: bool) -> None:
+    def __init__(self, rendering: Rendering, stream: StreamedSource, *, fills_up: bool) -> None:
         self._rendering = rendering
-        self._greys = greys
+        self._greys, self._applies_exif = stream.greys, stream.applies_exif
         self._fills_up = fills_up
 
     def __call__(self, rows: Sequence[_Row], skipped: list[str]) -> list[Sample]:
@@ -95,7 +94,8 @@ class _Renderer:
     def _sample(self, row: _Row, skipped: list[str]) -> Sample | None:
         try:
             with globally_seeded(row.key):
-                return Sample(*self._rendering(decoded(row.data, row.name, self._greys)), row.label, row.copy)
+                image = decoded(row.data, row.name, self._greys, applies_exif=self._applies_exif)
+                return Sample(*self._rendering(image), row.label, row.copy)
         except BadImageError as error:
             skipped.append(str(error))
             return None

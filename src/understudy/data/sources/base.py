@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
-from understudy.core.image_size import ImageSize, covering, height_and_width, size_of
+from understudy.core.image_size import ImageSize, size_of
 from understudy.data.sources.decoding import BadImageError, decoded, deep_greys_of, printable
 from understudy.data.sources.greys import Greys
 
@@ -21,7 +21,6 @@ __all__ = [
     "SMALL",
     "EncodedSource",
     "FileSource",
-    "FittedSource",
     "PointingSource",
     "Source",
     "TensorSource",
@@ -93,6 +92,7 @@ class EncodedSource:
 
     labels: Tensor  # (N,) int64
     greys: Greys | None = None  # of the data set, where it has greys of more than 8 bits; see `settle_greys`
+    applies_exif: bool = True  # whether images are turned upright; see `set_orientation`
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -100,6 +100,10 @@ class EncodedSource:
     def encoded(self, i: int) -> bytes:
         """The file's bytes. Raises BadImageError where there are none to be had."""
         raise NotImplementedError
+
+    def opened(self, i: int) -> BinaryIO:
+        """The file, to read its header from. Raises BadImageError or OSError where there is none."""
+        return io.BytesIO(self.encoded(i))
 
     def num_bytes(self, i: int) -> int:
         """The file's size; 0 where it cannot be had."""
@@ -114,7 +118,7 @@ class EncodedSource:
 
     def from_bytes(self, data: bytes, i: int) -> Tensor:
         """(3,H,W) uint8 RGB of what `encoded(i)` gave. Raises BadImageError, which names the image."""
-        return decoded(data, self.name(i), self.greys)
+        return decoded(data, self.name(i), self.greys, applies_exif=self.applies_exif)
 
     def deep_greys(self, i: int) -> np.ndarray[Any, Any] | None:
         """(H,W) pixels of an image of more than 8 bits; None of others."""
@@ -147,6 +151,10 @@ class FileSource(EncodedSource):
         except OSError as error:
             raise BadImageError(f"{self.name(i)}: {error.strerror}") from None
 
+    def opened(self, i: int) -> BinaryIO:
+        """Opened now."""
+        return (self.root / self.paths[i]).open("rb")
+
     def num_bytes(self, i: int) -> int:
         """As the file system says, without opening the file."""
         try:
@@ -157,35 +165,6 @@ class FileSource(EncodedSource):
     def name(self, i: int) -> str:
         """The path below the root."""
         return printable(self.paths[i])
-
-
-class FittedSource(EncodedSource):
-    """Another source's images at one size: scaled until they cover it, the centre is cut out."""
-
-    def __init__(self, source: EncodedSource, size: ImageSize) -> None:
-        self.labels = source.labels
-        self.parts: Sequence[Source] = [source]
-        self._source = source
-        self._size = size
-
-    def encoded(self, i: int) -> bytes:
-        """As the other source has them."""
-        return self._source.encoded(i)
-
-    def num_bytes(self, i: int) -> int:
-        """As the other source has them."""
-        return self._source.num_bytes(i)
-
-    def from_bytes(self, data: bytes, i: int) -> Tensor:
-        """(3,H,W) uint8 RGB, (H,W) the size."""
-        image = self._source.from_bytes(data, i)
-        scaled = transforms.resize(image, list(covering(image.shape, self._size)), antialias=True)
-        fitted: Tensor = transforms.center_crop(scaled, list(height_and_width(self._size)))
-        return fitted
-
-    def name(self, i: int) -> str:
-        """As the other source calls it."""
-        return self._source.name(i)
 
 
 class PointingSource:

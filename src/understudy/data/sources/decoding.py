@@ -9,25 +9,44 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from understudy.data.sources.greys import Greys, as_8_bits, deep_greys
 from understudy.utils.errors import UserError
 
-__all__ = ["UNREADABLE", "BadImageError", "decoded", "deep_greys_of", "from_pil", "is_image_file", "printable"]
+__all__ = [
+    "UNREADABLE",
+    "BadImageError",
+    "decoded",
+    "deep_greys_of",
+    "from_pil",
+    "is_image_file",
+    "printable",
+    "upright",
+]
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises on a damaged file
 _JPEG_MAGIC = b"\xff\xd8\xff"
+# Of EXIF's orientations; PIL's own exif_transpose also writes the EXIF block anew, which fails on damaged ones.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class BadImageError(UserError):
     """One image that cannot be read; its text is the image's name and the reason."""
 
 
-def decoded(data: bytes, name: str, greys: Greys | None = None) -> Tensor:
-    """(3,H,W) uint8 RGB of an image file's bytes. EXIF orientation is ignored, as torchvision's ImageFolder does.
+def decoded(data: bytes, name: str, greys: Greys | None = None, *, applies_exif: bool = True) -> Tensor:
+    """(3,H,W) uint8 RGB of an image file's bytes.
 
     Of an animation the first frame is taken. A CMYK JPEG is read as Adobe writes them (inverted), with its marker or
     without, as both torchvision and Pillow do.
@@ -36,22 +55,43 @@ def decoded(data: bytes, name: str, greys: Greys | None = None) -> Tensor:
         data: of the file.
         name: for messages.
         greys: the range that greys of more than 8 bits are scaled from; see `from_pil`.
+        applies_exif: whether it is turned upright as its EXIF orientation says; else it is left as it lies in the file,
+            as torchvision's ImageFolder does.
 
     Raises:
         BadImageError: not an image, or a damaged one; the text starts with `name`.
     """
     if data.startswith(_JPEG_MAGIC):
         try:
-            pixels: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+            pixels: Tensor = decode_jpeg(
+                torch.frombuffer(bytearray(data), dtype=torch.uint8),
+                mode=ImageReadMode.RGB,
+                apply_exif_orientation=applies_exif,
+            )
             return pixels
         except RuntimeError:
             pass  # PIL reads a few kinds that torchvision does not, and says better what is wrong with the others
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return from_pil(image, greys)
+            return from_pil(upright(image) if applies_exif else image, greys)
     except UNREADABLE as error:
         reason = "is empty" if not data else str(error).split(" <_io")[0]
         raise BadImageError(f"{name}: {reason}") from None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A PIL image turned as its EXIF orientation says; itself where it says nothing, or nothing that can be read.
+
+    Raises:
+        OSError: as PIL, for a damaged image.
+    """
+    image.load()
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # of a damaged EXIF block, anything; the picture itself is whole
+        return image
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def from_pil(image: Image.Image, greys: Greys | None = None, *, channels: int = 3) -> Tensor:

@@ -13,6 +13,7 @@ from understudy.data import sources
 from understudy.data.config import DataConfig
 from understudy.data.sources.found import Found
 from understudy.data.sources.merge import merged
+from understudy.data.sources.orientation import set_orientation
 from understudy.data.sources.readers import AUTO, READERS, Reader, in_order
 from understudy.utils.errors import UserError, nearest
 from understudy.utils.untrusted import given_path
@@ -66,7 +67,9 @@ def _found(root: str, config: DataConfig) -> Found:
     reader = READERS[config.format] if config.format != AUTO else _reader_of(root)
     if not reader.takes_names:
         existing(root, "root")
-    return reader.open(given_path(root, what="data.root"), config)
+    found = reader.open(given_path(root, what="data.root"), config)
+    set_orientation(found.splits.values(), applies_exif=config.exif_rotation)
+    return found
 
 
 def _reader_of(root: str) -> type[Reader]:

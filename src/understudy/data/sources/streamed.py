@@ -33,6 +33,7 @@ class StreamedSource:
     def __init__(self, num_images: int, split: str) -> None:
         self.labels: Tensor = torch.full((num_images,), -1, dtype=torch.int64)
         self.greys: Greys | None = None  # of the data set; see `settle_greys`
+        self.applies_exif = True  # see `set_orientation`
         self._split = split
 
     def __len__(self) -> int:
@@ -46,7 +47,7 @@ class StreamedSource:
         """One of the first eight images. Raises UserError at others, and BadImageError where it cannot be read."""
         if i >= len(self._head):
             raise UserError(f"image {i} of a stream cannot be asked for by its number; leave out data.streaming")
-        return decoded(self._head[i][0], self.name(i), self.greys)
+        return decoded(self._head[i][0], self.name(i), self.greys, applies_exif=self.applies_exif)
 
     def deep_greys(self, i: int) -> np.ndarray[Any, Any] | None:
         """(H,W) pixels of one of the first eight images where it has more than 8 bits; None of all others."""

@@ -61,6 +61,7 @@ def bank_key(recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student
             "in_memory": data.native_size,  # these are augmented in whole batches, with other draws than in workers
             **filled,
             **({} if data.greys is None else {"greys": data.greys}),
+            **({"exif_rotation": True} if data.num_rotated else {}),  # banks of before were made of none that is turned
         },
         "data": {"classes": len(data.classes), **{name: identities[source] for name, source in splits.items()}},
         "precision": recipe.precision,

@@ -25,6 +25,7 @@ __all__ = [
     "notes_on",
     "open_banks",
     "refuse_absent_banks",
+    "was_made_unturned",
     "with_banked_teacher",
 ]
 
@@ -103,6 +104,14 @@ def _way_back(found: list[str], recipe: Recipe) -> Iterator[str]:
             f"{recipe.teacher.weights} holds other weights than those that were banked; put back the file that the "
             "bank was made of, or bank this one (`understudy bank`, with another --out)"
         )
+
+
+def was_made_unturned(recipe: Recipe) -> bool:
+    """Whether the recipe's bank was made of no image that was turned upright."""
+    if recipe.bank is None or not bank_folder(recipe.bank.path, recipe.seeds[0]).exists:
+        return False
+    images = bank_folder(recipe.bank.path, recipe.seeds[0]).manifest().key.get("images")
+    return isinstance(images, Mapping) and "exif_rotation" not in images
 
 
 def limit_views(teacher: RunTeacher, num_views: int | None, recipe: Recipe) -> None:
