@@ -75,6 +75,17 @@ def test_unprepared_students_have_the_plain_keys(tmp_path: Path) -> None:
     assert list(load_student(tmp_path, prepared=False).state_dict()) == list(network.module.state_dict())
 
 
+@pytest.mark.parametrize("name", ["cifar:resnet8", "timm:mobilenetv3_small_050", "own"])
+def test_a_loaded_student_carries_the_names_of_its_classes(tmp_path: Path, name: str) -> None:
+    network = network_of(Tiny(), num_classes=3) if name == "own" else create_model(name, num_classes=3, weights="none")
+    module = Tiny() if name == "own" else None
+    save_student(tmp_path / "named", network, LABELS, image_size=32)
+    save_student(tmp_path / "unnamed", network)
+    assert load_student(tmp_path / "named", module=module).classes == tuple(LABELS)
+    assert load_student(tmp_path / "unnamed", module=module).classes is None
+    assert load_student_network(tmp_path / "named", module=module).classes == tuple(LABELS)
+
+
 def test_a_student_without_normalisation_stays_without(tmp_path: Path) -> None:
     save_student(tmp_path, create_model("cifar:resnet8", num_classes=3))
     assert load_student_network(tmp_path).mean is None
@@ -112,6 +123,17 @@ class Tiny(nn.Sequential):
         super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
 
 
+class HasClasses(Tiny):
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = nn.Linear(1, 1)
+
+
+def test_a_part_that_a_network_calls_classes_is_left_alone(tmp_path: Path) -> None:
+    save_student(tmp_path, network_of(HasClasses(), num_classes=3), LABELS)
+    assert isinstance(load_student(tmp_path, module=HasClasses()).classes, nn.Linear)
+
+
 def test_a_module_handed_over_in_python_is_read_into_one_that_is_built_alike(tmp_path: Path) -> None:
     network = network_of(Tiny(), num_classes=3, mean=(0.5,) * 3, std=(0.2,) * 3)
     save_student(tmp_path, network)
@@ -139,6 +161,7 @@ def test_images_of_other_sizes_are_resized_and_cut_as_evaluation_does(tmp_path: 
 
 
 def test_images_four_times_as_large_get_the_same_answers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
     tiles = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 3))
     module = nn.Sequential(nn.Conv2d(3, 3, 3, stride=4, padding=1), tiles)  # which depends on the size of what is shown
     save_student(tmp_path, network_of(module, num_classes=3), image_size=16)

@@ -16,7 +16,7 @@ from understudy.models.weight_files import weights_file
 from understudy.models.weights import read_config
 from understudy.utils.errors import UserError
 
-__all__ = ["class_names"]
+__all__ = ["class_names", "names_in_config"]
 
 Names = list[tuple[str, ...]]  # of each class, all that it is called
 
@@ -36,19 +36,19 @@ def class_names(model: str, weights: str | None) -> Names | None:
     source, name = split_name(model)
     if weights not in (None, "pretrained"):
         file = weights_file(weights)
-        return _of_config(read_config(file.parent))
+        return names_in_config(read_config(file.parent))
     if source == "torchvision":
         categories: Sequence[str] = torchvision.models.get_model_weights(name).DEFAULT.meta["categories"]
         return [(name,) for name in categories]
     if source == "timm":
         return _of_imagenet(name)
     if source == "hf":
-        return _of_config(read_config(Path(name))) if Path(name).is_dir() else [(n,) for n in hf_class_names(name)]
+        return names_in_config(read_config(Path(name))) if Path(name).is_dir() else [(n,) for n in hf_class_names(name)]
     return None
 
 
-def _of_config(config: Mapping[str, Any]) -> Names | None:
-    """Those of timm's config.json, or of transformers'."""
+def names_in_config(config: Mapping[str, Any]) -> Names | None:
+    """Those of timm's config.json, or of transformers'; None where it has none."""
     stated = config.get("label_names") or (config.get("pretrained_cfg") or {}).get("label_names")
     numbered = config.get("id2label")
     if stated is None and isinstance(numbered, Mapping):

@@ -104,6 +104,7 @@ class Network:
     num_classes: int
     starts_from: str  # in words: "pretrained weights", "random weights ...", or the file's name
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # further arguments that rebuild the same module
+    classes: tuple[str, ...] | None = None  # their names in order; None where they are not known
 
     @property
     def prepared(self) -> nn.Sequential:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 from understudy.core.config import Config
 from understudy.core.image_size import ImageSize, height_and_width
 from understudy.core.passes import left_as_it_was
+from understudy.models.class_names import names_in_config
 from understudy.models.create import create_model
 from understudy.models.hugging_face import folder_files
 from understudy.models.names import NAMED_SOURCES
@@ -94,7 +96,7 @@ def save_student(
 def load_student(
     folder: str | Path, *, prepared: bool = True, module: nn.Module | None = None, allow_code: bool = False
 ) -> nn.Module:
-    """The network that `save_student` wrote, in eval mode.
+    """The network that `save_student` wrote, in eval mode; its attribute `classes` has their names, None without any.
 
     Args:
         folder: a run's student/ folder, or the run's own.
@@ -111,13 +113,24 @@ def load_student(
     """
     network = load_student_network(folder, module=module, allow_code=allow_code)
     takes_images = not prepared or network.prepare.does_nothing
-    return (network.module if takes_images else network.prepared).eval()
+    found = (network.module if takes_images else network.prepared).eval()
+    if not hasattr(found, "classes") or isinstance(vars(found).get("classes"), tuple):  # a class may have its own
+        found.classes = network.classes  # type: ignore[assignment]
+    return found
 
 
 def load_student_network(folder: str | Path, *, module: nn.Module | None = None, allow_code: bool = False) -> Network:
-    """As `load_student`, but with its name, normalisation and number of classes."""
+    """As `load_student`, but with its name, normalisation, number of classes and their names."""
     folder = _student_folder(folder)
     about = _about(folder)
+    network = _loaded(folder, about, module, allow_code=allow_code)
+    names = names_in_config(read_config(folder))
+    known = names is not None and len(names) == network.num_classes
+    return replace(network, classes=tuple(name for name, *_ in names or ()) if known else None)
+
+
+def _loaded(folder: Path, about: Mapping[str, Any], module: nn.Module | None, *, allow_code: bool) -> Network:
+    """The network with its weights."""
     if module is None and ":" not in about["name"]:
         raise UserError(
             f"{folder} holds the weights of a {about['name']} that was handed over in Python; build one and pass it: "
@@ -128,7 +141,8 @@ def load_student_network(folder: str | Path, *, module: nn.Module | None = None,
         return _network(module, about, starts_from=str(folder))
     if not allow_code and about["name"].partition(":")[0] not in NAMED_SOURCES:
         raise UserError(
-            f"{folder} names {about['name']}, which is code outside understudy; where you trust it, "
+            f"{folder} names {about['name']}, which is code outside understudy: building it would run code from "
+            f"{about['name'].partition(':')[0]}; where you trust it, --allow-code, or "
             f"load_student({str(folder)!r}, allow_code=True)"
         )
     network = create_model(
