@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from understudy import Classification, Joint, LiveTeacher, StudentSpec, Trainer, methods
 from understudy.core.taps import TappedModel, check_taps
 from understudy.models import create_model, load_student, save_student
-from understudy.models.onnx_export import export_onnx
+from understudy.models.export import Subject, write
+from understudy.models.export.onnx import Onnx
 from understudy.training.build import BuildContext, build_student, tap_teacher
 from understudy.utils.errors import UserError
 
@@ -65,7 +66,7 @@ def test_a_saved_student_gives_the_same_logits(name: str, tmp_path: Path) -> Non
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs pip install 'understudy[export]'")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_onnx_file_agrees_with_torch(name: str, tmp_path: Path) -> None:
-    report = export_onnx(network(name), tmp_path / "student.onnx", image_size=32, threads=1)
+    report = write(Subject(network(name), 32), tmp_path / "student.onnx", Onnx())
     assert report.largest_difference < 1e-4
 
 

@@ -1,18 +1,25 @@
-"""ONNX files: the same numbers as torch, in one file, for any batch."""
+"""Exported files: the same numbers as torch, for any batch, with what it takes to use them."""
 
 import importlib.util
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
 from understudy.models import create_model
-from understudy.models.onnx_export import ExportReport, export_onnx
+from understudy.models.export import FORMATS, Format, Subject, Written, write
+from understudy.models.export.latency import latency
+from understudy.models.export.onnx import Onnx, open_onnx
 from understudy.utils.errors import UserError
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install 'understudy[export]'")
+
+ABOUT = {"classes": json.dumps(["Äffchen", "Öl & tanker"], ensure_ascii=False), "size": "[24, 24]"}
 
 
 @pytest.fixture(scope="module")
@@ -24,40 +31,91 @@ def model() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def written(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
-    file = tmp_path_factory.mktemp("export") / "deep" / "student.onnx"
-    return export_onnx(model.train(), file, image_size=24, teacher=model, threads=1)
+def subject(model: nn.Module) -> Subject:
+    calibration = torch.rand(2, 8, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    return Subject(model.train(), 24, ABOUT, list(calibration))
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_the_file_agrees_with_torch_at_any_batch(written: ExportReport, model: nn.Module, batch_size: int) -> None:
-    images = torch.rand(batch_size, 3, 24, 24)
-    session = onnxruntime.InferenceSession(str(written.file), providers=["CPUExecutionProvider"])
-    (logits,) = session.run(["logits"], {"images": images.numpy()})
-    with torch.no_grad():
-        expected = model.eval()(images).numpy()
-    assert np.abs(logits - expected).max() < 1e-4
+Write = Callable[[Format], Written]
 
 
-def test_the_weights_are_in_the_one_file(written: ExportReport, model: nn.Module) -> None:
-    assert [file.name for file in written.file.parent.iterdir()] == ["student.onnx"]
+@pytest.fixture(scope="module")
+def written(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Write:
+    """Writes a format once."""
+    kept: dict[str, Written] = {}
+
+    def once(format: Format) -> Written:
+        name = f"{format.name}{sorted(vars(format).items())}"
+        if name not in kept:
+            kept[name] = write(subject, tmp_path_factory.mktemp("export") / "deep" / "student.file", format)
+        return kept[name]
+
+    return once
+
+
+EXACT = [Onnx(), FORMATS["pt2"](), FORMATS["torchscript"]()]
+
+
+@pytest.mark.parametrize("format", EXACT, ids=lambda format: format.name)
+def test_a_file_agrees_with_torch_at_any_batch(written: Write, model: nn.Module, format: Format) -> None:
+    run = format.opened(written(format).file, 1)
+    for batch_size in (1, 2, 5):
+        images = torch.rand(batch_size, 3, 24, 24)
+        with torch.no_grad():
+            assert (run(images) - model.eval()(images)).abs().max() < 1e-4
+    assert 0 <= written(format).largest_difference < 1e-4
+
+
+def test_onnx_is_one_file_with_the_weights_in_it(written: Write, model: nn.Module) -> None:
+    file = written(Onnx()).file
+    assert [part.name for part in file.parent.iterdir()] == ["student.file"]
     num_bytes = sum(parameter.numel() * 4 for parameter in model.parameters())
-    assert num_bytes < written.num_bytes == written.file.stat().st_size < 2 * num_bytes
+    assert num_bytes < written(Onnx()).num_bytes == file.stat().st_size < 2 * num_bytes
 
 
-def test_the_report_says_how_well_it_agrees_and_what_it_costs(written: ExportReport) -> None:
-    assert 0 <= written.largest_difference < 1e-4
-    assert written.teacher is not None
-    assert written.student.macs_per_image == written.teacher.macs_per_image
-    text = written.describe()
-    for part in (
-        "student.onnx",
-        "largest difference to torch",
-        "1 thread, batch 1",
-        "(B,3,24,24)",
-        "0.08 M",
-    ):
-        assert part in text
+def test_every_file_says_what_it_is_of(written: Write) -> None:
+    for format in (Onnx(), Onnx(float16=True), FORMATS["int8"]()):
+        about = open_onnx(written(format).file).about
+        assert {name: about[name] for name in ABOUT} == ABOUT
+    extra = dict.fromkeys(ABOUT, "")
+    torch.export.load(written(FORMATS["pt2"]()).file, extra_files=extra)
+    assert extra == ABOUT
+    told = dict.fromkeys(ABOUT, "")
+    torch.jit.load(str(written(FORMATS["torchscript"]()).file), _extra_files=told)
+    assert {name: bytes(text).decode() if isinstance(text, bytes) else text for name, text in told.items()} == ABOUT
+
+
+def test_half_precision_halves_the_weights_and_keeps_input_and_output(written: Write, model: nn.Module) -> None:
+    half = written(Onnx(float16=True))
+    assert half.num_bytes < 0.65 * written(Onnx()).num_bytes
+    assert 1e-6 < half.largest_difference < 5e-2
+    session = onnxruntime.InferenceSession(str(half.file), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"images": np.zeros((5, 3, 24, 24), np.float32)})
+    assert (logits.shape, logits.dtype) == ((5, 10), np.float32)
+
+
+def test_int8_weighs_a_third_and_says_nearly_the_same(written: Write, subject: Subject) -> None:
+    int8 = written(FORMATS["int8"]())
+    assert int8.num_bytes < 0.45 * written(Onnx()).num_bytes
+    assert 1e-6 < int8.largest_difference < 0.2
+    operations = {node.op_type for node in onnx.load(int8.file).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operations
+
+
+def test_int8_without_images_to_calibrate_on_is_refused(model: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="int8: no images to calibrate on"):
+        write(Subject(model, 24), tmp_path / "a.onnx", FORMATS["int8"]())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_opset_is_kept_or_refused(subject: Subject, tmp_path: Path) -> None:
+    small = Subject(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), 4)
+    write(small, tmp_path / "a.onnx", Onnx(opset=20))
+    assert [one.version for one in onnx.load(tmp_path / "a.onnx").opset_import if not one.domain] == [20]
+    for opset in (3, 1000):
+        with pytest.raises(UserError, match=rf"b.onnx: --opset {opset} cannot be had|cannot be written as ONNX"):
+            write(small, tmp_path / "b.onnx", Onnx(opset=opset))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.onnx"]
 
 
 class Restless(nn.Module):
@@ -73,7 +131,7 @@ class Restless(nn.Module):
 
 def test_a_file_that_does_not_agree_is_not_left_behind(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"restless.onnx: not written, since onnxruntime differs from torch by"):
-        export_onnx(Restless(), tmp_path / "restless.onnx", image_size=4, threads=1)
+        write(Subject(Restless(), 4), tmp_path / "restless.onnx", Onnx())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,11 +140,19 @@ class DependsOnData(nn.Module):
         return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("onnx", r"a.x: the network cannot be written as ONNX: \S+"),
+        ("pt2", r"a.x: the network cannot be exported: \S+"),
+    ],
+)
 def test_a_network_that_cannot_be_traced_is_said_so_in_one_message(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, text: str
 ) -> None:
-    with pytest.raises(UserError, match=r"a.onnx: the network cannot be written as ONNX: \S+"):
-        export_onnx(DependsOnData(), tmp_path / "a.onnx", image_size=4)
+    with pytest.raises(UserError, match=text) as caught:
+        write(Subject(DependsOnData(), 4), tmp_path / "a.x", FORMATS[name]())
+    assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
@@ -94,13 +160,28 @@ def test_a_network_that_cannot_be_traced_is_said_so_in_one_message(
 def test_modes_are_put_back(tmp_path: Path) -> None:
     module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(3), nn.Linear(3, 2))
     module[2].eval()
-    export_onnx(module, tmp_path / "a.onnx", image_size=4, threads=1)
+    write(Subject(module, 4), tmp_path / "a.pt", FORMATS["torchscript"]())
     assert [part.training for part in module] == [True, True, False, True]
 
 
+@pytest.mark.parametrize(("name", "words"), [("onnx", "onnx and onnxscript"), ("openvino", "openvino and onnx")])
 def test_missing_libraries_are_named_with_the_command_that_brings_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"export needs onnx and .*pip install 'understudy\[export\]'"):
-        export_onnx(nn.Linear(1, 1), tmp_path / "a.onnx", image_size=4)
+    with pytest.raises(UserError, match=rf"export needs {words}.*pip install .*'understudy\[export\]'"):
+        write(Subject(nn.Linear(1, 1), 4), tmp_path / "a", FORMATS[name]())
+
+
+def test_a_file_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"hello")
+    with pytest.raises(UserError, match=r"a.onnx cannot be read by onnxruntime: \S+"):
+        open_onnx(tmp_path / "a.onnx")
+
+
+def test_a_latency_is_a_median_and_a_ninth_decile_of_calls_with_so_many_threads() -> None:
+    threads: list[int] = []
+    taken = latency(lambda: threads.append(torch.get_num_threads()), threads=1, seconds=0.01)
+    assert 0 < taken.p50 <= taken.p90 < 10
+    assert set(threads) == {1}
+    assert len(threads) >= 20

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from understudy.cli.command import Command, takes_recipe
-from understudy.cli.options import AllowCode, DataOption, Format, RecipeOptions, name_updates
+from understudy.cli.options import AllowCode, DataOption, Format, ModuleOption, RecipeOptions, name_updates
 from understudy.cli.output import columns, echo
 from understudy.cli.overrides import resolve_recipe
 from understudy.cli.recipes import recipes_app
@@ -139,13 +139,14 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     split: Annotated[str, typer.Option(metavar="val|test", help="Which images.")] = "val",
     data: DataOption = None,
+    module: ModuleOption = None,
     allow_code: AllowCode = False,
 ) -> None:
-    """Score the student of a run again, on its own data or on another folder."""
-    from understudy.runs.evaluate import evaluate as evaluate_run
+    """Score the student of a run again, on its own data or on another folder, of all its classes or of some."""
+    from understudy.cli import commands
     from understudy.runs.folder import open_run_folder
 
-    typer.echo(evaluate_run(open_run_folder(run), split=split, data=data, allow_code=allow_code))
+    typer.echo(commands.evaluate(open_run_folder(run), split=split, data=data, module=module, allow_code=allow_code))
 
 
 @app.command(cls=Command)
@@ -198,14 +199,31 @@ def methods(name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_de
 @app.command(cls=Command)
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    onnx: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the ONNX model.")],
+    onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="ONNX, of any batch.")] = None,
+    opset: Annotated[int | None, typer.Option(metavar="N", help="Of --onnx; 18 or more.")] = None,
+    float16: Annotated[bool, typer.Option("--float16", help="Of --onnx: half precision inside.")] = False,
+    int8: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="ONNX in whole numbers, calibrated on training images.")
+    ] = None,
+    pt2: Annotated[Path | None, typer.Option(metavar="FILE", help="A program of torch.export.")] = None,
+    torchscript: Annotated[Path | None, typer.Option(metavar="FILE", help="A traced network.")] = None,
+    openvino: Annotated[Path | None, typer.Option(metavar="FOLDER", help="OpenVINO, where it is installed.")] = None,
+    data: DataOption = None,
+    images: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Score on so many validation images; all by default.")
+    ] = None,
+    module: ModuleOption = None,
     allow_code: AllowCode = False,
 ) -> None:
-    """Write the student as ONNX, check it against torch, and print sizes and latencies."""
+    """Write the student into files to deploy, and print size, accuracy and latency of each beside torch's."""
     from understudy.cli import commands
     from understudy.runs.folder import open_run_folder
 
-    typer.echo(commands.export(open_run_folder(run), onnx, allow_code=allow_code))
+    exports = commands.Exports(
+        onnx=onnx, opset=opset, float16=float16, int8=int8, pt2=pt2, torchscript=torchscript, openvino=openvino
+    )
+    folder = open_run_folder(run)
+    typer.echo(commands.export(folder, exports, data=data, images=images, module=module, allow_code=allow_code))
 
 
 @app.command(cls=Command)

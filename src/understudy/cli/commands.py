@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import typer
+
 from understudy.methods import METHODS
-from understudy.models.onnx_export import export_onnx
+from understudy.models.export import FORMATS, Format
+from understudy.models.export.onnx import Onnx
 from understudy.recipes.comparison import row_named, rows_of, written_out
 from understudy.recipes.schema import Recipe, load_recipe
 from understudy.runs.bank.make import BankOptions, make_banks
 from understudy.runs.console import Display
+from understudy.runs.evaluate import evaluate as evaluate_run
+from understudy.runs.export import Wanted
+from understudy.runs.export import export as export_run
 from understudy.runs.folder import RunFolder
 from understudy.runs.folder_choice import goes_on_unturned
-from understudy.runs.reopen import image_sizes, refuse_what_python_made, student_of, teacher_of
+from understudy.runs.reopen import built_alike
 from understudy.runs.run import execute
 from understudy.utils.errors import UserError
-from understudy.utils.untrusted import given_path
+from understudy.utils.untrusted import given_path, visible
 
-__all__ = ["bank", "compare", "demo", "export", "next_commands", "train"]
+__all__ = ["Exports", "bank", "compare", "demo", "evaluate", "export", "next_commands", "train"]
 
 DEFAULT_ROWS = ("alone", "kd", "kd+dot", "dist")
 
@@ -74,19 +81,53 @@ def demo(out: Path, *, display: Display) -> RunFolder:
     return execute(recipe, name="demo", out=out, overwrite=is_own and run.is_finished, display=display)
 
 
-def export(run: RunFolder, file: Path, *, allow_code: bool) -> str:
-    """Write the run's student as ONNX; sizes and latencies in words."""
-    refuse_what_python_made(run)
-    student = student_of(run, allow_code=allow_code)
-    teacher = teacher_of(run, allow_code=allow_code)
-    size, teacher_size = image_sizes(run)
-    return export_onnx(
-        student,
-        file,
-        image_size=size,
-        teacher=teacher,
-        teacher_image_size=None if teacher is None else teacher_size,
-    ).describe()
+def evaluate(run: RunFolder, *, split: str, data: str | None, module: str | None, allow_code: bool) -> str:
+    """Score the run's student; its scores in words, what was left out on stderr."""
+    built = built_alike(run, module, allow_code=allow_code)
+    return evaluate_run(run, split=split, data=data, allow_code=allow_code, module=built, say=_to_stderr)
+
+
+def _to_stderr(note: str) -> None:
+    typer.echo(visible(note), err=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exports:
+    """Files that were asked for, and how they are written."""
+
+    onnx: Path | None = None
+    opset: int | None = None
+    float16: bool = False
+    int8: Path | None = None
+    pt2: Path | None = None
+    torchscript: Path | None = None
+    openvino: Path | None = None
+
+    def wanted(self) -> list[Wanted]:
+        """The files with their formats."""
+        if self.onnx is None and (self.opset is not None or self.float16):
+            raise UserError(f"{'--float16' if self.float16 else '--opset'} is of --onnx FILE; give that, too")
+        plain = {name: FORMATS[name]() for name in ("int8", "pt2", "torchscript", "openvino")}
+        formats: dict[str, Format] = {"onnx": Onnx(opset=self.opset, float16=self.float16), **plain}
+        given = {name: getattr(self, name) for name in formats}
+        return [Wanted(formats[name], file) for name, file in given.items() if file is not None]
+
+
+def export(
+    run: RunFolder, exports: Exports, *, data: str | None, images: int | None, module: str | None, allow_code: bool
+) -> str:
+    """Write the run's student into files; sizes, scores and latencies in words.
+
+    Raises:
+        UserError: as `understudy.runs.export`; where only some files could be written, the report is on stdout by then.
+    """
+    wanted = exports.wanted()
+    built = built_alike(run, module, allow_code=allow_code)
+    report = export_run(run, wanted, data=data, most_images=images, module=built, allow_code=allow_code, say=_to_stderr)
+    if report.failed:
+        typer.echo(report.describe())
+        raise UserError("\n".join(report.failed))
+    return report.describe()
 
 
 def next_commands() -> str:

@@ -10,7 +10,7 @@ import typer
 
 from understudy.utils.installed import installed_names, shipped_names
 
-__all__ = ["AllowCode", "DataOption", "Format", "RecipeOptions", "Words", "name_updates"]
+__all__ = ["AllowCode", "DataOption", "Format", "ModuleOption", "RecipeOptions", "Words", "name_updates"]
 
 # Of commands that take a recipe, and of others too.
 Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [STRATEGY]... [KEY=VALUE]...", show_default=False)]
@@ -21,6 +21,14 @@ DataOption = Annotated[
 AllowCode = Annotated[
     bool,
     typer.Option("--allow-code", help="Run your own code: --method FILE.py:Class, or a recipe's module.path:factory."),
+]
+
+ModuleOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE.PATH:FACTORY",
+        help="Of a run of understudy.distill: what builds its student (with --allow-code).",
+    ),
 ]
 
 Format = Annotated[str, typer.Option("--format", metavar="text|md|csv|latex", help="Of the table.")]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from understudy.core.image_size import ImageSize, height_and_width
-from understudy.models import Network, create_model, load_student
+from understudy.models import Network, create_model, load_student_network
 from understudy.recipes.comparison import Variant, rows_of
 from understudy.recipes.own_methods import stand_in_for
 from understudy.recipes.schema import Recipe, StudentConfig, TeacherConfig, recipe_from
@@ -18,7 +18,16 @@ from understudy.training.build import BuildContext, build_student, tap_teacher
 from understudy.training.spec import StudentSpec
 from understudy.utils.errors import UserError
 
-__all__ = ["image_sizes", "recipe_of", "refuse_what_python_made", "results_of", "student_of", "teacher_of"]
+__all__ = [
+    "built_alike",
+    "image_sizes",
+    "made_by_python",
+    "recipe_of",
+    "results_of",
+    "student_network_of",
+    "student_of",
+    "teacher_of",
+]
 
 
 def recipe_of(run: RunFolder) -> Recipe:
@@ -47,24 +56,52 @@ def image_sizes(run: RunFolder) -> tuple[ImageSize, ImageSize]:
     return size, (results.teacher and results.teacher.image_size) or size
 
 
-def refuse_what_python_made(run: RunFolder) -> None:
-    """Networks and data that were handed over in Python cannot be named again from a command line."""
-    if recipe_of(run).data.root.startswith("python:"):
-        raise UserError(
-            f"{run.path} was made by understudy.distill from objects in Python; there, "
-            f"understudy.load_student({str(run.student)!r}, module=...) reads its student"
-        )
+def made_by_python(run: RunFolder) -> bool:
+    """Whether networks and data were handed over in Python, so that no name opens them again."""
+    return recipe_of(run).data.root.startswith("python:")
 
 
-def student_of(run: RunFolder, *, allow_code: bool) -> nn.Module:
+def student_of(run: RunFolder, *, allow_code: bool, module: nn.Module | None = None) -> nn.Module:
     """The deployed student, in evaluation mode, taking images in [0,1]; also one that its method has added to."""
+    return student_network_of(run, allow_code=allow_code, module=module).prepared.eval()
+
+
+def student_network_of(run: RunFolder, *, allow_code: bool, module: nn.Module | None = None) -> Network:
+    """The deployed student as a Network.
+
+    Args:
+        run: a finished run.
+        allow_code: let the run name a factory in somebody's own code.
+        module: built like the student that Python handed over (like what its method deploys), whose weights are
+            replaced.
+
+    Raises:
+        UserError: there is no student, or Python made it and no module is given.
+    """
     recipe, found = recipe_of(run), results_of(run)
+    if made_by_python(run) and module is None:
+        raise UserError(
+            f"{run.path} was made by understudy.distill from objects in Python; give a network that is built like its "
+            "student: --module MODULE.PATH:FACTORY --allow-code here, module=... in Python"
+        )
     row = next((row for row in rows_of(recipe) if found.deployed and row.name == found.deployed.row), None)
     if row is None:
         raise UserError(f"{run.results_file} deploys no row of {run.recipe_file}; were these written by one run?")
-    if not any(config.method.deploys_more() for config in row.method):
-        return load_student(run.student, allow_code=allow_code)
-    return load_student(run.student, module=_deployed_form(run, row, allow_code=allow_code))
+    if module is None and any(config.method.deploys_more() for config in row.method):
+        module = _deployed_form(run, row, allow_code=allow_code)
+    return load_student_network(run.student, module=module, allow_code=allow_code)
+
+
+def built_alike(run: RunFolder, factory: str | None, *, allow_code: bool) -> nn.Module | None:
+    """What a factory of somebody's own code builds for the run's classes; None without one.
+
+    Raises:
+        UserError: code is not allowed, or there is no such factory.
+    """
+    if factory is None:
+        return None
+    num_classes = results_of(run).data.num_classes
+    return create_model(factory, num_classes=num_classes, weights="none", allow_code=allow_code).module
 
 
 def teacher_of(run: RunFolder, *, allow_code: bool) -> nn.Module | None:

@@ -82,6 +82,8 @@ def spread(count: int, most: int) -> list[int]:
     """At most so many of the numbers 0..count-1, evenly spread, the first and the last among them."""
     if count <= most:
         return list(range(count))
+    if most == 1:
+        return [0]
     return sorted({i * (count - 1) // (most - 1) for i in range(most)})
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
-from understudy.data.sources.base import PointingSource, Source, joined
+from understudy.data.sources.base import Source, joined
 from understudy.data.sources.found import Found, SplitName
+from understudy.data.sources.renumbered import Renumbered
 from understudy.utils.errors import UserError
 
 __all__ = ["merged"]
@@ -45,23 +43,6 @@ def merged(parts: Sequence[Found]) -> Found:
     )
 
 
-class _Renumbered(PointingSource):
-    """A root's images under the labels of the whole, named with the root."""
-
-    def __init__(self, source: Source, labels: Tensor, root: str) -> None:
-        self.labels = labels
-        self.parts = [source]
-        self._source = source
-        self._root = root
-
-    def at(self, i: int) -> tuple[Source, int]:
-        return self._source, i
-
-    def name(self, i: int) -> str:
-        return f"{self._root}: {self._source.name(i)}"
-
-
 def _renumbered(source: Source, part: Found, whole: Found) -> Source:
     number_of = {name: number for number, name in enumerate(whole.classes)}
-    new = torch.tensor([number_of[name] for name in part.classes], dtype=torch.int64)
-    return _Renumbered(source, new[source.labels], part.name)
+    return Renumbered(source, [number_of[name] for name in part.classes], prefix=f"{part.name}: ")

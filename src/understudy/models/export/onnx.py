@@ -1,0 +1,156 @@
+"""ONNX: written by torch, run by onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy.models.export.base import Format, Runner, Subject, silence
+from understudy.models.hub import first_line
+from understudy.utils.errors import UserError
+
+__all__ = ["Onnx", "OnnxFile", "open_onnx", "write_graph"]
+
+PROTOBUF_LIMIT_BYTES = 2**31  # what one file can hold; above it the weights go into a second file
+HALF_TOLERANCE = 5e-2  # of float16 weights and activations, relative to the largest logit
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+class Onnx(Format, name="onnx"):
+    """Input "images" (B,D,H,W) in [0,1] with any B, output "logits" (B,C), both of 32 bits.
+
+    Args:
+        opset: of ONNX's operations; None: torch's default.
+        float16: weights and what is computed from them in half precision: half the size.
+    """
+
+    title = "onnxruntime"
+    needs = ONNX_PACKAGES
+
+    def __init__(self, *, opset: int | None = None, float16: bool = False) -> None:
+        self.opset = opset
+        self.float16 = float16
+        if float16:
+            self.tolerance = HALF_TOLERANCE
+
+    def write(self, subject: Subject, file: Path) -> None:
+        """The graph with its weights and what it says of itself."""
+        write_graph(subject, file, opset=self.opset)
+        if self.float16:
+            _halve(file)
+        describe(file, subject.about)
+
+    def opened(self, file: Path, threads: int) -> Runner:
+        """By onnxruntime on the CPU."""
+        return open_onnx(file, threads=threads).run
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A file that onnxruntime has read.
+
+    Attributes:
+        run: images to logits.
+        about: what the file says of itself, texts by name.
+        input_shape: of the images; words where a size is open.
+    """
+
+    run: Runner
+    about: Mapping[str, str]
+    input_shape: tuple[int | str | None, ...]
+
+
+def open_onnx(file: Path, *, threads: int = 0) -> OnnxFile:
+    """A file of one input and, first, logits.
+
+    Args:
+        file: of any origin.
+        threads: of the CPU; 0: as onnxruntime chooses.
+
+    Raises:
+        UserError: onnxruntime is missing, or cannot read the file.
+    """
+    Onnx().check_installed()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
+    try:
+        session: Any = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common type of their own
+        raise UserError(f"{file} cannot be read by onnxruntime: {first_line(error)}") from None
+    name, output = session.get_inputs()[0].name, session.get_outputs()[0].name
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run([output], {name: images.numpy()})[0])
+
+    about = dict(session.get_modelmeta().custom_metadata_map)
+    return OnnxFile(run, about, tuple(session.get_inputs()[0].shape))
+
+
+def write_graph(subject: Subject, file: Path, *, opset: int | None = None) -> None:
+    """The graph in 32 bits, without a word about itself.
+
+    Raises:
+        UserError: an operation that ONNX lacks, or an opset that cannot be had.
+    """
+    try:
+        with silence(), torch.no_grad():
+            torch.onnx.export(
+                subject.model,
+                (subject.images(2),),
+                file,
+                input_names=["images"],
+                output_names=["logits"],
+                opset_version=opset,
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                external_data=_is_large(subject.model),
+                verbose=False,
+            )
+    except (RuntimeError, ValueError) as error:  # the exporter's own errors; their cause says what went wrong
+        reason = first_line(error.__cause__ or error)
+        raise UserError(f"{file.name}: the network cannot be written as ONNX: {reason}") from error
+    found = _opset_of(file)
+    if opset is not None and found != opset:
+        raise UserError(
+            f"{file.name}: --opset {opset} cannot be had of this network; torch writes {found}, leave it out"
+        )
+
+
+def describe(file: Path, about: Mapping[str, str]) -> None:
+    """Add what the file says of itself, beside what it says already."""
+    import onnx
+
+    model = onnx.load(file, load_external_data=False)
+    onnx.helper.set_model_props(model, {**{item.key: item.value for item in model.metadata_props}, **about})
+    onnx.save(model, file)
+
+
+def _opset_of(file: Path) -> int:
+    import onnx
+
+    model = onnx.load(file, load_external_data=False)
+    return next(int(one.version) for one in model.opset_import if one.domain in ("", "ai.onnx"))
+
+
+def _halve(file: Path) -> None:
+    """The same graph in half precision; input and output stay of 32 bits."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with silence():
+        halved = convert_float_to_float16(onnx.load(file), keep_io_types=True)
+        onnx.save(halved, file)
+
+
+def _is_large(model: nn.Module) -> bool:
+    sizes = (tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    return bool(sum(sizes) >= PROTOBUF_LIMIT_BYTES)

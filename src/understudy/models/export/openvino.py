@@ -1,0 +1,50 @@
+"""OpenVINO: a folder of its intermediate representation, made of the ONNX graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from understudy.models.export.base import Format, Runner, Subject, silence
+from understudy.models.export.onnx import ONNX_PACKAGES, write_graph
+from understudy.models.hub import first_line
+from understudy.utils.errors import UserError
+
+__all__ = ["OpenVino"]
+
+FILE = "student.xml"
+
+
+class OpenVino(Format, name="openvino"):
+    """A folder with student.xml and student.bin; input and output as those of ONNX, in 32 bits."""
+
+    title = "OpenVINO"
+    needs = ("openvino", *ONNX_PACKAGES)
+    pip = "pip install openvino 'understudy[export]'"
+
+    def write(self, subject: Subject, file: Path) -> None:
+        """The converted graph; what is said of it lies under `understudy` in its rt_info."""
+        import openvino
+
+        file.mkdir()
+        with TemporaryDirectory() as folder, silence():
+            plain = Path(folder) / "plain.onnx"
+            write_graph(subject, plain)
+            try:
+                model = openvino.convert_model(str(plain))
+                for name, text in subject.about.items():
+                    model.set_rt_info(text, ["understudy", name])
+                openvino.save_model(model, str(file / FILE), compress_to_fp16=False)
+            except RuntimeError as error:
+                raise UserError(f"{file.name}: OpenVINO cannot take the network: {first_line(error)}") from error
+
+    def opened(self, file: Path, threads: int) -> Runner:
+        """On the CPU."""
+        import openvino
+
+        settings = {"INFERENCE_NUM_THREADS": str(threads), "PERFORMANCE_HINT": "LATENCY"}
+        compiled: Any = openvino.Core().compile_model(str(file / FILE), "CPU", settings)
+        return lambda images: torch.from_numpy(compiled([images.numpy()])[0].copy())

@@ -1,0 +1,42 @@
+"""PT2: the graph that torch.export takes of a network, for torch without the code of the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from understudy.models.export.base import Format, Runner, Subject, silence
+from understudy.models.hub import first_line
+from understudy.utils.errors import UserError
+
+__all__ = ["Pt2"]
+
+
+class Pt2(Format, name="pt2"):
+    """`torch.export.load(FILE).module()` takes images (B,D,H,W) in [0,1] with any B; extra files say about it."""
+
+    title = "torch.export"
+
+    def write(self, subject: Subject, file: Path) -> None:
+        """The exported program, and one extra file for each thing that is said of it."""
+        try:
+            with silence(), torch.no_grad():
+                shapes = ({0: torch.export.Dim("batch", min=1)},)
+                program = torch.export.export(subject.model, (subject.images(2),), dynamic_shapes=shapes)
+                torch.export.save(program, file, extra_files=dict(subject.about))
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise UserError(f"{file.name}: the network cannot be exported: {first_line(error)}") from error
+
+    def opened(self, file: Path, threads: int) -> Runner:
+        """By torch, which takes the threads that it is set to."""
+        with silence():
+            module = torch.export.load(file).module()
+
+        def run(images: Tensor) -> Tensor:
+            with torch.no_grad():
+                logits: Tensor = module(images)
+            return logits
+
+        return run
