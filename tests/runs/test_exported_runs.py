@@ -6,6 +6,8 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,20 @@ def test_the_onnx_file_says_all_that_its_user_needs(said: str, run: Path) -> Non
         assert json.loads(about["crop"]) == 1.0
         assert json.loads(about["exif_rotation"]) is True
         assert "mean and std are applied inside" in about["input"]
+
+
+def test_the_example_needs_nothing_but_the_file_and_says_the_same(said: str, run: Path) -> None:
+    pictures = sorted((run.parent / "photos").glob("*/0.jpg"))
+    example = Path(__file__).parents[2] / "examples/onnx_predict.py"
+    imported = set(re.findall(r"^(?:import|from) (\w+)", example.read_text(), re.MULTILINE))
+    assert imported == {"json", "sys", "numpy", "onnxruntime", "PIL"}
+    words = [sys.executable, str(example), str(run / "a.onnx"), *map(str, pictures)]
+    lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    for line, one in zip(lines, us.predict(run, pictures), strict=True):
+        found = re.fullmatch(r"(.*): (.*) (\d+\.\d) %", line)
+        assert found
+        assert (found[1], found[2]) == (one.image, one.name)
+        assert float(found[3]) == pytest.approx(100 * one.student[0].probability, abs=0.2)
 
 
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(run: Path, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Everything that `understudy.__all__` lists, imported; `import understudy` itself asks for it when a name is used."""
 
 from understudy import methods as methods
+from understudy.api.deploy import evaluate as evaluate
+from understudy.api.deploy import export as export
+from understudy.api.deploy import predict as predict
 from understudy.api.distill import Result as Result
 from understudy.api.distill import distill as distill
 from understudy.api.trainer import trainer as trainer

@@ -197,6 +197,22 @@ def methods(name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_de
 
 
 @app.command(cls=Command)
+def predict(
+    student: Annotated[Path, typer.Argument(metavar="RUN|STUDENT|FILE.onnx", help="What answers.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, and folders of them.")],
+    topk: Annotated[int, typer.Option(metavar="K", min=1, help="So many of the likeliest classes.")] = 3,
+    format: Annotated[str, typer.Option("--format", metavar="table|csv|jsonl", help="Of the answers.")] = "table",
+    teacher: Annotated[bool, typer.Option("--teacher", help="The teacher's answers beside the student's.")] = False,
+    module: ModuleOption = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Say what is on pictures: names of classes and their probabilities."""
+    from understudy.cli import commands
+
+    commands.predict(student, images, topk=topk, format=format, teacher=teacher, module=module, allow_code=allow_code)
+
+
+@app.command(cls=Command)
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="ONNX, of any batch.")] = None,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
+from understudy.cli.predictions import check_prediction_format, written_as
+from understudy.data.sources.found import BadImages
 from understudy.methods import METHODS
 from understudy.models.export import FORMATS, Format
 from understudy.models.export.onnx import Onnx
@@ -20,13 +23,16 @@ from understudy.runs.export import Wanted
 from understudy.runs.export import export as export_run
 from understudy.runs.folder import RunFolder
 from understudy.runs.folder_choice import goes_on_unturned
+from understudy.runs.predict import Prediction, predictions
 from understudy.runs.reopen import built_alike
 from understudy.runs.run import execute
 from understudy.utils.errors import UserError
+from understudy.utils.text import listed
 from understudy.utils.untrusted import given_path, visible
 
-__all__ = ["Exports", "bank", "compare", "demo", "evaluate", "export", "next_commands", "train"]
+__all__ = ["Exports", "bank", "compare", "demo", "evaluate", "export", "next_commands", "predict", "train"]
 
+MOST_PROBLEMS = 5
 DEFAULT_ROWS = ("alone", "kd", "kd+dot", "dist")
 
 
@@ -89,6 +95,48 @@ def evaluate(run: RunFolder, *, split: str, data: str | None, module: str | None
 
 def _to_stderr(note: str) -> None:
     typer.echo(visible(note), err=True)
+
+
+def predict(
+    student: Path,
+    images: Sequence[Path],
+    *,
+    topk: int,
+    format: str,
+    teacher: bool,
+    module: str | None,
+    allow_code: bool,
+) -> None:
+    """Print what is said of pictures; what a person should know goes to stderr.
+
+    Raises:
+        UserError: as `understudy.runs.predict`; also where not one picture can be read.
+    """
+    check_prediction_format(format)
+    run = RunFolder(given_path(student, what="student"))
+    if module is not None and not run.is_run:
+        raise UserError("--module builds the student of a run folder; give the run")
+    built = built_alike(run, module, allow_code=allow_code)
+    found = predictions(
+        student, images, topk=topk, teacher=teacher, module=built, allow_code=allow_code, say=_to_stderr
+    )
+    problems = []
+    num_images = 0
+
+    def counted() -> Iterator[Prediction]:
+        nonlocal num_images
+        for one in found:
+            num_images += 1
+            if one.problem is not None:
+                problems.append(f"{one.image}: {one.problem}")
+            yield one
+
+    for line in written_as(format, counted(), has_teacher=teacher):
+        typer.echo(line)
+    if len(problems) == num_images:
+        raise UserError(f"no image could be read: {listed(problems, MOST_PROBLEMS)}")
+    if problems:
+        _to_stderr(BadImages(problems, ("image cannot be read", "images cannot be read")).left_out())
 
 
 @dataclass(frozen=True, kw_only=True)

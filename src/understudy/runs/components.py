@@ -156,15 +156,7 @@ def open_components(
     """Open the data, build the teacher, and learn how to build students."""
     device = device_named(recipe.device, world)
     _check_names_exist(recipe, device, world)
-    data = open_data(recipe.data)
-    if data.num_rotated and was_made_unturned(recipe):
-        say(f"bank     {recipe.bank and recipe.bank.path} was made of images as they lie in their files: so are these")
-        recipe = recipe.with_data(exif_rotation=False)
-        data = open_data(recipe.data)
-    for note in data.notes:
-        say(note)
-    if data.greys is not None:  # chosen by these images; a run goes on with it, and others are evaluated by it
-        recipe = recipe.with_data(grey_range=data.greys)
+    recipe, data = _opened_data(recipe, say)
     if len(data.classes) < 2:
         raise UserError(f"{data.name} has one class, {data.classes[0]!r}; there is nothing to tell apart")
     recipe = with_classes_numbered(recipe, data)
@@ -203,6 +195,20 @@ def open_components(
         teacher_size=teacher_size,
         world=world,
     )
+
+
+def _opened_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, DataSplits]:
+    """The data, and the recipe with what they have settled."""
+    data = open_data(recipe.data)
+    if data.num_rotated and was_made_unturned(recipe):
+        say(f"bank     {recipe.bank and recipe.bank.path} was made of images as they lie in their files: so are these")
+        recipe = recipe.with_data(exif_rotation=False)
+        data = open_data(recipe.data)
+    for note in data.notes:
+        say(note)
+    if data.greys is not None:  # chosen by these images; a run goes on with it, and others are evaluated by it
+        recipe = recipe.with_data(grey_range=data.greys)
+    return recipe, data
 
 
 def _teacher_size(recipe: Recipe, data: DataSplits, teacher: Network | None, image_size: ImageSize) -> ImageSize | None:

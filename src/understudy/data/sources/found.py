@@ -53,6 +53,10 @@ class BadImages:
         """'2 files are no images: a, b (skipped; ...)'."""
         return f"{self._sentence()} (skipped; `data.on_bad_image: stop` to refuse)"
 
+    def left_out(self) -> str:
+        """'2 files are no images: a, b (skipped)'."""
+        return f"{self._sentence()} (skipped)"
+
     def error(self) -> UserError:
         """The same as an error, with the way out."""
         return UserError(f"{self._sentence()}; take them away, or leave them out with data.on_bad_image: skip")

@@ -1,0 +1,101 @@
+"""Predictions as a table, as CSV and as JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from understudy.runs.predict import Answer, Prediction
+from understudy.utils.errors import UserError, unknown_name
+from understudy.utils.untrusted import visible
+
+__all__ = ["PREDICTION_FORMATS", "check_prediction_format", "written_as"]
+
+_HIDDEN = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")  # that JSON leaves as they are
+
+
+def check_prediction_format(format: str) -> None:
+    """Refuse a --format that there is not."""
+    if format not in PREDICTION_FORMATS:
+        raise UserError(f"--format {format!r} is {unknown_name(format, PREDICTION_FORMATS)}")
+
+
+def written_as(format: str, predictions: Iterable[Prediction], *, has_teacher: bool) -> Iterator[str]:
+    """Lines of a format; those of CSV and JSON as they come, those of a table once all are there."""
+    return PREDICTION_FORMATS[format](predictions, has_teacher)
+
+
+def _table(predictions: Iterable[Prediction], has_teacher: bool) -> Iterator[str]:
+    """A line for each picture, its likeliest classes in columns; below the student's those of its teacher."""
+    lines: list[list[str]] = []
+    for one in predictions:
+        who = ["student"] if has_teacher else []
+        if one.problem is not None:
+            lines.append([visible(one.image), *who, f"cannot be read: {visible(one.problem)}"])
+            continue
+        lines.append([visible(one.image), *who, *map(_words, one.student)])
+        if one.teacher is not None:
+            lines.append(["", "teacher", *map(_words, one.teacher)])
+    widths = [max((len(cell) for cell in column), default=0) for column in _columns(lines)]
+    for line in lines:
+        yield "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip()
+
+
+def _columns(lines: list[list[str]]) -> Iterator[list[str]]:
+    """Cells by column; a problem, which takes the rest of its line, widens none."""
+    for place in range(max(map(len, lines), default=0)):
+        yield [line[place] for line in lines if place < len(line) and not line[place].startswith("cannot be read: ")]
+
+
+def _words(answer: Answer) -> str:
+    return f"{visible(answer.name)} {100 * answer.probability:.1f} %"
+
+
+def _csv(predictions: Iterable[Prediction], has_teacher: bool) -> Iterator[str]:
+    """A row for each picture and rank; one that could not be read has a single row with its problem."""
+    of_teacher = ["teacher_class", "teacher_probability"] if has_teacher else []
+    yield _csv_row(["image", "rank", "class", "probability", *of_teacher, "problem"])
+    for one in predictions:
+        if one.problem is not None:
+            yield _csv_row([visible(one.image), "", "", "", *([""] * len(of_teacher)), visible(one.problem)])
+        for rank, answer in enumerate(one.student):
+            beside = [] if one.teacher is None else _cells(one.teacher[rank])
+            yield _csv_row([visible(one.image), str(rank + 1), *_cells(answer), *beside, ""])
+
+
+def _cells(answer: Answer) -> list[str]:
+    return [visible(answer.name), f"{answer.probability:.6f}"]
+
+
+def _csv_row(cells: list[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
+
+
+def _json_lines(predictions: Iterable[Prediction], has_teacher: bool) -> Iterator[str]:
+    """An object for each picture."""
+    for one in predictions:
+        told: dict[str, object] = {"image": one.image}
+        if one.problem is not None:
+            told["problem"] = one.problem
+        else:
+            told["student"] = list(map(_object, one.student))
+            if one.teacher is not None:
+                told["teacher"] = list(map(_object, one.teacher))
+        text = json.dumps(told, ensure_ascii=False)
+        yield _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _object(answer: Answer) -> dict[str, object]:
+    return {"class": answer.name, "probability": round(answer.probability, 6)}
+
+
+PREDICTION_FORMATS: dict[str, Callable[[Iterable[Prediction], bool], Iterator[str]]] = {
+    "table": _table,
+    "csv": _csv,
+    "jsonl": _json_lines,
+}

@@ -1,0 +1,254 @@
+"""Classifiers that are opened to predict: a run's student or teacher, a student's folder, an ONNX file, a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy.core.image_size import ImageSize, height_and_width, size_from
+from understudy.data.augment.config import NoAugment
+from understudy.data.augment.crops import Rendering, covered, crop_share
+from understudy.data.sources.base import as_unit
+from understudy.data.sources.greys import Greys
+from understudy.distributed.launch import device_named
+from understudy.models import Network, Prepare, load_student_network
+from understudy.models.export.onnx import OnnxFile, open_onnx
+from understudy.models.network import channels_of
+from understudy.recipes.schema import Recipe
+from understudy.runs.components import open_components
+from understudy.runs.folder import RunFolder
+from understudy.runs.reopen import image_sizes, made_by_python, recipe_of, results_of, student_network_of
+from understudy.utils.errors import UserError
+from understudy.utils.untrusted import given_path, plain_json
+
+__all__ = ["Classifier", "open_classifier", "open_teacher"]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Images to logits, and how a picture is brought to it.
+
+    Attributes:
+        name: for messages.
+        logits: (B,3,H,W) in [0,1] on the CPU to (B,C) there.
+        classes: their names; None where they are not known.
+        image_size: that images are brought to; None: as they come, one by one.
+        crop_share: sides of the centre that is cut out, as a share of what images are scaled to cover.
+        applies_exif: whether image files are turned upright.
+        greys: what becomes black and white of greys of more than 8 bits; None: by each image alone.
+        channels: D of its images.
+    """
+
+    name: str
+    logits: Callable[[Tensor], Tensor]
+    classes: tuple[str, ...] | None
+    image_size: ImageSize | None
+    crop_share: float = 1.0
+    applies_exif: bool = True
+    greys: Greys | None = None
+    channels: int = 3
+
+    def prepared(self, image: Tensor) -> Tensor:
+        """(3,H,W) uint8 as the classifier takes it, (3,*image_size) in [0,1], as evaluation shows it."""
+        if self.image_size is None:
+            return as_unit(image)
+        if self.crop_share == 1:
+            return covered(as_unit(image)[None], self.image_size)[0]
+        rendered, _ = Rendering(NoAugment(), self.image_size)(image)
+        return as_unit(rendered)
+
+    def class_name(self, number: int) -> str:
+        """The name of a class, or its number."""
+        return self.classes[number] if self.classes is not None and number < len(self.classes) else str(number)
+
+
+def open_classifier(
+    student: str | Path | nn.Module, *, module: nn.Module | None = None, allow_code: bool = False
+) -> Classifier:
+    """What a path or a module is.
+
+    Args:
+        student: a run folder, a student's folder, an ONNX file, or what `load_student` gives.
+        module: as in `load_student`.
+        allow_code: let a folder name a factory in somebody's own code.
+
+    Raises:
+        UserError: none of these, or one that cannot be opened.
+    """
+    if isinstance(student, nn.Module):
+        return _of_module(student)
+    path = given_path(student, what="student")
+    if path.suffix.lower() == ".onnx" or (path.is_file() and path.suffix != ".json"):
+        return _of_onnx(path)
+    run = RunFolder(path)
+    if run.is_run:
+        network = student_network_of(run, allow_code=allow_code, module=module)
+        return _of_network(network, image_sizes(run)[0], recipe_of(run), str(path))
+    if not path.exists():
+        raise UserError(f"there is nothing at {path}; give a run folder, a student's folder or an ONNX file")
+    network = load_student_network(path, module=module, allow_code=allow_code)
+    beside = RunFolder(path.absolute().parent)
+    is_of_a_run = path.name == beside.student.name and beside.is_run
+    return _of_network(network, network.prepare.size, recipe_of(beside) if is_of_a_run else None, str(path))
+
+
+def open_teacher(
+    run: RunFolder, student: Classifier, *, allow_code: bool = False, module: nn.Module | None = None
+) -> Classifier:
+    """The teacher of a run, for the student's classes.
+
+    Args:
+        run: a finished run.
+        student: that it is shown beside.
+        allow_code: as in `open_classifier`.
+        module: the teacher itself, where Python handed it over.
+
+    Raises:
+        UserError: the run has none, it is not there any more, or it has other classes.
+    """
+    recipe, results = recipe_of(run), results_of(run)
+    if recipe.teacher is None:
+        raise UserError(f"{run.path} has no teacher: its student learnt alone")
+    size = image_sizes(run)[1]
+    if module is not None:
+        teacher = _of_module(module, size)
+    elif made_by_python(run):
+        raise UserError(f"{run.path}: its teacher was handed over in Python; there, predict(..., teacher=NETWORK)")
+    elif run.teacher.is_dir():
+        network = load_student_network(run.teacher, allow_code=allow_code)
+        teacher = _of_network(network, size, recipe, f"the teacher of {run.path}")
+    else:
+        teacher = _of_network(_teacher_by_name(recipe, allow_code), size, recipe, f"the teacher of {run.path}")
+    share = 1.0 if student.crop_share == 1 else crop_share(size)
+    found = replace(
+        teacher,
+        crop_share=share,
+        classes=student.classes,
+        applies_exif=student.applies_exif,
+        greys=student.greys,
+    )
+    num_outputs = found.logits(torch.zeros(1, found.channels, *height_and_width(size))).shape[1]
+    if num_outputs != results.data.num_classes:
+        raise UserError(
+            f"the teacher of {run.path} tells {num_outputs} classes apart and its student "
+            f"{results.data.num_classes}; they cannot be shown side by side"
+        )
+    return found
+
+
+def _teacher_by_name(recipe: Recipe, allow_code: bool) -> Network:
+    """As a run opens it, with the normalisation that its data give."""
+    bare = recipe.model_copy(
+        update={
+            "bank": None,
+            "method": (),
+            "rows": (),
+            "student": recipe.student.model_copy(update={"weights": "none"}),
+        }
+    )
+    network = open_components(bare, allow_code=allow_code, say=lambda _: None).teacher_network
+    assert network is not None, "a recipe with a teacher and no bank has its network"
+    return network
+
+
+def _of_network(network: Network, size: ImageSize | None, recipe: Recipe | None, name: str) -> Classifier:
+    network.module.to(device_named("auto"))
+    return Classifier(
+        name=name,
+        logits=_runs(network.prepared),
+        classes=network.classes,
+        image_size=size,
+        crop_share=network.prepare.crop_share,
+        applies_exif=True if recipe is None else recipe.data.exif_rotation,
+        greys=_greys_of(recipe),
+        channels=network.prepare.channels,
+    )
+
+
+def _of_module(module: nn.Module, size: ImageSize | None = None) -> Classifier:
+    """What `load_student` gives, or any classifier of images in [0,1]."""
+    prepare = next((part for part in module.modules() if isinstance(part, Prepare)), None)
+    classes = getattr(module, "classes", None)
+    return Classifier(
+        name=type(module).__name__,
+        logits=_runs(module),
+        classes=tuple(map(str, classes)) if isinstance(classes, tuple | list) else None,
+        image_size=size if prepare is None or prepare.size is None else prepare.size,
+        crop_share=1.0 if prepare is None else prepare.crop_share,
+        channels=channels_of(module),
+    )
+
+
+def _runs(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The module where it is, in evaluation mode for each look and as it was afterwards."""
+    like = next(module.parameters(), torch.empty(0))
+
+    def logits(images: Tensor) -> Tensor:
+        was_training = {part: part.training for part in module.modules()}
+        try:
+            with torch.no_grad():
+                found: Tensor = module.eval()(images.to(like.device))
+        finally:
+            for part, mode in was_training.items():
+                part.training = mode
+        return found.float().cpu()
+
+    return logits
+
+
+def _greys_of(recipe: Recipe | None) -> Greys | None:
+    return None if recipe is None or recipe.data.grey_range == "auto" else recipe.data.grey_range
+
+
+def _of_onnx(file: Path) -> Classifier:
+    if not file.is_file():
+        raise UserError(f"there is no file {file}")
+    opened = open_onnx(file)
+    told = _told(opened.about)
+    shape = opened.input_shape
+    if len(shape) != 4:
+        raise UserError(f"{file} takes {shape}, which are no images (B,D,H,W)")
+    sides = [side for side in shape[2:] if isinstance(side, int)]
+    size = told.get("size", sides if len(sides) == 2 else None)
+    try:
+        image_size = None if size is None else size_from(size)
+        crop, greys = float(told.get("crop", 1.0)), told.get("grey_range")
+        range_of_greys = None if greys is None else (float(greys[0]), float(greys[1]))
+    except (ValueError, TypeError, LookupError) as error:
+        raise UserError(f"{file}: what it says of its images cannot be read: {error}") from None
+    classes = told.get("classes")
+    return Classifier(
+        name=str(file),
+        logits=_one_by_one(opened),
+        classes=tuple(map(str, classes)) if isinstance(classes, list) else None,
+        image_size=image_size,
+        crop_share=crop if 0 < crop <= 1 else 1.0,
+        applies_exif=told.get("exif_rotation") is not False,
+        greys=range_of_greys,
+        channels=shape[1] if isinstance(shape[1], int) else 3,
+    )
+
+
+def _told(about: Mapping[str, str]) -> dict[str, Any]:
+    """What an ONNX file says of itself, as far as it is JSON."""
+    found: dict[str, Any] = {}
+    for name, text in about.items():
+        with suppress(ValueError):
+            found[name] = plain_json(text)
+    return found
+
+
+def _one_by_one(opened: OnnxFile) -> Callable[[Tensor], Tensor]:
+    """A file of a fixed batch is run on parts of so many, or on one image after the other."""
+    fixed = opened.input_shape[0]
+    if not isinstance(fixed, int):
+        return opened.run
+    if fixed == 1:
+        return lambda images: torch.cat([opened.run(image[None]) for image in images])
+    raise UserError(f"the ONNX file takes batches of {fixed} images only; export it with an open batch")

@@ -1,0 +1,237 @@
+"""predict(): what a student, and its teacher, say of pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from understudy.data.sources.decoding import UNREADABLE, BadImageError, decoded, from_pil, printable, upright
+from understudy.data.sources.folders import image_files
+from understudy.data.sources.found import BadImages
+from understudy.runs.classifiers import Classifier, open_classifier, open_teacher
+from understudy.runs.folder import RunFolder
+from understudy.utils.errors import UserError, nearest, shortened_repr
+from understudy.utils.machine import num_cpus
+from understudy.utils.text import plural
+from understudy.utils.untrusted import given_path
+
+__all__ = ["Answer", "Given", "Prediction", "predict", "predictions"]
+
+BATCH_SIZE = 32
+MOST_THREADS = 8  # that decode
+
+Given = str | Path | Image.Image
+Picture = tuple[str, Given]  # what it is called, and itself
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A class, and the probability that it was given."""
+
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is said of one picture.
+
+    Attributes:
+        image: its path, or "image 3" of pictures from Python.
+        student: the likeliest classes, the likeliest first; empty where the picture could not be read.
+        teacher: likewise, of its teacher; None where that was not asked.
+        problem: what was wrong with the picture; None where it was read.
+    """
+
+    image: str
+    student: tuple[Answer, ...] = ()
+    teacher: tuple[Answer, ...] | None = None
+    problem: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The likeliest class; None where the picture could not be read."""
+        return self.student[0].name if self.student else None
+
+
+def predict(
+    student: str | Path | nn.Module,
+    images: Given | Sequence[Given],
+    *,
+    topk: int = 5,
+    teacher: bool | nn.Module = False,
+    module: nn.Module | None = None,
+    allow_code: bool = False,
+) -> list[Prediction]:
+    """What a student says of pictures, brought to its size as its evaluation did.
+
+    Args:
+        student: a run folder, a student's folder, an ONNX file of `understudy export`, or what `load_student` gives.
+        images: files, folders (all images in them, at any depth) or PIL images; one or several.
+        topk: so many of the likeliest classes.
+        teacher: True: the teacher of the run beside it. A network: the teacher that Python handed over.
+        module: for a student that was handed over in Python: a network that is built alike.
+        allow_code: let a folder name a factory in your own code, which is then imported and called.
+
+    Returns:
+        One for each picture, in order; one that cannot be read says why, and does not stop the others.
+
+    Raises:
+        UserError: no student, no images, or no teacher where one is asked for.
+    """
+    return list(
+        predictions(
+            student, images, topk=topk, teacher=teacher, module=module, allow_code=allow_code, say=lambda _: None
+        )
+    )
+
+
+def predictions(
+    student: str | Path | nn.Module,
+    images: Given | Sequence[Given],
+    *,
+    topk: int = 5,
+    teacher: bool | nn.Module = False,
+    module: nn.Module | None = None,
+    allow_code: bool = False,
+    say: Callable[[str], None],
+) -> Iterator[Prediction]:
+    """As `predict`, one after the other, all that is refused at once; `say` is told what a person should know."""
+    if isinstance(topk, bool) or not isinstance(topk, int) or topk < 1:
+        raise UserError(f"topk must be a number of classes from 1 on, got {shortened_repr(topk)}")
+    pictures = _pictures(images, say)
+    classifier = open_classifier(student, module=module, allow_code=allow_code)
+    _check_channels(classifier)
+    if classifier.classes is None:
+        say(f"{classifier.name} does not say what its classes are called; they are numbered from 0")
+    beside = None if teacher is False else _teacher(student, classifier, teacher, allow_code)
+    return _each(pictures, classifier, beside, topk)
+
+
+def _each(
+    pictures: Sequence[Picture], classifier: Classifier, teacher: Classifier | None, topk: int
+) -> Iterator[Prediction]:
+    batch_size = 1 if classifier.image_size is None else BATCH_SIZE
+    rest = iter(pictures)
+    with ThreadPoolExecutor(min(MOST_THREADS, num_cpus())) as pool:  # decoders let go of the interpreter lock
+        while batch := list(islice(rest, batch_size)):
+            read = list(pool.map(lambda picture: _read(picture[1], classifier), batch))
+            yield from _of_batch(batch, read, classifier, teacher, topk)
+
+
+def _teacher(
+    student: str | Path | nn.Module, classifier: Classifier, teacher: bool | nn.Module, allow_code: bool
+) -> Classifier:
+    run = None if isinstance(student, nn.Module) else RunFolder(given_path(student, what="student"))
+    if run is None or not run.is_run:
+        raise UserError(f"{classifier.name} has no teacher beside it; give the run folder that it comes from")
+    module = teacher if isinstance(teacher, nn.Module) else None
+    return open_teacher(run, classifier, allow_code=allow_code, module=module)
+
+
+def _check_channels(classifier: Classifier) -> None:
+    if classifier.channels not in (1, 3):
+        raise UserError(
+            f"{classifier.name} takes images of {plural(classifier.channels, 'channel')}, which no image file tells; "
+            "run it on tensors of your own"
+        )
+
+
+def _pictures(images: Given | Sequence[Given], say: Callable[[str], None]) -> list[Picture]:
+    """All pictures that are meant, by name; a folder is all images in it.
+
+    Raises:
+        UserError: a path at which there is nothing, or no image at all.
+    """
+    if isinstance(images, str | Path | Image.Image):
+        images = [images]
+    if not isinstance(images, Sequence):
+        raise UserError(f"images are paths or PIL images, or a list of them, got {shortened_repr(images)}")
+    found: list[Picture] = []
+    empty = []
+    for number, one in enumerate(images):
+        if isinstance(one, Image.Image):
+            found.append((f"image {number}", one))
+            continue
+        if not isinstance(one, str | Path):
+            raise UserError(f"images are paths or PIL images, got {shortened_repr(one)}")
+        path = _existing(one)
+        if not path.is_dir():
+            found.append((printable(path), path))
+            continue
+        names, no_images = image_files(path)
+        found += [(printable(path / name), path / name) for name in names]
+        empty += [] if names else [printable(path)]
+        if no_images:
+            say(BadImages(no_images).left_out())
+    if not found:
+        raise UserError(
+            f"{', '.join(empty) or 'the list of images'} holds no image; give image files, or folders of them"
+        )
+    for name in empty:
+        say(f"{name} holds no image")
+    return found
+
+
+def _existing(text: str | Path) -> Path:
+    path = given_path(text, what="image")
+    if path.exists():
+        return path
+    close = nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else None
+    raise UserError(
+        f"there is no image at {printable(path)}" + (f"; did you mean {printable(close)}?" if close else "")
+    )
+
+
+def _read(picture: Given, classifier: Classifier) -> Tensor | str:
+    """(3,H,W) as the classifier takes it; what is wrong with a picture that cannot be read."""
+    try:
+        if isinstance(picture, Image.Image):
+            image = upright(picture) if classifier.applies_exif else picture
+            pixels = from_pil(image, classifier.greys)
+        else:
+            data = Path(picture).read_bytes()
+            pixels = decoded(data, "", classifier.greys, applies_exif=classifier.applies_exif)
+        prepared = classifier.prepared(pixels)
+        return prepared.mean(0, keepdim=True) if classifier.channels == 1 else prepared
+    except BadImageError as error:
+        return str(error).removeprefix(": ")
+    except UNREADABLE as error:
+        return str(getattr(error, "strerror", None) or error)
+
+
+def _of_batch(
+    batch: Sequence[Picture], read: Sequence[Tensor | str], student: Classifier, teacher: Classifier | None, topk: int
+) -> Iterator[Prediction]:
+    good = [image for image in read if isinstance(image, Tensor)]
+    by_student = iter(_answers(student, good, topk))
+    by_teacher = None
+    if teacher is not None:
+        seen = (_read(one, teacher) for (_, one), image in zip(batch, read, strict=True) if isinstance(image, Tensor))
+        by_teacher = iter(_answers(teacher, (image for image in seen if isinstance(image, Tensor)), topk))
+    for (name, _), image in zip(batch, read, strict=True):
+        if isinstance(image, str):
+            yield Prediction(name, problem=image)
+        else:
+            yield Prediction(name, next(by_student), None if by_teacher is None else next(by_teacher))
+
+
+def _answers(classifier: Classifier, images: Iterable[Tensor], topk: int) -> list[tuple[Answer, ...]]:
+    """The likeliest classes of each image."""
+    stacked = list(images)
+    if not stacked:
+        return []
+    probabilities = classifier.logits(torch.stack(stacked)).float().softmax(1)
+    values, places = probabilities.topk(min(topk, probabilities.shape[1]))
+    return [
+        tuple(Answer(classifier.class_name(place), value) for place, value in zip(*row, strict=True))
+        for row in zip(places.tolist(), values.tolist(), strict=True)
+    ]
