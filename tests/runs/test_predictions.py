@@ -133,6 +133,23 @@ def test_the_teacher_stands_beside_the_student(run: Path, photos: Path) -> None:
     ]
 
 
+def test_a_teacher_whose_weights_are_a_file_says_what_it_says(run: Path, photos: Path, tmp_path: Path) -> None:
+    taught = ("--teacher", "cifar:resnet8", "--teacher-weights", run / "teacher", "--allow-weak-teacher")
+    said = done("train", *TINY[:-1], "1", *taught, "--data", photos, "--out", tmp_path / "an other")
+    folder = f"'{tmp_path}/an other'"
+    assert said.endswith(
+        f"Next: understudy predict {folder} IMAGES...\n      understudy export {folder} --onnx student.onnx\n"
+    )
+    pairs = zip(*(us.predict(one, photos, teacher=True, topk=3) for one in (run, tmp_path / "an other")), strict=True)
+    for here, there in pairs:
+        assert here.teacher is not None
+        assert there.teacher is not None
+        assert {a.name: a.probability for a in here.teacher} == pytest.approx(
+            {a.name: a.probability for a in there.teacher}, abs=1e-5
+        )
+        assert here.student != there.student
+
+
 def test_a_student_that_learnt_alone_has_no_teacher_to_show(large_run: Path) -> None:
     photos = large_run.parent / "photos"
     assert "has no teacher: its student learnt alone" in refused("predict", large_run, photos, "--teacher")

@@ -61,6 +61,7 @@ def train(typed: RecipeOptions) -> None:
     recipe, allow_code = resolve_recipe(typed)
     run = commands.train(recipe, out=typed.out, overwrite=typed.overwrite, allow_code=allow_code, display=Display())
     print_outcome(run)
+    typer.echo(commands.deployment_commands(run))
 
 
 @app.command(cls=Command)

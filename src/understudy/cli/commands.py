@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,18 @@ from understudy.utils.errors import UserError
 from understudy.utils.text import listed
 from understudy.utils.untrusted import given_path, visible
 
-__all__ = ["Exports", "bank", "compare", "demo", "evaluate", "export", "next_commands", "predict", "train"]
+__all__ = [
+    "Exports",
+    "bank",
+    "compare",
+    "demo",
+    "deployment_commands",
+    "evaluate",
+    "export",
+    "next_commands",
+    "predict",
+    "train",
+]
 
 MOST_PROBLEMS = 5
 DEFAULT_ROWS = ("alone", "kd", "kd+dot", "dist")
@@ -180,14 +192,24 @@ def export(
 
 def next_commands() -> str:
     """Two commands to try after the demo, in a form that can be pasted."""
-    program = Path(sys.argv[0])
-    name = program if program.name == "understudy" and program.is_file() else Path("understudy")
+    name = _program()
     return (
         f"Next: {name} compare --teacher timm:resnet34 --train-teacher 10 \\\n"
         "          --student timm:mobilenetv3_small_050 --rows alone,kd,dist,projector \\\n"
         "          --seeds 3 --data YOUR/IMAGES\n"
         f"      {name} methods            ({len(METHODS)} ways to distil, each with its paper)"
     )
+
+
+def deployment_commands(run: RunFolder) -> str:
+    """What to do with a student that is trained, in a form that can be pasted."""
+    name, folder = _program(), shlex.quote(str(run.path))
+    return f"Next: {name} predict {folder} IMAGES...\n      {name} export {folder} --onnx student.onnx"
+
+
+def _program() -> Path:
+    program = Path(sys.argv[0])
+    return program if program.name == "understudy" and program.is_file() else Path("understudy")
 
 
 def _data_name(recipe: Recipe) -> str:

@@ -90,7 +90,10 @@ def export(
     scores: Mapping[str, float] = {}
     of_what = f"not scored: {problem}" if images is None else ""
     if images is not None and most_images != 0:
-        scores, of_what = _scores(subject, written, images, most_images)
+        try:
+            scores, of_what = _scores(subject, written, images, most_images)
+        except UserError as error:  # the files are there, whatever is wrong with the images
+            of_what = f"not scored: {error}"
     teacher = teacher_of(run, allow_code=allow_code)
     return ExportReport(
         image_size=size,
