@@ -206,8 +206,10 @@ def test_export_agrees_and_prints_sizes_and_speeds_of_both(digits_run: tuple[Pat
     assert difference
     assert float(difference[1]) <= 1e-4
     assert said[1] == "input    images (B,3,8,8), RGB in [0,1]; normalised inside; any B"
-    for role, line in zip(("student", "teacher"), said[2:], strict=True):
+    for role, line in zip(("student", "teacher"), said[2:4], strict=True):
         assert re.fullmatch(rf"{role} +\d\.\d\d M parameters +\d+\.\d M MACs +\d+\.\d ms an image in torch", line)
+    assert said[4] == "top-1    on val (128 images)"
+    assert [line.split()[0] for line in said[-3:-1]] == ["torch", "digits.onnx"]
     assert (tmp_path / "digits.onnx").stat().st_size > 10_000
 
 

@@ -96,7 +96,7 @@ def test_the_example_needs_nothing_but_the_file_and_says_the_same(said: str, run
 
 
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(run: Path, tmp_path: Path) -> None:
-    assert "what to write? Give --onnx FILE" in refused("export", run)
+    assert "or --int8, --pt2, --torchscript FILE, --openvino FOLDER: what is to be written?" in refused("export", run)
     assert "--float16 is of --onnx FILE" in refused("export", run, "--float16", "--pt2", tmp_path / "a")
     assert "is named for two formats" in refused("export", run, "--onnx", tmp_path / "a", "--pt2", tmp_path / "a")
     assert "is a folder; name a file" in refused("export", run, "--onnx", tmp_path)

@@ -234,13 +234,11 @@ def export(
 ) -> None:
     """Write the student into files to deploy, and print size, accuracy and latency of each beside torch's."""
     from understudy.cli import commands
-    from understudy.runs.folder import open_run_folder
 
     exports = commands.Exports(
         onnx=onnx, opset=opset, float16=float16, int8=int8, pt2=pt2, torchscript=torchscript, openvino=openvino
     )
-    folder = open_run_folder(run)
-    typer.echo(commands.export(folder, exports, data=data, images=images, module=module, allow_code=allow_code))
+    typer.echo(commands.export(run, exports, data=data, images=images, module=module, allow_code=allow_code))
 
 
 @app.command(cls=Command)

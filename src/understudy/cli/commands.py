@@ -20,9 +20,9 @@ from understudy.recipes.schema import Recipe, load_recipe
 from understudy.runs.bank.make import BankOptions, make_banks
 from understudy.runs.console import Display
 from understudy.runs.evaluate import evaluate as evaluate_run
-from understudy.runs.export import Wanted
+from understudy.runs.export import Wanted, check_wanted
 from understudy.runs.export import export as export_run
-from understudy.runs.folder import RunFolder
+from understudy.runs.folder import RunFolder, open_run_folder
 from understudy.runs.folder_choice import goes_on_unturned
 from understudy.runs.predict import Prediction, predictions
 from understudy.runs.reopen import built_alike
@@ -174,7 +174,7 @@ class Exports:
 
 
 def export(
-    run: RunFolder, exports: Exports, *, data: str | None, images: int | None, module: str | None, allow_code: bool
+    run: Path, exports: Exports, *, data: str | None, images: int | None, module: str | None, allow_code: bool
 ) -> str:
     """Write the run's student into files; sizes, scores and latencies in words.
 
@@ -182,8 +182,12 @@ def export(
         UserError: as `understudy.runs.export`; where only some files could be written, the report is on stdout by then.
     """
     wanted = exports.wanted()
-    built = built_alike(run, module, allow_code=allow_code)
-    report = export_run(run, wanted, data=data, most_images=images, module=built, allow_code=allow_code, say=_to_stderr)
+    check_wanted(wanted)
+    folder = open_run_folder(run)
+    built = built_alike(folder, module, allow_code=allow_code)
+    report = export_run(
+        folder, wanted, data=data, most_images=images, module=built, allow_code=allow_code, say=_to_stderr
+    )
     if report.failed:
         typer.echo(report.describe())
         raise UserError("\n".join(report.failed))

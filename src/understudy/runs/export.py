@@ -28,7 +28,7 @@ from understudy.tasks import TASKS
 from understudy.tasks.base import headline_metric
 from understudy.utils.errors import UserError
 
-__all__ = ["Wanted", "export"]
+__all__ = ["Wanted", "check_wanted", "export"]
 
 CALIBRATION_IMAGES = 256  # of the training images, evenly spread
 CALIBRATION_BATCH = 32
@@ -67,7 +67,7 @@ def export(
         UserError: none is asked for, packages are missing, there is nothing to calibrate on; or a file could not be
             written, after all others are.
     """
-    _check(wanted)
+    check_wanted(wanted)
     network = student_network_of(run, allow_code=allow_code, module=module)
     model = network.prepared.eval()
     size, teacher_size = image_sizes(run)
@@ -109,11 +109,15 @@ def export(
     )
 
 
-def _check(wanted: Sequence[Wanted]) -> None:
-    """Refuse what can be known to fail before a student is loaded."""
+def check_wanted(wanted: Sequence[Wanted]) -> None:
+    """Refuse what can be known to fail before a run is opened.
+
+    Raises:
+        UserError: none is asked for, packages are missing, two have one name, or a folder's name is given for a file.
+    """
     if not wanted:
         raise UserError(
-            "what to write? Give --onnx FILE, --int8 FILE, --pt2 FILE, --torchscript FILE, --openvino FOLDER"
+            "Missing option '--onnx' FILE, or --int8, --pt2, --torchscript FILE, --openvino FOLDER: what is to be written?"
         )
     files = [one.file.absolute() for one in wanted]
     for one in wanted:
