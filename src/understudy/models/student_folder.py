@@ -114,7 +114,9 @@ def load_student(
     network = load_student_network(folder, module=module, allow_code=allow_code)
     takes_images = not prepared or network.prepare.does_nothing
     found = (network.module if takes_images else network.prepared).eval()
-    if not hasattr(found, "classes") or isinstance(vars(found).get("classes"), tuple):  # a class may have its own
+    if not hasattr(found, "classes") or isinstance(
+        vars(found).get("classes", 0), tuple | None
+    ):  # a class may have its own
         found.classes = network.classes  # type: ignore[assignment]
     return found
 

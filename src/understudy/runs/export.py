@@ -117,7 +117,8 @@ def check_wanted(wanted: Sequence[Wanted]) -> None:
     """
     if not wanted:
         raise UserError(
-            "Missing option '--onnx' FILE, or --int8, --pt2, --torchscript FILE, --openvino FOLDER: what is to be written?"
+            "Missing option '--onnx' FILE, or --int8, --pt2, --torchscript FILE, --openvino FOLDER: "
+            "what is to be written?"
         )
     files = [one.file.absolute() for one in wanted]
     for one in wanted:

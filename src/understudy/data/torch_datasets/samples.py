@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from understudy.data.sources.columns import Columns, columns_of
-from understudy.data.sources.decoding import BadImageError, from_pil
+from understudy.data.sources.decoding import BadImageError, from_pil, upright
 from understudy.data.sources.grey_range import settle_greys
 from understudy.data.sources.greys import Greys, as_8_bits, deep_greys
 from understudy.utils.errors import UserError
@@ -163,10 +163,10 @@ def _is_file(value: Any) -> bool:
 
 
 def _opened(value: Any) -> Any:
-    """The image within a file's bytes, or at its path; anything else as it is."""
+    """The image within a file's bytes, or at its path, upright as Hugging Face decodes it; anything else as it is."""
     if not _is_file(value):
         return value
-    return Image.open(value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"]))
+    return upright(Image.open(value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])))
 
 
 def _is_image(value: Any) -> bool:
