@@ -44,6 +44,22 @@ def test_every_option_finds_its_place() -> None:
     assert (found.rows, found.epochs, found.seeds) == (("alone", "dist"), 7, (0, 1))
 
 
+def test_settings_of_the_machine_and_of_the_step_are_options() -> None:
+    typed = RecipeOptions(
+        lr=0.1, weight_decay=0.001, batch_size=32, image_size="96x160", workers=2, device="cuda:1", threads=3
+    )
+    found = resolved(typed)
+    assert (found.update.lr, found.update.weight_decay, found.device, found.threads) == (0.1, 0.001, "cuda:1", 3)
+    assert (found.data.batch_size, found.data.image_size, found.data.workers) == (32, (96, 160), 2)
+    assert resolved(RecipeOptions(image_size="64")).data.image_size == 64
+
+
+@pytest.mark.parametrize("text", ["x", "96x", "96,160", "-8", "96x160x3", "", "9.5"])
+def test_an_image_size_that_is_none_is_refused_with_the_two_forms(text: str) -> None:
+    with pytest.raises(UserError, match="--image-size .*write pixels a side, such as 224, or HEIGHTxWIDTH"):
+        resolved(RecipeOptions(image_size=text))
+
+
 def test_a_bank_that_was_typed_is_the_recipes() -> None:
     found = with_options(BASE, RecipeOptions(bank=Path("stored")))
     assert found["bank"] == {"path": "stored"}

@@ -144,7 +144,7 @@ def distill(
         drop_last: leave out an epoch's last batch where it is smaller.
         classes: label names; None: `train.classes`, else the numbers.
         seed: of everything random.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         out: the run folder, in which an unfinished run of the same networks, data and settings goes on, and no other
             does; None: a numbered one in runs/, an unfinished one of just the same where there is one.
         overwrite: replace what a run has left in `out`.

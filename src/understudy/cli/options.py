@@ -81,6 +81,19 @@ class RecipeOptions:
     ] = None
     update: Annotated[str | None, _UPDATE] = None
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None
+    lr: Annotated[float | None, typer.Option(metavar="RATE", help="Learning rate (update.lr).")] = None
+    weight_decay: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Of the update (update.weight_decay).")
+    ] = None
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Images a step.")] = None
+    image_size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Pixels a side, such as 224, or height x width, such as 96x160.")
+    ] = None
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes that decode images.")] = None
+    device: Annotated[str | None, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", help="Where networks run.")] = None
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="CPU threads of torch; without it, the faster of one and all.")
+    ] = None
     seeds: Annotated[
         str | None,
         typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,16 +48,25 @@ def with_options(base: Mapping[str, Any], typed: RecipeOptions) -> dict[str, Any
         "allow_weak": typed.allow_weak_teacher or None,
     }
     wanted = {
-        "data": _there({"root": typed.data}),
+        "data": _there(
+            {
+                "root": typed.data,
+                "batch_size": typed.batch_size,
+                "image_size": None if typed.image_size is None else _image_size(typed.image_size),
+                "workers": typed.workers,
+            }
+        ),
         "teacher": _there(teacher),
         "student": _there({"model": typed.student, "weights": typed.student_weights}),
         "method": None if typed.method is None else _methods(typed.method, allow_code=typed.allow_code),
-        "update": _there({"name": typed.update}),
+        "update": _there({"name": typed.update, "lr": typed.lr, "weight_decay": typed.weight_decay}),
         "rows": _rows(typed),
         "epochs": typed.epochs,
         "seeds": None if typed.seeds is None else _seeds(typed.seeds),
         "trackers": None if typed.tracker is None else _names(typed.tracker),
         "bank": _there({"path": None if typed.bank is None else str(typed.bank)}),
+        "device": typed.device,
+        "threads": typed.threads,
     }
     settings = with_banked_teacher(merged(base, _there(wanted)))
     if "teacher" in settings and "method" not in settings and (typed.sweep or "rows" not in settings):
@@ -116,6 +126,14 @@ def _seeds(text: str) -> list[int]:
     if "," not in text and numbers[0] > MOST_SEEDS:
         raise UserError(f"--seeds {text!r}: at most {MOST_SEEDS:,}; a comma names one seed: {text},")
     return list(range(numbers[0])) if "," not in text else numbers
+
+
+def _image_size(text: str) -> int | list[int]:
+    """'224' or '96x160'."""
+    if not re.fullmatch(r"\d{1,6}(\s*[x×]\s*\d{1,6})?", text.strip()):
+        raise UserError(f"--image-size {text!r}: write pixels a side, such as 224, or HEIGHTxWIDTH, such as 96x160")
+    sides = [int(side) for side in re.findall(r"\d+", text)]
+    return sides[0] if len(sides) == 1 else sides
 
 
 def _there(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from understudy.core.precision import widest_dtype
+
 __all__ = ["BadValue", "Means", "Meter", "StepLog", "StepRecord"]
 
 AddUp = Callable[[Sequence[Tensor]], list[Tensor]]  # sums over processes
@@ -28,7 +30,7 @@ class Meter:
 
     def add(self, values: Mapping[str, Tensor], weight: int) -> None:
         """Add scalars that are each a mean over `weight` rows."""
-        row = torch.stack([value.double() for value in values.values()]) * weight
+        row = torch.stack([value.to(widest_dtype(value.device)) for value in values.values()]) * weight
         if self._sum is None:
             self._names, self._sum = tuple(values), row
         else:
@@ -110,7 +112,7 @@ class StepRecord:
             num_labelled: () how many of the rows carry a label.
             of_labelled: names of scalars that are means over these alone.
         """
-        scalars = {name: value.detach().double() for name, value in values.items()}
+        scalars = {name: value.detach().to(widest_dtype(value.device)) for name, value in values.items()}
         rows = next(iter(scalars.values())).new_full((), num_rows)
         labelled = num_labelled.to(rows)
         weights = {name: labelled if name in of_labelled else rows for name in scalars}

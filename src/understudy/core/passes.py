@@ -9,6 +9,8 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from understudy.utils.seeding import make_random_state, random_state
+
 __all__ = ["Repeat", "left_as_it_was"]
 
 
@@ -49,20 +51,14 @@ class Repeat:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self._began_at = _random_state()
+        self._began_at = random_state()
         self._buffers: list[tuple[Tensor, Tensor]] = []
 
     def __enter__(self) -> None:
         self._buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
-        torch.set_rng_state(self._began_at[0])
-        if self._began_at[1] is not None:
-            torch.cuda.set_rng_state(self._began_at[1])
+        make_random_state(self._began_at)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for buffer, moved_once in self._buffers:
             buffer.data.copy_(moved_once)  # through .data: the graph of this pass takes no notice
         self._buffers = []
-
-
-def _random_state() -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from understudy.core.batch import Pairing
 
-__all__ = ["Precision", "autocast", "grad_scaler", "upcast"]
+__all__ = ["Precision", "autocast", "grad_scaler", "upcast", "widest_dtype"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -28,6 +28,11 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 def grad_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler | None:
     """What keeps small float16 gradients from vanishing; bfloat16 has float32's range and needs none."""
     return torch.amp.GradScaler(device.type) if precision == "float16" else None
+
+
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """What sums are kept in: float64, which Apple's GPUs (mps) do not have; float32 there."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def upcast(pairing: Pairing) -> Pairing:

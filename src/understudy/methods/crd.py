@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from understudy.core.batch import Pairing
+from understudy.core.precision import widest_dtype
 from understudy.core.taps import Taps
 from understudy.methods.base import Context, LossWeights, Method, MethodConfig, Paper, at_least_float32
 from understudy.methods.shared.connectors import linear_connector
@@ -140,7 +141,8 @@ class Negatives(nn.Module):
         """(M, K + 1) places for (M,) samples: their own, then K others'. Draws from the device's global generator."""
         own = self.class_of[indices]
         first, size = self.first[own, None], self.sizes[own, None]
-        uniform = torch.rand(len(indices), self.count, device=indices.device, dtype=torch.float64)
+        dtype = widest_dtype(indices.device)
+        uniform = torch.rand(len(indices), self.count, device=indices.device, dtype=dtype)
         place = (uniform * (len(self.order) - size)).long()  # among the others, as if the own class were not there
         negatives = self.order[torch.where(place < first, place, place + size)]
         return torch.cat([indices[:, None], negatives], dim=1)

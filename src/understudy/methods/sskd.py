@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from understudy.core.batch import Pairing
+from understudy.core.precision import widest_dtype
 from understudy.core.taps import Taps
 from understudy.methods.base import (
     Context,
@@ -137,9 +138,10 @@ def kept_rows(teacher_scores: Tensor, labels: Tensor, ratio: float) -> Tensor:
     target = labels.clamp(min=0)[:, None]
     rank = (teacher_scores > teacher_scores.gather(1, target)).sum(dim=1)  # 0: right
     rank = rank * (labels >= 0)
-    wrong = (rank > 0).sum().double()
+    dtype = widest_dtype(rank.device)
+    wrong = (rank > 0).sum().to(dtype)
     num_kept = len(labels) - wrong + (wrong * ratio).floor()
-    probability = teacher_scores.double().softmax(dim=1).gather(1, target).squeeze(1)
+    probability = teacher_scores.to(dtype).softmax(dim=1).gather(1, target).squeeze(1)
     place = (rank - probability).argsort(stable=True).argsort()
     return place < num_kept
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from understudy.recipes.origin import Changed, Origin, changed_settings
 from understudy.recipes.published import check_published
 from understudy.recipes.row_settings import RowSettings, row_settings
 from understudy.trackers.base import ALWAYS, tracker_names
-from understudy.utils.errors import UserError
+from understudy.utils.errors import UserError, shortened_repr
 
 __all__ = [
     "BankConfig",
@@ -113,8 +114,8 @@ class Recipe(Config):
     select_on: Literal["last", "val", "test"] = "last"  # which epoch is the headline: the last, or the best on a split
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, max_length=MOST_SEEDS)  # a number n means 0 to n-1
     rows: tuple[str | RowSettings, ...] = ()  # of a compare: names such as kd+dot or crd+kd, or settings of their own
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(default=None, ge=1, le=1_024)  # of torch on the CPU; None: its own choice
+    device: str = "auto"  # auto | cpu | cuda | cuda:N | mps; auto: CUDA where there is one
+    threads: int | None = Field(default=None, ge=1, le=1_024)  # of torch on the CPU; None: measured at the start
     precision: Precision = "float32"  # of the networks' passes; losses and weights stay float32
     accumulate: int = Field(default=1, ge=1)  # passes a step: each takes a part of the batch, for less memory
     compile: Compile = False  # the networks, by torch.compile; reduce-overhead is its mode with CUDA graphs
@@ -152,6 +153,13 @@ class Recipe(Config):
     def _ema(cls, value: Any) -> Any:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return Averaging.nested({"decay": value}) if is_number else value
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, name: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
+            raise ValueError(f"must be auto, cpu, cuda, cuda:N (such as cuda:1) or mps, got {shortened_repr(name)}")
+        return name
 
     @field_validator("trackers", mode="before")
     @classmethod

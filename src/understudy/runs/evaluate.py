@@ -14,7 +14,7 @@ from understudy.data import DataSplits, EvalLoader, Source, eval_loader, open_da
 from understudy.data.sources.base import rows_of
 from understudy.data.sources.found import BadImages
 from understudy.data.sources.renumbered import renumbered
-from understudy.distributed.launch import device_named
+from understudy.distributed.launch import current, device_named
 from understudy.recipes.schema import Recipe
 from understudy.runs.folder import RunFolder
 from understudy.runs.networks import LARGE_IMAGE_SIZE
@@ -113,7 +113,8 @@ def evaluated(
     loaders = images.loaders(split)
     batches: Iterable[Batch] = chain(*loaders)
     task = TASKS[images.recipe.task].for_data(images.num_classes)
-    scores = task.evaluate({"student": lambda batch: student(batch.images)}, batches, device)["student"]
+    with current(device):
+        scores = task.evaluate({"student": lambda batch: student(batch.images)}, batches, device)["student"]
     if skipped := [name for loader in loaders for name in loader.skipped]:
         say(BadImages(skipped, ("image cannot be read", "images cannot be read")).note())
     what = f"{images.which} ({len(scores.per_item):,} images)"

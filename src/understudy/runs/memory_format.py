@@ -220,8 +220,8 @@ def _pass(network: Network, images: Tensor, trial: Trial) -> Callable[[], None]:
 
 def _timed(work: Callable[[], None], device: torch.device) -> float:
     def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
 
     wait()
     began = time.perf_counter()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from understudy.core.batch import Batch, Observation, Pairing
 from understudy.core.compile import Compile, compiled, graphs_retained
 from understudy.core.meters import StepRecord
-from understudy.core.precision import Precision, autocast, grad_scaler, upcast
+from understudy.core.precision import Precision, autocast, grad_scaler, upcast, widest_dtype
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, RankCounts, World
 from understudy.optim.base import Update
@@ -198,7 +198,9 @@ class Student:
         if num_passes == 1 and world.size == 1:
             yield batch, observation, PassShare(rows)
             return
-        labelled = world.add_up([self.task.num_labelled(batch).double()])[0].clamp_min(torch.finfo(torch.double).tiny)
+        counted = self.task.num_labelled(batch)
+        dtype = widest_dtype(counted.device)
+        labelled = world.add_up([counted.to(dtype)])[0].clamp_min(torch.finfo(dtype).tiny)
         total = sum(rows.counts)
         for place in range(num_passes):
             bounds = [(place * count // num_passes, (place + 1) * count // num_passes) for count in rows.counts]

@@ -14,24 +14,33 @@ from torch import Tensor
 
 from understudy.utils.errors import UserError
 
-__all__ = ["RandomState", "alone", "drawing_state", "globally_seeded", "restore_drawing_state", "seeded"]
+__all__ = [
+    "RandomState",
+    "alone",
+    "drawing_state",
+    "globally_seeded",
+    "make_random_state",
+    "random_state",
+    "restore_drawing_state",
+    "seeded",
+]
 
 _LOCK = threading.RLock()
 _holder: list[str] = []  # name of the thread that trains
 
 
 class RandomState:
-    """Generators of the CPU and of the current CUDA device that advance only while they are swapped in.
+    """Generators of the CPU, of the current CUDA device and of Apple's GPU that advance only while they are swapped in.
 
     Args:
         seed: where they start.
     """
 
     def __init__(self, seed: int) -> None:
-        outside = _current()
+        outside = random_state()
         torch.manual_seed(seed)
-        self._state = _current()
-        _make_current(outside)
+        self._state = random_state()
+        make_random_state(outside)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
@@ -42,13 +51,13 @@ class RandomState:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             yield
             return
-        outside = _current()
-        _make_current(self._state)
+        outside = random_state()
+        make_random_state(self._state)
         try:
             yield
         finally:
-            self._state = _current()
-            _make_current(outside)
+            self._state = random_state()
+            make_random_state(outside)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Where the generators stand."""
@@ -92,17 +101,23 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _current() -> dict[str, Tensor]:
+def random_state() -> dict[str, Tensor]:
+    """Where the generators of the CPU, of the current CUDA device and of Apple's GPU stand, those that there are."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
-def _make_current(state: Mapping[str, Tensor]) -> None:
+def make_random_state(state: Mapping[str, Tensor]) -> None:
+    """Put them there again."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
 
 
 @contextmanager
