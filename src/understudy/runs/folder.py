@@ -29,6 +29,7 @@ WRITTEN = (  # everything that a run leaves in its folder
     "results.json",
     "predictions.safetensors",
     "memory_format.json",
+    "threads.json",
     "handed_over.json",
     "report.html",
     LOCK_FILE,
@@ -48,6 +49,9 @@ HARMLESS = (
     ("checkpoint_minutes",),
     ("checkpoint_steps",),
     ("device",),
+    ("threads",),  # where it is not set, a run goes on with as many as it began with
+    ("data", "workers"),
+    ("capture",),
     ("on_nan",),  # what it changes, it changes after the last checkpoint
     ("bank", "num_views"),  # a run goes on with those that it began with
 )  # a run may go on with others of these
@@ -66,6 +70,7 @@ class RunFolder:
         self.predictions_file = path / "predictions.safetensors"
         self.report_file = path / "report.html"
         self.memory_format_file = path / "memory_format.json"  # where the recipe leaves it to a measurement
+        self.threads_file = path / "threads.json"  # how many CPU threads it takes
         self.handed_over_file = path / "handed_over.json"  # of networks and data that Python gave
         self.checkpoints = path / "checkpoints"
         self.teacher = path / "teacher"  # where the run trained it
@@ -167,6 +172,13 @@ class RunFolder:
     def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run whole or not at all."""
         files.write_atomically(file, json_text(content, indent=1).encode())
+
+    def note_threads(self, threads: int) -> None:
+        """Have environment.json say with how many CPU threads the run goes on."""
+        environment = plain_json(text_of(self.environment_file, most_bytes=MAX_RECIPE_BYTES))
+        if isinstance(environment, dict) and isinstance(environment.get("hardware"), dict):
+            environment["hardware"]["threads"] = threads
+            self.write_json(self.environment_file, environment)
 
     def append_timing(self, line: Mapping[str, Any]) -> None:
         """Add a line to timing.jsonl: what differs from one repetition to the next."""

@@ -99,8 +99,9 @@ def choose_run_folder(
             _open_again(run, recipe, say)
         else:
             _refuse_another_run(run, recipe, given)
-    if run.memory_format_file.is_file() and run.differences(recipe, given):
-        run.memory_format_file.unlink()  # another recipe's networks were measured
+    for file in (run.memory_format_file, run.threads_file):
+        if file.is_file() and run.differences(recipe, given):
+            file.unlink()  # another recipe's networks were measured
     run.begin(_as_begun(run, recipe), environment or {}, given)
     return run
 

@@ -18,9 +18,10 @@ from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.runs.memory_format import choose_memory_format
 from understudy.runs.teacher import check_teacher, evaluate_teacher
+from understudy.runs.threads import choose_threads, usable_threads
 from understudy.trackers.base import refuse_absent_packages
 from understudy.training.student import Student
-from understudy.utils.machine import peak_memory_gib
+from understudy.utils.machine import cpu_threads, peak_memory_gib
 from understudy.utils.text import clock, plural
 
 __all__ = ["check"]
@@ -30,6 +31,11 @@ MEASURED_STEPS = 5
 
 def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     """Build everything, score the teacher, take a few steps that are thrown away, and say what a run would cost."""
+    with cpu_threads(recipe.threads or usable_threads()):
+        _check(recipe, allow_code=allow_code, display=display)
+
+
+def _check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     rows = rows_of(recipe)
     refuse_absent_packages(recipe.trackers)
     components = open_components(recipe, allow_code=allow_code, say=display.say)
@@ -38,6 +44,7 @@ def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
         display.say(note)
     display.say(describe.describe_data(components))
     with TemporaryDirectory() as folder:  # a run keeps what it measured, this does not
+        choose_threads(components, Path(folder) / "threads.json", say=display.say)
         components = choose_memory_format(components, Path(folder) / "memory_format.json", say=display.say)
     trainer = build_trainer(components, rows, recipe.seeds[0])
     if recipe.teacher is not None and recipe.teacher.train_epochs > 0:
@@ -82,8 +89,8 @@ def _estimate(components: Components, num_seeds: int) -> str:
     for _ in range(min(MEASURED_STEPS, loader.steps_per_epoch)):
         began = time.perf_counter()
         trainer.take_step(next(batches))
-        if components.device.type == "cuda":
-            torch.cuda.synchronize()
+        if components.device.type != "cpu":
+            torch.accelerator.synchronize(components.device)
         seconds.append(time.perf_counter() - began)
     epoch = sorted(seconds)[len(seconds) // 2] * loader.steps_per_epoch
     own = recipe.teacher.train_epochs if recipe.teacher is not None and recipe.bank is None else 0

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from understudy.core.batch import Batch
 from understudy.data import EvalLoader
-from understudy.distributed.launch import joined
+from understudy.distributed.launch import current, joined
 from understudy.distributed.world import World
 from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import Recipe, lr_note
@@ -33,6 +33,7 @@ from understudy.runs.memory_format import choose_memory_format
 from understudy.runs.seeds import is_kept, keep_seed
 from understudy.runs.stop import StopRequest
 from understudy.runs.teacher import check_teacher, evaluate_teacher, teacher_ready
+from understudy.runs.threads import choose_threads, usable_threads
 from understudy.runs.watcher import RunWatcher
 from understudy.trackers.base import Trackers, refuse_absent_packages
 from understudy.utils.errors import UserError
@@ -71,7 +72,8 @@ def execute(
         Interrupted: stopped by a signal; the same call goes on from there.
     """
     refuse_absent_packages(recipe.trackers)
-    with joined() as world, cpu_threads(recipe.threads), tf32(recipe.tf32), denormals_flushed():
+    threads = recipe.threads or usable_threads()
+    with joined() as world, cpu_threads(threads), tf32(recipe.tf32), denormals_flushed():
         if not world.is_first:
             display = Display(quiet=True)
         begun = partial(goes_on_unturned, recipe, out=out, name=name, overwrite=overwrite, handed_over=handed_over)
@@ -148,7 +150,7 @@ def _lacks_only_its_page(recipe: Recipe, out: Path | None, overwrite: bool, hand
 def _carry_out(run: RunFolder, components: Components, display: Display) -> None:
     """Fourth step: train and write, alone in the folder, with what goes wrong there put into words."""
     recipe, world = components.recipe, components.world
-    with readable_errors(run.path), ExitStack() as until_done:
+    with readable_errors(run.path), current(components.device), ExitStack() as until_done:
         world.from_first(lambda: until_done.enter_context(held(run.path, what="run folder")))
         _train_and_write(Execution(recipe, rows_of(recipe), components, run, display, StopRequest()))
 
@@ -165,6 +167,7 @@ def _train_and_write(execution: Execution) -> None:
                     execution.recipe.trackers, run.path, execution.recipe.as_dict(), say=display.say
                 )
             display.say(describe_data(components))
+            _settle_threads(execution)
             execution.components = choose_memory_format(components, run.memory_format_file, say=display.say)
             if note := lr_note(execution.recipe):
                 display.say(f"warning  {note}")
@@ -188,6 +191,14 @@ def _train_and_write(execution: Execution) -> None:
         if components.world.is_first:
             write_report(run.path)
     components.world.exchange(0)  # nobody leaves while the others still need it
+
+
+def _settle_threads(execution: Execution) -> None:
+    """Take as many CPU threads as this run began with, or as are set or measured, and write that down."""
+    components, run = execution.components, execution.run
+    threads = choose_threads(components, run.threads_file, say=execution.display.say)
+    if components.world.is_first:
+        run.note_threads(threads)
 
 
 def _prepare_teacher(execution: Execution) -> None:

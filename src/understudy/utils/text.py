@@ -64,6 +64,14 @@ def bytes_in_words(num_bytes: float) -> str:
     return f"{num_bytes:,.1f} TB"
 
 
+def two_digits(value: float) -> str:
+    """'2,600', '17', '0.23': what a measurement on a machine that others use, too, is worth."""
+    if not value or not math.isfinite(value):
+        return f"{value:g}"
+    places = 1 - math.floor(math.log10(abs(value)))
+    return f"{round(value, places):,.{max(places, 0)}f}"
+
+
 def mib(num_bytes: int, *, digits: int = 0) -> str:
     """'1,234 MiB', of memory."""
     return f"{num_bytes / 2**20:,.{digits}f} MiB"

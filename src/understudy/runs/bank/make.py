@@ -33,6 +33,7 @@ from understudy.runs.console import Display
 from understudy.runs.failures import readable_errors
 from understudy.runs.stop import StopRequest
 from understudy.runs.teacher import check_teacher, evaluate_teacher
+from understudy.runs.threads import usable_threads
 from understudy.tasks import Evaluation
 from understudy.teachers.bank.identity import refuse_another, refuse_another_beside, version_note
 from understudy.teachers.bank.packing import BankLayout, joined_rows, packed
@@ -97,7 +98,7 @@ def make_banks(
     recipe = recipe.model_copy(update={"bank": None})
     stop = StopRequest()
     with (
-        cpu_threads(recipe.threads),
+        cpu_threads(recipe.threads or usable_threads()),
         tf32(recipe.tf32),
         denormals_flushed(),
         readable_errors(out, what="bank", last="shard"),
