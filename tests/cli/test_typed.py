@@ -56,7 +56,7 @@ def test_settings_of_the_machine_and_of_the_step_are_options() -> None:
 
 @pytest.mark.parametrize("text", ["x", "96x", "96,160", "-8", "96x160x3", "", "9.5"])
 def test_an_image_size_that_is_none_is_refused_with_the_two_forms(text: str) -> None:
-    with pytest.raises(UserError, match="--image-size .*write pixels a side, such as 224, or HEIGHTxWIDTH"):
+    with pytest.raises(UserError, match=r"--image-size .*write pixels a side, such as 224, or HEIGHTxWIDTH"):
         resolved(RecipeOptions(image_size=text))
 
 

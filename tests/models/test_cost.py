@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from understudy.models import cost_of, count_macs, count_parameters, images_per_second, latency_ms, median_ms
+from understudy.models.cost import throughput
 
 
 class Nap:
@@ -76,3 +77,8 @@ def test_images_per_second_follow_from_the_time_of_a_batch() -> None:
     rate = images_per_second(Waits(), image_size=4, batch_size=4, seconds=0.1)
     assert 0.5 * 4 / max(nap.seconds) <= rate <= 4 / min(nap.seconds) <= 500
     assert latency_ms(Waits(), image_size=4, seconds=0.01) >= 2
+
+
+def test_a_throughput_lies_within_the_range_of_its_measurements() -> None:
+    found = throughput(nn.Conv2d(3, 4, 3), image_size=8, batch_size=2, seconds=0.05)
+    assert 0 < found.lowest <= found.median <= found.highest

@@ -6,8 +6,8 @@ import pytest
 
 from helpers.run_writer import results_with
 from understudy.report import Speed, Timing, basis_sentence, comparison_table, cost_sentence, headline, row_sentence
-from understudy.report.formatting import speed
 from understudy.results.schema import ModelFacts
+from understudy.utils.text import two_digits
 
 AHEAD = {("kd+dot", "alone"): (2.8, 1.1, 4.4)}
 SPEEDS = Timing(
@@ -113,6 +113,19 @@ def test_a_small_lead_never_reads_as_none():
     assert "by 0.04 points (95 % interval 0.01 to 0.07)" in text
 
 
+def test_speeds_that_were_measured_far_apart_give_a_range():
+    results = results_with({"alone": 91.8, "kd+dot": 94.6}, AHEAD)
+
+    def said(lowest, highest):
+        fast, slow = SPEEDS.speeds
+        fast = fast.model_copy(update={"lowest": lowest, "highest": highest})
+        slow = slow.model_copy(update={"lowest": 1_200.0, "highest": 1_220.0})
+        return cost_sentence(results, Timing((fast, slow)))
+
+    assert "is 9.4x as fast on this machine." in said(11_000.0, 12_000.0)
+    assert "is 5.2 to 10x as fast on this machine." in said(6_300.0, 12_400.0)
+
+
 def test_what_students_cost_is_said_once_for_all_rows():
     results = results_with({"alone": 91.8, "kd+dot": 94.6}, AHEAD)
 
@@ -154,7 +167,7 @@ def test_students_that_cost_unlike_are_named():
     ],
 )
 def test_a_speed_has_the_two_digits_that_a_repetition_would_confirm(value, text):
-    assert speed(value) == text
+    assert two_digits(value) == text
 
 
 @pytest.mark.parametrize(

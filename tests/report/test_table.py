@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from helpers.run_writer import results_of, results_with, write_run
-from understudy.report import Results, comparison_table, read_run, render, rich_table
+from understudy.report import Results, Speed, Timing, comparison_table, read_run, render, rich_table
 from understudy.utils.errors import UserError
 
 
@@ -142,3 +142,11 @@ def test_a_narrow_terminal_leaves_out_sizes_and_speeds_and_cuts_nothing(table):
 def test_an_unknown_format_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="did you mean latex"):
         render(comparison_table(results_with({"kd": 93.0})), "latx")
+
+
+def test_speeds_have_two_digits_and_the_range_of_their_measurements():
+    timing = Timing(
+        (Speed(model="cifar:resnet8", role="student", images_per_second=1_671.0, lowest=614.0, highest=2_620.0),)
+    )
+    text = render(comparison_table(results_with({"alone": 90.0}), timing), "md")
+    assert "1,700 (610–2,600)" in text

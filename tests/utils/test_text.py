@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from understudy.utils.text import bytes_in_words, clock, listed, mib, plural
+from understudy.utils.text import bytes_in_words, clock, listed, mib, plural, two_digits
 
 
 def test_one_is_one_and_none_or_several_are_many() -> None:
@@ -32,3 +32,11 @@ def test_sizes_of_files_are_in_powers_of_1000_and_of_memory_in_mebibytes() -> No
 )
 def test_durations_are_hours_minutes_seconds(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2_620.0, "2,600"), (17.46, "17"), (9.96, "10"), (0.2345, "0.23"), (614.0, "610"), (1.0, "1.0"), (0.0, "0")],
+)
+def test_a_measurement_has_two_digits(value: float, text: str) -> None:
+    assert two_digits(value) == text

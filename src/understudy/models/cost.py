@@ -19,6 +19,7 @@ from understudy.utils.machine import cpu_threads
 
 __all__ = [
     "Cost",
+    "Throughput",
     "cost_of",
     "count_macs",
     "count_parameters",
@@ -26,11 +27,12 @@ __all__ = [
     "latency_ms",
     "median_ms",
     "model_facts",
+    "throughput",
 ]
 
 _MEASURE_SECONDS = 0.5
 _WARMUP_CALLS = 3
-_FEWEST_CALLS = 5
+_FEWEST_CALLS = _MEASUREMENTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,31 @@ def images_per_second(
     return 1e3 * batch_size / taken
 
 
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Images a second: the median, and the range of several short measurements one after the other."""
+
+    median: float
+    lowest: float
+    highest: float
+
+
+def throughput(
+    module: nn.Module, *, image_size: ImageSize, batch_size: int, seconds: float = _MEASURE_SECONDS
+) -> Throughput:
+    """How many images a forward pass in eval mode gets through in a second, and how far that goes up and down.
+
+    Arguments as in `latency_ms`.
+    """
+    images = _images(module, batch_size, image_size)
+    with _at_rest(module):
+        taken = _timed(lambda: module(images), seconds)
+    share = len(taken) // _MEASUREMENTS
+    medians = [statistics.median(taken[place * share : (place + 1) * share]) for place in range(_MEASUREMENTS)]
+    median, slowest, fastest = statistics.median(taken), max(medians), min(medians)
+    return Throughput(batch_size / median, batch_size / max(slowest, median), batch_size / min(fastest, median))
+
+
 def median_ms(call: Callable[[], object], *, threads: int | None = None, seconds: float = _MEASURE_SECONDS) -> float:
     """Median milliseconds of `call` over `seconds`, after a warm-up; waits for an accelerator to finish.
 
@@ -110,17 +137,22 @@ def median_ms(call: Callable[[], object], *, threads: int | None = None, seconds
         seconds: how long to measure; at least five calls are.
     """
     with cpu_threads(threads):
-        for _ in range(_WARMUP_CALLS):
-            call()
-        taken: list[float] = []
-        started = time.perf_counter()
-        while len(taken) < _FEWEST_CALLS or time.perf_counter() - started < seconds:
-            before = time.perf_counter()
-            call()
-            if torch.accelerator.is_available():
-                torch.accelerator.synchronize()
-            taken.append(time.perf_counter() - before)
-    return 1e3 * statistics.median(taken)
+        return 1e3 * statistics.median(_timed(call, seconds))
+
+
+def _timed(call: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of each call."""
+    for _ in range(_WARMUP_CALLS):
+        call()
+    taken: list[float] = []
+    started = time.perf_counter()
+    while len(taken) < _FEWEST_CALLS or time.perf_counter() - started < seconds:
+        before = time.perf_counter()
+        call()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        taken.append(time.perf_counter() - before)
+    return taken
 
 
 def _images(module: nn.Module, batch_size: int, image_size: ImageSize) -> Tensor:

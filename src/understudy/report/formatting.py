@@ -20,7 +20,6 @@ __all__ = [
     "score_spread",
     "shortened",
     "size_ratio",
-    "speed",
     "spread",
     "with_unit",
 ]
@@ -110,14 +109,6 @@ def size_ratio(student: int | None, teacher: int | None) -> str | None:
         ratio = teacher / student
         return f"1/{ratio:.0f}" if ratio >= 9.5 or abs(ratio - round(ratio)) < 0.05 else f"1/{ratio:.1f}"
     return f"{100 * student / teacher:.0f} %" if student <= 1.5 * teacher else f"{student / teacher:.1f} times"
-
-
-def speed(value: float | None) -> str:
-    """A measured speed, or how many times another: '8,100', '18', '9.4'; repetitions differ in the second digit."""
-    if value is None or not math.isfinite(value):
-        return ABSENT
-    rounded = float(f"{value:.2g}")
-    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:.2g}"
 
 
 def duration(seconds: float | None) -> str:

@@ -63,6 +63,8 @@ class Speed(Record):
     model: str
     role: Literal["student", "teacher"]
     images_per_second: Number = Field(ge=0)
+    lowest: NumberOrNone = None  # of several short measurements; null where there was one
+    highest: NumberOrNone = None  # likewise
     threads: int | None = None
     batch: int | None = None
 
@@ -77,7 +79,12 @@ class Timing:
 
     def speed_of(self, model: str, role: Literal["student", "teacher"]) -> float | None:
         """Images per second of `model` in that role, or None where nobody measured it."""
-        return next((s.images_per_second for s in self.speeds if (s.model, s.role) == (model, role)), None)
+        found = self.measured(model, role)
+        return None if found is None else found.images_per_second
+
+    def measured(self, model: str, role: Literal["student", "teacher"]) -> Speed | None:
+        """Likewise, with its range."""
+        return next((speed for speed in self.speeds if (speed.model, speed.role) == (model, role)), None)
 
 
 @dataclass(frozen=True, slots=True)

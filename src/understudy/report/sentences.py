@@ -9,6 +9,7 @@ from understudy.report.formatting import decimal, differences, first_word, score
 from understudy.report.run_data import Timing
 from understudy.results.schema import ALONE, Comparison, Results, Row
 from understudy.tasks import Metric
+from understudy.utils.text import two_digits
 
 __all__ = [
     "basis_sentence",
@@ -21,6 +22,7 @@ __all__ = [
     "row_sentence",
 ]
 
+_MOST_SPREAD = 1.5  # of a ratio of speeds that is still said as one number
 _MOST_CHANGES = 12  # that are named in a sentence; the recipe of the run has them all
 _CANNOT_TELL = "these images and seeds cannot tell the rows apart"
 
@@ -281,7 +283,7 @@ def _cost_clauses(results: Results, row: Row, timing: Timing | None) -> list[str
         clauses.append(f"has {_of(size)} the teacher's parameters")
     ratio = _speed_ratio(results.teacher.model, row.student.model, timing)
     if ratio is not None:
-        clauses.append(f"is {speed(ratio)}x as fast on this machine")
+        clauses.append(f"is {ratio}x as fast on this machine")
     return clauses
 
 
@@ -290,8 +292,15 @@ def _of(size: str) -> str:
     return size if size.endswith("times") else f"{size} of"
 
 
-def _speed_ratio(teacher: str, student: str, timing: Timing | None) -> float | None:
+def _speed_ratio(teacher: str, student: str, timing: Timing | None) -> str | None:
+    """'17', or '8 to 30' where the measurements lie further apart than by half."""
     if timing is None:
         return None
-    slow, fast = timing.speed_of(teacher, "teacher"), timing.speed_of(student, "student")
-    return fast / slow if slow and fast else None
+    slow, fast = timing.measured(teacher, "teacher"), timing.measured(student, "student")
+    if slow is None or fast is None or not slow.images_per_second or not fast.images_per_second:
+        return None
+    if slow.lowest and slow.highest and fast.lowest and fast.highest:
+        least, most = fast.lowest / slow.highest, fast.highest / slow.lowest
+        if most > _MOST_SPREAD * least:
+            return f"{two_digits(least)} to {two_digits(most)}"
+    return two_digits(fast.images_per_second / slow.images_per_second)

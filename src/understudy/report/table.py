@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from understudy.analysis import Summary
-from understudy.report.formatting import ABSENT, compact, decimal, loss, score, score_spread, speed, spread
-from understudy.report.run_data import Timing
+from understudy.report.formatting import ABSENT, compact, decimal, loss, score, score_spread, spread
+from understudy.report.run_data import Speed, Timing
 from understudy.report.sentences import basis_sentence, best_epoch_sentence, changed_sentence, published_sentence
 from understudy.results.schema import Results, Row, Scores
 from understudy.tasks import Metric
+from understudy.utils.text import two_digits
 
 __all__ = ["Cell", "Column", "Line", "Table", "comparison_table"]
 
@@ -127,7 +128,7 @@ def _row_cells(row: Row, metric: Metric, timing: Timing) -> tuple[Cell, ...]:
         _loss(summary.kl_to_teacher),
         _count(row.student.parameters),
         _count(row.student.macs),
-        _speed(timing.speed_of(row.student.model, "student")),
+        _speed(timing.measured(row.student.model, "student")),
     )
 
 
@@ -146,7 +147,7 @@ def _teacher_cells(results: Results, timing: Timing) -> tuple[Cell, ...]:
         *[Cell()] * 7,  # its best epoch is not known, and it agrees with itself
         _count(teacher.parameters),
         _count(teacher.macs),
-        _speed(timing.speed_of(teacher.model, "teacher")),
+        _speed(timing.measured(teacher.model, "teacher")),
     )
 
 
@@ -192,5 +193,11 @@ def _count(value: int | None) -> Cell:
     return Cell(compact(value), value)
 
 
-def _speed(value: float | None) -> Cell:
-    return Cell(speed(value), value) if value else Cell()
+def _speed(measured: Speed | None) -> Cell:
+    """'2,600 (1,500–2,700)': two digits, since repeated measurements differ in the second already."""
+    if measured is None or not measured.images_per_second:
+        return Cell()
+    text = two_digits(measured.images_per_second)
+    if measured.lowest and measured.highest:
+        text += f" ({two_digits(measured.lowest)}–{two_digits(measured.highest)})"
+    return Cell(text, measured.images_per_second)

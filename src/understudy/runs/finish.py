@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from understudy.data.sources.found import BadImages
-from understudy.models.cost import images_per_second
+from understudy.models.cost import throughput
 from understudy.report import headline
 from understudy.results.schema import Deployed, Headline, Results, Row, Teacher
 from understudy.results.seed_record import SeedRecord
@@ -93,8 +93,9 @@ def _time_models(execution: Execution) -> None:
         models.append(("teacher", components.teacher_network, components.teacher_size or components.image_size))
     for role, network, size in models:
         model = network.prepared.to(components.device)
-        rate = images_per_second(model, image_size=size, batch_size=batch_size)
+        rate = throughput(model, image_size=size, batch_size=batch_size)
         speed = {"kind": "speed", "role": role, "model": network.name, "batch": batch_size}
-        measured = {"images_per_second": rate, "threads": torch.get_num_threads()}
+        range_of = {"lowest": rate.lowest, "highest": rate.highest}
+        measured = {"images_per_second": rate.median, **range_of, "threads": torch.get_num_threads()}
         execution.run.append_timing({**speed, **measured, "device": str(components.device)})
     execution.run.append_timing({"kind": "memory", "peak_gib": peak_memory_gib(components.device)})

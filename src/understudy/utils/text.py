@@ -68,8 +68,8 @@ def two_digits(value: float) -> str:
     """'2,600', '17', '0.23': what a measurement on a machine that others use, too, is worth."""
     if not value or not math.isfinite(value):
         return f"{value:g}"
-    places = 1 - math.floor(math.log10(abs(value)))
-    return f"{round(value, places):,.{max(places, 0)}f}"
+    rounded = float(f"{value:.1e}")
+    return f"{rounded:,.{max(1 - math.floor(math.log10(abs(rounded))), 0)}f}"
 
 
 def mib(num_bytes: int, *, digits: int = 0) -> str:
