@@ -55,6 +55,21 @@ def test_help_and_version_answer_without_torch(words: tuple[str, ...]) -> None:
     assert not {"torch", "torchvision", "timm", "numpy", *LATE} & after_command(*words)
 
 
+@pytest.mark.parametrize(
+    "words", [("train", "--bogus", "1"), ("compare", "--epochs", "many"), ("settings", "--help"), ("bogus",)]
+)
+def test_what_cannot_be_parsed_is_refused_without_torch(words: tuple[str, ...]) -> None:
+    assert not {"torch", "torchvision", "timm", "numpy", *LATE} & after_command(*words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["train", "--bogus"]])
+def test_help_and_refusals_take_less_than_a_second_of_processor_time(words: list[str]) -> None:
+    command = f"import contextlib, understudy.cli\nwith contextlib.suppress(SystemExit): understudy.cli.main({words})"
+    processor_seconds(command)
+    assert min(processor_seconds(command) for _ in range(3)) < 1.0
+
+
 def test_no_module_imports_at_its_top_what_few_need() -> None:
     tops = [
         (path.relative_to(SOURCES).as_posix(), name.partition(".")[0])

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from understudy.cli.command import Command, takes_recipe
+from understudy.cli.messages import speaking_of
 from understudy.cli.options import AllowCode, DataOption, Format, ModuleOption, RecipeOptions, name_updates
 from understudy.cli.output import columns, echo
 from understudy.cli.overrides import resolve_recipe
@@ -147,7 +148,9 @@ def evaluate(
     from understudy.cli import commands
     from understudy.runs.folder import open_run_folder
 
-    typer.echo(commands.evaluate(open_run_folder(run), split=split, data=data, module=module, allow_code=allow_code))
+    with speaking_of({} if data is None else {"data.root": "--data"}):
+        said = commands.evaluate(open_run_folder(run), split=split, data=data, module=module, allow_code=allow_code)
+    typer.echo(said)
 
 
 @app.command(cls=Command)
@@ -211,6 +214,16 @@ def predict(
     from understudy.cli import commands
 
     commands.predict(student, images, topk=topk, format=format, teacher=teacher, module=module, allow_code=allow_code)
+
+
+@app.command(cls=Command)
+def settings(
+    words: Annotated[list[str] | None, typer.Argument(metavar="WORD", show_default=False)] = None,
+) -> None:
+    """List the settings of a recipe: key, default, type, option and meaning; with WORDs those that they find."""
+    from understudy.cli.settings_pages import settings_list
+
+    typer.echo(settings_list(words or []))
 
 
 @app.command(cls=Command)

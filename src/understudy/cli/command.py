@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from typer.core import TyperCommand
 
+from understudy.cli.messages import speaking_of, typed_options
 from understudy.cli.options import RecipeOptions
 from understudy.utils.installed import load_installed
 
@@ -45,7 +46,8 @@ def takes_recipe(
         @wraps(command)
         def run(**given: Any) -> None:
             typed = RecipeOptions(**{name: given.pop(name) for name in taken})
-            command(typed=typed, **given)
+            with speaking_of(typed_options(typed)):
+                command(typed=typed, **given)
 
         run.__signature__ = _written_out(command, taken)  # type: ignore[attr-defined]
         return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 
-from understudy.cli.results_page import field_comments
+from understudy.cli.field_comments import field_comments
 from understudy.methods import METHODS, Method, method_named
 from understudy.methods.base import MethodConfig
 from understudy.utils.text import NARROW_HANG, wrapped

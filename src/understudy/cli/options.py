@@ -10,7 +10,7 @@ import typer
 
 from understudy.utils.installed import installed_names, shipped_names
 
-__all__ = ["AllowCode", "DataOption", "Format", "ModuleOption", "RecipeOptions", "Words", "name_updates"]
+__all__ = ["SETTINGS", "AllowCode", "DataOption", "Format", "ModuleOption", "RecipeOptions", "Words", "name_updates"]
 
 # Of commands that take a recipe, and of others too.
 Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [STRATEGY]... [KEY=VALUE]...", show_default=False)]
@@ -115,6 +115,30 @@ class RecipeOptions:
     allow_weak_teacher: Annotated[
         bool, typer.Option("--allow-weak-teacher", help="Go on with a teacher at chance level.")
     ] = False
+
+
+SETTINGS = {  # which setting of a recipe an option is for, by its field
+    "teacher": "teacher.model",
+    "teacher_weights": "teacher.weights",
+    "train_teacher": "teacher.train_epochs",
+    "allow_weak_teacher": "teacher.allow_weak",
+    "student": "student.model",
+    "student_weights": "student.weights",
+    "data": "data.root",
+    "batch_size": "data.batch_size",
+    "image_size": "data.image_size",
+    "workers": "data.workers",
+    "method": "method",
+    "update": "update.name",
+    "lr": "update.lr",
+    "weight_decay": "update.weight_decay",
+    "epochs": "epochs",
+    "seeds": "seeds",
+    "rows": "rows",
+    "bank": "bank.path",
+    "device": "device",
+    "threads": "threads",
+}
 
 
 def name_updates() -> None:

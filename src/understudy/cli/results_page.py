@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -10,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from understudy.cli.field_comments import field_comments
 from understudy.results.schema import Results
 
 __all__ = ["types_of_results", "with_tables"]
@@ -37,14 +37,6 @@ def types_of_results() -> dict[str, type]:
             found[kind.__name__] = kind
             waiting += [inner for _, annotation in _fields(kind) for inner in _types_in(annotation)]
     return found
-
-
-def field_comments(kind: type) -> dict[str, str]:
-    """The comment beside each field of a class and of those it inherits from, by the name of the field."""
-    words: dict[str, str] = {}
-    for owner in reversed([base for base in kind.__mro__ if base.__module__.startswith("understudy.")]):
-        words |= dict(re.findall(r"^\s+(\w+): [^#\n]*#\s*(.+)$", inspect.getsource(owner), re.MULTILINE))
-    return words
 
 
 def _table(kind: type) -> str:

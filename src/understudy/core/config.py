@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
-from understudy.utils.errors import MOST_TEXT, UserError, _shortened, shortened_repr, unknown_name
+from understudy.utils.errors import MOST_TEXT, UserError, _shortened, nearest, shortened_repr, unknown_name
 
 __all__ = ["Config"]
 
+UNKNOWN = "unknown; there are"
+MOST_KEYS = 4  # that one message proposes
 MOST_PROBLEMS = 30  # of one group of settings that are put into words
 
 
@@ -19,6 +21,11 @@ class Config(BaseModel):
     """A frozen group of settings that refuses keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def known_keys(cls) -> Iterable[str]:
+        """Key paths that a misspelt or misplaced one is compared with."""
+        return cls.model_fields
 
     @classmethod
     def read(cls, data: Mapping[str, Any], *, what: str) -> Self:
@@ -49,9 +56,10 @@ def problems_of(error: ValidationError, root: type[BaseModel]) -> list[tuple[str
     for item in error.errors()[:MOST_PROBLEMS]:
         path = ".".join(_shortened(str(part)) for part in item["loc"] if not _is_validator_label(part))
         if item["type"] == "nested":
-            found += [(f"{path}.{sub}" if sub else path, text) for sub, text in item["ctx"]["problems"]]
+            nested = item["ctx"]["problems"]
+            found += [(f"{path}.{sub}" if sub else path, _or_elsewhere(sub, text, root)) for sub, text in nested]
         elif item["type"] == "extra_forbidden":
-            found.append((path, unknown_name(str(item["loc"][-1]), _fields_at(root, item["loc"][:-1]))))
+            found.append((path, _unknown_key(str(item["loc"][-1]), _fields_at(root, item["loc"][:-1]), root)))
         elif item["type"] == "model_type":
             fields = ", ".join(f"{path}.{name}" for name in _fields_at(root, item["loc"]))
             found.append((path, f"is a group of settings ({fields}), got {shortened_repr(item['input'])}"))
@@ -62,6 +70,33 @@ def problems_of(error: ValidationError, root: type[BaseModel]) -> list[tuple[str
         else:
             found.append((path, f"{item['msg'][0].lower()}{item['msg'][1:]}, got {shortened_repr(item['input'])}"))
     return list(dict.fromkeys(found))
+
+
+def _unknown_key(name: str, beside: Sequence[str], root: type[BaseModel]) -> str:
+    """'unknown; did you mean update.lr?': the same name elsewhere, a near one beside it, a near one elsewhere."""
+    if elsewhere := _ending_in(name, root):
+        return f"unknown; did you mean {elsewhere}?"
+    if nearest(name, beside) is None:
+        near = nearest(name, [key.rpartition(".")[2] for key in _known_keys(root)])
+        if near is not None and (elsewhere := _ending_in(near, root)):
+            return f"unknown; did you mean {elsewhere}?"
+    return unknown_name(name, beside)
+
+
+def _or_elsewhere(path: str, text: str, root: type[BaseModel]) -> str:
+    """What a nested group of settings says of an unknown key, or where else in the whole that name is known."""
+    elsewhere = _ending_in(path.rpartition(".")[2], root) if text.startswith(UNKNOWN) else ""
+    return f"unknown; did you mean {elsewhere}?" if elsewhere else text
+
+
+def _ending_in(name: str, root: type[BaseModel]) -> str:
+    """'student.weights or teacher.weights': the keys whose last part is `name`."""
+    found = [key for key in _known_keys(root) if "." in key and key.rpartition(".")[2] == name]
+    return " or ".join(found[:MOST_KEYS])
+
+
+def _known_keys(root: type[BaseModel]) -> list[str]:
+    return list(root.known_keys()) if issubclass(root, Config) else []
 
 
 def _is_validator_label(part: int | str) -> bool:

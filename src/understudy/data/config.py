@@ -21,7 +21,7 @@ class DataConfig(Config):
     root: str  # a folder or file, several with commas between them, "hf:NAME" for the hub, or "digits"
     format: str = AUTO  # a reader's name; auto: by what lies there; see `understudy.data.readers`
     image_column: str = "image"  # parquet and hub; where it is missing, the only column of images is taken
-    label_column: str = "label"
+    label_column: str = "label"  # likewise, of numbers or names of classes
     streaming: bool = False  # hub only: images are never stored, and so have no numbers (no bank, no CRD)
 
     train_rows: str | None = None  # "0:10000" of the training split, in its stored order
@@ -31,11 +31,11 @@ class DataConfig(Config):
     val_rows: str | None = None  # takes the validation from the training split
     val: Literal["auto", "test"] = "auto"  # auto: val_rows, else a val split, else held out; test: as the papers did
     val_fraction: float = Field(default=0.2, gt=0, lt=1)  # held out, class by class, where there is no val split
-    split_seed: int = 0
+    split_seed: int = 0  # of what is held out, and of what fraction takes
 
-    batch_size: int = Field(default=64, ge=1, le=1_000_000)
-    eval_batch_size: int = Field(default=256, ge=1, le=1_000_000)
-    drop_last: bool = False
+    batch_size: int = Field(default=64, ge=1, le=1_000_000)  # images a step, over all processes
+    eval_batch_size: int = Field(default=256, ge=1, le=1_000_000)  # images of a pass that only evaluates
+    drop_last: bool = False  # True: the last batch of an epoch is left out where it is smaller
     sampling: Literal["shuffled", "balanced"] = "shuffled"  # balanced: classes equally often, small ones repeated
     image_size: ImageSize | None = None  # pixels, of squares, or [height, width]; None: the model's own
     grey_range: Literal["auto"] | tuple[float, float] = (
@@ -43,10 +43,10 @@ class DataConfig(Config):
     )
     exif_rotation: bool = True  # image files are turned upright as their EXIF orientation says
     copies: Literal["none", "rotations", "pairs"] = "none"  # rotations: by 90, 180, 270 degrees; pairs: a second view
-    augment: AugmentSetting = "auto"
+    augment: AugmentSetting = "auto"  # its name or a mapping with one; auto: by the size of the images
     mix: MixConfig | None = None  # Mixup and CutMix
 
-    on_bad_image: Literal["skip", "stop"] = "skip"
+    on_bad_image: Literal["skip", "stop"] = "skip"  # what to do about a file that cannot be read; it is said
     workers: int | None = Field(default=None, ge=0, le=512)  # None: one per core, at most 8; unused where cached
     cache: Literal["auto", "resized"] | bool = (
         "auto"  # auto: images of one size up to 64 pixels (see `takes_rectangles`); refused where they do not fit;

@@ -58,16 +58,16 @@ class UpdateConfig(Config):
     update: ClassVar[type[Update]]  # set when the Update that owns this Config is defined
 
     name: str = Field(default="", validate_default=True)  # the update's own
-    optimizer: Optimizer = "sgd"
+    optimizer: Optimizer = "sgd"  # whose rule is followed; nesterov: sgd with nesterov: true
     lr: float = Field(default=0.05, gt=0)  # with SGD and 64 images per step, Tian et al. 2020; AdamW wants about 1e-3
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # under AdamW, NAdam and Lion beta_1
     weight_decay: float = Field(default=5e-4, ge=0)  # Tian et al. 2020
     decay_norm_and_bias: bool = True  # False: not norms and biases, nor what the network itself asks to leave out
     clip_norm: float | None = Field(default=None, gt=0)  # longest gradient of a step, over all parameters together
     beta2: float = Field(default=0.999, ge=0, lt=1)  # Lion: 0.99
     alpha: float = Field(default=0.9, ge=0, lt=1)  # RMSprop's memory of squared gradients; TensorFlow's; torch's: 0.99
     eps: float = Field(default=1e-8, gt=0)  # rmsprop_tf: under the root; 1e-3 in the EfficientNet recipes
-    nesterov: bool = False
+    nesterov: bool = False  # of sgd: look ahead with the momentum
 
     @model_validator(mode="before")
     @classmethod

@@ -32,12 +32,12 @@ class Schedule(Config):
     A warm-up starts from 1 / (1 + warmup_epochs) of the rate, or from `warmup_lr`, and rises in a straight line.
     """
 
-    name: Literal["constant", "step", "exponential", "cosine", "poly"] = "cosine"
-    milestones: tuple[float, ...] = Field(default=(), validate_default=True)
-    gamma: float = Field(default=0.1, gt=0, le=1)
-    decay_epochs: float | None = Field(default=None, gt=0, validate_default=True)
+    name: Literal["constant", "step", "exponential", "cosine", "poly"] = "cosine"  # the course of the learning rate
+    milestones: tuple[float, ...] = Field(default=(), validate_default=True)  # of step: epochs, or shares of the run
+    gamma: float = Field(default=0.1, gt=0, le=1)  # of step and exponential: the factor
+    decay_epochs: float | None = Field(default=None, gt=0, validate_default=True)  # of exponential: between factors
     power: float = Field(default=0.9, gt=0)  # of poly; 0.9 in DeepLab's recipes, Chen et al. 2017
-    min_factor: float = Field(default=0.0, ge=0, le=1)
+    min_factor: float = Field(default=0.0, ge=0, le=1)  # of cosine and poly: the share of the rate that they end at
     min_lr: float | None = Field(default=None, ge=0)  # the same as a rate, not as a share of the initial one
     warmup_epochs: float = Field(default=0.0, ge=0)  # of the learning rate; a loss weight's warm-up is its method's
     warmup_lr: float | None = Field(default=None, ge=0)  # a rate; None: lr / (1 + warmup_epochs)

@@ -18,6 +18,7 @@ from understudy.data import DataConfig
 from understudy.methods import METHODS, MethodConfig
 from understudy.optim import Joint, Schedule, UpdateConfig
 from understudy.optim.ema import Averaging
+from understudy.recipes.keys import keys_of
 from understudy.recipes.layers import ORIGIN, merged, method_names, nested, settings_alone
 from understudy.recipes.loading import parsed_yaml, read_recipe, recipe_names
 from understudy.recipes.method_settings import method_config, method_configs, update_config
@@ -61,9 +62,9 @@ class StudentConfig(Config):
 class TeacherConfig(Config):
     """The network that is learnt from."""
 
-    model: str
+    model: str  # as the student's
     weights: str | None = None  # as the student's; FILE#KEY for one of several sets of tensors in a file
-    kwargs: dict[str, Any] = Field(default_factory=dict)
+    kwargs: dict[str, Any] = Field(default_factory=dict)  # as the student's
     image_size: ImageSize | None = None  # as data.image_size; None: its kwargs', data.image_size, its own
     classes: str | tuple[int | str, ...] | dict[str, int | str] | None = None  # FILE: its class for each of the data's
     train_epochs: int = Field(default=0, ge=0)  # fine-tune it on the same data first, for so many epochs
@@ -97,20 +98,20 @@ class BankConfig(Config):
 class Recipe(Config):
     """Everything about a run."""
 
-    task: Literal["classification"] = "classification"
+    task: Literal["classification"] = "classification"  # what is learnt
     data: DataConfig
     teacher: TeacherConfig | None = None
     bank: BankConfig | None = None
     student: StudentConfig
     method: tuple[SerializeAsAny[MethodConfig], ...] = ()  # one mapping, a name, or a list of these; none: alone
     task_weight: float | None = Field(default=None, ge=0)  # None: the method's own default
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # of the task loss: the share that all classes divide
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None  # in the task loss; balanced: by their images
-    update: SerializeAsAny[UpdateConfig] = Joint.Config()
+    update: SerializeAsAny[UpdateConfig] = Joint.Config()  # how losses become weights: a mapping, or its name
     schedule: Schedule = Schedule()
     lr_is_for_images: int | None = Field(default=None, ge=1)  # a step; a run with another number is told of it
     ema: Averaging | None = None  # a number is its decay; averaged weights are evaluated and deployed
-    epochs: int = Field(default=30, ge=1)
+    epochs: int = Field(default=30, ge=1)  # passes over the training data
     select_on: Literal["last", "val", "test"] = "last"  # which epoch is the headline: the last, or the best on a split
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, max_length=MOST_SEEDS)  # a number n means 0 to n-1
     rows: tuple[str | RowSettings, ...] = ()  # of a compare: names such as kd+dot or crd+kd, or settings of their own
@@ -132,6 +133,11 @@ class Recipe(Config):
     published: tuple[Published, ...] = ()  # first the headline; one mapping is a list of one
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @classmethod
+    def known_keys(cls) -> list[str]:
+        """Every key, those of methods and updates too."""
+        return [key.path for key in keys_of(cls) if key.path != "teacher.lr"]  # who writes lr means update.lr
 
     @field_validator("method", mode="before")
     @classmethod

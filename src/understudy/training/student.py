@@ -199,8 +199,7 @@ class Student:
             yield batch, observation, PassShare(rows)
             return
         counted = self.task.num_labelled(batch)
-        dtype = widest_dtype(counted.device)
-        labelled = world.add_up([counted.to(dtype)])[0].clamp_min(torch.finfo(dtype).tiny)
+        labelled = world.add_up([counted.to(d := widest_dtype(counted.device))])[0].clamp_min(torch.finfo(d).tiny)
         total = sum(rows.counts)
         for place in range(num_passes):
             bounds = [(place * count // num_passes, (place + 1) * count // num_passes) for count in rows.counts]

@@ -34,7 +34,7 @@ __all__ = [
 class NoAugment(Config):
     """Images as they are evaluated."""
 
-    name: Literal["none"] = "none"
+    name: Literal["none"] = "none"  # which augmentation
 
 
 class AugmentParts(Config):
@@ -87,18 +87,18 @@ class AugmentParts(Config):
 class CropFlip(AugmentParts):
     """A random window of the zero-padded image, mirrored half of the time."""
 
-    name: Literal["crop_flip"] = "crop_flip"
+    name: Literal["crop_flip"] = "crop_flip"  # which augmentation
     pad: int = Field(default=4, ge=0)  # pixels on each side; 4 for 32x32, He et al. 2016 section 4.2
-    flip: bool = True
+    flip: bool = True  # mirror left to right, with probability 1/2
 
 
 class ResizedCrop(AugmentParts):
     """A random part of the image, scaled to the input size, mirrored half of the time."""
 
-    name: Literal["resized_crop"] = "resized_crop"
+    name: Literal["resized_crop"] = "resized_crop"  # which augmentation
     scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area, Szegedy et al. 2015 section 6
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height, as a multiple of the input's own
-    flip: bool = True
+    flip: bool = True  # mirror left to right, with probability 1/2
 
     @field_validator("scale", "ratio")
     @classmethod
@@ -114,9 +114,9 @@ class RotateFlip(AugmentParts):
     As the field trains on Tiny-ImageNet (Zhao et al., "DOT: A Distillation-Oriented Trainer", ICCV 2023).
     """
 
-    name: Literal["rotate_flip"] = "rotate_flip"
+    name: Literal["rotate_flip"] = "rotate_flip"  # which augmentation
     degrees: float = Field(default=20.0, ge=0, le=180)  # at most, to either side
-    flip: bool = True
+    flip: bool = True  # mirror left to right, with probability 1/2
 
 
 Augment = NoAugment | CropFlip | ResizedCrop | RotateFlip

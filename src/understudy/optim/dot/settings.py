@@ -57,11 +57,13 @@ class DOTSettings(UpdateConfig):
     """DOT with SGD (the paper's), Nesterov's momentum, AdamW, NAdam, RMSprop (torch's or TensorFlow's) or Lion."""
 
     only_with = UpdateConfig.only_with | {"dampening": ("sgd",), "gain": ("adamw", "nadam", "lion")}
-    allow_negative_momentum: bool = False
+    allow_negative_momentum: bool = False  # True: delta may be larger than momentum
     delta: float = Field(default=0.075, validate_default=True)  # CIFAR-100; 0.09 for ImageNet
     delta_warmup: int = Field(default=0, ge=0)  # steps over which delta rises from 0; 0: the paper's, there at once
-    dampening: float = Field(default=0.0, ge=0, lt=1)
-    gain: Literal["heavy_ball", "ema"] = "heavy_ball"
+    dampening: float = Field(default=0.0, ge=0, lt=1)  # of sgd, as torch has it
+    gain: Literal["heavy_ball", "ema"] = (
+        "heavy_ball"  # of AdamW, NAdam and Lion: gradients add up as in SGD, or average
+    )
 
     def momentum_in_words(self) -> str:
         """'momentum 0.9 -/+ 0.075'."""
