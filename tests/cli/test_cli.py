@@ -19,11 +19,13 @@ import timm
 import torch
 import yaml
 
-from helpers.command_line import DIGITS, FEW_DIGITS, OWN_CODE, RECIPE, TEACHER, done, refused, understudy
+from helpers.command_line import DIGITS, DIGITS_ALONE, FEW_DIGITS, OWN_CODE, RECIPE, TEACHER, done, refused, understudy
 from helpers.images import write_parquet, write_tree
 from understudy.methods import METHODS
 from understudy.models import create_model, load_student, save_student
 from understudy.recipes.schema import recipe_from
+
+ALONE = ("--method", "alone", "--out")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def test_students_of_a_class_tree_are_read_by_timm_with_their_label_names(
 def test_parquet_files_and_their_test_split_are_read_once_at_the_end(tmp_path: Path) -> None:
     for split, count in (("train", 12), ("validation", 4), ("test", 6)):
         write_parquet(tmp_path / "pets" / f"{split}-00000-of-00001.parquet", [0, 1] * (count // 2))
-    done("train", "--student", "cifar:resnet8", "--data", tmp_path / "pets", "--epochs", 1, "--out", tmp_path / "x")
+    done("train", "--student", "cifar:resnet8", "--data", tmp_path / "pets", "--epochs", 1, *ALONE, tmp_path / "x")
     found = results_of(tmp_path / "x")
     assert (found["data"]["num_train"], found["data"]["num_val"], found["data"]["num_test"]) == (12, 4, 6)
     assert found["rows"][0]["seeds"][0]["test"]["scores"]["top1"] == pytest.approx(
@@ -107,9 +109,7 @@ def test_parquet_files_and_their_test_split_are_read_once_at_the_end(tmp_path: P
 
 def test_the_table_is_whole_where_no_terminal_limits_it(tmp_path: Path) -> None:
     pets = write_tree(tmp_path / "pets", {f"{split}/{name}": 4 for split in ("train", "test") for name in "ab"})
-    assert "…" not in done(
-        "train", "--student", "cifar:resnet8", "--data", pets, "--epochs", 1, "--out", tmp_path / "x"
-    )
+    assert "…" not in done("train", "--student", "cifar:resnet8", "--data", pets, "--epochs", 1, *ALONE, tmp_path / "x")
 
 
 def test_method_none_trains_the_student_alone_without_a_teacher(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_evaluate_of_its_own_data_keeps_to_the_images_it_was_not_trained_on(digi
 
 def test_a_run_is_evaluated_after_the_weights_that_it_started_from_are_gone(tmp_path: Path) -> None:
     save_student(tmp_path / "w", create_model("cifar:resnet8", num_classes=10, weights="none", kwargs={"width": 0.25}))
-    done("train", *DIGITS, "--student-weights", tmp_path / "w", "--out", tmp_path / "x")
+    done("train", *DIGITS_ALONE, "--student-weights", tmp_path / "w", "--out", tmp_path / "x")
     (tmp_path / "w").rename(tmp_path / "moved")
     assert "top-1" in done("evaluate", tmp_path / "x")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.command_line import ALL_METHODS, DIGITS, OWN_CODE, RECIPE, TEACHER, done, refused, understudy
+from helpers.command_line import ALL_METHODS, DIGITS, DIGITS_ALONE, OWN_CODE, RECIPE, TEACHER, done, refused, understudy
 from helpers.images import coloured_jpeg, write_parquet, write_tree
 from understudy.cli.app import main
 from understudy.models import create_model, save_student
@@ -17,13 +17,14 @@ from understudy.report import read_results
 from understudy.utils.errors import UserError
 
 PETS = ("--student", "cifar:resnet8", "--epochs", 1)
+PETS_ALONE = (*PETS, "--method", "alone")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "x"
     pets = write_tree(folder.parent / "pets", {"cat": 6, "dog": 6})
-    done("train", *PETS, "--data", pets, "--out", folder)
+    done("train", *PETS_ALONE, "--data", pets, "--out", folder)
     return folder
 
 
@@ -42,30 +43,30 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", "digits/demo", "digits/base"], "one recipe at a time, got digits/demo, digits/base"),
         (["train", *PETS], "still needed: --data FOLDER (or a recipe;"),
         (["train", "--data", "digits"], "still needed: --student timm:NAME (or a recipe;"),
-        (["train", *DIGITS, "--method", "kd"], "distilling needs a teacher; set teacher.model, or method: none"),
+        (["train", *DIGITS, "--method", "kd"], "kd: there is no teacher to learn from; give --teacher MODEL"),
         (["train", *DIGITS, *TEACHER, "--method", "kdd"], "method 'kdd' is unknown; did you mean kd?"),
         (["train", *DIGITS, *TEACHER, "--method", "x"], f"'x' is unknown; there are: {ALL_METHODS}"),
         (["train", *DIGITS, *TEACHER, "--update", "dott"], "update 'dott' is unknown; did you mean dot?"),
-        (["train", *DIGITS, "--epochs", "0"], "epochs input should be greater than or equal to 1, got 0"),
-        (["train", *DIGITS, "--epochs", "many"], "Invalid value for '--epochs'"),
-        (["train", *DIGITS, "--seeds", "x"], "--seeds 'x': write how many, such as 3, or which, such as 0,1,2"),
-        (["train", *DIGITS, "--bogus"], "No such option: --bogus"),
-        (["train", *DIGITS, "device=tpu"], "device input should be 'auto', 'cpu' or 'cuda', got 'tpu'"),
+        (["train", *DIGITS_ALONE, "--epochs", "0"], "--epochs input should be greater than or equal to 1, got 0"),
+        (["train", *DIGITS_ALONE, "--epochs", "many"], "Invalid value for '--epochs'"),
+        (["train", *DIGITS_ALONE, "--seeds", "x"], "--seeds 'x': write how many, such as 3, or which, such as 0,1,2"),
+        (["train", *DIGITS_ALONE, "--bogus"], "No such option: --bogus"),
+        (["train", *DIGITS_ALONE, "device=tpu"], "device must be auto, cpu, cuda, cuda:N (such as cuda:1) or mps"),
         (
             ["train", *DIGITS, *TEACHER, "--method", "kd", "--update", "dot", "update.delta=0.2"],
             "update.delta 0.2 with momentum 0.9 gives 1.1; momentum + |delta| must stay below 1",
         ),
-        (["train", "--student", "cifar:resnet8", "--data", "gone"], "data.root: there is nothing at gone"),
+        (["train", "--student", "cifar:resnet8", "--data", "gone"], "--data: there is nothing at gone"),
         (["train", "--student", "cifar:resnet8", "--data", "digit"], "nothing at digit; did you mean digits?"),
         (["train", "--student", "resnet18", "--data", "digits"], "mean timm:resnet18 or torchvision:resnet18 or cifar"),
         (["train", "--student", "timm:resnet180", "--data", "digits"], "timm has no model 'resnet180'; did you mean"),
         (["train", "--student", "cifar:zzz", "--data", "digits"], "of cifar are: "),
-        (["train", "--student", "gone_module:net", "--data", "digits"], "cannot import gone_module"),
-        (["train", *DIGITS, "schedule.warmup_epochs=5"], "a warm-up of 5 epochs leaves nothing of a run of 1"),
+        (["check", "--student", "gone:net", "--data", "digits", "--method", "alone"], "cannot import gone"),
+        (["train", *DIGITS_ALONE, "schedule.warmup_epochs=5"], "a warm-up of 5 epochs leaves nothing of a run of 1"),
         (["compare", *DIGITS, *TEACHER, "--rows", "alone,kdd"], "row 'kdd': method 'kdd' is unknown; did you mean kd?"),
         (["compare", *DIGITS, *TEACHER, "--rows", "alone,dot"], "row 'dot': dot needs something to distil"),
         (["compare", *DIGITS, *TEACHER, "--rows", "kd,kd"], "rows names 'kd' twice"),
-        (["compare", *DIGITS], "needs a teacher"),
+        (["compare", *DIGITS], "There is no teacher: give --teacher MODEL"),
         (["evaluate", "gone"], "gone is no run folder (no recipe.yaml and environment.json in it)"),
         (["report", "gone"], "gone is no run folder"),
         (["export", "gone", "--onnx", "x.onnx"], "gone is no run folder"),
@@ -137,22 +138,24 @@ def test_the_advice_for_a_weak_teacher_can_be_followed_in_the_same_folder() -> N
 def test_labels_outside_the_range_are_named() -> None:
     write_parquet(Path("pets/train.parquet"), [0, 1, 1, 0])
     write_parquet(Path("pets/val.parquet"), [0, 7])
-    message = refused("train", *PETS, "--data", "pets")
+    message = refused("train", *PETS_ALONE, "--data", "pets")
     assert "val, 'label': label 7 of row 1 is outside 0..1 (2 classes; 1 such rows)" in message
 
 
 def test_a_parquet_without_the_columns_says_which_there_are() -> None:
     Path("pets").mkdir()
     pq.write_table(pa.table({"img": [coloured_jpeg(0, 0)], "fine": [0]}), "pets/train.parquet")
-    message = refused("train", *PETS, "--data", "pets")
+    message = refused("train", *PETS_ALONE, "--data", "pets")
     assert "has no column 'label'; it has: img, fine; set data.label_column" in message
-    message = refused("train", *PETS, "--data", "pets", "data.image_column=img")
+    message = refused("train", *PETS_ALONE, "--data", "pets", "data.image_column=img")
     assert "has no column 'label'; it has: img, fine; set data.label_column" in message
 
 
 def test_an_empty_class_folder_is_named() -> None:
     write_tree(Path("pets"), {"cat": 5, "dog": 0})
-    assert "1 class folder holds no image: pets/dog; put images there" in refused("train", *PETS, "--data", "pets")
+    assert "1 class folder holds no image: pets/dog; put images there" in refused(
+        "train", *PETS_ALONE, "--data", "pets"
+    )
 
 
 def test_files_that_are_no_images_are_named_and_skipped_or_refused() -> None:
@@ -160,8 +163,8 @@ def test_files_that_are_no_images_are_named_and_skipped_or_refused() -> None:
     Path("pets/cat/notes.txt").write_text("a cat")
     Path("pets/dog/broken.jpg").write_bytes(b"\xff\xd8\xffjunk")
     sentence = "2 files are no images: cat/notes.txt, dog/broken.jpg"
-    assert sentence in done("check", *PETS, "--data", "pets")
-    message = refused("check", *PETS, "--data", "pets", "data.on_bad_image=stop")
+    assert sentence in done("check", *PETS_ALONE, "--data", "pets")
+    message = refused("check", *PETS_ALONE, "--data", "pets", "data.on_bad_image=stop")
     assert f"{sentence}; take them away, or leave them out with data.on_bad_image: skip" in message
 
 
@@ -202,7 +205,7 @@ def test_a_teacher_of_other_classes_may_be_fine_tuned_as_the_messages_advise() -
 
 def test_a_student_may_start_from_weights_of_other_classes() -> None:
     save_student("five", create_model("cifar:resnet8", num_classes=5, weights="none", kwargs={"width": 0.25}))
-    done("train", *DIGITS, "--student-weights", "five", "--out", "x")
+    done("train", *DIGITS_ALONE, "--student-weights", "five", "--out", "x")
     assert read_results(Path("x")).rows[0].student.starts_from == "five"
 
 
@@ -223,16 +226,16 @@ def test_one_class_is_refused() -> None:
 def test_a_cuda_device_that_is_not_there_is_refused() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    assert "torch finds no CUDA device here; set device=cpu" in refused("train", *DIGITS, "device=cuda")
+    assert "torch finds no CUDA device here; set device=cpu" in refused("train", *DIGITS_ALONE, "device=cuda")
 
 
 def test_a_finished_run_is_replaced_only_where_that_is_said() -> None:
-    done("train", *DIGITS, "--out", "x")
+    done("train", *DIGITS_ALONE, "--out", "x")
     before = Path("x/results.json").stat().st_mtime_ns
-    message = refused("train", *DIGITS, "--out", "x")
+    message = refused("train", *DIGITS_ALONE, "--out", "x")
     assert message == "x holds a finished run; take another --out, or --overwrite to replace it"
     assert Path("x/results.json").stat().st_mtime_ns == before
-    done("train", *DIGITS, "--out", "x", "--overwrite")
+    done("train", *DIGITS_ALONE, "--out", "x", "--overwrite")
     assert Path("x/results.json").stat().st_mtime_ns > before
 
 
@@ -247,7 +250,8 @@ def test_overwrite_spares_a_folder_that_holds_a_persons_own_recipe() -> None:
 
 def test_an_unwritable_out_is_said_so() -> None:
     Path("a_file").write_text("x")
-    assert "cannot write to the run folder a_file/x: Not a directory" in refused("train", *DIGITS, "--out", "a_file/x")
+    message = refused("train", *DIGITS_ALONE, "--out", "a_file/x")
+    assert "cannot write to the run folder a_file/x: Not a directory" in message
 
 
 def test_an_unknown_format_is_refused_before_anything_is_trained() -> None:

@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_command_line_trains_on_what_lies_there(listed: None, folder: Path, tmp_path: Path) -> None:
     words = ("--data", folder, "--student", "cifar:resnet8", "--epochs", "1", "student.kwargs={width: 0.25}")
-    done("train", *words, "data.image_size=16", "--out", tmp_path / "x")
+    done("train", *words, "--method", "alone", "data.image_size=16", "--out", tmp_path / "x")
     found = json.loads((tmp_path / "x" / "results.json").read_text())["data"]
     assert (found["name"], found["classes"]) == ("pictures", ["bright", "dark"])
 

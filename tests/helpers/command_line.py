@@ -20,6 +20,7 @@ torch.set_num_threads(1)
 FEW_DIGITS = ("data.train_rows=0:256", "data.val_rows=256:384", "student.kwargs={width: 0.25}")
 ALL_METHODS = ", ".join(sorted(["none", *METHODS]))
 DIGITS = ("--data", "digits", "--student", "cifar:resnet8", "--epochs", "1", *FEW_DIGITS)
+DIGITS_ALONE = (*DIGITS, "--method", "alone")
 TEACHER = ("--teacher", "cifar:resnet8", "--allow-weak-teacher")  # untrained: what it knows does not matter here
 
 RECIPE = """\

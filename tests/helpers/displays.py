@@ -22,7 +22,7 @@ class Heard(Display):
         super().__init__(quiet=True)
         self.said: list[str] = []
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, *, style: str | None = None) -> None:
         self.said.append(text)
 
 

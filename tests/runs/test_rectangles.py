@@ -22,6 +22,7 @@ COUNTS = {"train/cat": 8, "train/dog": 8, "val/cat": 4, "val/dog": 4}
 SMALL = "{width: 0.25}"
 KD = ("--teacher", "cifar:resnet8", "--teacher-weights", "none", f"teacher.kwargs={SMALL}", "--allow-weak-teacher")
 STUDENT = ("--student", "cifar:resnet8", f"student.kwargs={SMALL}")
+ALONE = (*STUDENT, "--method", "alone")
 TWO_STEPS = ("--epochs", 1, "data.batch_size=8", "data.workers=0")
 RUN = (*KD, *STUDENT, *TWO_STEPS)
 VIT = {"patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2}
@@ -97,7 +98,7 @@ class TestARun:
 
 def test_a_pair_of_equal_sides_is_the_same_run_as_the_number(wide: Path, tmp_path: Path) -> None:
     for name, size in (("one", "24"), ("two", "[24, 24]")):
-        done("train", *STUDENT, *TWO_STEPS, "--data", wide, f"data.image_size={size}", "--out", tmp_path / name)
+        done("train", *ALONE, *TWO_STEPS, "--data", wide, f"data.image_size={size}", "--out", tmp_path / name)
     assert scores_of(tmp_path / "one") == scores_of(tmp_path / "two")
     assert results_of(tmp_path / "two")["rows"][0]["student"]["image_size"] == 24
 
@@ -136,7 +137,7 @@ def test_a_network_of_a_fixed_square_says_that_it_sees_the_centre_of_small_recta
     small = write_tree(tmp_path / "pets", COUNTS, size=(24, 40))
     kwargs = json.dumps({**VIT, "patch_size": 56})
     student = ("--student", "timm:vit_tiny_patch16_224", "--student-weights", "none", f"student.kwargs={kwargs}")
-    said = done("train", *student, *TWO_STEPS, "--data", small, "--out", tmp_path / "x")
+    said = done("train", *student, *ALONE[4:], *TWO_STEPS, "--data", small, "--out", tmp_path / "x")
     assert "works at 224 px and sees the centre alone of images of 24 x 40 px: set data.image_size=[" in said
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.command_line import DIGITS, TEACHER, done, refused
+from helpers.command_line import DIGITS, DIGITS_ALONE, TEACHER, done, refused
 from understudy import load_student
 from understudy.models import create_model, save_student
 from understudy.runs import checkpoint
@@ -87,7 +87,7 @@ def test_cifar_batches_are_pickles_and_only_the_published_ones_are_read(marker: 
     folder.mkdir()
     for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"]:
         (folder / name).write_bytes(harmful_bytes(marker, "bare"))
-    assert "holds no whole cifar-10-batches-py" in refused("check", *DIGITS, "--data", folder)
+    assert "holds no whole cifar-10-batches-py" in refused("check", *DIGITS_ALONE, "--data", folder)
     assert not marker.exists()
 
 
@@ -116,7 +116,7 @@ def test_a_student_folder_imports_no_code_unless_that_is_allowed(marker: Path) -
 
 
 def test_predictions_under_a_pickles_name_are_not_unpickled(marker: Path) -> None:
-    done("train", *DIGITS, "--out", "x")
+    done("train", *DIGITS_ALONE, "--out", "x")
     array = io.BytesIO()
     np.save(array, np.array([Harmful(marker)], dtype=object), allow_pickle=True)
     Path("x/predictions.safetensors").write_bytes(array.getvalue())

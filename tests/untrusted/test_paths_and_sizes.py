@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from helpers.command_line import DIGITS, RECIPE, TEACHER, done, refused, understudy
+from helpers.command_line import DIGITS, DIGITS_ALONE, RECIPE, TEACHER, done, refused, understudy
 from helpers.images import coloured_jpeg
 from helpers.run_writer import write_run
 from understudy import load_student
@@ -60,7 +60,7 @@ def test_arguments_of_a_network_read_fetch_and_write_nothing(key: str, model: st
 
 
 def test_a_run_writes_into_its_own_folder_alone(tmp_path: Path) -> None:
-    done("train", *DIGITS, "--out", "x")
+    done("train", *DIGITS_ALONE, "--out", "x")
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["x"]
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
@@ -83,7 +83,7 @@ def test_a_run_that_would_write_through_a_link_is_refused(tmp_path: Path, name: 
     Path("x/recipe.yaml").write_text(yaml.safe_dump(settings))
     Path("x/environment.json").write_text("{}")
     Path("x", name).symlink_to(tmp_path / "precious")
-    assert "is a link, and what it points to would be written to" in refused("train", *DIGITS, "--out", "x")
+    assert "is a link, and what it points to would be written to" in refused("train", *DIGITS_ALONE, "--out", "x")
     assert (tmp_path / "precious").read_text() == "precious"
 
 
@@ -106,7 +106,7 @@ def test_a_setting_that_no_system_has_as_a_path_is_refused_in_words(key: str, pa
 def test_a_word_that_no_system_has_as_a_path_is_refused_in_words(path: str) -> None:
     refused("train", path)
     refused("train", f"{path}.yaml")
-    refused("train", *DIGITS, "--out", path)
+    refused("train", *DIGITS_ALONE, "--out", path)
     refused("report", path)
     refused("evaluate", path)
     Path("a.yaml").write_text(f"extends: '{path}'")
@@ -126,13 +126,13 @@ def test_a_chain_of_recipes_that_extend_each_other_has_an_end() -> None:
 )  # fmt: skip
 def test_numbers_that_would_fill_the_machine_are_refused_at_once(setting: str) -> None:
     began = time.process_time()
-    refused("train", *DIGITS, setting, "--out", "x")
+    refused("train", *DIGITS_ALONE, setting, "--out", "x")
     assert time.process_time() - began < 5
     assert not Path("x").exists()
 
 
 def test_a_typed_number_of_seeds_is_refused_at_once() -> None:
-    assert "at most 1,000" in refused("train", *DIGITS, "--seeds", "1000000000000")
+    assert "at most 1,000" in refused("train", *DIGITS_ALONE, "--seeds", "1000000000000")
 
 
 def test_yaml_of_any_depth_that_is_allowed_is_read_and_one_more_is_not() -> None:
@@ -197,7 +197,7 @@ def test_parquet_metadata_that_says_nothing_useful_is_passed_over(metadata: byte
     labels = [0, 1] * 5
     table = pa.table({"image": [{"bytes": coloured_jpeg(label, 0)} for label in labels], "label": labels})
     pq.write_table(table.replace_schema_metadata({b"huggingface": metadata}), "train.parquet")
-    done("check", "--student", "cifar:resnet8", "--epochs", "1", "--data", "train.parquet")
+    done("check", "--student", "cifar:resnet8", "--epochs", "1", "--data", "train.parquet", "--method", "alone")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export", "report"])
@@ -227,7 +227,7 @@ def test_a_broken_run_beside_does_not_keep_a_new_one_from_beginning() -> None:
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text(content)
         (folder / "environment.json").write_text("{}")
-    done("train", *DIGITS)
+    done("train", *DIGITS_ALONE)
     assert Path("runs/digits-alone-5/results.json").exists()
 
 

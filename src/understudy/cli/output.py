@@ -52,7 +52,15 @@ def check_format(format: str) -> None:
 
 def print_outcome(run: RunFolder, *, format: str = "text") -> None:
     """Print a finished run's table, then its sentences; a format other than text leaves the table alone on stdout."""
-    from understudy.report import comparison_table, headline, read_results, read_timing, render
+    from understudy.report import (
+        comparison_table,
+        headline,
+        read_results,
+        read_timing,
+        render,
+        start_sentence,
+        style_of_start,
+    )
 
     results, timing = read_results(run.path), read_timing(run.timing_file)
     table = comparison_table(results, timing)
@@ -68,6 +76,8 @@ def print_outcome(run: RunFolder, *, format: str = "text") -> None:
             )
     for sentence in _sentences(results, timing):
         echo(sentence)
+    if starts := start_sentence(results):
+        _console()[0].print(starts, style=style_of_start(starts), markup=False)
     echo(f"Page: {run.report_file}")
 
 

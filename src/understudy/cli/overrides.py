@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from understudy.cli.without_teacher import ask_for_a_teacher, names_a_teacher
 from understudy.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["has_typed_all_code", "resolve_recipe", "with_options"]
 
+PUBLISHED = ("timm", "torchvision", "hf")  # sources of networks that come with weights
 DEFAULT_METHOD = "kd"  # where there is a teacher and nobody says what to do with it
 
 
@@ -24,11 +26,14 @@ def resolve_recipe(typed: RecipeOptions) -> tuple[Recipe, bool]:
 
     overrides = [word for word in typed.words or [] if "=" in word]
     names = [word for word in typed.words or [] if "=" not in word]
-    recipe = recipe_from(
-        with_options(read_recipes(names), typed),
-        overrides,
-        what=f"recipe {' with '.join(names)}" if names else "these settings",
-    )
+    settings = with_options(read_recipes(names), typed)
+    says_who_teaches = bool(names) or names_a_teacher(settings, typed, overrides)
+    what = f"recipe {' with '.join(names)}" if names else "these settings"
+    recipe = recipe_from(settings, overrides, what=what)
+    if not says_who_teaches:
+        ask_for_a_teacher(recipe)
+    if _trains_a_published_network(recipe, typed, overrides):
+        recipe = recipe_from(settings, [*overrides, "teacher.weights=pretrained"], what=what)
     return recipe, typed.allow_code or has_typed_all_code(recipe, typed, overrides)
 
 
@@ -73,6 +78,19 @@ def with_options(base: Mapping[str, Any], typed: RecipeOptions) -> dict[str, Any
         settings["method"] = DEFAULT_METHOD
     _ask_for_what_is_missing(settings)
     return settings
+
+
+def _trains_a_published_network(recipe: Recipe, typed: RecipeOptions, overrides: Sequence[str]) -> bool:
+    """Whether a person had the teacher trained, said nothing of its weights, and so counts on published ones."""
+    from understudy.models.names import split_name
+
+    teacher = recipe.teacher
+    if teacher is None or teacher.train_epochs == 0 or teacher.weights is not None:
+        return False
+    is_asked_for = typed.train_teacher is not None or any(
+        override.startswith(("teacher.train_epochs=", "teacher=")) for override in overrides
+    )
+    return is_asked_for and split_name(teacher.model)[0] in PUBLISHED
 
 
 def has_typed_all_code(recipe: Recipe, typed: RecipeOptions, overrides: Sequence[str]) -> bool:

@@ -47,6 +47,7 @@ def create_model(
     allow_code: bool = True,
     kwargs: Mapping[str, Any] | None = None,
     size_setting: str = "image_size",
+    weights_setting: str = "weights",
 ) -> Network:
     """A network by name.
 
@@ -71,6 +72,7 @@ def create_model(
             model_type among them the whole of it, which then is not looked for on the hub. A size in them (img_size)
             is what the network is built for; another `image_size` beside it is refused.
         size_setting: what messages call `image_size`.
+        weights_setting: what messages call `weights`.
 
     Raises:
         UserError: no such model, weights that cannot be had or do not fit, code that is not allowed or fails.
@@ -78,7 +80,9 @@ def create_model(
     image_size = None if image_size is None else checked_size(image_size, what=size_setting)
     blueprint = _blueprint(name, num_classes, image_size, kwargs or {}, allow_code=allow_code)
     try:
-        module, starts_from = _with_weights(name, blueprint, weights, new_head=new_head)
+        module, starts_from = _with_weights(
+            name, blueprint, weights, new_head=new_head, weights_setting=weights_setting
+        )
     except MisfitError as error:
         size = blueprint.resize_to and size_of_weights(
             error.reading,
@@ -135,7 +139,7 @@ def _refuse_loading(name: str, kwargs: Mapping[str, Any]) -> None:
 
 
 def _with_weights(
-    name: str, blueprint: Blueprint, weights: str | Path | None, *, new_head: bool
+    name: str, blueprint: Blueprint, weights: str | Path | None, *, new_head: bool, weights_setting: str
 ) -> tuple[nn.Module, str]:
     """The network and where its weights come from, in words."""
     if _is_path(weights):
@@ -152,7 +156,8 @@ def _with_weights(
     except WeightsUnavailableError as reason:
         if weights == "pretrained":
             raise UserError(
-                f"{name}: pretrained weights cannot be had: {reason}. Give a file of weights, or none for random ones"
+                f"{name}: pretrained weights cannot be had: {reason}. Set {weights_setting}=FILE, or "
+                f"{weights_setting}=none for random ones"
             ) from None
         torch.random.set_rng_state(random_state)
         return blueprint.build(), f"random weights (no pretrained ones could be had: {reason})"

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from understudy.report.formatting import compact, duration
+from understudy.report.origins import start_sentence, style_of_start
 from understudy.report.page import write_report
 from understudy.report.run_data import RunData, Speed, Timing, read_run, read_timing
 from understudy.report.sentences import basis_sentence, cost_sentence, headline, pair_sentences, row_sentence
@@ -38,6 +39,8 @@ __all__ = [
     "render",
     "rich_table",
     "row_sentence",
+    "start_sentence",
+    "style_of_start",
     "write_report",
 ]
 

@@ -14,6 +14,7 @@ import numpy as np
 from understudy.analysis import outcomes
 from understudy.core.image_size import size_text
 from understudy.report.formatting import compact, duration, score, with_unit
+from understudy.report.origins import has_random_start, start_sentence
 from understudy.report.run_data import RunData, read_run
 from understudy.report.sentences import headline
 from understudy.report.table import comparison_table
@@ -126,6 +127,8 @@ def _render(run: RunData) -> str:
         title=results.title or results.name,
         results=results,
         headline=headline(results),
+        starts=start_sentence(results),
+        starts_at_random=has_random_start(results),
         facts=list(_facts(results)),
         table=comparison_table(results, run.timing),
         plots=all_plots(run),

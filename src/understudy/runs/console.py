@@ -42,9 +42,9 @@ class Display:
         """Columns of the terminal; None where there is none, and lines may be as long as they are."""
         return None if self.console.soft_wrap else self.console.width
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, *, style: str | None = None) -> None:
         """Print a line, above the bar where there is one; what warns in it, random weights also, in colour."""
-        shown = Text(wrapped(visible(text), self.width, hang=_label_columns(text)))
+        shown = Text(wrapped(visible(text), self.width, hang=_label_columns(text)), style=style or "")
         shown.highlight_regex(WARNING, WARNING_STYLE)
         self.console.print(shown)
 

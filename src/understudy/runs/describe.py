@@ -9,11 +9,11 @@ from understudy.core.image_size import size_text
 from understudy.methods.combination import weighted
 from understudy.models.cost import count_parameters
 from understudy.recipes.comparison import Variant
-from understudy.report import compact
+from understudy.report import compact, style_of_start
 from understudy.runs.components import Components
 from understudy.utils.text import plural
 
-__all__ = ["describe_data", "describe_rows"]
+__all__ = ["describe_data", "describe_rows", "describe_starts"]
 
 
 def describe_data(components: Components) -> str:
@@ -30,6 +30,17 @@ def describe_data(components: Components) -> str:
             else ""
         )
     )
+
+
+def describe_starts(components: Components) -> list[tuple[str, str]]:
+    """What teacher and student start from, for people: a line each, and its colour."""
+    recipe, lines = components.recipe, []
+    if recipe.teacher is not None and components.teacher is not None:
+        epochs = recipe.teacher.train_epochs
+        then = f", to be trained here first for {plural(epochs, 'epoch')}" if epochs else ""
+        lines.append(("teacher", recipe.teacher.model, components.teacher.origin, then))
+    lines.append(("student", recipe.student.model, components.student_network.starts_from, ""))
+    return [(f"start    {role} {model}: {origin}{then}", style_of_start(origin)) for role, model, origin, then in lines]
 
 
 def describe_rows(components: Components, rows: Sequence[Variant]) -> str:

@@ -93,6 +93,7 @@ def _network_for(
         std=data.std,
         allow_code=allow_code,
         kwargs=settings.kwargs,
+        weights_setting="teacher.weights" if isinstance(settings, TeacherConfig) else "student.weights",
         size_setting="teacher.image_size" if isinstance(settings, TeacherConfig) else "data.image_size",
         # Weights for other classes are a start for whoever is going to be trained on these.
         new_head=isinstance(settings, StudentConfig) or settings.train_epochs > 0,

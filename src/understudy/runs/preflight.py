@@ -43,6 +43,8 @@ def _check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     for note in [*size_notes(components), *length_notes(components, rows)]:
         display.say(note)
     display.say(describe.describe_data(components))
+    for line, style in describe.describe_starts(components):
+        display.say(line, style=style)
     with TemporaryDirectory() as folder:  # a run keeps what it measured, this does not
         choose_threads(components, Path(folder) / "threads.json", say=display.say)
         components = choose_memory_format(components, Path(folder) / "memory_format.json", say=display.say)

@@ -24,7 +24,7 @@ from understudy.runs.component_changes import in_world, with_recipe, with_views
 from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.runs.context import Execution
-from understudy.runs.describe import describe_data, describe_rows
+from understudy.runs.describe import describe_data, describe_rows, describe_starts
 from understudy.runs.failures import readable_errors
 from understudy.runs.finish import finish
 from understudy.runs.folder import RunFolder
@@ -167,6 +167,8 @@ def _train_and_write(execution: Execution) -> None:
                     execution.recipe.trackers, run.path, execution.recipe.as_dict(), say=display.say
                 )
             display.say(describe_data(components))
+            for line, style in describe_starts(components):
+                display.say(line, style=style)
             _settle_threads(execution)
             execution.components = choose_memory_format(components, run.memory_format_file, say=display.say)
             if note := lr_note(execution.recipe):
