@@ -68,11 +68,15 @@ def _walk(owner: type[BaseModel], prefix: str, of: tuple[str, ...] = ()) -> Iter
 def _registered(path: str) -> Iterator[Key]:
     """The keys of all methods or updates: first what each of them has."""
     shared: type[BaseModel] = MethodConfig if path == "method" else UpdateConfig
-    parts = METHODS if path == "method" else UPDATES
+    configs: dict[str, type[BaseModel]] = (
+        {name: method.Config for name, method in METHODS.items()}
+        if path == "method"
+        else {name: update.Config for name, update in UPDATES.items()}
+    )
     yield from (Key(f"{path}.{name}", shared) for name in shared.model_fields)
-    for of, part in sorted(parts.items()):
-        own = [name for name in part.Config.model_fields if name not in shared.model_fields]
-        yield from (Key(f"{path}.{name}", part.Config, (of,)) for name in own)
+    for of, config in sorted(configs.items()):
+        own = [name for name in config.model_fields if name not in shared.model_fields]
+        yield from (Key(f"{path}.{name}", config, (of,)) for name in own)
 
 
 def _named(group: type[BaseModel]) -> tuple[str, ...]:
