@@ -55,7 +55,15 @@ def test_a_run_says_what_it_found_and_where_its_page_is(digits_run: tuple[Path, 
 
 def test_a_run_folder_explains_itself(digits_run: tuple[Path, str]) -> None:
     run = digits_run[0]
-    names = {"checkpoints", "environment.json", "metrics.jsonl", "recipe.yaml", "report.html", "results.json"}
+    names = {
+        "checkpoints",
+        "environment.json",
+        "metrics.jsonl",
+        "recipe.yaml",
+        "report.html",
+        "results.json",
+        "threads.json",
+    }
     assert names | {"predictions.safetensors", "student", "students", "teacher", "timing.jsonl"} == set(os.listdir(run))
     assert yaml.safe_load((run / "recipe.yaml").read_text())["method"][0]["temperature"] == 4.0
     assert "torch" in json.loads((run / "environment.json").read_text())["versions"]
