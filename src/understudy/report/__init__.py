@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from understudy.report.costs import cost_sentence
 from understudy.report.formatting import compact, duration
 from understudy.report.origins import start_sentence, style_of_start
 from understudy.report.page import write_report
 from understudy.report.run_data import RunData, Speed, Timing, read_run, read_timing
-from understudy.report.sentences import basis_sentence, cost_sentence, headline, pair_sentences, row_sentence
+from understudy.report.sentences import basis_sentence, headline, pair_sentences, row_sentence
 from understudy.report.table import Table, comparison_table
 from understudy.report.table_formats import FORMATS, render, rich_table
 from understudy.results.reading import read_results

@@ -18,6 +18,7 @@ __all__ = [
     "points",
     "score",
     "score_spread",
+    "share_of",
     "shortened",
     "size_ratio",
     "spread",
@@ -109,6 +110,11 @@ def size_ratio(student: int | None, teacher: int | None) -> str | None:
         ratio = teacher / student
         return f"1/{ratio:.0f}" if ratio >= 9.5 or abs(ratio - round(ratio)) < 0.05 else f"1/{ratio:.1f}"
     return f"{100 * student / teacher:.0f} %" if student <= 1.5 * teacher else f"{student / teacher:.1f} times"
+
+
+def share_of(size: str) -> str:
+    """'1/23 of', '85 % of', but '2.5 times'."""
+    return size if size.endswith("times") else f"{size} of"
 
 
 def duration(seconds: float | None) -> str:

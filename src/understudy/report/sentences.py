@@ -5,24 +5,20 @@ from __future__ import annotations
 import json
 
 from understudy.core.published import Published
-from understudy.report.formatting import decimal, differences, first_word, score, size_ratio, speed, with_unit
-from understudy.report.run_data import Timing
+from understudy.report.formatting import decimal, differences, first_word, score, share_of, size_ratio, with_unit
 from understudy.results.schema import ALONE, Comparison, Results, Row
 from understudy.tasks import Metric
-from understudy.utils.text import two_digits
 
 __all__ = [
     "basis_sentence",
     "best_epoch_sentence",
     "changed_sentence",
-    "cost_sentence",
     "headline",
     "pair_sentences",
     "published_sentence",
     "row_sentence",
 ]
 
-_MOST_SPREAD = 1.5  # of a ratio of speeds that is still said as one number
 _MOST_CHANGES = 12  # that are named in a sentence; the recipe of the run has them all
 _CANNOT_TELL = "these images and seeds cannot tell the rows apart"
 
@@ -58,24 +54,6 @@ def row_sentence(results: Results, row: Row) -> str:
         start = f"{row.name} is {_difference(results, comparison, ALONE)}"
     caveat = _selection_caveat(results) if row is results.best_row else ""
     return f"{start}.{caveat}"
-
-
-def cost_sentence(results: Results, timing: Timing | None = None) -> str | None:
-    """'Each student has 1/23 of the teacher's parameters and is 9.4x as fast on this machine.', once for all rows.
-
-    Rows whose students cost other than each other are named. None where there is nothing to hold a student against.
-    """
-    costs: dict[str, list[str]] = {}
-    for row in results.rows:
-        if clauses := _cost_clauses(results, row, timing):
-            costs.setdefault(" and ".join(clauses), []).append(row.name)
-    if not costs:
-        return None
-    if len(costs) == 1:
-        (said,) = costs
-        return f"{'The' if len(results.rows) == 1 else 'Each'} student {said}."
-    each = [f"that of {', '.join(names)} {said}" for said, names in costs.items()]
-    return f"The students cost unlike: {'; '.join(each)}."
 
 
 def pair_sentences(results: Results) -> list[str]:
@@ -254,10 +232,10 @@ def _kept_clause(results: Results, row: Row) -> str:
     stands_clear = len(results.rows) == 1 or (comparison is not None and not comparison.spans_zero)
     subject = "it" if stands_clear else "the student alone" if row.name == ALONE else row.name
     size = size_ratio(row.student.parameters, results.teacher.parameters)
-    at_size = f" at {_of(size)} its parameters" if size else ""
+    at_size = f" at {share_of(size)} its parameters" if size else ""
     kept = _kept(results, row)
     if kept is None:
-        return f"{subject} has {_of(size)} the teacher's parameters" if size else ""
+        return f"{subject} has {share_of(size)} the teacher's parameters" if size else ""
     return f"{subject} {kept}{at_size}"
 
 
@@ -272,35 +250,3 @@ def _kept(results: Results, row: Row) -> str | None:
     if own > reached:
         return f"is above the teacher's {there}"
     return f"keeps {decimal(100 * own / reached)} % of the teacher's {metric.word or metric.title}"
-
-
-def _cost_clauses(results: Results, row: Row, timing: Timing | None) -> list[str]:
-    if results.teacher is None:
-        return []
-    clauses = []
-    size = size_ratio(row.student.parameters, results.teacher.parameters)
-    if size:
-        clauses.append(f"has {_of(size)} the teacher's parameters")
-    ratio = _speed_ratio(results.teacher.model, row.student.model, timing)
-    if ratio is not None:
-        clauses.append(f"is {ratio}x as fast on this machine")
-    return clauses
-
-
-def _of(size: str) -> str:
-    """'1/23 of', '85 % of', but '2.5 times'."""
-    return size if size.endswith("times") else f"{size} of"
-
-
-def _speed_ratio(teacher: str, student: str, timing: Timing | None) -> str | None:
-    """'17', or '8 to 30' where the measurements lie further apart than by half."""
-    if timing is None:
-        return None
-    slow, fast = timing.measured(teacher, "teacher"), timing.measured(student, "student")
-    if slow is None or fast is None or not slow.images_per_second or not fast.images_per_second:
-        return None
-    if slow.lowest and slow.highest and fast.lowest and fast.highest:
-        least, most = fast.lowest / slow.highest, fast.highest / slow.lowest
-        if most > _MOST_SPREAD * least:
-            return f"{two_digits(least)} to {two_digits(most)}"
-    return two_digits(fast.images_per_second / slow.images_per_second)

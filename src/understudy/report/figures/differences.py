@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from understudy.report.costs import cost_sentence
 from understudy.report.figures.base import register_figure
 from understudy.report.figures.rows import ROW_INCHES, finish_rows, images_of, reference_line
 from understudy.report.figures.style import (
@@ -10,7 +11,7 @@ from understudy.report.figures.style import (
     new_figure,
 )
 from understudy.report.run_data import RunData
-from understudy.report.sentences import cost_sentence, pair_sentences, row_sentence
+from understudy.report.sentences import pair_sentences, row_sentence
 from understudy.results.schema import ALONE
 from understudy.tasks import Metric
 
