@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from understudy.distributed.launch import current, device_named
 from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import Recipe
 from understudy.runs import describe
@@ -21,7 +22,7 @@ from understudy.runs.teacher import check_teacher, evaluate_teacher
 from understudy.runs.threads import choose_threads, usable_threads
 from understudy.trackers.base import refuse_absent_packages
 from understudy.training.student import Student
-from understudy.utils.machine import cpu_threads, peak_memory_gib
+from understudy.utils.machine import cpu_threads, peak_memory_gib, tf32
 from understudy.utils.text import clock, plural
 
 __all__ = ["check"]
@@ -31,7 +32,8 @@ MEASURED_STEPS = 5
 
 def check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     """Build everything, score the teacher, take a few steps that are thrown away, and say what a run would cost."""
-    with cpu_threads(recipe.threads or usable_threads()):
+    device = device_named(recipe.device)
+    with cpu_threads(recipe.threads or usable_threads()), tf32(recipe.tf32), current(device):
         _check(recipe, allow_code=allow_code, display=display)
 
 

@@ -18,6 +18,7 @@ from understudy.core.taps import TapShape
 from understudy.data import TrainLoader
 from understudy.data.sources.found import BadImages
 from understudy.distributed.environment import launched_world_size
+from understudy.distributed.launch import current, device_named
 from understudy.methods import MethodConfig
 from understudy.methods.combination import taps_of
 from understudy.recipes.comparison import rows_of
@@ -100,6 +101,7 @@ def make_banks(
     with (
         cpu_threads(recipe.threads or usable_threads()),
         tf32(recipe.tf32),
+        current(device_named(recipe.device)),
         denormals_flushed(),
         readable_errors(out, what="bank", last="shard"),
         stop.listening(),
