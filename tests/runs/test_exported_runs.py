@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("exported")
     photos = write_tree(root / "photos", dict.fromkeys(CLASSES, 8))
     words = ("--student", "cifar:resnet8", "student.kwargs={width: 0.25}", "threads=1", "data.workers=0")
-    done("train", *words, "--data", photos, "--epochs", "2", "--out", root / "run")
+    done("train", *words, "--method", "alone", "--data", photos, "--epochs", "2", "--out", root / "run")
     return root / "run"
 
 

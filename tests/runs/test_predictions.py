@@ -46,7 +46,8 @@ def large_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student of photographs that are scaled and cut."""
     root = tmp_path_factory.mktemp("large")
     photos = write_tree(root / "photos", {"a": 5, "b": 5}, (80, 100))
-    done("train", *TINY[:-1], "1", "data.image_size=32", "--data", photos, "--out", root / "run")
+    alone = ("--method", "alone", "data.image_size=32")
+    done("train", *TINY[:-1], "1", *alone, "--data", photos, "--out", root / "run")
     return root / "run"
 
 

@@ -137,7 +137,7 @@ def test_a_network_of_a_fixed_square_says_that_it_sees_the_centre_of_small_recta
     small = write_tree(tmp_path / "pets", COUNTS, size=(24, 40))
     kwargs = json.dumps({**VIT, "patch_size": 56})
     student = ("--student", "timm:vit_tiny_patch16_224", "--student-weights", "none", f"student.kwargs={kwargs}")
-    said = done("train", *student, *ALONE[4:], *TWO_STEPS, "--data", small, "--out", tmp_path / "x")
+    said = done("train", *student, "--method", "alone", *TWO_STEPS, "--data", small, "--out", tmp_path / "x")
     assert "works at 224 px and sees the centre alone of images of 24 x 40 px: set data.image_size=[" in said
 
 

@@ -22,7 +22,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(photos: Path) -> Path:
     folder = photos.parent / "run"
     words = ("--student", "cifar:resnet8", "student.kwargs={width: 0.25}", "threads=1", "data.workers=0")
-    done("train", *words, "--data", photos, "--epochs", "12", "data.batch_size=6", "--out", folder)
+    alone = ("--method", "alone", "data.batch_size=6")
+    done("train", *words, *alone, "--data", photos, "--epochs", "12", "--out", folder)
     return folder
 
 

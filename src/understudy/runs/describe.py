@@ -38,7 +38,9 @@ def describe_starts(components: Components) -> list[tuple[str, str]]:
     if recipe.teacher is not None and components.teacher is not None:
         epochs = recipe.teacher.train_epochs
         then = f", to be trained here first for {plural(epochs, 'epoch')}" if epochs else ""
-        lines.append(("teacher", recipe.teacher.model, components.teacher.origin, then))
+        network = components.teacher_network  # whose facts nobody may count before it is known to fit the images
+        origin = components.teacher.origin if network is None else network.starts_from
+        lines.append(("teacher", recipe.teacher.model, origin, then))
     lines.append(("student", recipe.student.model, components.student_network.starts_from, ""))
     return [(f"start    {role} {model}: {origin}{then}", style_of_start(origin)) for role, model, origin, then in lines]
 

@@ -56,7 +56,9 @@ def test_a_bank_knows_its_teacher(tmp_path: Path) -> None:
     written = RunFolder(tmp_path / "run").recipe()["teacher"]
     assert (written["model"], written["weights"]) == ("cifar:resnet8", str(weights))
     assert "not loaded" in done("train", *again, "--teacher", "cifar:resnet8", "--out", tmp_path / "named")
-    assert "teacher.model" in refused("train", *again, "--teacher", "cifar:resnet20", "--out", tmp_path / "other")
+    assert "--teacher here 'cifar:resnet20', there 'cifar:resnet8'" in refused(
+        "train", *again, "--teacher", "cifar:resnet20", "--out", tmp_path / "other"
+    )
 
 
 def test_a_bank_that_is_not_there_is_said_where_no_teacher_is_named(tmp_path: Path) -> None:
