@@ -112,7 +112,7 @@ def weights(run: Path) -> bytes:
 
 
 def test_a_run_of_before_goes_on_with_images_as_they_lie(photos: Path, tmp_path: Path) -> None:
-    train = ("train", *TINY, "--data", photos)
+    train = ("train", *TINY, "--method", "alone", "--data", photos)
     whole, begun = tmp_path / "whole", tmp_path / "begun"
     done(*train, "data.exif_rotation=false", "--epochs", "2", "--out", whole)
     done(*train, "data.exif_rotation=false", "--out", begun)
@@ -132,7 +132,7 @@ def test_a_numbered_run_of_before_that_was_cut_off_is_found_again(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    train = ("train", *TINY, "--data", photos)
+    train = ("train", *TINY, "--method", "alone", "--data", photos)
     done(*train, "data.exif_rotation=false")
     (run,) = (tmp_path / "runs").iterdir()
     as_of_before(run)
@@ -145,7 +145,7 @@ def test_a_numbered_run_of_before_that_was_cut_off_is_found_again(
 
 
 def test_a_run_of_before_is_evaluated_on_images_as_they_lie(photos: Path, tmp_path: Path) -> None:
-    done("train", *TINY, "--data", photos, "data.exif_rotation=false", "--out", tmp_path / "run")
+    done("train", *TINY, "--method", "alone", "--data", photos, "data.exif_rotation=false", "--out", tmp_path / "run")
     said = done("evaluate", tmp_path / "run")
     as_of_before(tmp_path / "run")
     assert done("evaluate", tmp_path / "run") == said

@@ -122,7 +122,9 @@ def test_a_sweep_that_cannot_be_is_refused_in_words(sweeps: list[str], text: str
 
 
 def test_a_setting_of_another_update_is_refused_with_the_update_that_reads_it() -> None:
-    with pytest.raises(UserError, match=r"update\.delta is a setting of update dot and dot_weights, and this recipe's is joint"):
+    with pytest.raises(
+        UserError, match=r"update\.delta is a setting of update dot and dot_weights, and this recipe's is joint"
+    ):
         swept(KD, "update.delta=0.05")
 
 

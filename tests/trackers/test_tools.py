@@ -184,8 +184,9 @@ def test_a_tool_that_is_not_installed_is_named_with_its_extra_before_training(
 ) -> None:
     monkeypatch.setattr(TRACKERS["wandb"], "package", "no_such_wandb")
     message = refused(
-        "train", "--data", "digits", "--student", "cifar:resnet8", "--tracker", "csv,wandb", "--out", tmp_path / "x"
-    )
+        "train", "--data", "digits", "--student", "cifar:resnet8", "--method", "alone", "--tracker", "csv,wandb",
+        "--out", tmp_path / "x",
+    )  # fmt: skip
     assert "wandb needs no_such_wandb, which is not installed" in message
     assert "pip install 'understudy[wandb]'" in message
     assert not (tmp_path / "x").exists()

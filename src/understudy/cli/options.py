@@ -136,6 +136,7 @@ SETTINGS = {  # which setting of a recipe an option is for, by its field
     "seeds": "seeds",
     "rows": "rows",
     "bank": "bank.path",
+    "tracker": "trackers",
     "device": "device",
     "threads": "threads",
 }
