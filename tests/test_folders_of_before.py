@@ -39,7 +39,7 @@ def test_its_results_are_read_and_its_page_is_written(run: Path) -> None:
 
 def test_its_student_scores_what_it_scored(run: Path) -> None:
     (row,) = json.loads((run / "results.json").read_text())["rows"]
-    said = evaluate(open_run_folder(run), split="val", data=None, allow_code=False)
+    said = evaluate(open_run_folder(run), split="val", data=None, allow_code=False).text
     assert f"top-1 {row['seeds'][0]['last']['top1']:.2f} %" in said
     assert load_student(run / "student")(torch.rand(2, 3, 8, 8)).shape == (2, 10)
 

@@ -68,7 +68,7 @@ def test_a_whole_run_is_scored_in_the_tasks_metrics_alone(tmp_path: Path) -> Non
     assert [set(line["train"]) - {"kl_to_teacher", "distill"} for line in lines if line["kind"] == "epoch"] == [
         {"task_loss", "hits"}
     ] * 2
-    said = evaluate(run, split="val", data=None, allow_code=False)
+    said = evaluate(run, split="val", data=None, allow_code=False).text
     assert results.deployed is not None
     score = results.row(results.deployed.row).seeds[0].selected.scores
     assert said.endswith(f"(100 images)   mIoU {score['miou']:.2f} %   surprise {score['surprise']:.4f} nats")

@@ -11,13 +11,12 @@ from torch import nn
 from understudy.api.distill import Result
 from understudy.models.export import FORMATS, Format
 from understudy.models.export.onnx import Onnx
-from understudy.runs.evaluate import evaluated
+from understudy.runs.evaluate import evaluate as evaluate_run
 from understudy.runs.export import Wanted
 from understudy.runs.export import export as export_run
 from understudy.runs.export_report import ExportReport
 from understudy.runs.folder import RunFolder, open_run_folder
-from understudy.runs.predict import Given, Prediction
-from understudy.runs.predict import predict as predict_images
+from understudy.runs.predict import Given, Prediction, predictions
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import given_path
 
@@ -53,7 +52,10 @@ def predict(
     if isinstance(student, Result):
         module = module or copy.deepcopy(student.student)
         student = student.run.path
-    return predict_images(student, images, topk=topk, teacher=teacher, module=module, allow_code=allow_code)
+    found = predictions(
+        student, images, topk=topk, teacher=teacher, module=module, allow_code=allow_code, say=lambda note: None
+    )
+    return list(found)
 
 
 def evaluate(
@@ -79,7 +81,7 @@ def evaluate(
     """
     folder, module = _opened(run, module)
     where = None if data is None else str(given_path(data, what="data"))
-    found = evaluated(folder, split=split, data=where, module=module, allow_code=allow_code)
+    found = evaluate_run(folder, split=split, data=where, module=module, allow_code=allow_code)
     return dict(found.scores.scores)
 
 

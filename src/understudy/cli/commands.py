@@ -102,7 +102,7 @@ def demo(out: Path, *, display: Display) -> RunFolder:
 def evaluate(run: RunFolder, *, split: str, data: str | None, module: str | None, allow_code: bool) -> str:
     """Score the run's student; its scores in words, what was left out on stderr."""
     built = built_alike(run, module, allow_code=allow_code)
-    return evaluate_run(run, split=split, data=data, allow_code=allow_code, module=built, say=_to_stderr)
+    return evaluate_run(run, split=split, data=data, allow_code=allow_code, module=built, say=_to_stderr).text
 
 
 def _to_stderr(note: str) -> None:

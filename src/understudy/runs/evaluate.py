@@ -24,7 +24,7 @@ from understudy.utils.errors import UserError
 from understudy.utils.text import listed, plural
 from understudy.utils.untrusted import visible
 
-__all__ = ["Evaluated", "Images", "evaluate", "evaluated", "images_of"]
+__all__ = ["Evaluated", "Images", "evaluate", "images_of"]
 
 SHOWN_CLASSES = 5
 
@@ -65,23 +65,10 @@ class Evaluated:
     """Scores of a run's student on some images."""
 
     scores: Evaluation
-    text: str
+    text: str  # in words, with what they are of
 
 
 def evaluate(
-    run: RunFolder,
-    *,
-    split: str,
-    data: str | None,
-    allow_code: bool,
-    module: nn.Module | None = None,
-    say: Callable[[str], None] = lambda _: None,
-) -> str:
-    """Scores of the run's student in words; see `evaluated`."""
-    return evaluated(run, split=split, data=data, allow_code=allow_code, module=module, say=say).text
-
-
-def evaluated(
     run: RunFolder,
     *,
     split: str,
@@ -133,7 +120,7 @@ def images_of(
         say: is told what a person should know of others.
 
     Raises:
-        UserError: as `evaluated`.
+        UserError: as `evaluate`.
     """
     results, recipe = results_of(run), recipe_of(run)
     if data is None and made_by_python(run):

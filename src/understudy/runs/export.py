@@ -58,7 +58,7 @@ def export(
         run: a finished run.
         wanted: at least one file.
         allow_code: let the run name a factory in somebody's own code.
-        data: images to score and calibrate on, in place of the run's own; see `evaluated`.
+        data: images to score and calibrate on, in place of the run's own; see `evaluate`.
         most_images: validation images to score on, evenly spread; 0: none; None: all.
         module: as in `student_network_of`.
         say: is told of each file as it is there.

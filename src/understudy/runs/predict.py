@@ -23,7 +23,7 @@ from understudy.utils.machine import num_cpus
 from understudy.utils.text import plural
 from understudy.utils.untrusted import given_path
 
-__all__ = ["Answer", "Given", "Prediction", "predict", "predictions"]
+__all__ = ["Answer", "Given", "Prediction", "predictions"]
 
 BATCH_SIZE = 32
 MOST_THREADS = 8  # that decode
@@ -62,38 +62,6 @@ class Prediction:
         return self.student[0].name if self.student else None
 
 
-def predict(
-    student: str | Path | nn.Module,
-    images: Given | Sequence[Given],
-    *,
-    topk: int = 5,
-    teacher: bool | nn.Module = False,
-    module: nn.Module | None = None,
-    allow_code: bool = False,
-) -> list[Prediction]:
-    """What a student says of pictures, brought to its size as its evaluation did.
-
-    Args:
-        student: a run folder, a student's folder, an ONNX file of `understudy export`, or what `load_student` gives.
-        images: files, folders (all images in them, at any depth) or PIL images; one or several.
-        topk: so many of the likeliest classes.
-        teacher: True: the teacher of the run beside it. A network: the teacher that Python handed over.
-        module: for a student that was handed over in Python: a network that is built alike.
-        allow_code: let a folder name a factory in your own code, which is then imported and called.
-
-    Returns:
-        One for each picture, in order; one that cannot be read says why, and does not stop the others.
-
-    Raises:
-        UserError: no student, no images, or no teacher where one is asked for.
-    """
-    return list(
-        predictions(
-            student, images, topk=topk, teacher=teacher, module=module, allow_code=allow_code, say=lambda _: None
-        )
-    )
-
-
 def predictions(
     student: str | Path | nn.Module,
     images: Given | Sequence[Given],
@@ -104,7 +72,23 @@ def predictions(
     allow_code: bool = False,
     say: Callable[[str], None],
 ) -> Iterator[Prediction]:
-    """As `predict`, one after the other, all that is refused at once; `say` is told what a person should know."""
+    """What a student says of pictures, one after the other, each brought to its size as its evaluation did.
+
+    Args:
+        student: a run folder, a student's folder, an ONNX file of `understudy export`, or what `load_student` gives.
+        images: files, folders (all images in them, at any depth) or PIL images; one or several.
+        topk: so many of the likeliest classes.
+        teacher: True: the teacher of the run beside it. A network: the teacher that Python handed over.
+        module: for a student that was handed over in Python: a network that is built alike.
+        allow_code: let a folder name a factory in your own code, which is then imported and called.
+        say: is told what a person should know.
+
+    Yields:
+        One for each picture, in order; one that cannot be read says why, and does not stop the others.
+
+    Raises:
+        UserError: at once, no student, no images, or no teacher where one is asked for.
+    """
     if isinstance(topk, bool) or not isinstance(topk, int) or topk < 1:
         raise UserError(f"topk must be a number of classes from 1 on, got {shortened_repr(topk)}")
     pictures = _pictures(images, say)
