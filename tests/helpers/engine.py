@@ -68,9 +68,10 @@ def run_recipe(recipe: Recipe, out: Path | None, *, display: Display | None = No
 def reproducible_files(run: RunFolder) -> dict[str, bytes]:
     """Content of every file that must be the same on every repetition, by path in the run folder.
 
-    A seed's last checkpoint holds the same tensors every time, but pickles strings that are one object only once.
+    A seed's last checkpoint holds the same tensors every time, but pickles strings that are one object only once;
+    threads.json gives the reason of its number too, which may be a measurement or what the process was told.
     """
-    elsewhere = {"timing.jsonl", "environment.json", "report.html"}
+    elsewhere = {"timing.jsonl", "environment.json", "report.html", "threads.json"}
     return {
         str(file.relative_to(run.path)): file.read_bytes()
         for file in sorted(run.path.rglob("*"))
