@@ -26,8 +26,6 @@ from understudy.analysis import (
 from understudy.methods.dist import dist_loss
 from understudy.utils.errors import UserError
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="module")
 def logits() -> Tensor:

@@ -20,8 +20,6 @@ from understudy.runs.components import Components, open_components
 from understudy.training.trainer import Trainer
 from understudy.utils.errors import UserError
 
-torch.set_num_threads(1)
-
 ENTERED = sorted(set(METHODS) & set(SMALLEST))  # that these are all, the first test says
 PAIRS = list(product(ENTERED, TEACHERS))
 REFUSED = [(method, teacher) for method, teacher in PAIRS if teacher in SMALLEST[method].refuses]

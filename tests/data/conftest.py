@@ -7,11 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-import torch
 
 from helpers.images import jpeg_bytes
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture

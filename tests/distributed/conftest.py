@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 from helpers.two_processes import TwoProcesses
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

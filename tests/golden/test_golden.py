@@ -11,8 +11,6 @@ import torch
 from answers import ANSWERS
 from cases import ABSENT, load, methods_stored, paths_of, problem, reference_is_finite_in_float32
 
-torch.set_num_threads(1)
-
 for module in sorted(Path(__file__).parent.glob("answers_*.py")):
     import_module(module.stem)  # registers its answers
 

@@ -15,8 +15,6 @@ from timm.optim import RMSpropTF
 from timm.utils import ModelEmaV2, ModelEmaV3
 from torch import Tensor, nn
 
-torch.set_num_threads(1)
-
 
 def cases(method: str) -> list[Any]:
     """The case files of a golden method; where the folder is absent, one skip that says so."""

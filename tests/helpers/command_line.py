@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from understudy.cli.app import main
 from understudy.methods import METHODS
-
-torch.set_num_threads(1)
 
 # 256 digits to train on, 128 to validate on, an eighth of a second an epoch.
 FEW_DIGITS = ("data.train_rows=0:256", "data.val_rows=256:384", "student.kwargs={width: 0.25}")

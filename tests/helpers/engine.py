@@ -30,8 +30,6 @@ from understudy.runs.run import execute
 from understudy.teachers import Teacher
 from understudy.training.build import BuildContext, build_student, seeded, tap_teacher
 
-torch.set_num_threads(1)
-
 CLASSES = 10
 CPU = torch.device("cpu")
 

@@ -16,8 +16,6 @@ from understudy.core.batch import Pairing
 from understudy.core.taps import TapShape
 from understudy.methods.base import Context, Method, TapShapes, method_named
 
-torch.set_num_threads(1)
-
 Array = NDArray[np.float64]
 
 few = settings(max_examples=20, deadline=None)

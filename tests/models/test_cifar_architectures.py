@@ -15,8 +15,6 @@ from torch import nn
 from understudy.core.taps import TappedModel
 from understudy.models import count_macs, count_parameters, create_model
 
-torch.set_num_threads(1)
-
 GOLDEN = os.environ.get("UNDERSTUDY_GOLDEN", str(Path(__file__).parents[2] / "../shared/golden"))
 FILES = [Path(folder) / "architectures.json" for folder in GOLDEN.split(os.pathsep)]
 ARCHITECTURES = next((file for file in FILES if file.is_file()), FILES[0])

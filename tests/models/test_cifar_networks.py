@@ -16,8 +16,6 @@ from understudy.models.export.onnx import Onnx
 from understudy.training.build import BuildContext, build_student, tap_teacher
 from understudy.utils.errors import UserError
 
-torch.set_num_threads(1)
-
 FAMILIES = ["resnet8", "resnet18", "resnet50", "wrn_16_1", "vgg8", "mobilenetv2", "shufflenetv1", "shufflenetv2"]
 RECTIFIED = ["resnet18", "resnet50", "vgg8", "shufflenetv1", "shufflenetv2"]
 CLASSIFIERS = {"vgg8": "classifier", "mobilenetv2": "classifier", "shufflenetv1": "linear", "shufflenetv2": "linear"}

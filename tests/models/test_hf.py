@@ -16,7 +16,6 @@ from understudy.utils.errors import UserError
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (pip install .[hf])")
 transformers.utils.logging.disable_progress_bar()
-torch.set_num_threads(1)
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from understudy.models import create_model, load_weights, published_keys, save_published
 from understudy.utils.errors import UserError
 
-torch.set_num_threads(1)
-
 
 def norm(path: str) -> list[str]:
     return [f"{path}.{part}" for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]

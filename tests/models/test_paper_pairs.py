@@ -16,8 +16,6 @@ from understudy.methods.kd import KD
 from understudy.methods.projector import Projector
 from understudy.models import Network
 
-torch.set_num_threads(1)
-
 SIDE = 64  # pixels; the papers' networks see 224
 NUM_CLASSES = 7
 KD_OF_DOT = KD.Config(temperature=1.0)  # mdistiller configs/imagenet: T 1

@@ -16,8 +16,6 @@ from understudy.core.taps import TappedModel, check_taps
 from understudy.models import count_macs, count_parameters, create_model
 from understudy.utils.errors import UserError
 
-torch.set_num_threads(1)
-
 GOLDEN = os.environ.get("UNDERSTUDY_GOLDEN", str(Path(__file__).parents[2] / "../shared/golden"))
 FILES = [Path(folder) / "architectures.json" for folder in GOLDEN.split(os.pathsep)]
 ARCHITECTURES = next((file for file in FILES if file.is_file()), FILES[0])

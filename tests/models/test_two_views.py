@@ -17,8 +17,6 @@ from understudy.methods.kd import KD
 from understudy.models import Network, network_of
 from understudy.runs.components import open_components
 
-torch.set_num_threads(1)
-
 STUDENT = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}
 TEACHER = {"mean": (0.1, 0.2, 0.6), "std": (0.5, 0.4, 0.8)}
 

@@ -11,8 +11,6 @@ from understudy.core.batch import Losses
 from understudy.optim import DOT
 from understudy.optim.dot.update import reached_by
 
-torch.set_num_threads(1)
-
 
 class Student(nn.Module):
     """Body under both losses, classifier under the task loss, connector under the distill loss, and a spare layer."""

@@ -4,8 +4,6 @@ from torch import nn
 
 from understudy.optim import DOT
 
-torch.set_num_threads(1)
-
 
 def stepped(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, task: torch.Tensor, distill: torch.Tensor):
     """The parameter after one step per row of gradients, by DOT or by an optimizer of torch on the sum."""

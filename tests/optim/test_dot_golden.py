@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from understudy.optim import DOT
 
-torch.set_num_threads(1)
-
 _FOLDERS = os.environ.get("UNDERSTUDY_GOLDEN", str(Path(__file__).parents[2] / "../shared/golden")).split(os.pathsep)
 CASES = sorted(file for folder in _FOLDERS for file in (Path(folder) / "dot").glob("*.json"))
 BUFFERS = {"momentum_buffer": "momentum_task", "momentum_kd_buffer": "momentum_distill"}  # theirs: ours

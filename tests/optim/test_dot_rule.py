@@ -6,8 +6,6 @@ from torch import Tensor, nn
 
 from understudy.optim import DOT
 
-torch.set_num_threads(1)
-
 
 def reference(gradients: list[Tensor], start: Tensor, *, lr: float, momentum: float, decay: float) -> Tensor:
     """torch's SGD, fed these gradients."""

@@ -13,8 +13,6 @@ from torch import nn
 
 from understudy.optim import DOT
 
-torch.set_num_threads(1)
-
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 LR, MOMENTUM, DELTA, DECAY, ALPHA, BETA2, EPS = 0.02, 0.6, 0.2, 0.1, 0.9, 0.95, 1e-3
 NUM_STEPS = 8

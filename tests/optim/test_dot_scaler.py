@@ -4,8 +4,6 @@ from torch import nn
 
 from understudy.optim import DOT
 
-torch.set_num_threads(1)
-
 
 def scaler() -> torch.amp.GradScaler:
     return torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)

@@ -13,8 +13,6 @@ from understudy.optim.dot.weights import steady_gains
 from understudy.recipes.comparison import rows_of
 from understudy.utils.errors import UserError
 
-torch.set_num_threads(1)
-
 
 def test_a_gradient_that_stays_moves_dot_by_the_gains_in_the_long_run() -> None:
     ends = {}

@@ -7,8 +7,6 @@ from torch import nn
 from understudy.core.batch import Losses
 from understudy.optim import UPDATES, Joint
 
-torch.set_num_threads(1)
-
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)

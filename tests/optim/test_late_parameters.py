@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from understudy.core.batch import Losses
 from understudy.optim import DOT, Joint
 
-torch.set_num_threads(1)
-
 SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}
 
 

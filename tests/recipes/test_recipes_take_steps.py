@@ -17,8 +17,6 @@ from understudy.runs.components import Components, open_components
 from understudy.training.connector_weights import save_connectors
 from understudy.training.trainer import Trainer
 
-torch.set_num_threads(1)
-
 # Stages of torchvision's networks, and pre-activations of timm's: neither are declared.
 FAST = ["imagenet/at/resnet34-resnet18", "imagenet/ofd/resnet50-mobilenetv1"]
 FIRST_STAGES = {"ft": "paraphraser", "sskd": "head", "hsakd": "heads"}  # whose connectors a second run wants

@@ -20,8 +20,6 @@ from understudy.training.build import BuildContext, build_student, tap_teacher
 from understudy.training.capture import CapturedSteps, PlainSteps
 from understudy.training.spec import StudentSpec
 
-torch.set_num_threads(1)
-
 
 def trainer_of(specs: list[StudentSpec], **options: Any) -> Trainer:
     teacher = small_teacher()

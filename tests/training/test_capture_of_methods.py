@@ -17,8 +17,6 @@ from understudy.training.trainer import Trainer
 
 DRAWING = {"crd"}  # negatives
 
-torch.set_num_threads(1)
-
 
 def trained(method: str, *, is_captured: bool, said: list[str]) -> Trainer:
     recipe = recipe_of(method, "dot" if method != "tfkd" else "joint", {"data": {"train_rows": "0:64"}, "epochs": 2})
