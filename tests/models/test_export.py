@@ -36,6 +36,11 @@ def subject(model: nn.Module) -> Subject:
     return Subject(model.train(), 24, ABOUT, list(calibration))
 
 
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="needs pip install 'understudy[openvino]'"
+)
+
+
 Write = Callable[[Format], Written]
 
 
@@ -83,6 +88,27 @@ def test_every_file_says_what_it_is_of(written: Write) -> None:
     told = dict.fromkeys(ABOUT, "")
     torch.jit.load(str(written(FORMATS["torchscript"]()).file), _extra_files=told)
     assert {name: bytes(text).decode() if isinstance(text, bytes) else text for name, text in told.items()} == ABOUT
+
+
+@needs_openvino
+def test_openvino_agrees_with_torch_and_says_what_it_is_of(model: nn.Module, tmp_path: Path) -> None:
+    import openvino
+
+    native = create_model("cifar:resnet8", num_classes=10, weights="none", image_size=None).prepared
+    made = write(Subject(native, 24, ABOUT), tmp_path / "ov", FORMATS["openvino"]())
+    assert 0 <= made.largest_difference < 1e-4
+    images = torch.rand(5, 3, 24, 24)
+    with torch.no_grad():
+        assert (FORMATS["openvino"]().opened(made.file, 1)(images) - native.eval()(images)).abs().max() < 1e-4
+    read = openvino.Core().read_model(made.file / "student.xml")
+    assert {name: read.get_rt_info(["understudy", name]).astype(str) for name in ABOUT} == ABOUT
+
+
+@needs_openvino
+def test_openvino_refuses_a_network_whose_resizing_it_would_change(subject: Subject, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"this network resizes its images, antialiased, and OpenVINO cannot"):
+        write(subject, tmp_path / "ov", FORMATS["openvino"]())
+    assert not (tmp_path / "ov").exists()
 
 
 def test_half_precision_halves_the_weights_and_keeps_input_and_output(written: Write, model: nn.Module) -> None:
@@ -164,12 +190,15 @@ def test_modes_are_put_back(tmp_path: Path) -> None:
     assert [part.training for part in module] == [True, True, False, True]
 
 
-@pytest.mark.parametrize(("name", "words"), [("onnx", "onnx and onnxscript"), ("openvino", "openvino and onnx")])
+@pytest.mark.parametrize(
+    ("name", "words", "extra"),
+    [("onnx", "onnx and onnxscript", "export"), ("openvino", "openvino and onnx", "openvino")],
+)
 def test_missing_libraries_are_named_with_the_command_that_brings_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str, extra: str
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=rf"export needs {words}.*pip install .*'understudy\[export\]'"):
+    with pytest.raises(UserError, match=rf"export needs {words}.*pip install .*'understudy\[{extra}\]'"):
         write(Subject(nn.Linear(1, 1), 4), tmp_path / "a", FORMATS[name]())
 
 

@@ -102,7 +102,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(run: Path, t
     assert "is a folder; name a file" in refused("export", run, "--onnx", tmp_path)
     if importlib.util.find_spec("openvino") is None:
         said = refused("export", run, "--openvino", tmp_path / "ov", "--pt2", tmp_path / "a")
-        assert "export needs openvino; install with: pip install openvino" in said
+        assert "export needs openvino; install with: pip install 'understudy[openvino]'" in said
     assert list(tmp_path.iterdir()) == []
 
 

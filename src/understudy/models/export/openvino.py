@@ -23,7 +23,7 @@ class OpenVino(Format, name="openvino"):
 
     title = "OpenVINO"
     needs = ("openvino", *ONNX_PACKAGES)
-    pip = "pip install openvino 'understudy[export]'"
+    pip = "pip install 'understudy[openvino]'"
 
     def write(self, subject: Subject, file: Path) -> None:
         """The converted graph; what is said of it lies under `understudy` in its rt_info."""
@@ -35,6 +35,7 @@ class OpenVino(Format, name="openvino"):
             write_graph(subject, plain)
             try:
                 model = openvino.convert_model(str(plain))
+                _refuse_antialiasing(model, file.name)
                 for name, text in subject.about.items():
                     model.set_rt_info(text, ["understudy", name])
                 openvino.save_model(model, str(file / FILE), compress_to_fp16=False)
@@ -46,5 +47,16 @@ class OpenVino(Format, name="openvino"):
         import openvino
 
         settings = {"INFERENCE_NUM_THREADS": str(threads), "PERFORMANCE_HINT": "LATENCY"}
+        settings["INFERENCE_PRECISION_HINT"] = "f32"  # its default is bfloat16 on processors that have it
         compiled: Any = openvino.Core().compile_model(str(file / FILE), "CPU", settings)
         return lambda images: torch.from_numpy(compiled([images.numpy()])[0].copy())
+
+
+def _refuse_antialiasing(model: Any, name: str) -> None:
+    """OpenVINO reads the attribute and resizes without it: other pixels, and other classes."""
+    for node in model.get_ops():
+        if node.get_type_name() == "Interpolate" and node.get_attributes()["antialias"]:
+            raise UserError(
+                f"{name}: this network resizes its images, antialiased, and OpenVINO cannot; train at the network's "
+                "own size (--image-size), or write ONNX for onnxruntime (--onnx)"
+            )
