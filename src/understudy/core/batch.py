@@ -13,7 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Losses", "Observation", "Pairing"]
+from understudy.core.outputs import changed_outputs
+
+__all__ = ["IMAGES", "MAIN", "Batch", "Losses", "Observation", "Pairing"]
+
+MAIN = "main"  # the Pairing that every task has: the predictions that are deployed
+IMAGES = "images"  # that of features, a row an image; in classification it is the main one
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +53,22 @@ class Batch:
 class Observation:
     """What a teacher leaves after looking at a batch once. Nothing here carries gradient."""
 
-    output: Any = None  # (B,C) logits in classification; None where there is no teacher
+    output: Any = None  # what its network gave: a tensor, or several by name; None where there is no teacher
     features: Mapping[str, Tensor] = field(default_factory=dict)
     ask: Callable[..., Any] | None = None  # a further question about this batch; None from a bank
 
     def select(self, rows: slice) -> Observation:
         """What was seen of some of the images."""
         features = {name: feature[rows] for name, feature in self.features.items()}
-        return replace(self, output=None if self.output is None else self.output[rows], features=features)
+        return replace(self, output=changed_outputs(self.output, lambda tensor: tensor[rows]), features=features)
 
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """Student and teacher laid side by side: row i on either side is the same prediction.
+    """Student and teacher laid side by side: row i on either side is the same prediction, or the same image.
 
-    Logits are float32 or wider; features keep their model's dtype. The teacher's side is detached.
+    Logits are float32 or wider; features keep their model's dtype. The teacher's side is detached. Where predictions
+    are parts of an image, its features have a Pairing of their own, with a row an image and logits of no class.
     """
 
     student_logits: Tensor  # (M,C)
@@ -72,6 +78,8 @@ class Pairing:
     teacher_features: Mapping[str, Tensor] = field(default_factory=dict)
     indices: Tensor | None = None  # (M,) places in the data set
     copies: Tensor | None = None  # (M,)
+    maps: Mapping[str, Tensor] = field(default_factory=dict)  # (M,h,w) by name, such as the "labels" of pixels
+    is_ragged: bool = False  # whether images have different numbers of rows
 
     def select(self, rows: slice | Tensor) -> Pairing:
         """Some of the rows: a slice, or row numbers (n,) in the order wanted."""
@@ -87,6 +95,8 @@ class Pairing:
             teacher_features={name: feature[rows] for name, feature in self.teacher_features.items()},
             indices=maybe(self.indices),
             copies=maybe(self.copies),
+            maps={name: one[rows] for name, one in self.maps.items()},
+            is_ragged=self.is_ragged,
         )
 
 

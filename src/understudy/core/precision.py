@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Literal
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from understudy.core.batch import Pairing
 
-__all__ = ["Precision", "autocast", "grad_scaler", "upcast", "widest_dtype"]
+__all__ = ["Precision", "autocast", "grad_scaler", "upcast", "upcast_all", "widest_dtype"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -33,6 +34,12 @@ def grad_scaler(precision: Precision, device: torch.device) -> torch.amp.GradSca
 def widest_dtype(device: torch.device) -> torch.dtype:
     """What sums are kept in: float64, which Apple's GPUs (mps) do not have; float32 there."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def upcast_all(pairings: Mapping[str, Pairing]) -> dict[str, Pairing]:
+    """Several by name; what is one Pairing under two names stays one."""
+    whole = {id(pairing): upcast(pairing) for pairing in pairings.values()}
+    return {name: whole[id(pairing)] for name, pairing in pairings.items()}
 
 
 def upcast(pairing: Pairing) -> Pairing:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor, nn
 
 from understudy.core.networks import copied
+from understudy.core.outputs import LOGITS, named_outputs
 from understudy.core.taps import TappedModel, TapShape
 from understudy.utils.errors import UserError
 
@@ -21,6 +22,7 @@ class TapShapes(Mapping[str, TapShape]):
         num_classes: how many logits the model gives.
         classifier: a frozen copy of the last layer; None where the model has none.
         norms: by tap, a frozen copy of the batch norm whose output is (a summand of) what the tap holds.
+        outputs: shapes of what the model gives, by name; nothing where that is not known.
     """
 
     def __init__(
@@ -30,11 +32,13 @@ class TapShapes(Mapping[str, TapShape]):
         num_classes: int,
         classifier: nn.Module | None = None,
         norms: Mapping[str, nn.BatchNorm2d] | None = None,
+        outputs: Mapping[str, TapShape] | None = None,
     ) -> None:
         self._shapes = dict(shapes)
         self.norms = dict(norms or {})
         self.num_classes = num_classes
         self.classifier = classifier
+        self.outputs = dict(outputs or {})
 
     def norm_before(self, tap: str) -> nn.BatchNorm2d | None:
         """A frozen copy of the batch norm whose output is (a summand of) what `tap` holds; None where there is none."""
@@ -58,24 +62,33 @@ def shapes_of(model: TappedModel, sample: Tensor) -> TapShapes:
         sample: (B,3,H,W) images; only their shape and device matter.
 
     Raises:
-        UserError: the network cannot take such images, or gives no (B,C) logits.
+        UserError: the network cannot take such images, or gives neither (B,C) nor (B,C,h,w) logits.
     """
     output, shapes = model.dry_forward(sample[:2])
-    if not isinstance(output, Tensor) or output.ndim != 2:
+    outputs = _shapes_of(output)
+    if LOGITS not in outputs:
         raise UserError(f"{model.model_name} must return (B,C) logits, got {_described(output)}")
     path = model.classifier
     classifier = _frozen_copy(model.module.get_submodule(path)) if path else None
-    return TapShapes(shapes, num_classes=output.shape[1], classifier=classifier, norms=model.norms())
+    return TapShapes(
+        shapes, num_classes=outputs[LOGITS].channels, classifier=classifier, norms=model.norms(), outputs=outputs
+    )
 
 
 def num_outputs(model: TappedModel, sample: Tensor) -> int | None:
-    """How many logits a tapped model gives for an image; None where it gives something else than (B,C).
+    """How many logits a tapped model gives for an image, or for each place; None where it gives something else.
 
     Raises:
         UserError: the network cannot take such images.
     """
     output, _ = model.dry_forward(sample[:2])
-    return output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
+    logits = _shapes_of(output).get(LOGITS)
+    return None if logits is None else logits.channels
+
+
+def _shapes_of(output: object) -> dict[str, TapShape]:
+    """Of each output by name, without the batch: vectors and maps."""
+    return {name: TapShape(*one.shape[1:]) for name, one in named_outputs(output).items() if one.ndim in (2, 4)}
 
 
 def _frozen_copy(layer: nn.Module) -> nn.Module:

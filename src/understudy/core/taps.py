@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +16,12 @@ from understudy.core.classifier import classifier_name, is_candidate
 from understudy.core.feature_layout import as_map, described, only_map
 from understudy.core.image_size import squares_note
 from understudy.core.networks import in_one_line, is_channels_last, other_dtype_note
+from understudy.core.outputs import named_outputs
 from understudy.core.passes import Repeat, left_as_it_was
 from understudy.core.stages import gives_channels_last, stages_of
 from understudy.core.tap_hooks import Catcher, place
-from understudy.utils.errors import UserError, nearest
-from understudy.utils.text import listed
+from understudy.core.tap_names import check_taps, expanded, output_name, resolved, shown_names, submodule, tap_names
+from understudy.utils.errors import UserError
 
 __all__ = ["TapShape", "TappedModel", "Taps", "check_taps", "classifier_name"]
 
@@ -30,7 +31,8 @@ class Taps:
     """What a method looks at on either side.
 
     Names: "embedding" (the classifier's input), "stages" and "preact_stages" (all of them; they arrive as
-    "stages.0", "stages.1", ...), or "module.path" for a module's output and "module.path:input" for its input.
+    "stages.0", "stages.1", ...), "module.path" for a module's output and "module.path:input" for its input, or
+    "output.NAME" for a tensor that the network gives ("output.logits" where it gives one alone).
     """
 
     student: tuple[str, ...] = ()
@@ -73,15 +75,19 @@ class TappedModel(nn.Module):
         self.module = module
         self.prepare = nn.Identity() if prepare is None else prepare
         self.model_name = name
-        self.taps: tuple[str, ...] = tuple(dict.fromkeys(_expanded(module, taps, name)))
+        self.taps: tuple[str, ...] = tuple(dict.fromkeys(expanded(module, taps, name)))
         self.classifier = classifier_name(module)  # its path; until a pass has shown it, what the network says
         self.is_contiguous_only = False  # whether a dry forward has shown that it cannot run in channels_last
         self._has_shown_classifier = False
         self._catcher = Catcher()
         self._handles: list[RemovableHandle] = []
         # Found once: compiled code should not look for it.
-        self._stage_places = {tap: _resolved(module, tap) for tap in self.taps}
-        self._are_channels_last = {tap: gives_channels_last(module, self._resolved(tap)) for tap in self.taps}
+        self._stage_places = {tap: resolved(module, tap) for tap in self.taps}
+        named = {tap: output_name(module, tap) for tap in self.taps}
+        self._outputs = {tap: output for tap, output in named.items() if output is not None}
+        self._are_channels_last = {
+            tap: tap not in self._outputs and gives_channels_last(module, self._resolved(tap)) for tap in self.taps
+        }
 
     def forward(self, images: Tensor) -> tuple[Any, dict[str, Tensor]]:
         """The model's output on (B,3,H,W) images, and its tapped features by name."""
@@ -112,7 +118,7 @@ class TappedModel(nn.Module):
         found = {}
         for tap in self.taps:
             path = of_places.get(self._resolved(tap)) if tap.startswith("preact_stages.") else None
-            norm = _submodule(self.module, path) if path else None
+            norm = submodule(self.module, path) if path else None
             if isinstance(norm, nn.BatchNorm2d):
                 found[tap] = _plain_copy(norm)
         return found
@@ -163,7 +169,7 @@ class TappedModel(nn.Module):
             return self.module(prepared), {}
         if torch.compiler.is_compiling():
             output, caught, _ = self._watched(prepared, {})
-            return output, self._features(caught, prepared)
+            return output, self._features({**caught, **self._given(output)}, prepared)
         repeat = Repeat(self.module) if self.training else None
         output, caught, moved = self._watched(prepared, self._layers() if finds_classifier else {})
         if finds_classifier:
@@ -175,7 +181,7 @@ class TappedModel(nn.Module):
             self._catcher.overwritten |= moved
             with repeat or nullcontext():
                 output, caught, _ = self._watched(prepared, {})
-        return output, self._features(caught, prepared)
+        return output, self._features({**caught, **self._given(output)}, prepared)
 
     def _watched(self, prepared: Tensor, also: Mapping[str, str]) -> tuple[Any, dict[str, Any], set[str]]:
         """Output of one pass, what was caught at the taps and at `also`, and where that was written into later."""
@@ -190,8 +196,8 @@ class TappedModel(nn.Module):
 
     def _places(self) -> dict[str, str]:
         """Where each tap is."""
-        resolved = {tap: self._resolved(tap) for tap in self.taps}
-        return {tap: place for tap, place in resolved.items() if place != "embedding"}
+        places = {tap: self._resolved(tap) for tap in self.taps if tap not in self._outputs}
+        return {tap: place for tap, place in places.items() if place != "embedding"}
 
     def _layers(self) -> dict[str, str]:
         """Output and input of everything that may be the classifier."""
@@ -212,6 +218,17 @@ class TappedModel(nn.Module):
             return f"{self.classifier}:input" if self.classifier else tap
         return self._stage_places.get(tap, tap)
 
+    def _given(self, output: Any) -> dict[str, Tensor]:
+        """What is tapped of the output itself, by tap."""
+        if not self._outputs:
+            return {}
+        named = named_outputs(output)
+        for tap, name in self._outputs.items():
+            if name not in named:
+                gives = ", ".join(named) or described(output)
+                raise UserError(f"nothing was tapped at {tap!r}: {self.model_name} gives {gives}")
+        return {tap: named[name] for tap, name in self._outputs.items()}
+
     def _features(self, caught: Mapping[str, Any], images: Tensor) -> dict[str, Tensor]:
         for tap in self.taps:
             if caught.get(tap) is None:
@@ -223,13 +240,13 @@ class TappedModel(nn.Module):
             return UserError(
                 f"{self.model_name} has no 'embedding', the classifier's input: its logits are not what any linear "
                 "layer or 1x1 convolution gives; name the place instead, such as 'PATH:input'; "
-                f"it offers: {_listed(tap_names(self.module)[1:])}"
+                f"it offers: {shown_names(tap_names(self.module)[1:])}"
             )
         path = self._resolved(tap)
         at = f"{tap!r}" if path == tap else f"{tap!r} ({path})"
         return UserError(
             f"nothing was tapped at {at}: {self.model_name} has that module, but its forward pass "
-            f"does not call it; it offers: {_listed(tap_names(self.module))}"
+            f"does not call it; it offers: {shown_names(tap_names(self.module))}"
         )
 
     def _as_feature(self, tap: str, caught: Any, images: Tensor) -> Tensor:
@@ -251,90 +268,8 @@ class TappedModel(nn.Module):
         return mapped
 
 
-def check_taps(module: nn.Module, taps: Iterable[str], *, name: str) -> None:
-    """Raise the UserError that tapping would, and change nothing."""
-    for _ in _expanded(module, taps, name):
-        pass
-
-
-def tap_names(module: nn.Module) -> list[str]:
-    """Everything that can be tapped by name, the short names first."""
-    short = ["embedding"] if _may_have_embedding(module) else []
-    for group in ("stages", "preact_stages"):
-        short += [f"{group}.{i}" for i in range(len(_stage_paths(module, group)))]
-    return short + [path for path, _ in module.named_modules() if path]
-
-
-def _may_have_embedding(module: nn.Module) -> bool:
-    """Whether there is a layer that may be the classifier; which one is, a pass shows."""
-    return classifier_name(module) is not None or any(is_candidate(child) for child in module.modules())
-
-
-def _expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str]:
-    for tap in taps:
-        if tap in ("stages", "preact_stages"):
-            paths = _stage_paths(module, tap)
-            if not paths:
-                why = _why_no_preactivations(module) if tap == "preact_stages" else " (timm's feature_info)"
-                raise UserError(
-                    f"{name} does not say where its {tap} are{why}; name modules instead: {_listed(tap_names(module))}"
-                )
-            absent = [path for path in paths if _submodule(module, path.partition(":")[0]) is None]
-            if absent:
-                known = [path for path, _ in module.named_modules() if path]
-                raise UserError(
-                    f"{name} says that its {tap} are {_listed(paths, 4)} (timm's feature_info), but it has no "
-                    f"{absent[0]!r}; name modules instead: {_listed(known)}"
-                )
-            yield from (f"{tap}.{i}" for i in range(len(paths)))
-        else:
-            if tap == "embedding" and _may_have_embedding(module):
-                yield tap
-                continue
-            path, _, side = _resolved(module, tap).partition(":")
-            if side not in ("", "input"):
-                raise UserError(f"{name}: a tap is a module's output, 'path', or its input, 'path:input'; got {tap!r}")
-            if _submodule(module, path) is None:
-                known = tap_names(module)
-                close = nearest(path, known)
-                hint = f"did you mean {close}? " if close else ""
-                raise UserError(f"{name} has nothing to tap at {tap!r}; {hint}it offers: {_listed(known)}")
-            yield tap
-
-
-def _resolved(module: nn.Module, tap: str) -> str:
-    """The module path (with ':input' where that side is meant) behind the short name of a stage."""
-    group, _, number = tap.partition(".")
-    if group in ("stages", "preact_stages") and number.isdigit():
-        paths = _stage_paths(module, group)
-        if int(number) < len(paths):
-            return paths[int(number)]
-    return tap
-
-
-def _stage_paths(module: nn.Module, group: str) -> list[str]:
-    stages = stages_of(module)
-    return [stage.output for stage in stages] if group == "stages" else [s.preact for s in stages if s.preact]
-
-
-def _why_no_preactivations(module: nn.Module) -> str:
-    outputs = [stage.output for stage in stages_of(module)]
-    return f": no activation is known to end its stages ({_listed(outputs, 4)})" if outputs else " (nor its stages)"
-
-
 def _plain_copy(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
     """Frozen, without the activation that timm keeps in a norm."""
     copied = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     copied.load_state_dict(copy.deepcopy(norm.state_dict()), strict=False, assign=True)
     return copied.eval().requires_grad_(False)
-
-
-def _submodule(module: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return module.get_submodule(path) if path else None
-    except AttributeError:
-        return None
-
-
-def _listed(names: list[str], most: int = 24) -> str:
-    return listed(names, most) + (f" ({len(names)} in all)" if len(names) > most else "")

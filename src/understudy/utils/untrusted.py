@@ -147,6 +147,13 @@ class _PlainLoader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """The mapping; a key that YAML 1.1 takes for a truth, such as `on`, is that word."""
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:bool":
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
+
     def _problem(self, event: Any) -> str | None:
         if isinstance(event, yaml.AliasEvent):
             return "aliases (*name) are not read; write the value out, or share it by extends"
