@@ -90,7 +90,11 @@ class World:
         """
         if self.size == 1:
             return pairing
-        counts = [count * len(pairing.student_logits) // rows.mine for count in rows.counts]
+        num_rows = len(pairing.student_logits)
+        if pairing.is_ragged:
+            counts = [count for (count,) in self.exchange(num_rows)]
+        else:
+            counts = [count * num_rows // rows.mine for count in rows.counts]
 
         def whole(tensor: Tensor) -> Tensor:
             return cast(Tensor, _Gathered.apply(tensor, counts, self.rank))
@@ -107,6 +111,7 @@ class World:
             teacher_features={name: whole(tensor) for name, tensor in pairing.teacher_features.items()},
             indices=maybe(pairing.indices),
             copies=maybe(pairing.copies),
+            maps={name: whole(one) for name, one in pairing.maps.items()},
         )
         # Each rank's rows come copy by copy; one process has all rows of copy 0, then all of copy 1.
         return gathered if gathered.copies is None else gathered.select(gathered.copies.argsort(stable=True))

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from understudy.core.batch import Pairing
+from understudy.core.batch import IMAGES, MAIN, Pairing
 from understudy.core.config import Config
 from understudy.core.tap_shapes import TapShapes
 from understudy.core.taps import Taps
@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 Need = Literal["teacher_logits", "hard_labels", "indices", "copies"]
+
+OF_PREDICTIONS = frozenset[Need]({"teacher_logits", "hard_labels"})  # what a row of features alone does not have
 
 METHODS: dict[str, type[Method]] = {}
 
@@ -85,6 +87,23 @@ class MethodConfig(Config):
         if size is not None and info.data.get("rows") == "all":
             raise ValueError(f"groups rows that are local; set rows: local, got {size}")
         return size
+
+    on: dict[str, float] | None = None  # which rows are compared, and their weights: {main: 1, aux: 0.4}; or one name
+
+    @field_validator("on", mode="before")
+    @classmethod
+    def _may_be_names(cls, value: Any) -> Any:
+        names = [value] if isinstance(value, str) else value
+        return dict.fromkeys(names, 1.0) if isinstance(names, list | tuple) else names
+
+    @field_validator("on")
+    @classmethod
+    def _names_something(cls, on: dict[str, float] | None) -> dict[str, float] | None:
+        if on is not None and (not on or any(factor < 0 for factor in on.values())):
+            raise ValueError(
+                f"names rows of the task with weights of at least 0, such as {{main: 1, aux: 0.4}}, got {on}"
+            )
+        return on
 
     init_from: str | None = None  # a run folder or method.safetensors: connectors start as another run left them
 
@@ -150,6 +169,19 @@ class Method(nn.Module):
     def needs_teacher(cls, config: MethodConfig) -> bool:
         """Whether a teacher is looked at; False for the teacher-free methods."""
         return "teacher_logits" in cls.needs_for(config) or bool(cls.taps_for(config).teacher)
+
+    @classmethod
+    def reads(cls, config: MethodConfig) -> dict[str, float]:
+        """Of which Pairings of a task its terms are, and how much each counts: features are a row an image."""
+        if config.on is not None:
+            return dict(config.on)
+        return {MAIN if cls.needs_for(config) & OF_PREDICTIONS or not cls.has_taps(config) else IMAGES: 1.0}
+
+    @classmethod
+    def has_taps(cls, config: MethodConfig) -> bool:
+        """Whether it looks at features."""
+        taps = cls.taps_for(config)
+        return bool(taps.student or taps.teacher)
 
     @classmethod
     def min_rows(cls, config: MethodConfig) -> int:

@@ -13,7 +13,16 @@ from understudy.core.batch import Batch, Observation, Pairing
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 
-__all__ = ["BatchMeasures", "ClassWeights", "Evaluation", "Metric", "Predictor", "Task", "headline_metric"]
+__all__ = [
+    "BatchMeasures",
+    "ClassWeights",
+    "Evaluation",
+    "Metric",
+    "Predictor",
+    "Task",
+    "headline_metric",
+    "is_dense",
+]
 
 Predictor = Callable[[Batch], Any]  # a batch in, a model's output on it out
 ClassWeights = Literal["balanced"] | Sequence[float] | None  # what each class counts in the task loss
@@ -94,7 +103,12 @@ class Task(Protocol):
         """The task on data of so many classes, with what a recipe says of it; None: nobody knows the labels."""
 
     def pair(self, student: TappedModel, observation: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
-        """The task's own loss (a scalar with gradient), and the Pairings by name."""
+        """The task's own loss (a scalar with gradient), and the Pairings by name.
+
+        "main" are the predictions that are deployed, "images" has a row an image with its features; where each
+        prediction is of an image, one Pairing is both, and may be given as "main" alone. Others have names of the
+        task's own, which a method's setting `on` may say ("aux", "distilled").
+        """
 
     def check_targets(self, targets: Any) -> None:
         """Refuse the targets of a batch that no student of this task can learn; reads them back from the device.
@@ -130,6 +144,11 @@ class Task(Protocol):
 
         It goes on after the teacher's name: 'scores 11.0 % on 10 classes: no better than chance'. None: it is better.
         """
+
+
+def is_dense(task: Task) -> bool:
+    """Whether predictions are parts of an image, so that logits are maps and features have rows of their own."""
+    return bool(getattr(task, "is_dense", False))
 
 
 def headline_metric(task: Task) -> Metric:

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.core.batch import Batch, Observation, Pairing
+from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
 from understudy.core.labels import check_labels
 from understudy.core.meters import Meter
+from understudy.core.outputs import logits_of
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import BatchMeasures, ClassWeights, Evaluation, K, Metric, Predictor
@@ -27,7 +28,7 @@ UNLABELLED = -1
 
 
 class Classification:
-    """Cross-entropy on hard or mixed labels, and one Pairing, "main", with a row per image.
+    """Cross-entropy on hard or mixed labels, and one Pairing, "main" and "images" alike, with a row per image.
 
     Args:
         num_classes: C.
@@ -86,7 +87,7 @@ class Classification:
             indices=batch.indices,
             copies=batch.copies,
         )
-        return task_loss, {"main": pairing}
+        return task_loss, {MAIN: pairing, IMAGES: pairing}
 
     def check_targets(self, targets: Tensor) -> None:
         """Refuse (B,) labels that are no classes, and (B,C) mixed ones of another number of classes."""
@@ -247,9 +248,11 @@ def _percent(share: Tensor) -> float:
 
 def _as_logits(output: object) -> Tensor:
     """The (B,C) logits in float32 or wider."""
-    if not isinstance(output, Tensor):
+    logits = logits_of(output)
+    if logits is None or logits.ndim != 2:
+        returned = type(output).__name__ if logits is None else f"shape {tuple(logits.shape)}"
         raise UserError(
-            f"a classifier must return a (B,C) tensor of logits, but this one returns {type(output).__name__}; "
+            f"a classifier must return a (B,C) tensor of logits, but this one returns {returned}; "
             "wrap it in a module whose forward returns the logits alone"
         )
-    return output if output.dtype in (torch.float32, torch.float64) else output.float()
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()

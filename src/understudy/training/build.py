@@ -21,6 +21,7 @@ from understudy.methods.combination import check_num_classes, default_task_weigh
 from understudy.optim import undecayed_names
 from understudy.optim.ema import WeightAverage
 from understudy.tasks import Task
+from understudy.tasks.base import is_dense
 from understudy.teachers import Teacher
 from understudy.training.connector_weights import load_connectors
 from understudy.training.spec import StudentSpec
@@ -29,7 +30,7 @@ from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
 from understudy.utils.seeding import seeded
 
-__all__ = ["BuildContext", "build_student", "tap_teacher"]
+__all__ = ["BuildContext", "build_student", "refuse_dense", "tap_teacher"]
 
 
 @dataclass(frozen=True)
@@ -129,16 +130,21 @@ def _build_methods(spec: StudentSpec, model: TappedModel, around: BuildContext) 
         generator=torch.Generator().manual_seed(hashed(around.seed, "method")),
     )
     _check_num_outputs(model, context.student.num_classes, around)
+    for name, shapes in ((model.model_name, context.student), ("the teacher", context.teacher)):
+        _check_output_shape(name, shapes, around.task)
     built = []
     for number, config in enumerate(spec.methods):
         _refuse_other_classes(config, context)
+        refuse_dense(config, around.task)
         check_num_classes(config, around.num_classes)
-        with seeded(hashed(around.seed, "connectors", number)):
-            method = config.method(config, context)
-        if config.init_from is not None:
-            load_connectors(method, config.init_from)
-        method.to(sample.device)
-        built.append(WeightedMethod(method, *weighted(config)))
+        weight, warmup_epochs = weighted(config)
+        for place, (name, factor) in enumerate(config.method.reads(config).items()):
+            with seeded(hashed(around.seed, "connectors", number, *([name] if place else []))):
+                method = config.method(config, context)
+            if config.init_from is not None:
+                load_connectors(method, config.init_from)
+            method.to(sample.device)
+            built.append(WeightedMethod(method, weight * factor, warmup_epochs, name))
     return built
 
 
@@ -147,6 +153,33 @@ def _check_num_outputs(model: TappedModel, found: int, around: BuildContext) -> 
         raise UserError(
             f"{model.model_name} gives {found} logits, but there are {around.num_classes} classes; build it "
             f"with {around.num_classes} outputs (timm and torchvision: num_classes={around.num_classes})"
+        )
+
+
+def _check_output_shape(name: str, shapes: TapShapes, task: Task) -> None:
+    """Refuse maps of logits where an image has one prediction, and the other way round."""
+    found = shapes.outputs.get("logits")
+    if found is None or (found.height is not None) == is_dense(task):
+        return
+    wanted = "(B,C,H,W)" if is_dense(task) else "(B,C)"
+    raise UserError(f"{name} must return {wanted} logits, got shape (2, {str(found).replace('x', ', ')})")
+
+
+def refuse_dense(config: MethodConfig, task: Task) -> None:
+    """Refuse a method that wants the logits of an image beside its features, where predictions are its parts.
+
+    Raises:
+        UserError: naming the method, and what to take instead.
+    """
+    method = config.method
+    if not is_dense(task) or not method.has_taps(config):
+        return
+    taps = method.taps_for(config)
+    wants = method.needs_for(config)
+    if wants or "embedding" in (*taps.student, *taps.teacher):
+        raise UserError(
+            f"method {method.name!r} compares whole images, one embedding or one prediction each, and here every "
+            "image has many predictions; take a method on logits (kd, dkd, dist) or on maps (cwd, at, fitnet)"
         )
 
 

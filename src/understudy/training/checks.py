@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from understudy.core.batch import Pairing
+from understudy.core.batch import MAIN, Pairing
 from understudy.core.labels import check_labels
 from understudy.core.probabilities import are_probabilities
+from understudy.distributed.world import RankCounts
 from understudy.methods.base import Method, Need
+from understudy.training.loss import WeightedMethod, is_on_local_rows, pairing_of
 from understudy.utils.errors import UserError
 from understudy.utils.text import plural
 
-__all__ = ["check_num_rows", "check_pairing", "form_of", "refuse_to_tear_copies", "too_few_images"]
+__all__ = ["FirstPairings", "check_num_rows", "check_pairing", "form_of", "refuse_to_tear_copies", "too_few_images"]
 
 
 def check_pairing(pairing: Pairing, methods: Iterable[Method]) -> None:
@@ -34,6 +36,35 @@ def check_pairing(pairing: Pairing, methods: Iterable[Method]) -> None:
         for need in sorted(method.needs_for(method.config)):
             _check_need(pairing, method, need)
         _check_features(pairing, method.name)
+
+
+class FirstPairings:
+    """The checks of a student's batches: every form of a Pairing when it comes first, the number of rows always."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str | bool, ...]] = set()  # names and forms that the methods can make sense of
+
+    def check(self, pairings: Mapping[str, Pairing], methods: Sequence[WeightedMethod], rows: RankCounts) -> None:
+        """Refuse what the methods could not make sense of, or too few rows of it.
+
+        Args:
+            pairings: of a pass, by name.
+            methods: that read them.
+            rows: images of the pass, over the processes.
+
+        Raises:
+            UserError: as `check_pairing` and `check_num_rows`; a Pairing that is not there.
+        """
+        for name in dict.fromkeys([MAIN, *(weighted.reads for weighted in methods)]):
+            pairing = pairing_of(pairings, name)
+            form: tuple[str | bool, ...] = (name, *form_of(pairing))
+            if form not in self._seen:
+                check_pairing(pairing, [weighted.method for weighted in methods if weighted.reads == name])
+                self._seen.add(form)
+        for weighted in methods:
+            per_image = max(1, len(pairing_of(pairings, weighted.reads).student_logits) // max(1, rows.mine))
+            is_local = is_on_local_rows(weighted.method.config)
+            check_num_rows(weighted.method, per_image * (rows.mine if is_local else sum(rows.counts)))
 
 
 def form_of(pairing: Pairing) -> tuple[bool, ...]:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from understudy.core.batch import Losses, Pairing
+from understudy.core.batch import IMAGES, MAIN, Losses, Pairing
 from understudy.distributed.world import SINGLE, RankCounts, World
 from understudy.methods.base import Method, MethodConfig
+from understudy.utils.errors import UserError
 from understudy.utils.seeding import RandomState
 
-__all__ = ["PassShare", "WeightedMethod", "combine_losses", "is_on_local_rows", "labels_of"]
+__all__ = [
+    "PassShare",
+    "WeightedMethod",
+    "combine_losses",
+    "is_on_local_rows",
+    "labels_of",
+    "pairing_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class WeightedMethod:
-    """A method, and how its terms enter the distillation loss."""
+    """A method, which of a task's Pairings it reads, and how its terms enter the distillation loss."""
 
     method: Method
     weight: float
     warmup_epochs: int = 0
+    reads: str = MAIN
 
     def weight_in(self, epoch: int) -> float:
         """Weight in an epoch counted from 1, constant within it, as the field does it."""
@@ -50,7 +59,7 @@ class PassShare:
 
 def combine_losses(
     task_loss: Tensor,
-    pairing: Pairing,
+    pairings: Pairing | Mapping[str, Pairing],
     methods: Sequence[WeightedMethod],
     *,
     task_weight: float,
@@ -61,20 +70,21 @@ def combine_losses(
     """(losses to descend on, losses to log): the former carry this part's share of the step, the latter are whole.
 
     `random_state` is swapped in where related rows are compared: each process does that on all rows, so all must draw
-    the same, or CRD's constants and with them the connectors drift apart.
+    the same, or CRD's constants and with them the connectors drift apart. A lone Pairing is read by every method.
     """
     shared: Tensor | None = None
     whole: Tensor | None = None
     logged: dict[str, Tensor] = {}
-    gathered: Pairing | None = None
-    for label, weighted in zip(labels_of([weighted.method for weighted in methods]), methods, strict=True):
-        method = weighted.method
+    gathered: dict[int, Pairing] = {}  # by the Pairing of this process; in classification all names mean one
+    for label, weighted in zip(_labels_in_log(methods), methods, strict=True):
+        method, pairing = weighted.method, pairing_of(pairings, weighted.reads)
         if is_on_local_rows(method.config):
             terms, share = _local_terms(method, pairing), part.independent
         else:
-            gathered = part.world.gather(pairing, part.rows) if gathered is None else gathered
+            if id(pairing) not in gathered:
+                gathered[id(pairing)] = part.world.gather(pairing, part.rows)
             with random_state.swapped_in():
-                terms, share = method(gathered), part.related
+                terms, share = method(gathered[id(pairing)]), part.related
         loss = weighted.weight_in(epoch) * torch.stack(list(terms.values())).sum()
         whole = loss if whole is None else whole + loss
         shared = _times(loss, share) if shared is None else shared + _times(loss, share)
@@ -85,6 +95,21 @@ def combine_losses(
     return Losses(_times(task_weight * task_loss, part.task), shared, terms), to_log
 
 
+def pairing_of(pairings: Pairing | Mapping[str, Pairing], name: str) -> Pairing:
+    """The Pairing that is meant: features lie in "images", or where a task has none beside its predictions, in those.
+
+    Raises:
+        UserError: the task has no such Pairing; the text lists them.
+    """
+    if isinstance(pairings, Pairing):
+        return pairings
+    if name == IMAGES and name not in pairings:
+        name = MAIN
+    if name not in pairings:
+        raise UserError(f"method.on: these networks and this task have no {name!r}; there are {', '.join(pairings)}")
+    return pairings[name]
+
+
 def is_on_local_rows(config: MethodConfig) -> bool:
     """Whether a method sees the rows of one process, and not those of all together."""
     return config.method.rows == "independent" or config.rows == "local"
@@ -92,7 +117,20 @@ def is_on_local_rows(config: MethodConfig) -> bool:
 
 def labels_of(methods: Sequence[Method]) -> list[str]:
     """The methods' names, the second of one name as "kd#2"."""
-    names = [method.name for method in methods]
+    return _told_apart([method.name for method in methods])
+
+
+def _labels_in_log(methods: Sequence[WeightedMethod]) -> list[str]:
+    """Likewise, with the Pairing where one was named that is not the main one: "dist.aux"."""
+    return _told_apart(
+        [
+            one.method.name if one.method.config.on is None or one.reads == MAIN else f"{one.method.name}.{one.reads}"
+            for one in methods
+        ]
+    )
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
     return [
         name if names[:place].count(name) == 0 else f"{name}#{names[:place].count(name) + 1}"
         for place, name in enumerate(names)

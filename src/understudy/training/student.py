@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from understudy.core.batch import Batch, Observation, Pairing
+from understudy.core.batch import MAIN, Batch, Observation, Pairing
 from understudy.core.compile import Compile, compiled, graphs_retained
 from understudy.core.meters import StepRecord
-from understudy.core.precision import Precision, autocast, grad_scaler, upcast, widest_dtype
+from understudy.core.precision import Precision, autocast, grad_scaler, upcast_all, widest_dtype
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, RankCounts, World
 from understudy.optim.base import Update
 from understudy.optim.ema import WeightAverage
 from understudy.optim.schedule import Schedule, lr_factor
 from understudy.tasks.base import Predictor, Task
-from understudy.training.checks import check_num_rows, check_pairing, form_of, refuse_to_tear_copies, too_few_images
-from understudy.training.loss import PassShare, WeightedMethod, combine_losses, is_on_local_rows, labels_of
+from understudy.training.checks import FirstPairings, check_num_rows, refuse_to_tear_copies, too_few_images
+from understudy.training.loss import PassShare, WeightedMethod, combine_losses, labels_of
 from understudy.training.metrics import record_of
 from understudy.training.trial_pass import USUAL_IMAGES, training_problem
 from understudy.utils.errors import UserError
@@ -91,7 +91,7 @@ class Student:
         self.best: dict[str, Any] | None = None  # epoch, worth and weights of the best evaluated epoch
         # Their batch norms see this process's rows alone; all others' have seen the same rows as everywhere.
         self._local_methods = [w.method for w in self.methods if w.method.config.rows == "local"]
-        self._checked: set[tuple[bool, ...]] = set()  # forms of batches that the methods can make sense of
+        self._checks = FirstPairings()
         self._compiled: TappedModel | None = None
 
     def begin_step(self, *, progress: float, epochs: int) -> None:
@@ -133,24 +133,19 @@ class Student:
     def _descend(self, batch: Batch, observation: Observation, epoch: int, part: PassShare) -> StepRecord:
         """One forward pass and its backward pass(es)."""
         with autocast(self.precision, self.device):
-            task_loss, pairings = self._paired(batch, observation)
-        pairing = upcast(pairings["main"])
-        if (form := form_of(pairing)) not in self._checked:
-            check_pairing(pairing, [weighted.method for weighted in self.methods])
-            self._checked.add(form)
-        for weighted in self.methods:
-            is_local = is_on_local_rows(weighted.method.config)
-            check_num_rows(weighted.method, part.rows.mine if is_local else sum(part.rows.counts))
+            task_loss, found = self._paired(batch, observation)
+        pairings = upcast_all(found)
+        self._checks.check(pairings, self.methods, part.rows)
         shared, whole = combine_losses(
             task_loss,
-            pairing,
+            pairings,
             self.methods,
             task_weight=self.task_weight,
             epoch=epoch,
             part=part,
             random_state=self.shared_random_state,
         )
-        record = record_of(whole, pairing, self.task.batch_measures(pairing))
+        record = record_of(whole, pairings[MAIN], self.task.batch_measures(pairings[MAIN]))
         self.update.accumulate(shared, scaler=self.scaler)
         return record
 
