@@ -15,16 +15,28 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from understudy.analysis.equivariance import equivariance as mu_t
+from understudy.core.boxes import Boxes, imitation_masks
 from understudy.methods.dist import dist_loss
 from understudy.methods.dkd import dkd_loss
 from understudy.methods.kd import kd_loss
-from understudy.methods.losses.dense import cwd_loss
+from understudy.methods.losses.dense import cwd_loss, skd_pairwise_loss
+from understudy.methods.losses.imitation import fgfi_pyramid_loss
 from understudy.methods.losses.kd_variants import elementwise_kd_loss
+from understudy.methods.losses.segmentation import (
+    cirkd_minibatch_loss,
+    class_similarity_loss,
+    dsd_loss,
+    ifvd_loss,
+    residual_attention_loss,
+)
 from understudy.methods.losses.token import deit_hard_objective, deit_soft_objective
 from understudy.methods.projector import projector_loss
 from understudy.methods.reviewkd import AttentionFusion, reviewkd_loss
 from understudy.methods.shared.logits import as_rows
 from understudy.optim.schedule import Schedule, lr_factor
+from understudy.tasks.box_ap import box_scores
+from understudy.tasks.box_matches import Detections, matched
+from understudy.tasks.iou import class_counts, mean_iou, pixel_accuracy
 
 
 @answers("seg_kd_pixel")
@@ -80,8 +92,8 @@ def rcnn_dkd(case: Case) -> dict[str, Tensor]:
 @answers("reviewkd_detection")
 def reviewkd_detection(case: Case) -> dict[str, Tensor]:
     """The chain of ABF from the coarsest level, abfs.0, to the finest, each at the size of its level."""
-    levels = range(sum(name.startswith("student_features.") for name in case.inputs))
-    students, teachers = ([case[f"{side}_features.{i}"] for i in levels] for side in ("student", "teacher"))
+    students, teachers = _levels(case)
+    levels = range(len(students))
     reviewed: dict[int, Tensor] = {}
     residual: Tensor | None = None
     for number, level in enumerate(reversed(levels)):
@@ -221,3 +233,102 @@ def equivariance(case: Case) -> dict[str, Tensor]:
         for name in ("sum", "mean", "relative"):
             found[f"{name}{suffix}"] = torch.tensor(getattr(measured, name), dtype=tokens.dtype)
     return found
+
+
+@answers("cirkd_minibatch")
+def cirkd_minibatch(case: Case) -> dict[str, Tensor]:
+    return {"loss": cirkd_minibatch_loss(*_features(case), temperature=case.hyper["temperature"])}
+
+
+@answers("dsd")
+def dsd(case: Case) -> dict[str, Tensor]:
+    hyper = case.hyper
+    student, teacher = _levels(case)
+    settings = {"exponent": hyper["p"], "tau": hyper["tau"]}
+    weights = {"residual_weight": hyper["lambda_psd"], "class_weight": hyper["lambda_csd"]}
+    return {
+        "loss": dsd_loss(student, teacher, **weights, **settings),
+        "psd": residual_attention_loss(student, teacher, exponent=hyper["p"]),
+        "csd": class_similarity_loss(student[-1], teacher[-1], tau=hyper["tau"]),
+    }
+
+
+@answers("ifvd")
+def ifvd(case: Case) -> dict[str, Tensor]:
+    return {"loss": ifvd_loss(*_features(case), case["target"], num_classes=case.hyper["classes"])}
+
+
+@answers("skd_pairwise_cirkd")
+def skd_pairwise_cirkd(case: Case) -> dict[str, Tensor]:
+    return {"loss": skd_pairwise_loss(*_features(case), form="cirkd")}
+
+
+@answers("dist_det")
+def dist_det(case: Case) -> dict[str, Tensor]:
+    hyper = case.hyper
+    activation: Any = "sigmoid" if hyper["use_sigmoid"] else "softmax"
+    loss = dist_loss(*_logits(case), beta=hyper["beta"], gamma=hyper["gamma"], activation=activation)
+    return {"loss": hyper["loss_weight"] * loss}
+
+
+@answers("fgfi_fpn")
+def fgfi_fpn(case: Case) -> dict[str, Tensor]:
+    student, teacher = _levels(case)
+    image = torch.arange(len(case["num_boxes"])).repeat_interleave(case["num_boxes"])
+    boxes = _boxes(case["gt_boxes"], torch.zeros_like(image), image, len(case["num_boxes"]))
+    anchors, sizes = [case[f"anchors.{level}"] for level in range(len(student))], [maps.shape[2:] for maps in student]
+    masks = imitation_masks(boxes, anchors, [(size[0], size[1]) for size in sizes], threshold=case.hyper["thresh"])
+    return {
+        "loss": fgfi_pyramid_loss(student, teacher, masks),
+        "sum_of_levels": fgfi_pyramid_loss(student, teacher, masks, norm="level"),
+        **{f"mask.{level}": mask[:, None] for level, mask in enumerate(masks)},
+    }
+
+
+@answers("seg_miou")
+def seg_miou(case: Case) -> dict[str, Tensor]:
+    num_classes, logits = case.hyper["classes"], case["logits"]
+    counts = class_counts(logits.argmax(dim=1), case["target"], num_classes)
+    # The reference's accuracy is that of truncated logits.
+    truncated = class_counts(logits.long().argmax(dim=1), case["target"], num_classes)
+    intersection, predicted, labelled = counts.sum(dim=0).unbind(dim=1)
+    return {
+        "pixel_accuracy": pixel_accuracy(truncated),
+        "mean_iou": mean_iou(counts, absent="zero"),
+        "intersection": intersection,
+        "union": predicted + labelled - intersection,
+    }
+
+
+@answers("coco_map")
+def coco_map(case: Case) -> dict[str, Tensor]:
+    num_images, num_classes = case.hyper["num_images"], len(case.expected["out.AP_per_class"])
+    crowd = {"crowd": case["gt_iscrowd"].bool(), "area": case["gt_area"]}
+    order = case["gt_image"].argsort(stable=True)
+    there = _boxes(case["gt_boxes"], case["gt_labels"], case["gt_image"], num_images, **crowd)
+    there = there.where(order)  # type: ignore[arg-type]
+    found = [
+        Detections(case["boxes"][is_here], case["scores"][is_here], case["labels"][is_here])
+        for is_here in (case["image"] == number for number in range(num_images))
+    ]
+    scores = box_scores(matched(found, there, num_classes))
+    single = {name: torch.tensor(value, dtype=torch.float64) for name, value in scores.scores.items()}
+    return {**single, "AP_per_class": torch.from_numpy(scores.by_class)}
+
+
+def _boxes(boxes: Tensor, labels: Tensor, image: Tensor, num_images: int, **more: Tensor) -> Boxes:
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    given = {"crowd": torch.zeros_like(labels, dtype=torch.bool), "area": areas} | more
+    return Boxes(boxes=boxes, labels=labels, image=image, num_images=num_images, **given)
+
+
+def _features(case: Case) -> tuple[Tensor, Tensor]:
+    return case["student_features.0"], case["teacher_features.0"]
+
+
+def _levels(case: Case) -> tuple[list[Tensor], list[Tensor]]:
+    count = sum(name.startswith("student_features.") for name in case.inputs)
+    students, teachers = (
+        [case[f"{side}_features.{level}"] for level in range(count)] for side in ("student", "teacher")
+    )
+    return students, teachers

@@ -102,6 +102,15 @@ def test_pairwise_loss_equals_its_formula(size: tuple[int, int], scale: float, p
     assert found.item() == pytest.approx((gap**2).mean(), rel=1e-6)
 
 
+def test_cirkds_pairwise_loss_has_patches_of_four_positions_and_norms_with_gradient() -> None:
+    student, teacher = normal(2, 3, 5, 4).requires_grad_(), normal(2, 5, 5, 4, seed=1)
+    gap = similarities_by_the_formula(student.detach(), 2, 2) - similarities_by_the_formula(teacher, 2, 2)
+    found = skd_pairwise_loss(student, teacher, form="cirkd")
+    assert found.item() == pytest.approx((gap**2).mean(), rel=1e-9)
+    (gradient,) = torch.autograd.grad(found, student)
+    assert (gradient * student.detach()).sum().item() == pytest.approx(0, abs=1e-12)  # growing changes nothing
+
+
 def test_the_norms_of_the_pairwise_loss_carry_no_gradient() -> None:
     student, teacher = normal(2, 3, 4, 4).requires_grad_(), normal(2, 5, 4, 4, seed=1)
     (gradient,) = torch.autograd.grad(skd_pairwise_loss(student, teacher, scale=0.25), student)
@@ -204,6 +213,8 @@ def test_what_cannot_be_compared_is_refused_with_the_way_out() -> None:
         cwd_loss(maps, maps, norm_type="spacial")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="unknown; there are: kl, mse"):
         cwd_loss(maps, maps, divergence="l1")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="there are: cirkd, share"):
+        skd_pairwise_loss(maps, maps, form="thirds")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="interpolate to one size"):
         skd_pairwise_loss(maps, normal(2, 3, 2, 2))
     with pytest.raises(UserError, match="adapt the student"):

@@ -30,7 +30,15 @@ from understudy.methods.kd import kd_loss
 from understudy.methods.kdsvd import kdsvd_loss
 from understudy.methods.logit_std import logit_std_loss
 from understudy.methods.losses.dense import cwd_loss, fgfi_loss, skd_pairwise_loss, skd_pixelwise_loss
+from understudy.methods.losses.imitation import fgfi_pyramid_loss
 from understudy.methods.losses.kd_variants import elementwise_kd_loss, takd_objective
+from understudy.methods.losses.segmentation import (
+    cirkd_minibatch_loss,
+    class_similarity_loss,
+    dsd_loss,
+    ifvd_loss,
+    residual_attention_loss,
+)
 from understudy.methods.losses.token import (
     co_advise_objective,
     deit_hard_loss,
@@ -142,6 +150,12 @@ MAPS_ALONE: dict[str, Loss] = {
     "cwd_loss": cwd_loss,
     "skd_pairwise_loss": skd_pairwise_loss,
     "skd_pixelwise_loss": skd_pixelwise_loss,
+    "ifvd_loss": lambda student, teacher: ifvd_loss(student, teacher, torch.zeros(8, 3, 4), num_classes=2),
+    "dsd_loss": of_lists(dsd_loss),
+    "residual_attention_loss": of_lists(residual_attention_loss),
+    "class_similarity_loss": class_similarity_loss,
+    "cirkd_minibatch_loss": cirkd_minibatch_loss,
+    "fgfi_pyramid_loss": lambda student, teacher: fgfi_pyramid_loss([student], [teacher], [torch.ones(8, 3, 4)]),
     "fgfi_loss": lambda student, teacher: fgfi_loss(student, teacher, torch.ones(8, *student.shape[2:])),
 }
 # Shapes of their own, that say which copy or which negative: joint_label_loss (M, 4C), crd_loss (M, K + 1).
@@ -248,8 +262,8 @@ def test_sskd_refuses_embeddings_that_are_maps() -> None:
 
 def test_the_tables_hold_every_public_loss() -> None:
     public = set()
-    for info in pkgutil.iter_modules(methods.__path__):
-        module = importlib.import_module(f"understudy.methods.{info.name}")
+    for info in pkgutil.walk_packages(methods.__path__, f"{methods.__name__}."):
+        module = importlib.import_module(info.name)
         for name in getattr(module, "__all__", ()):
             if inspect.isfunction(getattr(module, name)) and name.endswith(("_loss", "_objective")):
                 public.add(name)

@@ -21,9 +21,10 @@ from understudy.methods.base import (
 )
 from understudy.utils.errors import UserError, unknown_name
 
-__all__ = ["DIST", "EpsMode", "dist_loss", "inter_class_relation", "intra_class_relation"]
+__all__ = ["DIST", "Activation", "EpsMode", "dist_loss", "inter_class_relation", "intra_class_relation"]
 
 EpsMode = Literal["product", "cosine"]
+Activation = Literal["softmax", "sigmoid"]
 
 _EPS = 1e-8  # the authors' and torch's own
 
@@ -37,6 +38,7 @@ def dist_loss(
     tau: float = 1.0,
     scale_by_tau_squared: bool = True,
     eps_mode: EpsMode = "product",
+    activation: Activation = "softmax",
 ) -> Tensor:
     """Knowledge distillation from a stronger teacher: beta * inter-class + gamma * intra-class relation.
 
@@ -52,14 +54,16 @@ def dist_loss(
         scale_by_tau_squared: multiply both by tau^2, as the authors' classification code does and the paper does not.
         eps_mode: where 1e-8 keeps the correlation finite: "product" adds it to the product of the two norms
             (authors' code), "cosine" bounds each norm from below (torch.nn.functional.cosine_similarity).
+        activation: what makes probabilities of logits; "sigmoid" for the dense heads of detectors, whose C columns
+            are anchors x classes at each position (their MMRazor configurations, one such loss for each level).
 
     Returns:
         Scalar between 0 (perfectly correlated) and 2 * (beta + gamma) * tau^2.
 
     Raises:
-        UserError: the shapes differ, or an unknown eps_mode.
+        UserError: the shapes differ, or an unknown eps_mode or activation.
     """
-    inter, intra = _relations(student_logits, teacher_logits, tau, scale_by_tau_squared, eps_mode)
+    inter, intra = _relations(student_logits, teacher_logits, tau, scale_by_tau_squared, eps_mode, activation)
     return beta * inter + gamma * intra
 
 
@@ -88,12 +92,19 @@ def intra_class_relation(student: Tensor, teacher: Tensor, *, eps_mode: EpsMode 
 
 
 def _relations(
-    student_logits: Tensor, teacher_logits: Tensor, tau: float, scale_by_tau_squared: bool, eps_mode: EpsMode
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    tau: float,
+    scale_by_tau_squared: bool,
+    eps_mode: EpsMode,
+    activation: Activation = "softmax",
 ) -> tuple[Tensor, Tensor]:
     """Inter- and intra-class relation, with tau^2 where asked for."""
-    student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits)
-    student = _as_rows(student_logits / tau).softmax(dim=1)
-    teacher = _as_rows(teacher_logits / tau).softmax(dim=1)
+    if activation not in get_args(Activation):
+        raise UserError(f"activation {activation!r} is {unknown_name(activation, get_args(Activation))}")
+    logits = comparable_logits(student_logits, teacher_logits)
+    rows = [_as_rows(side / tau) for side in logits]
+    student, teacher = (side.softmax(dim=1) if activation == "softmax" else side.sigmoid() for side in rows)
     scale = tau**2 if scale_by_tau_squared else 1.0
     inter = inter_class_relation(student, teacher, eps_mode=eps_mode)
     intra = intra_class_relation(student, teacher, eps_mode=eps_mode)

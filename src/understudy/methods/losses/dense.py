@@ -14,15 +14,18 @@ from understudy.utils.errors import UserError, unknown_name
 
 __all__ = [
     "ChannelNorm",
+    "PatchForm",
     "anchor_boxes",
     "cwd_loss",
     "fgfi_loss",
     "fgfi_mask",
+    "refuse_all_but_maps",
     "skd_pairwise_loss",
     "skd_pixelwise_loss",
 ]
 
 ChannelNorm = Literal["channel", "spatial", "channel_mean", "none"]
+PatchForm = Literal["share", "cirkd"]
 
 
 def cwd_loss(
@@ -55,7 +58,7 @@ def cwd_loss(
         UserError: the shapes differ, an unknown norm or divergence, or "kl" of what is no distribution.
     """
     student, teacher = comparable_logits(student, teacher)
-    _refuse_all_but_maps("cwd", student, teacher)
+    refuse_all_but_maps("cwd", student, teacher)
     num_images, num_channels, height, width = student.shape
     if norm_type not in get_args(ChannelNorm):
         raise UserError(f"norm_type {norm_type!r} is {unknown_name(norm_type, get_args(ChannelNorm))}")
@@ -99,49 +102,61 @@ def skd_pixelwise_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor
         UserError: the shapes differ.
     """
     student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits)
-    _refuse_all_but_maps("skd", student_logits, teacher_logits)
+    refuse_all_but_maps("skd", student_logits, teacher_logits)
     crossed = F.softmax(teacher_logits, dim=1) * F.log_softmax(student_logits, dim=1)
     return -crossed.sum() / crossed[0, 0].numel()
 
 
-def skd_pairwise_loss(student: Tensor, teacher: Tensor, *, scale: float = 0.5) -> Tensor:
+def skd_pairwise_loss(student: Tensor, teacher: Tensor, *, scale: float = 0.5, form: PatchForm = "share") -> Tensor:
     """Structured distillation, pair by pair: how alike any two patches of a map are.
 
     Liu et al., CVPR 2019, eq. 2: maps are max-pooled to patches of floor(H * scale) x floor(W * scale), at least 1,
     the last ones may be smaller; then the squared difference of the patches' cosine similarities.
 
     Differs from: nothing in value. As in the released code the norms carry no gradient, so the student's is not
-    orthogonal to its features.
+    orthogonal to its features. "cirkd" is the form of CIRKD's code: patches of 2 x 2 positions whatever the size of
+    the map, so (H W / 4)^2 pairs, and norms that carry gradient.
 
     Args:
         student: (N, D, H, W); half types are raised to float32, wider ones stay.
         teacher: (N, D', H, W), any number of channels; no gradient flows into it.
-        scale: size of a patch as a share of the map.
+        scale: size of a patch as a share of the map; not used by "cirkd".
+        form: whose patches and norms.
 
     Returns:
-        Scalar mean over images and over all pairs of patches. The authors weigh it by 1.
+        Scalar mean over images and over all pairs of patches. The authors weigh it by 1, CIRKD's code by 10.
     Raises:
-        UserError: maps of different size.
+        UserError: maps of different size, or an unknown form.
     """
-    _refuse_all_but_maps("skd", student, teacher)
+    refuse_all_but_maps("skd", student, teacher)
     if student.shape[2:] != teacher.shape[2:] or len(student) != len(teacher):
         raise UserError(
             f"skd compares the same patches of both maps, but the student's are {tuple(student.shape)} and the "
             f"teacher's {tuple(teacher.shape)}; interpolate to one size first"
         )
+    if form not in get_args(PatchForm):
+        raise UserError(f"form {form!r} is {unknown_name(form, get_args(PatchForm))}")
     height, width = student.shape[2:]
-    patch = (max(1, int(height * scale)), max(1, int(width * scale)))
-    return F.mse_loss(_similarities(student, patch), _similarities(teacher.detach(), patch))
+    patch = (max(1, int(height * scale)), max(1, int(width * scale))) if form == "share" else (2, 2)
+    return F.mse_loss(_similarities(student, patch, form), _similarities(teacher.detach(), patch, form))
 
 
-def _similarities(maps: Tensor, patch: tuple[int, int]) -> Tensor:
+def _similarities(maps: Tensor, patch: tuple[int, int], form: PatchForm) -> Tensor:
     nodes = F.max_pool2d(at_least_float32(maps), patch, ceil_mode=True).flatten(2)  # (N, D, nodes)
-    norms: Tensor = torch.linalg.vector_norm(nodes.detach(), dim=1, keepdim=True)
-    nodes = nodes / (norms + 1e-8)
+    if form == "cirkd":
+        nodes = F.normalize(nodes, dim=1)
+    else:
+        norms: Tensor = torch.linalg.vector_norm(nodes.detach(), dim=1, keepdim=True)
+        nodes = nodes / (norms + 1e-8)
     return nodes.mT @ nodes
 
 
-def _refuse_all_but_maps(what: str, *tensors: Tensor) -> None:
+def refuse_all_but_maps(what: str, *tensors: Tensor) -> None:
+    """Refuse tensors that are no maps (N, C, H, W).
+
+    Raises:
+        UserError: naming what wants maps, and the shapes.
+    """
     if any(tensor.ndim != 4 for tensor in tensors):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise UserError(f"{what} takes maps (N, C, H, W), but got {shapes}; lay out tokens (N, L, C) as a map first")
@@ -234,7 +249,7 @@ def fgfi_loss(adapted: Tensor, teacher: Tensor, counts: Tensor) -> Tensor:
     Raises:
         UserError: the shapes do not fit.
     """
-    _refuse_all_but_maps("fgfi", adapted, teacher)
+    refuse_all_but_maps("fgfi", adapted, teacher)
     if adapted.shape != teacher.shape or counts.shape != adapted[:, 0].shape:
         raise UserError(
             f"fgfi needs maps (B, D, H, W) and counts (B, H, W), but got student {tuple(adapted.shape)}, teacher "
