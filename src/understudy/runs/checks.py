@@ -17,6 +17,7 @@ from understudy.methods.combination import check_num_classes
 from understudy.models import Network
 from understudy.recipes.comparison import Variant
 from understudy.runs.components import Components
+from understudy.training.build import refuse_dense
 from understudy.training.loss import is_on_local_rows
 from understudy.training.trial_pass import USUAL_IMAGES, training_problem
 from understudy.utils.errors import UserError
@@ -39,6 +40,7 @@ def check_rows(components: Components, rows: Sequence[Variant]) -> None:
     for method in (method for row in rows for method in row.method):
         name = method.method.name
         check_num_classes(method, len(components.data.classes))
+        refuse_dense(method, components.task)
         _check_needs(method, config)
         if method.group_size is not None and config.copies != "none":
             raise UserError(

@@ -4,6 +4,8 @@ from understudy.tasks.base import BatchMeasures, Evaluation, Metric, Task
 from understudy.tasks.class_evaluation import ClassEvaluation
 from understudy.tasks.class_weights import class_weights_for
 from understudy.tasks.classification import Classification
+from understudy.tasks.pixel_evaluation import PixelEvaluation
+from understudy.tasks.segmentation import Segmentation, SegmentationConfig
 
 __all__ = [
     "TASKS",
@@ -12,8 +14,12 @@ __all__ = [
     "Classification",
     "Evaluation",
     "Metric",
+    "PixelEvaluation",
+    "Segmentation",
+    "SegmentationConfig",
     "Task",
     "class_weights_for",
 ]
 
-TASKS: dict[str, type[Task]] = {"classification": Classification}  # by the name that a recipe says
+# By the name that a recipe says.
+TASKS: dict[str, type[Task]] = {"classification": Classification, "segmentation": Segmentation}

@@ -61,6 +61,7 @@ def build_student(spec: StudentSpec, around: BuildContext) -> Student:
             "StudentSpec(compile=True) compile it"
         )
     for config in spec.methods:
+        refuse_dense(config, around.task)
         with _in_the_name_of(config):
             check_taps(spec.model, taps_of(config).student, name=f"student {spec.row_name}")
     taps = [tap for config in spec.methods for tap in taps_of(config).student]
@@ -135,7 +136,6 @@ def _build_methods(spec: StudentSpec, model: TappedModel, around: BuildContext) 
     built = []
     for number, config in enumerate(spec.methods):
         _refuse_other_classes(config, context)
-        refuse_dense(config, around.task)
         check_num_classes(config, around.num_classes)
         weight, warmup_epochs = weighted(config)
         for place, (name, factor) in enumerate(config.method.reads(config).items()):

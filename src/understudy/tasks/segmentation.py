@@ -1,0 +1,267 @@
+"""Semantic segmentation: a class for every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
+from understudy.core.config import Config
+from understudy.core.outputs import LOGITS, named_outputs
+from understudy.core.taps import TappedModel
+from understudy.distributed.world import SINGLE, World
+from understudy.tasks.base import BatchMeasures, ClassWeights, Evaluation, K, Metric, Predictor
+from understudy.tasks.class_weights import checked_weights
+from understudy.tasks.iou import AbsentClass
+from understudy.tasks.pixel_evaluation import METRICS, PixelEvaluation, PixelScores
+from understudy.utils.errors import UserError
+
+__all__ = ["IGNORED", "Segmentation", "SegmentationConfig", "at_size"]
+
+IGNORED = 255  # the value of a pixel that is trained on and counted nowhere, in uint8 label maps
+AUX = "aux"  # the output of an auxiliary head, and the Pairing of its rows
+MOST_CLASSES = 255
+
+
+class SegmentationConfig(Config):
+    """Settings of segmentation."""
+
+    rows: Literal["all", "valid"] = (
+        "all"  # which pixels methods on logits see: all (DIST, CIRKD), or those with a label
+    )
+    aux_weight: float = Field(default=0.4, ge=0)  # of the auxiliary head's cross-entropy; PSPNet's, and CIRKD's code
+    absent: AbsentClass = "left_out"  # a class that neither labels nor predictions have: left out of mIoU, or zero
+
+
+class Segmentation:
+    """Cross-entropy on pixels, and Pairings whose rows are the positions of a segmenter's own coarse grid.
+
+    A segmenter gives (B,C,h,w) logits at a stride of its own, and may give "aux" ones beside them. They are enlarged
+    to the labels for the loss. Methods on logits see them as they are: "main" and "aux" have B*h*w rows, labelled by
+    the nearest pixel; "images" has a row an image with its features, and the labels as a map.
+
+    Args:
+        num_classes: C, at most 255.
+        label_smoothing: share of every label that is spread over all classes.
+        class_weights: (C,) what a pixel of each class counts in the loss; None: all the same.
+        settings: which rows methods see, and how scores are made.
+
+    Raises:
+        UserError: a number of classes or weights that cannot be.
+    """
+
+    metrics: tuple[Metric, ...] = METRICS
+    headline: str = "miou"
+    batch_metrics: tuple[str, ...] = ("pixel_accuracy",)
+    is_dense: bool = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        label_smoothing: float = 0.0,
+        class_weights: Tensor | Sequence[float] | None = None,
+        settings: SegmentationConfig | None = None,
+    ) -> None:
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or not 1 <= num_classes <= MOST_CLASSES:
+            raise UserError(
+                f"num_classes of masks must be a whole number from 1 to {MOST_CLASSES}, got {num_classes!r}"
+            )
+        if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
+            raise UserError(f"label_smoothing must be a share from 0 to below 1, got {label_smoothing!r}")
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        self.class_weights = None if class_weights is None else checked_weights(class_weights, num_classes)
+        self.settings = settings or SegmentationConfig()
+
+    @classmethod
+    def for_data(
+        cls,
+        num_classes: int,
+        train_labels: Tensor | None = None,
+        *,
+        label_smoothing: float = 0.0,
+        class_weights: ClassWeights = None,
+        settings: SegmentationConfig | None = None,
+    ) -> Self:
+        """The task on data of so many classes.
+
+        Raises:
+            UserError: balanced class weights, for which every mask would have to be read first.
+        """
+        if isinstance(class_weights, str):
+            raise UserError(f"class_weights: {class_weights} counts images; of masks, write a number for each class")
+        return cls(num_classes, label_smoothing=label_smoothing, class_weights=class_weights, settings=settings)
+
+    def pair(self, student: TappedModel, observation: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
+        """Mean cross-entropy over the labelled pixels, of the auxiliary head too, and rows of both and of images."""
+        output, features = student(batch.images)
+        own, theirs = _maps(output), {} if observation.output is None else _maps(observation.output)
+        labels, weights = _classes(batch.targets), self._weights_on(batch.targets.device)
+        align = _aligns_corners(student)
+        task_loss = self._loss(at_size(own[LOGITS], labels.shape[1:], align_corners=align), labels, weights)
+        if AUX in own and self.settings.aux_weight:
+            aux = self._loss(at_size(own[AUX], labels.shape[1:], align_corners=align), labels, weights)
+            task_loss = task_loss + self.settings.aux_weight * aux
+        pairings = {MAIN: self._rows(own[LOGITS], theirs.get(LOGITS), labels)}
+        if AUX in own:
+            pairings[AUX] = self._rows(own[AUX], theirs.get(AUX), labels)
+        count, (height, width) = len(batch.images), own[LOGITS].shape[2:]
+        pairings[IMAGES] = Pairing(
+            student_logits=own[LOGITS].new_zeros(count, 0),
+            teacher_logits=None,
+            labels=labels.new_full((count,), -1),
+            student_features=features,
+            teacher_features=observation.features,
+            indices=batch.indices,
+            maps={"labels": _nearest(labels, height, width)},
+        )
+        return task_loss, pairings
+
+    def check_targets(self, targets: Any) -> None:
+        """Refuse targets that are no label maps, or hold a number that is no class.
+
+        Raises:
+            UserError: naming it.
+        """
+        if not isinstance(targets, Tensor) or targets.ndim != 3 or targets.is_floating_point():
+            found = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
+            raise UserError(f"segmentation learns from label maps (B,H,W) of class numbers, but got {found}")
+        classes = _classes(targets)
+        highest = int(classes.max()) if classes.numel() else -1
+        if highest >= self.num_classes:
+            raise UserError(
+                f"a mask holds class {highest}, but there are {self.num_classes} (0..{self.num_classes - 1}, "
+                f"{IGNORED} and negative numbers are ignored); give the student as many classes as the data has"
+            )
+
+    def num_labelled(self, batch: Batch) -> Tensor:
+        """() how many pixels the cross-entropy is a mean of, each as often as its class counts."""
+        return self._counts(_classes(batch.targets), self._weights_on(batch.targets.device)).float()
+
+    def batch_measures(self, pairing: Pairing) -> BatchMeasures:
+        """Pixel accuracy on the labelled rows, in percent."""
+        with torch.no_grad():
+            known = torch.count_nonzero(pairing.labels >= 0)
+            is_right = (pairing.student_logits.detach().argmax(dim=1) == pairing.labels).sum()
+        return BatchMeasures({"pixel_accuracy": 100.0 * is_right / known.clamp_min(1)}, known)
+
+    def evaluate(
+        self,
+        predictors: Mapping[K, Predictor],
+        batches: Iterable[Batch],
+        device: torch.device,
+        world: World = SINGLE,
+    ) -> dict[K, PixelEvaluation]:
+        """mIoU, pixel accuracy and loss of each predictor at the size of the label maps, all in one pass."""
+        scores = {name: PixelScores(self.num_classes, device, world) for name in predictors}
+        with torch.no_grad():
+            for batch in batches:
+                here = batch.to(device)
+                labels = _classes(here.targets)
+                for name, predict in predictors.items():
+                    logits = _maps(predict(here))[LOGITS]
+                    for one, truth in zip(
+                        torch.split(logits, 1), torch.split(labels, 1), strict=True
+                    ):  # large maps, one by one
+                        scores[name].add(at_size(one, truth.shape[1:]), truth)
+        return {name: score.read(self.settings.absent) for name, score in scores.items()}
+
+    def restored(self, scores: Mapping[str, float], tensors: Mapping[str, Tensor]) -> PixelEvaluation:
+        """The evaluation of which a bank kept scores and counts."""
+        return PixelEvaluation.of(tensors["counts"].long(), loss=scores["loss"], absent=self.settings.absent)
+
+    def nothing_to_teach(self, found: Evaluation) -> str | None:
+        """Whether mIoU is no better than that of one class everywhere, the most frequent one."""
+        assert isinstance(found, PixelEvaluation)
+        labelled = found.counts[..., 2].double().sum(dim=0)
+        constant = 100 * (labelled.max() / labelled.sum() / torch.count_nonzero(labelled)).item()
+        miou = found.scores["miou"]
+        if miou > constant:
+            return None
+        return (
+            f"reaches mIoU {miou:.1f} % on {self.num_classes} classes: no better than the most frequent one "
+            f"everywhere ({constant:.1f} %)"
+        )
+
+    def _rows(self, student: Tensor, teacher: Tensor | None, labels: Tensor) -> Pairing:
+        """Positions as rows; the teacher's grid is brought to the student's."""
+        height, width = student.shape[2:]
+        rows, classes = _as_rows(student), _nearest(labels, height, width).flatten()
+        taught = None if teacher is None else _as_rows(at_size(teacher, student.shape[2:]))
+        if self.settings.rows == "all":
+            return Pairing(rows, taught, classes)
+        valid = classes >= 0
+        if not bool(valid.any()):  # nothing can be compared: a row beside itself
+            return Pairing(rows[:1], None if taught is None else rows[:1].detach(), classes[:1], is_ragged=True)
+        return Pairing(rows[valid], None if taught is None else taught[valid], classes[valid], is_ragged=True)
+
+    def _loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """Mean cross-entropy over the labelled pixels; 0 where none is labelled."""
+        total = F.cross_entropy(
+            logits,
+            labels,
+            weight=None if weights is None else weights.to(logits.dtype),
+            ignore_index=-1,
+            label_smoothing=self.label_smoothing,
+            reduction="sum",
+        )
+        counts = self._counts(labels, weights).to(logits.dtype)
+        return total / counts.clamp_min(1 if weights is None else torch.finfo(counts.dtype).tiny)
+
+    def _counts(self, labels: Tensor, weights: Tensor | None) -> Tensor:
+        if weights is None:
+            return torch.count_nonzero(labels >= 0)
+        return (weights[labels.clamp(min=0)] * (labels >= 0)).sum()
+
+    def _weights_on(self, device: torch.device) -> Tensor | None:
+        """The class weights, kept on the device that asked last."""
+        if self.class_weights is not None and self.class_weights.device != device:
+            self.class_weights = self.class_weights.to(device)
+        return self.class_weights
+
+
+def at_size(logits: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
+    """(B,C,h,w) logits at another size, bilinearly; as they are where they have it."""
+    if tuple(logits.shape[2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def _maps(output: Any) -> dict[str, Tensor]:
+    """The (B,C,h,w) logits by name, in float32 or wider."""
+    found = {name: one for name, one in named_outputs(output).items() if name in (LOGITS, AUX)}
+    if LOGITS not in found or any(one.ndim != 4 for one in found.values()):
+        shapes = {name: tuple(one.shape) for name, one in named_outputs(output).items()}
+        raise UserError(
+            f"a segmenter must return (B,C,h,w) logits, or a dict with them as 'logits' (and 'aux'), but this one "
+            f"returns {shapes or type(output).__name__}"
+        )
+    return {name: one if one.dtype in (torch.float32, torch.float64) else one.float() for name, one in found.items()}
+
+
+def _classes(targets: Tensor) -> Tensor:
+    """(B,H,W) int64 class numbers, -1 where a pixel has none."""
+    labels = targets.long()
+    return torch.where((labels == IGNORED) | (labels < 0), -1, labels)
+
+
+def _nearest(labels: Tensor, height: int, width: int) -> Tensor:
+    """(B,height,width): of each cell of a coarser grid the pixel that torch's "nearest" takes."""
+    rows = (torch.arange(height, device=labels.device) * labels.shape[1]).div(height, rounding_mode="floor")
+    columns = (torch.arange(width, device=labels.device) * labels.shape[2]).div(width, rounding_mode="floor")
+    return labels[:, rows][:, :, columns]
+
+
+def _as_rows(logits: Tensor) -> Tensor:
+    return logits.movedim(1, -1).flatten(0, -2)  # (B,C,h,w) -> (B*h*w,C)
+
+
+def _aligns_corners(student: TappedModel) -> bool:
+    """Whether the network was made to have its logits enlarged corner on corner, as the papers' code does."""
+    return bool(getattr(student.module, "align_corners", False))
