@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import nn
 
@@ -80,7 +80,10 @@ def expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str]
 
 
 def resolved(module: nn.Module, tap: str) -> str:
-    """The module path (with ':input' where that side is meant) behind the short name of a stage."""
+    """The module path (with ':input' where that side is meant) behind a short name: a stage's, or the network's own."""
+    aliases = getattr(module, "tap_aliases", None)
+    if isinstance(aliases, Mapping) and tap in aliases:
+        return str(aliases[tap])
     group, _, number = tap.partition(".")
     if group in ("stages", "preact_stages") and number.isdigit():
         paths = _stage_paths(module, group)

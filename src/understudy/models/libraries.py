@@ -16,6 +16,12 @@ from understudy.models.blueprint import Blueprint, refusals_said, stated_size
 from understudy.models.hub import WeightsUnavailableError, first_line, hub_within_reach, url_within_reach
 from understudy.models.hugging_face import hf_blueprint
 from understudy.models.own_code import call_factory
+from understudy.models.segmentation.segmenter import HEADS
+from understudy.models.segmentation.sources import (
+    is_segmenter,
+    segmenter_blueprint,
+    torchvision_segmenter_blueprint,
+)
 from understudy.utils.errors import UserError
 
 __all__ = ["SOURCES", "own_blueprint"]
@@ -54,7 +60,9 @@ def cifar_blueprint(name: str, num_classes: int, image_size: ImageSize | None, k
 def torchvision_blueprint(
     name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]
 ) -> Blueprint:
-    """A classifier of torchvision's; its vision transformers are of fixed input size and built for `image_size`."""
+    """A network of torchvision's; its vision transformers are of fixed input size and built for `image_size`."""
+    if is_segmenter(name):
+        return torchvision_segmenter_blueprint(name, num_classes, kwargs)
     transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     own_size = int(transforms.crop_size[0])
     is_fixed = name.startswith("vit_")
@@ -96,6 +104,7 @@ SOURCES: dict[str, Callable[[str, int, ImageSize | None, Mapping[str, Any]], Blu
     "torchvision": torchvision_blueprint,
     "cifar": cifar_blueprint,
     "hf": hf_blueprint,
+    **{head: partial(segmenter_blueprint, head) for head in HEADS},
 }
 
 

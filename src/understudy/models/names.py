@@ -8,13 +8,15 @@ from collections.abc import Iterable
 import timm
 import torchvision
 
+from understudy.models.segmentation.segmenter import HEADS
 from understudy.utils.errors import UserError
 from understudy.utils.text import listed
 
 __all__ = ["FORMS", "NAMED_FORMS", "NAMED_SOURCES", "known_names", "split_name"]
 
-NAMED_SOURCES = ("timm", "torchvision", "cifar", "hf")  # none of which runs code that is not installed
-NAMED_FORMS = ", ".join(f"{source}:NAME" for source in NAMED_SOURCES)
+_CLASSIFIERS = ("timm", "torchvision", "cifar", "hf")
+NAMED_SOURCES = (*_CLASSIFIERS, *HEADS)  # none of which runs code that is not installed
+NAMED_FORMS = ", ".join(f"{source}:NAME" for source in _CLASSIFIERS)
 FORMS = f"{NAMED_FORMS} or module.path:factory"
 
 _CIFAR_PREFIX = "cifar_"
@@ -42,11 +44,12 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def known_names(source: str) -> list[str]:
-    """All names of timm, torchvision (image classifiers) or cifar; none for any other source."""
-    if source == "timm":
+    """All names of timm (backbones of segmenters are its, too), torchvision or cifar; none for any other source."""
+    if source == "timm" or source in HEADS:
         return [str(name) for name in timm.list_models()]
     if source == "torchvision":
-        return [str(name) for name in torchvision.models.list_models(module=torchvision.models)]
+        modules = (torchvision.models, torchvision.models.segmentation)
+        return [str(name) for module in modules for name in torchvision.models.list_models(module=module)]
     if source == "cifar":
         return [name.removeprefix(_CIFAR_PREFIX) for name in timm.list_models(f"{_CIFAR_PREFIX}*")]
     return []

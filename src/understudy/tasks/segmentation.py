@@ -35,6 +35,7 @@ class SegmentationConfig(Config):
         "all"  # which pixels methods on logits see: all (DIST, CIRKD), or those with a label
     )
     aux_weight: float = Field(default=0.4, ge=0)  # of the auxiliary head's cross-entropy; PSPNet's, and CIRKD's code
+    align_corners: bool = False  # logits are enlarged corner on corner, as in CIRKD's code; False: as torchvision does
     absent: AbsentClass = "left_out"  # a class that neither labels nor predictions have: left out of mIoU, or zero
 
 
@@ -103,10 +104,9 @@ class Segmentation:
         output, features = student(batch.images)
         own, theirs = _maps(output), {} if observation.output is None else _maps(observation.output)
         labels, weights = _classes(batch.targets), self._weights_on(batch.targets.device)
-        align = _aligns_corners(student)
-        task_loss = self._loss(at_size(own[LOGITS], labels.shape[1:], align_corners=align), labels, weights)
+        task_loss = self._loss(self._enlarged(own[LOGITS], labels), labels, weights)
         if AUX in own and self.settings.aux_weight:
-            aux = self._loss(at_size(own[AUX], labels.shape[1:], align_corners=align), labels, weights)
+            aux = self._loss(self._enlarged(own[AUX], labels), labels, weights)
             task_loss = task_loss + self.settings.aux_weight * aux
         pairings = {MAIN: self._rows(own[LOGITS], theirs.get(LOGITS), labels)}
         if AUX in own:
@@ -169,7 +169,7 @@ class Segmentation:
                     for one, truth in zip(
                         torch.split(logits, 1), torch.split(labels, 1), strict=True
                     ):  # large maps, one by one
-                        scores[name].add(at_size(one, truth.shape[1:]), truth)
+                        scores[name].add(self._enlarged(one, truth), truth)
         return {name: score.read(self.settings.absent) for name, score in scores.items()}
 
     def restored(self, scores: Mapping[str, float], tensors: Mapping[str, Tensor]) -> PixelEvaluation:
@@ -200,6 +200,9 @@ class Segmentation:
         if not bool(valid.any()):  # nothing can be compared: a row beside itself
             return Pairing(rows[:1], None if taught is None else rows[:1].detach(), classes[:1], is_ragged=True)
         return Pairing(rows[valid], None if taught is None else taught[valid], classes[valid], is_ragged=True)
+
+    def _enlarged(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return at_size(logits, labels.shape[1:], align_corners=self.settings.align_corners)
 
     def _loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """Mean cross-entropy over the labelled pixels; 0 where none is labelled."""
@@ -260,8 +263,3 @@ def _nearest(labels: Tensor, height: int, width: int) -> Tensor:
 
 def _as_rows(logits: Tensor) -> Tensor:
     return logits.movedim(1, -1).flatten(0, -2)  # (B,C,h,w) -> (B*h*w,C)
-
-
-def _aligns_corners(student: TappedModel) -> bool:
-    """Whether the network was made to have its logits enlarged corner on corner, as the papers' code does."""
-    return bool(getattr(student.module, "align_corners", False))
