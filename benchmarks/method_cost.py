@@ -23,7 +23,7 @@ from torch import Tensor
 import understudy as us
 from understudy.data.augment.copies import with_rotations
 from understudy.methods import METHODS
-from understudy.methods.base import MethodConfig
+from understudy.methods.base import OF_PLACES, MethodConfig
 from understudy.training.build import BuildContext, build_student, tap_teacher
 from understudy.training.connector_weights import save_connectors
 from understudy.training.student import Student
@@ -36,7 +36,8 @@ FIRST_STAGES = {"ft": "paraphraser", "sskd": "head", "hsakd": "heads"}  # of tho
 def main() -> None:
     arguments = parsed()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = [measured(name, arguments.pairs, arguments.batch, device) for name in sorted(METHODS) if name != "kd"]
+    names = [name for name in sorted(METHODS) if name != "kd" and not METHODS[name].needs & OF_PLACES]
+    rows = [measured(name, arguments.pairs, arguments.batch, device) for name in names]
     environment = describe_environment()
     print(table(rows))
     print(f"\nn = {arguments.pairs} interleaved pairs, batch {arguments.batch}; {environment['hardware']}")

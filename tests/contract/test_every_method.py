@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.smallest_settings import SMALLEST, TEACHERS, settings_of
+from helpers.smallest_settings import OF_IMAGES, SMALLEST, TEACHERS, settings_of
 from helpers.states import differing, flat
 from understudy.methods import METHODS
 from understudy.recipes.comparison import Variant, rows_of
@@ -96,7 +96,7 @@ def test_a_teacher_that_a_method_cannot_learn_from_is_refused_in_words(method: s
         built(method, "joint", teacher)
 
 
-@pytest.mark.parametrize("method", ENTERED)
+@pytest.mark.parametrize("method", OF_IMAGES)
 def test_a_restored_student_takes_the_same_next_step(method: str) -> None:
     components, rows, trainer = built(method, "dot", "cnn")
     first, *others = components.train_loader(0).epoch(1)
@@ -111,7 +111,7 @@ def test_a_restored_student_takes_the_same_next_step(method: str) -> None:
     assert differing(flat(student.state_dict()), flat(restored.state_dict())) == []
 
 
-@pytest.mark.parametrize("method", ENTERED)
+@pytest.mark.parametrize("method", OF_IMAGES)
 def test_a_row_beside_others_ends_as_the_row_alone(method: str) -> None:
     def after_three_steps(with_others: bool) -> dict[str, Any]:
         components, rows, trainer = built(method, "dot", "cnn")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers.shared_steps import first_run, five_steps, recipe_of, too_far
-from helpers.smallest_settings import SMALLEST
+from helpers.smallest_settings import OF_IMAGES
 from helpers.two_processes import TwoProcesses
 from understudy import Classification, Pairing, UserError, methods
 from understudy.distributed.world import RankCounts, World
@@ -22,7 +22,7 @@ from understudy.runs.components import open_components
 from understudy.training.loss import PassShare, WeightedMethod, combine_losses
 from understudy.utils.seeding import RandomState
 
-RELATED = sorted(name for name in SMALLEST if METHODS[name].rows == "related" and name != "crd")
+RELATED = sorted(name for name in OF_IMAGES if METHODS[name].rows == "related" and name != "crd")
 EIGHT_ROWS = {"train_rows": "0:32", "batch_size": 8}  # no uneven batch
 
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from helpers.shared_steps import NUM_STEPS, Outcome, first_run, five_steps, too_far
-from helpers.smallest_settings import SMALLEST
+from helpers.smallest_settings import OF_IMAGES
 from helpers.two_processes import TwoProcesses
 from understudy.methods import METHODS
 
 REPRESENTATIVES = ("kd", "dist", "crd", "projector")  # rows for themselves, related, with a memory, with batch norm
-METHOD_NAMES = sorted(SMALLEST)
+METHOD_NAMES = OF_IMAGES
 FIRST_STAGES = {"ft": "paraphraser", "sskd": "head", "hsakd": "heads"}  # of the methods that take two runs
 # At its default of 0.1 the slopes of the soft ranks make rounding of 1e-7 a difference of 4e-5.
 CONDITIONED: dict[str, Any] = {"dist_rank": {"method": {"rank_temperature": 1.0}}}
-INDEPENDENT = sorted(name for name in SMALLEST if METHODS[name].rows == "independent")
+INDEPENDENT = sorted(name for name in OF_IMAGES if METHODS[name].rows == "independent")
 
 
 def cases(names: list[str]) -> list[Any]:

@@ -29,11 +29,13 @@ SMALLEST: dict[str, Smallest] = {
     "dist_rank": Smallest(),
     "dkd": Smallest(),
     "dsd": Smallest(method={"class_weight": 0}),
+    "fgfi": Smallest(has_connectors=True, refuses=dict.fromkeys(("cnn", "vit"), "needs where objects are")),
     "fitnet": Smallest(has_connectors=True),
     "fsp": Smallest(has_connectors=True),
     "ft": Smallest(method={"stage": "paraphraser"}, has_connectors=True),
     "ickd": Smallest(has_connectors=True),
     "hsakd": Smallest(method={"stage": "together"}, data={"copies": "rotations"}, has_connectors=True),
+    "ifvd": Smallest(refuses=dict.fromkeys(("cnn", "vit"), "needs the class of each pixel")),
     "kd": Smallest(),
     "itrd": Smallest(has_connectors=True),
     "kdsvd": Smallest(),
@@ -49,6 +51,7 @@ SMALLEST: dict[str, Smallest] = {
     "rkd": Smallest(),
     "simkd": Smallest(by_teacher={"vit": {"match": "embedding"}}, has_connectors=True),
     "simreg": Smallest(has_connectors=True),
+    "skd": Smallest(method={"pixel_weight": 0}),
     "sp": Smallest(),
     "spherical": Smallest(),
     "srrl": Smallest(has_connectors=True),
@@ -57,6 +60,9 @@ SMALLEST: dict[str, Smallest] = {
     "uskd": Smallest(has_connectors=True),
     "vid": Smallest(has_connectors=True),
 }
+
+# Methods that learn from one label an image, too: those that classification can be tested with.
+OF_IMAGES = sorted(name for name, smallest in SMALLEST.items() if "cnn" not in smallest.refuses)
 
 # The teachers that the settings are for.
 TEACHERS: dict[str, dict[str, Any]] = {

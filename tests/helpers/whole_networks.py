@@ -31,7 +31,17 @@ def whole_pairing(*, seed: int = 0) -> Pairing:
         labels=random_labels(NUM_SAMPLES, NUM_CLASSES, seed).repeat(4),
         indices=torch.arange(NUM_SAMPLES).repeat(4),
         copies=torch.arange(4).repeat_interleave(NUM_SAMPLES),
+        maps={"labels": torch.arange(4 * NUM_SAMPLES * 64).reshape(-1, 8, 8) % NUM_CLASSES, **_masks(pairing)},
     )
+
+
+def _masks(pairing: Pairing) -> dict[str, torch.Tensor]:
+    """A mask for each of the student's stages, at the smaller of both sides' sizes."""
+    sides = pairing.student_features, pairing.teacher_features
+    sizes = {
+        tap: min(side[tap].shape[2:] for side in sides) for tap in pairing.student_features if tap.startswith("stages.")
+    }
+    return {f"weights.{tap}": torch.ones(len(pairing.labels), *size) for tap, size in sizes.items()}
 
 
 def smallest(name: str) -> Method:

@@ -1,4 +1,4 @@
-"""Methods for the maps of dense tasks: CWD, CIRKD, DSD."""
+"""Methods for the maps of dense tasks: CWD, CIRKD, DSD, SKD, IFVD, FGFI."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ import torch.nn.functional as F
 
 from helpers.examples import normal
 from helpers.examples_features import batch_of, method_of, stages
-from understudy.methods.losses.dense import cwd_loss
-from understudy.methods.losses.segmentation import cirkd_minibatch_loss, class_similarity_loss, residual_attention_loss
+from understudy.core.batch import Pairing
+from understudy.core.tap_shapes import TapShapes
+from understudy.core.taps import TapShape
+from understudy.methods import METHODS
+from understudy.methods.base import Context
+from understudy.methods.losses.dense import cwd_loss, skd_pairwise_loss, skd_pixelwise_loss
+from understudy.methods.losses.segmentation import (
+    cirkd_minibatch_loss,
+    class_similarity_loss,
+    ifvd_loss,
+    residual_attention_loss,
+)
+from understudy.training.checks import check_pairing
 from understudy.utils.errors import UserError
 
 LAST = {"student_stages": ["stages.3"], "teacher_stages": ["stages.3"]}
@@ -72,3 +83,66 @@ def test_a_student_with_its_teachers_maps_has_nothing_left_to_learn(method: str)
     }
     terms = method_of(method, context)(replace(batch, student_features=same, teacher_features=same))
     assert sum(term.item() for term in terms.values()) == pytest.approx(0, abs=1e-12)
+
+
+def with_outputs(num_classes: int = 5) -> tuple[Context, Pairing]:
+    """The stages, and maps of logits beside them."""
+    context = stages()
+    logits = [TapShape(5, 4, 4), TapShape(num_classes, 4, 4)]
+    ours, theirs = (
+        TapShapes({**dict(side), "output.logits": shape}, num_classes=shape.channels)
+        for side, shape in zip((context.student, context.teacher), logits, strict=True)
+    )
+    context = replace(context, student=ours, teacher=theirs)
+    return context, batch_of(context)
+
+
+def test_skd_has_a_term_of_pixels_and_one_of_patches() -> None:
+    context, batch = with_outputs()
+    terms = method_of("skd", context, pixel_weight=2, pair_weight=3, form="cirkd")(batch)
+    ours, theirs = batch.student_features, batch.teacher_features
+    pixels = skd_pixelwise_loss(ours["output.logits"], theirs["output.logits"])
+    torch.testing.assert_close(terms["pixel"], 2 * pixels / 5)  # a mean over the five images
+    patches = skd_pairwise_loss(ours["stages.3"], theirs["stages.3"], form="cirkd")
+    torch.testing.assert_close(terms["pair"], 3 * patches)
+
+
+def test_skd_looks_at_the_logits_only_where_they_have_a_weight() -> None:
+    config = METHODS["skd"].Config
+    assert METHODS["skd"].taps_for(config()).student == ("stages", "output.logits")
+    assert METHODS["skd"].taps_for(config.model_validate({"pixel_weight": 0})).teacher == ("stages",)
+    with pytest.raises(UserError, match=r"has 9 classes and the student 5; set method\.pixel_weight=0"):
+        method_of("skd", with_outputs(9)[0])
+    assert set(method_of("skd", with_outputs(9)[0], pixel_weight=0)(batch_of(stages()))) == {"pair"}
+
+
+def test_ifvd_reads_the_labels_of_pixels() -> None:
+    context, labels = stages(), torch.randint(0, 5, (5, 4, 4))
+    batch = replace(batch_of(context), maps={"labels": labels})
+    ours, theirs = batch.student_features["stages.3"], batch.teacher_features["stages.3"]
+    expected = ifvd_loss(ours, theirs, labels, num_classes=5)
+    torch.testing.assert_close(method_of("ifvd", context)(batch)["ifvd"], expected)
+
+
+def test_fgfi_imitates_masked_positions_of_every_level() -> None:
+    batch = batch_of(stages())
+    masks = {f"weights.stages.{i}": torch.zeros(5, *batch.student_features[f"stages.{i}"].shape[2:]) for i in range(4)}
+    masks["weights.stages.1"][0, 2, 3] = 1
+    method = method_of("fgfi")
+    adapted = method.adapters[1](batch.student_features["stages.1"])[0, :, 2, 3]
+    expected = (adapted - batch.teacher_features["stages.1"][0, :, 2, 3]).square().sum() / 2
+    torch.testing.assert_close(method(replace(batch, maps=masks))["fgfi"], expected)
+
+
+def test_fgfi_says_which_levels_have_a_mask() -> None:
+    batch = batch_of(stages())
+    with pytest.raises(UserError, match=r"stages\.0 has no mask of objects.*output\.p2, output\.p3"):
+        method_of("fgfi")(replace(batch, maps={f"weights.output.p{i}": torch.ones(5, 4, 4) for i in (2, 3)}))
+    with pytest.raises(UserError, match=r"compared at 8 x 8, but its mask is 4 x 4; pair levels of one stride"):
+        method_of("fgfi")(replace(batch, maps={"weights.stages.0": torch.ones(5, 4, 4)}))
+
+
+@pytest.mark.parametrize(("method", "what"), [("ifvd", "the class of each pixel"), ("fgfi", "masks of objects")])
+def test_a_task_that_does_not_know_what_is_where_is_told_so(method: str, what: str) -> None:
+    with pytest.raises(UserError, match=f"{method}.*needs {what}"):
+        check_pairing(batch_of(stages()), [method_of(method)])

@@ -7,8 +7,8 @@ import torch
 
 from helpers.recorded_ops import recorded_ops
 from helpers.shared_steps import recipe_of
+from helpers.smallest_settings import OF_IMAGES
 from helpers.states import tensors_of
-from understudy.methods.base import METHODS
 from understudy.recipes.comparison import rows_of
 from understudy.runs.build import build_trainer
 from understudy.runs.components import open_components
@@ -31,7 +31,7 @@ def trained(method: str, *, is_captured: bool, said: list[str]) -> Trainer:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", OF_IMAGES)
 def test_replays_are_the_steps_of_every_method(method: str) -> None:
     said: list[str] = []
     plain, captured = (trained(method, is_captured=is_captured, said=said) for is_captured in (False, True))

@@ -36,9 +36,11 @@ __all__ = [
     "refuse_unlike_shapes",
 ]
 
-Need = Literal["teacher_logits", "hard_labels", "indices", "copies"]
+Need = Literal["teacher_logits", "hard_labels", "indices", "copies", "label_map", "object_masks"]
 
 OF_PREDICTIONS = frozenset[Need]({"teacher_logits", "hard_labels"})  # what a row of features alone does not have
+
+OF_PLACES = frozenset[Need]({"label_map", "object_masks"})  # what only tasks know that predict many things in an image
 
 METHODS: dict[str, type[Method]] = {}
 

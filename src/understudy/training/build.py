@@ -16,7 +16,7 @@ from understudy.core.networks import checked_network
 from understudy.core.tap_shapes import TapShapes, num_outputs, shapes_of
 from understudy.core.taps import TappedModel, check_taps
 from understudy.distributed.world import SINGLE, World
-from understudy.methods.base import Context, MethodConfig
+from understudy.methods.base import OF_PLACES, Context, MethodConfig
 from understudy.methods.combination import check_num_classes, default_task_weight, taps_of, weighted
 from understudy.optim import undecayed_names
 from understudy.optim.ema import WeightAverage
@@ -62,6 +62,7 @@ def build_student(spec: StudentSpec, around: BuildContext) -> Student:
         )
     for config in spec.methods:
         refuse_dense(config, around.task)
+        _refuse_whole_images(config, around.task)
         with _in_the_name_of(config):
             check_taps(spec.model, taps_of(config).student, name=f"student {spec.row_name}")
     taps = [tap for config in spec.methods for tap in taps_of(config).student]
@@ -175,11 +176,22 @@ def refuse_dense(config: MethodConfig, task: Task) -> None:
     if not is_dense(task) or not method.has_taps(config):
         return
     taps = method.taps_for(config)
-    wants = method.needs_for(config)
+    wants = method.needs_for(config) - OF_PLACES
     if wants or "embedding" in (*taps.student, *taps.teacher):
         raise UserError(
             f"method {method.name!r} compares whole images, one embedding or one prediction each, and here every "
             "image has many predictions; take a method on logits (kd, dkd, dist) or on maps (cwd, at, fitnet)"
+        )
+
+
+def _refuse_whole_images(config: MethodConfig, task: Task) -> None:
+    """Refuse a method that wants to know what is where in an image, where nobody says so."""
+    method = config.method
+    if not is_dense(task) and (wants := method.needs_for(config) & OF_PLACES):
+        known = {"label_map": "the class of each pixel (segmentation)", "object_masks": "where objects are (detection)"}
+        raise UserError(
+            f"method {method.name!r} needs {' and '.join(known[want] for want in sorted(wants))}, and here an image "
+            "has one label; take a method on stages (fitnet, at, reviewkd) or on logits (kd, dkd, dist)"
         )
 
 

@@ -102,6 +102,10 @@ def _check_need(pairing: Pairing, of: Method, need: Need) -> None:
             f"method {method!r} remembers {of.context.num_train} training samples, but a batch has number "
             f"{int(pairing.indices.max())}; give all labels as train_labels, and indices from 0 on"
         )
+    if need == "label_map" and "labels" not in pairing.maps:
+        raise UserError(f"method {method!r} needs the class of each pixel, which only segmentation knows")
+    if need == "object_masks" and not any(name.startswith("weights.") for name in pairing.maps):
+        raise UserError(f"method {method!r} needs masks of objects, which only detection makes")
     if need == "copies" and pairing.copies is None:
         raise UserError(f"method {method!r} compares rotated copies of each image; set data.copies=rotations")
     if need == "hard_labels" and pairing.labels.ndim == 2:
