@@ -62,7 +62,10 @@ class RecipeOptions:
     ] = None
     teacher: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="timm:NAME, torchvision:NAME, cifar:NAME, hf:NAME or module.path:factory."),
+        typer.Option(
+            metavar="MODEL",
+            help="timm:NAME, torchvision:NAME, cifar:NAME, understudy:NAME, hf:NAME or module.path:factory.",
+        ),
     ] = None
     teacher_weights: Annotated[
         str | None, typer.Option(metavar="FILE|pretrained|none", help="Weights of the teacher.")

@@ -14,6 +14,7 @@ from understudy.models.create import create_model
 from understudy.models.names import known_names
 from understudy.models.network import Network, Prepare, in_format, network_of
 from understudy.models.student_folder import load_student, load_student_network, save_student
+from understudy.models.vit import deit_conv as vit_deit_conv
 from understudy.models.weights import load_weights, read_state_dict
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "save_published",
     "save_student",
     "tiny_mobilenetv2",
+    "vit_deit_conv",
 ]

@@ -54,8 +54,8 @@ def create_model(
     Random weights are drawn from torch's global generator; an attempt at pretrained ones that fails draws nothing.
 
     Args:
-        name: timm:NAME, torchvision:NAME, cifar:NAME, hf:NAME (of the Hugging Face hub) or hf:FOLDER, or
-            module.path:factory from the user's own code.
+        name: timm:NAME, torchvision:NAME, cifar:NAME, understudy:NAME, hf:NAME (of the Hugging Face hub) or
+            hf:FOLDER, or module.path:factory from the user's own code.
         num_classes: C.
         weights: "pretrained", "none", a file (.safetensors, .pt, .pth), a timm model folder or a run's folder;
             "FILE#KEY" for one of several sets of tensors in a file (see `load_weights`).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,13 +23,17 @@ from understudy.models.segmentation.sources import (
     segmenter_blueprint,
     torchvision_segmenter_blueprint,
 )
+from understudy.models.vit.token_heads import with_tokens_
 from understudy.utils.errors import UserError
 
 __all__ = ["SOURCES", "own_blueprint"]
 
 
 def timm_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]) -> Blueprint:
-    """A network of timm's; one of fixed input size is built for `image_size`."""
+    """A network of timm's; one of fixed input size is built for `image_size`.
+
+    `tokens: n` among the arguments of a vision transformer gives it n distillation tokens.
+    """
     config = _timm_config(name)
     own_size = size_of(config.input_size)
     kwargs = dict(kwargs)
@@ -43,6 +48,14 @@ def timm_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kw
         resize_to=image_size or (own_size if config.fixed_input_size else None),
         kwargs=kwargs,
     )
+
+
+def understudy_blueprint(
+    name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]
+) -> Blueprint:
+    """A network of this package for images of any one size, of which nobody has published weights."""
+    made = timm_blueprint(f"understudy_{name}", num_classes, image_size, kwargs)
+    return replace(made, pretrained=None)
 
 
 def cifar_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]) -> Blueprint:
@@ -103,6 +116,7 @@ SOURCES: dict[str, Callable[[str, int, ImageSize | None, Mapping[str, Any]], Blu
     "timm": timm_blueprint,
     "torchvision": torchvision_blueprint,
     "cifar": cifar_blueprint,
+    "understudy": understudy_blueprint,
     "hf": hf_blueprint,
     **{head: partial(segmenter_blueprint, head) for head in HEADS},
 }
@@ -113,18 +127,30 @@ def _timm_config(name: str) -> PretrainedCfg:
 
 
 def _timm_module(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.Module:
-    with refusals_said(f"timm:{name}", kwargs):
-        module: nn.Module = timm.create_model(name, num_classes=num_classes, **kwargs)
-        return module
+    own, num_tokens = _without_tokens(kwargs)
+    with refusals_said(f"timm:{name}", own):
+        module: nn.Module = timm.create_model(name, num_classes=num_classes, **own)
+    return _with_tokens(module, num_tokens, name)
 
 
 def _timm_pretrained(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.Module:
     """timm's published weights; it gives the network a new classifier where the class count differs."""
     if not _timm_config(name).has_weights:
         raise WeightsUnavailableError("none were published")
+    own, num_tokens = _without_tokens(kwargs)
     with hub_within_reach():
-        module: nn.Module = timm.create_model(name, pretrained=True, num_classes=num_classes, **kwargs)
-        return module
+        module: nn.Module = timm.create_model(name, pretrained=True, num_classes=num_classes, **own)
+    return _with_tokens(module, num_tokens, name)
+
+
+def _without_tokens(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """timm's own arguments, and how many distillation tokens are asked for; None: none."""
+    own = dict(kwargs)
+    return own, own.pop("tokens", None)
+
+
+def _with_tokens(module: nn.Module, num_tokens: Any, name: str) -> nn.Module:
+    return module if num_tokens is None else with_tokens_(module, num_tokens, name=f"timm:{name}")
 
 
 def _torchvision_module(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.Module:

@@ -12,14 +12,14 @@ from understudy.models.segmentation.segmenter import HEADS
 from understudy.utils.errors import UserError
 from understudy.utils.text import listed
 
-__all__ = ["FORMS", "NAMED_FORMS", "NAMED_SOURCES", "known_names", "split_name"]
+__all__ = ["FORMS", "NAMED_FORMS", "NAMED_SOURCES", "OWN_PREFIXES", "known_names", "split_name"]
 
-_CLASSIFIERS = ("timm", "torchvision", "cifar", "hf")
+_CLASSIFIERS = ("timm", "torchvision", "cifar", "understudy", "hf")
 NAMED_SOURCES = (*_CLASSIFIERS, *HEADS)  # none of which runs code that is not installed
 NAMED_FORMS = ", ".join(f"{source}:NAME" for source in _CLASSIFIERS)
 FORMS = f"{NAMED_FORMS} or module.path:factory"
 
-_CIFAR_PREFIX = "cifar_"
+OWN_PREFIXES = {"cifar": "cifar_", "understudy": "understudy_"}  # of the networks of this package in timm's registry
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -44,14 +44,15 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def known_names(source: str) -> list[str]:
-    """All names of timm (backbones of segmenters are its, too), torchvision or cifar; none for any other source."""
+    """All names of timm (backbones of segmenters are its, too), torchvision or this package; none for any other."""
     if source == "timm" or source in HEADS:
         return [str(name) for name in timm.list_models()]
     if source == "torchvision":
         modules = (torchvision.models, torchvision.models.segmentation)
         return [str(name) for module in modules for name in torchvision.models.list_models(module=module)]
-    if source == "cifar":
-        return [name.removeprefix(_CIFAR_PREFIX) for name in timm.list_models(f"{_CIFAR_PREFIX}*")]
+    if source in OWN_PREFIXES:
+        prefix = OWN_PREFIXES[source]
+        return [name.removeprefix(prefix) for name in timm.list_models(f"{prefix}*")]
     return []
 
 
@@ -67,7 +68,7 @@ def _meant(name: str) -> str:
     """What a name without its source may have meant: the same name where there is one, else near ones."""
     if "/" in name:  # OWNER/NAME on the hub, or a folder
         return f"; did you mean hf:{name}?"
-    names = {source: known_names(source) for source in ("timm", "torchvision", "cifar")}
+    names = {source: known_names(source) for source in ("timm", "torchvision", *OWN_PREFIXES)}
     equal = [f"{source}:{name}" for source, known in names.items() if name.partition(".")[0] in known]
     near = [f"{source}:{close}" for source, known in names.items() for close in _close(name, known, most=1)]
     meant = equal or near

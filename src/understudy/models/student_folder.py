@@ -22,7 +22,7 @@ from understudy.core.passes import left_as_it_was
 from understudy.models.class_names import names_in_config
 from understudy.models.create import create_model
 from understudy.models.hugging_face import folder_files
-from understudy.models.names import NAMED_SOURCES
+from understudy.models.names import NAMED_SOURCES, OWN_PREFIXES
 from understudy.models.network import Network, Prepare
 from understudy.models.weights import MisfitError, load_weights, read_config
 from understudy.utils.errors import UserError
@@ -247,10 +247,12 @@ def _timm_config(
 ) -> dict[str, Any]:
     """timm's config.json."""
     source, _, rest = network.name.partition(":")
-    architecture = {"timm": rest.partition(".")[0], "cifar": f"cifar_{rest}"}.get(source, network.name)
-    own = getattr(network.module, "pretrained_cfg", None) or {}
+    own = {source: f"{prefix}{rest}" for source, prefix in OWN_PREFIXES.items()}
+    is_timms = "tokens" not in network.kwargs  # which timm does not know of
+    architecture = {"timm": rest.partition(".")[0] if is_timms else network.name, **own}.get(source, network.name)
+    of_timm = getattr(network.module, "pretrained_cfg", None) or {}
     channels = network.prepare.channels
-    pretrained_cfg = {key: own[key] for key in _FROM_TIMM if key in own} | {
+    pretrained_cfg = {key: of_timm[key] for key in _FROM_TIMM if key in of_timm} | {
         "input_size": [channels, *height_and_width(image_size or 224)],
         "mean": network.mean or [0.0] * channels,
         "std": network.std or [1.0] * channels,

@@ -25,9 +25,10 @@ MOST_CLASSES = 20  # that are named
 _NORMALISED = "# images of {size} px, normalised as timm.data.resolve_model_data_config(model) says"
 _LOADED = {
     "timm": f'import timm\n\nmodel = timm.create_model("local-dir:{FOLDER}", pretrained=True).eval()\n{_NORMALISED}',
-    "cifar": (
+    **dict.fromkeys(
+        ("cifar", "understudy"),
         "import timm\nimport understudy  # makes its networks known to timm\n\n"
-        f'model = timm.create_model("local-dir:{FOLDER}", pretrained=True).eval()\n{_NORMALISED}'
+        f'model = timm.create_model("local-dir:{FOLDER}", pretrained=True).eval()\n{_NORMALISED}',
     ),
     "hf": (
         "from transformers import AutoImageProcessor, AutoModelForImageClassification\n\n"
@@ -104,7 +105,7 @@ def _use(student: ModelFacts) -> str:
 def _further(student: ModelFacts) -> str:
     if not _source(student):
         return f", module={re.sub(r'[^A-Za-z0-9_.]', '', student.model)}(...)"
-    return "" if _source(student) in ("timm", "cifar", "hf", "torchvision") else ", allow_code=True"
+    return "" if _source(student) in ("timm", "cifar", "understudy", "hf", "torchvision") else ", allow_code=True"
 
 
 def _takes(student: ModelFacts) -> str:
