@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.smallest_settings import OF_IMAGES, SMALLEST, TEACHERS, settings_of
+from helpers.smallest_settings import OF_IMAGES, SMALLEST, STUDENTS, TEACHERS, settings_of
 from helpers.states import differing, flat
 from understudy.methods import METHODS
 from understudy.recipes.comparison import Variant, rows_of
@@ -36,7 +36,7 @@ def recipe_of(method: str, update: str, teacher: str) -> Recipe:
         {
             "data": {**data, **SMALLEST[method].data},
             "teacher": TEACHERS[teacher],
-            "student": {"model": "cifar:resnet8", "kwargs": {"width": 0.25}, "weights": "none"},
+            "student": STUDENTS[SMALLEST[method].student],
             "method": settings_of(method, teacher),
             "update": {"name": update, "lr": 0.01},
             "epochs": 1,

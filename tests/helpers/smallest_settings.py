@@ -12,6 +12,7 @@ class Smallest:
 
     method: dict[str, Any] = field(default_factory=dict)  # of the method itself
     data: dict[str, Any] = field(default_factory=dict)  # laid on the recipe's data
+    student: str = "cnn"  # one of STUDENTS
     by_teacher: dict[str, dict[str, Any]] = field(default_factory=dict)  # method settings for "cnn" or "vit"
     has_connectors: bool = False
     refuses: dict[str, str] = field(default_factory=dict)  # by teacher: what the refusal says, where it must refuse
@@ -24,6 +25,7 @@ SMALLEST: dict[str, Smallest] = {
     "cirkd": Smallest(),
     "crd": Smallest(method={"num_negatives": 16, "embedding_dim": 8}, has_connectors=True),
     "cwd": Smallest(has_connectors=True),
+    "deit": Smallest(student="tokens"),
     "dist": Smallest(),
     "dist_kl": Smallest(),
     "dist_rank": Smallest(),
@@ -72,6 +74,15 @@ TEACHERS: dict[str, dict[str, Any]] = {
         "kwargs": {"patch_size": 2, "embed_dim": 24, "depth": 4, "num_heads": 2},
         "weights": "none",
         "allow_weak": True,
+    },
+}
+
+STUDENTS: dict[str, dict[str, Any]] = {
+    "cnn": {"model": "cifar:resnet8", "kwargs": {"width": 0.25}, "weights": "none"},
+    "tokens": {
+        "model": "timm:deit_tiny_distilled_patch16_224",
+        "kwargs": {"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2},
+        "weights": "none",
     },
 }
 

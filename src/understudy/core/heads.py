@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["CLASS_HEAD", "DISTILLED_HEAD", "gives_heads", "head_names", "named_heads", "open_heads_"]
+__all__ = ["CLASS_HEAD", "DISTILLED_HEAD", "MEAN", "gives_heads", "head_names", "named_heads", "open_heads_"]
 
 CLASS_HEAD = "logits"  # learns from labels
 DISTILLED_HEAD = "distilled"  # learns from a teacher
+MEAN = "mean"  # of all heads' logits: what is deployed
 
 
 def head_names(network: nn.Module) -> tuple[str, ...]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
+from understudy.core.heads import CLASS_HEAD, MEAN, gives_heads, head_names, named_heads
 from understudy.core.labels import check_labels
 from understudy.core.meters import Meter
 from understudy.core.outputs import logits_of
@@ -29,6 +31,10 @@ UNLABELLED = -1
 
 class Classification:
     """Cross-entropy on hard or mixed labels, and one Pairing, "main" and "images" alike, with a row per image.
+
+    Of a network that gives several heads apart, the first is the main one and learns from labels. Every other has a
+    Pairing under its own name, with the same features beside it, and "mean" has the mean of all logits: what is
+    deployed.
 
     Args:
         num_classes: C.
@@ -74,7 +80,8 @@ class Classification:
     def pair(self, student: TappedModel, observation: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
         """Mean cross-entropy over the labelled images that are no copies, and the Pairing of all (B,C) logits."""
         output, features = student(batch.images)
-        logits = _as_logits(output)
+        heads = _heads_of(student.module, output)
+        logits = heads[CLASS_HEAD]
         plain = slice(None) if batch.copies is None else batch.copies == 0
         task_loss = self._loss(logits[plain], batch.targets[plain])
         teacher_logits = None if observation.output is None else _as_logits(observation.output)
@@ -87,7 +94,8 @@ class Classification:
             indices=batch.indices,
             copies=batch.copies,
         )
-        return task_loss, {MAIN: pairing, IMAGES: pairing}
+        others = {name: replace(pairing, student_logits=found) for name, found in heads.items() if name != CLASS_HEAD}
+        return task_loss, {MAIN: pairing, IMAGES: pairing, **others}
 
     def check_targets(self, targets: Tensor) -> None:
         """Refuse (B,) labels that are no classes, and (B,C) mixed ones of another number of classes."""
@@ -244,6 +252,16 @@ class _Scores:
 def _percent(share: Tensor) -> float:
     # The share is float32: four decimals are exact up to a million images, further ones are noise.
     return round(100.0 * share.item(), 4)
+
+
+def _heads_of(network: nn.Module, output: object) -> dict[str, Tensor]:
+    """(B,C) logits by head, and their mean where there are several; a network with one gives "logits" alone."""
+    named = named_heads(network, output)
+    names = head_names(network) if gives_heads(network) and isinstance(named, Mapping) else (CLASS_HEAD,)
+    if len(names) == 1:
+        return {CLASS_HEAD: _as_logits(named)}
+    heads = {name: _as_logits(named[name]) for name in names}
+    return {**heads, MEAN: torch.stack([*heads.values()]).mean(dim=0)}
 
 
 def _as_logits(output: object) -> Tensor:

@@ -24,6 +24,7 @@ from understudy.tasks import Task
 from understudy.tasks.base import is_dense
 from understudy.teachers import Teacher
 from understudy.training.connector_weights import load_connectors
+from understudy.training.heads import open_taught_heads_
 from understudy.training.spec import StudentSpec
 from understudy.training.student import Student, WeightedMethod, parameters_of
 from understudy.utils.errors import UserError
@@ -65,6 +66,7 @@ def build_student(spec: StudentSpec, around: BuildContext) -> Student:
         _refuse_whole_images(config, around.task)
         with _in_the_name_of(config):
             check_taps(spec.model, taps_of(config).student, name=f"student {spec.row_name}")
+    open_taught_heads_(spec.model, spec.methods, name=f"student {spec.row_name}")
     taps = [tap for config in spec.methods for tap in taps_of(config).student]
     model = TappedModel(spec.model, taps, prepare=spec.prepare, name=f"student {spec.row_name}")
     model = model.to(around.sample.device)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from understudy.core.batch import MAIN, Batch, Observation, Pairing
 from understudy.core.compile import Compile, compiled, graphs_retained
+from understudy.core.heads import MEAN
 from understudy.core.meters import StepRecord
 from understudy.core.precision import Precision, autocast, grad_scaler, upcast_all, widest_dtype
 from understudy.core.taps import TappedModel
@@ -145,7 +146,8 @@ class Student:
             part=part,
             random_state=self.shared_random_state,
         )
-        record = record_of(whole, pairings[MAIN], self.task.batch_measures(pairings[MAIN]))
+        deployed = pairings.get(MEAN, pairings[MAIN])
+        record = record_of(whole, deployed, self.task.batch_measures(deployed))
         self.update.accumulate(shared, scaler=self.scaler)
         return record
 
