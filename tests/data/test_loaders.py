@@ -247,3 +247,41 @@ def test_plain_loader_without_a_length_is_refused() -> None:
 
 def same_images(first: list[Batch], second: list[Batch]) -> bool:
     return [batch.images.tolist() for batch in first] == [batch.images.tolist() for batch in second]
+
+
+def test_repeats_show_several_views_of_a_sample_in_a_row(opened: tuple[DataSplits, DataConfig]) -> None:
+    data, config = opened
+    config = config.model_copy(update={"repeats": 3, "batch_size": 6})
+    loader = train_loader(data, config, seed=0, image_size=16)
+    batches = list(loader.epoch(1))
+    indices = torch.cat([batch.indices for batch in batches])
+    assert [len(batch.images) for batch in batches] == [6, 6, 6, 5]  # as many images as without
+    assert torch.equal(indices[:21].view(7, 3), indices[:21:3, None].expand(7, 3))
+    assert len(set(indices.tolist())) == 8
+    assert torch.equal(torch.cat([batch.targets for batch in batches]), data.train.labels[indices])
+    assert all(batch.copies is None for batch in batches)  # each of them is a sample with its label
+    shown = torch.cat([batch.images for batch in batches])[:21].view(7, 3, -1)
+    assert (shown[:, 0] != shown[:, 1]).any()
+    assert (shown[:, 1] != shown[:, 2]).any()
+    assert same(batches[2:], list(loader.epoch(1, start_step=2)))
+    assert torch.equal(shown[:, 0], torch.stack([_plain_view(data, config, index) for index in indices[:21:3]]))
+
+
+def _plain_view(data: DataSplits, config: DataConfig, index: torch.Tensor) -> torch.Tensor:
+    """What the first epoch shows of a sample without repeats."""
+    plain = config.model_copy(update={"repeats": 1, "batch_size": 23})
+    (whole,) = train_loader(data, plain, seed=0, image_size=16).epoch(1)
+    return whole.images[(whole.indices == index).nonzero().item()].flatten()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"copies": "pairs", "repeats": 2}, "repeats and copies: pairs both show a sample several times"),
+        ({"batch_size": 2, "repeats": 3}, "repeats: 3 views of a sample do not fit a batch_size of 2"),
+        ({"root": "hf:digits", "streaming": True, "repeats": 3}, "cannot go with repeats: 3"),
+    ],
+)
+def test_repeats_that_cannot_be_are_refused(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        DataConfig.read({"root": "digits", **settings}, what="data")

@@ -43,6 +43,9 @@ class DataConfig(Config):
     )
     exif_rotation: bool = True  # image files are turned upright as their EXIF orientation says
     copies: Literal["none", "rotations", "pairs"] = "none"  # rotations: by 90, 180, 270 degrees; pairs: a second view
+    repeats: int = Field(
+        default=1, ge=1, le=16
+    )  # views of a sample in a row; an epoch shows as many images all the same
     augment: AugmentSetting = "auto"  # its name or a mapping with one; auto: by the size of the images
     mix: MixConfig | None = None  # Mixup and CutMix
 
@@ -90,6 +93,14 @@ class DataConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _repeats_what_it_can(self) -> DataConfig:
+        if self.repeats > 1 and self.copies != "none":
+            raise ValueError(f"repeats and copies: {self.copies} both show a sample several times; leave one out")
+        if self.repeats > self.batch_size:
+            raise ValueError(f"repeats: {self.repeats} views of a sample do not fit a batch_size of {self.batch_size}")
+        return self
+
+    @model_validator(mode="after")
     def _names_one_val(self) -> DataConfig:
         if self.val == "test" and self.val_rows is not None:
             raise ValueError("val: test and val_rows both say where the validation comes from; leave one out")
@@ -108,7 +119,8 @@ class DataConfig(Config):
         unusable = [name for name in names if getattr(self, name) is not None]
         is_balanced = self.sampling == "balanced"
         is_cached = self.cache is True or self.cache == "resized"
-        return unusable + [f"cache: {str(self.cache).lower()}"] * is_cached + ["sampling: balanced"] * is_balanced
+        unusable += [f"cache: {str(self.cache).lower()}"] * is_cached + ["sampling: balanced"] * is_balanced
+        return unusable + [f"repeats: {self.repeats}"] * (self.repeats > 1)
 
 
 def parsed_rows(text: str) -> tuple[int, int | None]:

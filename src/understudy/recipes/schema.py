@@ -249,6 +249,10 @@ class Recipe(Config):
             raise ValueError(
                 "data.mix: Mixup and CutMix show images that no bank has seen; leave out data.mix, or the bank"
             )
+        if self.data.repeats > 1:
+            raise ValueError(
+                "data.repeats: a bank holds one view of each sample an epoch; leave out data.repeats, or the bank"
+            )
         if self.data.streaming:
             raise ValueError("data.streaming: a bank is asked by sample number, which streamed images do not have")
         return self

@@ -144,6 +144,11 @@ def _check_needs(method: MethodConfig, config: DataConfig) -> None:
             f"method {name!r} remembers samples by their number, which streamed ones do not have; leave out "
             "data.streaming"
         )
+    if "indices" in needs and config.repeats > 1:
+        raise UserError(
+            f"method {name!r} remembers samples by their number, and data.repeats shows one several times in a batch; "
+            "leave out data.repeats"
+        )
     if "hard_labels" in needs and config.mix is not None:
         raise UserError(
             f"method {name!r} needs one class for each image, and data.mix mixes labels; leave out data.mix"

@@ -81,7 +81,8 @@ class _TrainRenderer:
         for further in range(len(order)):
             index = int(order[(position + further) % len(order)])
             try:
-                return Sample(*self._rendered(index, self._plan.view(epoch), copy), index, copy)
+                view, shown = self._plan.view(epoch), copy + self._plan.repeat_at(position)  # one of the two is 0
+                return Sample(*self._rendered(index, view, shown), index, copy)
             except BadImageError as error:
                 skipped.append(str(error))
                 if self._must_stop:

@@ -87,6 +87,8 @@ class MemoryTrainLoader:
         if not isinstance(self._augment, CropFlip):
             return None
         copies = torch.arange(self._plan.num_copies, device=order.device)[:, None]
+        if self._plan.num_repeats > 1:  # there are no copies then
+            copies = self._plan.repeat_at(torch.arange(len(order), device=order.device))[None]
         # Once an epoch: some thirty small operations on integers, which every batch would wait for on a GPU.
         return Windows.drawn(order, self._augment, seed=self._plan.seed, view=view, copies=copies)
 

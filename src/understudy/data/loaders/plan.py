@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
 
 __all__ = ["EpochPlan", "Share", "balanced_order", "epoch_order", "num_steps", "view_of"]
+
+Position = TypeVar("Position", int, Tensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class EpochPlan:
         num_views: epochs after which the augmentation repeats; None: never.
         num_copies: differently augmented images of each sample in a batch.
         share: this process's part of every batch.
+        num_repeats: differently augmented views of a sample that follow each other; an epoch of N images then shows
+            N / num_repeats of the samples (Hoffer et al., "Augment Your Batch", CVPR 2020; DeiT takes 3).
         labels: (N,) of all samples, where classes are drawn equally often; None: every sample comes once.
     """
 
@@ -53,6 +58,7 @@ class EpochPlan:
     num_views: int | None
     num_copies: int
     share: Share
+    num_repeats: int = 1
     labels: Tensor | None = field(default=None, compare=False)
 
     @classmethod
@@ -88,13 +94,19 @@ class EpochPlan:
                 "data.sampling: balanced draws classes equally often, and some training images have no label; leave "
                 "out data.sampling, or these images"
             )
-        return cls(num_samples, config.batch_size, steps, seed, num_views, copies, share, balanced)
+        return cls(num_samples, config.batch_size, steps, seed, num_views, copies, share, config.repeats, balanced)
 
     def order(self, epoch: int) -> Tensor:
         """(N,) the samples of an epoch (1, 2, ...) in turn."""
         if self.labels is not None:
-            return balanced_order(self.labels, seed=self.seed, epoch=epoch)
-        return epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
+            order = balanced_order(self.labels, seed=self.seed, epoch=epoch)
+        else:
+            order = epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
+        return order if self.num_repeats == 1 else order.repeat_interleave(self.num_repeats)[: self.num_samples]
+
+    def repeat_at(self, positions: Position) -> Position:
+        """Which view of its sample stands at a place of an epoch, or at each of some; augmentation goes by it."""
+        return positions % self.num_repeats
 
     def view(self, epoch: int) -> int:
         """The version of the augmentation that an epoch shows."""
