@@ -110,6 +110,12 @@ class RecipeOptions:
         str | None,
         typer.Option(metavar="NAME,...", help="Who else keeps the metrics: csv, tensorboard, wandb, trackio, mlflow."),
     ] = None
+    probes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...", help="Look at students while they train: momenta, projector, losses, FILE.py:Class."
+        ),
+    ] = None
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The run folder; without it, a numbered one under runs/.")
     ] = None
@@ -140,6 +146,7 @@ SETTINGS = {  # which setting of a recipe an option is for, by its field
     "rows": "rows",
     "bank": "bank.path",
     "tracker": "trackers",
+    "probes": "probes",
     "device": "device",
     "threads": "threads",
 }

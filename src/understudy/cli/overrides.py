@@ -69,6 +69,7 @@ def with_options(base: Mapping[str, Any], typed: RecipeOptions) -> dict[str, Any
         "epochs": typed.epochs,
         "seeds": None if typed.seeds is None else _seeds(typed.seeds),
         "trackers": None if typed.tracker is None else _names(typed.tracker),
+        "probes": None if typed.probes is None else _probes(typed.probes, allow_code=typed.allow_code),
         "bank": _there({"path": None if typed.bank is None else str(typed.bank)}),
         "device": typed.device,
         "threads": typed.threads,
@@ -129,6 +130,12 @@ def _methods(text: str, *, allow_code: bool) -> str | list[str]:
         if part in UPDATES and part not in METHODS:
             raise UserError(f"--method {text}: {part} is no method but an update; write --update {part}")
     return parts[0] if len(parts) == 1 else parts
+
+
+def _probes(text: str, *, allow_code: bool) -> list[str]:
+    from understudy.recipes.own_methods import with_own_probes
+
+    return _names(with_own_probes(text, option="--probes", allow_code=allow_code))
 
 
 def _seeds(text: str) -> list[int]:

@@ -1,11 +1,11 @@
-"""Methods from a person's own code: FILE.py:Class or module.path:Class, as --method takes them."""
+"""Methods and probes from a person's own code: FILE.py:Class or module.path:Class, as they are typed to options."""
 
 from __future__ import annotations
 
 import importlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -14,10 +14,11 @@ from typing import Any
 
 from understudy.core.config import Config
 from understudy.methods import METHODS, Method, MethodConfig
+from understudy.probes import PROBES, Probe
 from understudy.utils.errors import UserError, unknown_name
 from understudy.utils.untrusted import given_path
 
-__all__ = ["load_own_method", "stand_in_for", "with_own_methods"]
+__all__ = ["load_own_method", "stand_in_for", "with_own_methods", "with_own_probes"]
 
 
 def with_own_methods(text: str, *, option: str, allow_code: bool) -> str:
@@ -31,12 +32,12 @@ def with_own_methods(text: str, *, option: str, allow_code: bool) -> str:
     Raises:
         UserError: it may not, or holds no such method.
     """
-    parts = re.split(r"([,+])", text)
-    for place, part in enumerate(parts):
-        if ":" in part and not allow_code:
-            raise UserError(f"{option} {text}: {part.strip()} is code that would be run; add --allow-code to run it")
-        parts[place] = load_own_method(part.strip()) if ":" in part else part
-    return "".join(parts)
+    return _with_own(text, load_own_method, option=option, allow_code=allow_code)
+
+
+def with_own_probes(text: str, *, option: str, allow_code: bool) -> str:
+    """Likewise of probes."""
+    return _with_own(text, load_own_probe, option=option, allow_code=allow_code)
 
 
 def load_own_method(named: str) -> str:
@@ -45,30 +46,48 @@ def load_own_method(named: str) -> str:
     Raises:
         UserError: no such file, module or class, a failing one, or a class that is no method with a name.
     """
+    return _loaded(named, Method, METHODS, kind="method", base="understudy.Method")
+
+
+def load_own_probe(named: str) -> str:
+    """Likewise of a probe."""
+    return _loaded(named, Probe, PROBES, kind="probe", base="understudy.probes.Probe")
+
+
+def _with_own(text: str, load: Callable[[str], str], *, option: str, allow_code: bool) -> str:
+    parts = re.split(r"([,+])", text)
+    for place, part in enumerate(parts):
+        if ":" in part and not allow_code:
+            raise UserError(f"{option} {text}: {part.strip()} is code that would be run; add --allow-code to run it")
+        parts[place] = load(part.strip()) if ":" in part else part
+    return "".join(parts)
+
+
+def _loaded(named: str, parent: type[Any], known: Mapping[str, type[Any]], *, kind: str, base: str) -> str:
     source, _, class_name = named.rpartition(":")
-    found = getattr(home := _module(source, named), class_name, None)
+    found = getattr(home := _module(source, named, kind), class_name, None)
     if found is None:
-        there = [key for key, value in vars(home).items() if isinstance(value, type) and issubclass(value, Method)]
-        raise UserError(f"method {named!r}: {class_name} is {unknown_name(class_name, there)}")
-    name = found.__dict__.get("name") if isinstance(found, type) and issubclass(found, Method) else None
-    if name is None or METHODS.get(name) is not found:
+        there = [key for key, value in vars(home).items() if isinstance(value, type) and issubclass(value, parent)]
+        raise UserError(f"{kind} {named!r}: {class_name} is {unknown_name(class_name, there)}")
+    name = found.__dict__.get("name") if isinstance(found, type) and issubclass(found, parent) else None
+    if name is None or known.get(name) is not found:
         raise UserError(
-            f"method {named!r}: {class_name} is no method with a name; write class {class_name}(understudy.Method, "
+            f"{kind} {named!r}: {class_name} is no {kind} with a name; write class {class_name}({base}, "
             f'name="{class_name.lower()}")'
         )
     return str(name)
 
 
-def _module(source: str, named: str) -> ModuleType:
+def _module(source: str, named: str, kind: str) -> ModuleType:
     is_file = source.endswith(".py")
-    file = given_path(source, what="method")
+    file = given_path(source, what=kind)
     if is_file and not file.is_file():
-        raise UserError(f"method {named!r}: there is no file {source}")
+        raise UserError(f"{kind} {named!r}: there is no file {source}")
     with _importable(file.resolve().parent if is_file else Path.cwd()):
         try:
             return _of_file(file) if is_file else importlib.import_module(source)
         except (Exception, SystemExit) as error:  # importing runs a person's code, which may fail in any way
-            raise UserError(f"method {named!r}: importing {source} failed: {type(error).__name__}: {error}") from error
+            raise UserError(f"{kind} {named!r}: importing {source} failed: {type(error).__name__}: {error}") from error
 
 
 def _of_file(file: Path) -> ModuleType:

@@ -18,6 +18,7 @@ from understudy.data import DataConfig
 from understudy.methods import METHODS, MethodConfig
 from understudy.optim import Joint, Schedule, UpdateConfig
 from understudy.optim.ema import Averaging
+from understudy.probes import probe_names
 from understudy.recipes.keys import keys_of
 from understudy.recipes.layers import ORIGIN, merged, method_names, nested, settings_alone
 from understudy.recipes.loading import parsed_yaml, read_recipe, recipe_names
@@ -128,6 +129,8 @@ class Recipe(Config):
     channels_last: Literal[True, False, "auto"] = True  # memory format of convolutions; auto: measured at the start
     trackers: tuple[str, ...] = (ALWAYS,)  # who keeps the metrics; jsonl always does
     log_every: int = Field(default=50, ge=1)  # steps
+    probes: tuple[str, ...] = ()  # what looks at students while they train; docs/analysis.md
+    probe_every: int = Field(default=100, ge=1)  # steps from one look of a probe to the next; 100 costs under 2 %
     checkpoint_minutes: float = Field(default=10.0, gt=0)  # beside the one at the end of every epoch
     checkpoint_steps: int | None = Field(default=None, ge=1)  # likewise, by steps since the start
     published: tuple[Published, ...] = ()  # first the headline; one mapping is a list of one
@@ -176,6 +179,16 @@ class Recipe(Config):
     @classmethod
     def _are_registered(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tracker_names(names)
+
+    @field_validator("probes", mode="before")
+    @classmethod
+    def _probes(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("probes")
+    @classmethod
+    def _probes_are_registered(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return probe_names(names)
 
     @field_validator("published", mode="before")
     @classmethod

@@ -41,6 +41,8 @@ def build_trainer(
         world=components.world,
         capture=recipe.capture,
         say=say,
+        probes=recipe.probes,
+        probe_every=recipe.probe_every,
     )
 
 

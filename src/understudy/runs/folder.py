@@ -25,6 +25,8 @@ WRITTEN = (  # everything that a run leaves in its folder
     "environment.json",
     METRICS_FILE,
     "trackers",
+    "probes",
+    "analysis",
     "timing.jsonl",
     "results.json",
     "predictions.safetensors",
@@ -74,6 +76,8 @@ class RunFolder:
         self.handed_over_file = path / "handed_over.json"  # of networks and data that Python gave
         self.checkpoints = path / "checkpoints"
         self.teacher = path / "teacher"  # where the run trained it
+        self.probes = path / "probes"  # what was looked at while students trained, a file for each probe
+        self.analysis = path / "analysis"  # what `understudy analyze` found out, likewise
         self.student = path / "student"  # the one to deploy
         self.students = path / "students"  # every row and seed
 

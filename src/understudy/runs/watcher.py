@@ -14,6 +14,7 @@ from understudy.runs import checkpoint
 from understudy.runs.console import Display
 from understudy.runs.epoch_lines import EpochLines
 from understudy.runs.folder import RunFolder
+from understudy.runs.probed import probe_lines, save_probes
 from understudy.runs.stop import StopRequest
 from understudy.tasks import Evaluation
 from understudy.tasks.base import headline_metric
@@ -148,6 +149,7 @@ class RunWatcher:
             self._write({"kind": "rollback", "seed": self.seed, "step": trainer.step, **self._left_out[trainer.step]})
         if trainer.is_at_interval_end:
             self._write_interval(trainer)
+        self._write_probes(trainer)
         self._show(trainer, trainer.step)
         stop, is_due = self._agreed(trainer)
         if stop or is_due:
@@ -160,6 +162,9 @@ class RunWatcher:
         lines = [self._epoch_line(trainer, student.name, student.update.lr) for student in trainer.students]
         for line in lines:
             self._write(line)
+        self._write_probes(trainer)
+        if self.world.is_first:
+            save_probes(self.run, trainer.probing, seed=self.seed)
         self._show_epoch(trainer, lines)
         self.save(trainer)
         stop, _ = self._agreed(trainer)
@@ -242,6 +247,10 @@ class RunWatcher:
             line = {"kind": "train", "seed": self.seed, "row": student.name, "epoch": trainer.epoch}
             steps = {"step": trainer.step, "steps": trainer.measures.interval_steps}
             self._write({**line, **steps, **common, "terms": means, "lr": student.update.lr})
+
+    def _write_probes(self, trainer: Trainer) -> None:
+        for line in probe_lines(trainer.probing, seed=self.seed):
+            self._write(line)
 
     def _show(self, trainer: Trainer, step: int) -> None:
         self.display.update(step, f"{self.label} · epoch {trainer.epoch}/{trainer.epochs}")

@@ -24,8 +24,10 @@ def series_name(record: Mapping[str, Any]) -> str:
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of a line: 'train/task_loss' and 'lr', or 'epoch_mean/task_loss' and 'val/top1'."""
+    """The finite numbers of a line: 'train/task_loss', 'epoch_mean/task_loss', 'val/top1', 'probe/NAME/KEY', 'lr'."""
     found: dict[str, float] = {}
+    if record["kind"] == "probe":
+        return {f"probe/{record['probe']}/{key}": float(value) for key, value in record["values"].items()}
     for key, value in flat({key: value for key, value in record.items() if key not in OF_PLACE}):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             continue

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from understudy.core.batch import MAIN, Batch, Observation, Pairing
+from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
 from understudy.core.compile import Compile, compiled, graphs_retained
 from understudy.core.heads import MEAN
 from understudy.core.meters import StepRecord
-from understudy.core.precision import Precision, autocast, grad_scaler, upcast_all, widest_dtype
+from understudy.core.precision import Precision, autocast, grad_scaler, upcast_all
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, RankCounts, World
 from understudy.optim.base import Update
@@ -20,8 +20,10 @@ from understudy.optim.ema import WeightAverage
 from understudy.optim.schedule import Schedule, lr_factor
 from understudy.tasks.base import Predictor, Task
 from understudy.training.checks import FirstPairings, check_num_rows, refuse_to_tear_copies, too_few_images
-from understudy.training.loss import PassShare, WeightedMethod, combine_losses, labels_of
+from understudy.training.loss import PassShare, WeightedMethod, combine_losses, labels_of, pairing_of
 from understudy.training.metrics import record_of
+from understudy.training.passes import passes_of
+from understudy.training.student_probes import StudentProbes
 from understudy.training.trial_pass import USUAL_IMAGES, training_problem
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
@@ -89,6 +91,8 @@ class Student:
         self.world = world
         self.image_shape = image_shape
         self.num_steps = 0
+        self.is_probed = False  # whether some of its steps are looked at
+        self.probes: StudentProbes | None = None  # of the step that is being taken, where it is looked at
         self.best: dict[str, Any] | None = None  # epoch, worth and weights of the best evaluated epoch
         # Their batch norms see this process's rows alone; all others' have seen the same rows as everywhere.
         self._local_methods = [w.method for w in self.methods if w.method.config.rows == "local"]
@@ -110,10 +114,15 @@ class Student:
         """A step but for `finish_step`: all that a captured graph of it does when it is replayed."""
         if batch.copies is not None:
             refuse_to_tear_copies(self.name, [w.method for w in self.methods], accumulate=self.accumulate)
-        with self.random_state.swapped_in(), graphs_retained(bool(self.compile) and self.update.retains_graph):
-            parts = self._parts(batch, observation, rows)
+        retains_graph = self.update.retains_graph or self.is_probed
+        with self.random_state.swapped_in(), graphs_retained(bool(self.compile) and retains_graph):
+            parts = passes_of(batch, observation, rows, accumulate=self.accumulate, task=self.task, world=self.world)
             passes = [self._descend(images, seen, epoch, share) for images, seen, share in parts]
+            if self.probes is not None:
+                self.probes.before_step()
             self.update.step()
+            if self.probes is not None:
+                self.probes.look()
             if self.scaler is not None:
                 self.scaler.update()
         for module in (self.model.module, *self._local_methods):
@@ -148,6 +157,8 @@ class Student:
         )
         deployed = pairings.get(MEAN, pairings[MAIN])
         record = record_of(whole, deployed, self.task.batch_measures(deployed))
+        if self.probes is not None:
+            self.probes.see(shared, pairing_of(pairings, IMAGES))
         self.update.accumulate(shared, scaler=self.scaler)
         return record
 
@@ -186,31 +197,9 @@ class Student:
             self._compiled = compiled(self.model, self.compile)
         return self._compiled
 
-    def _parts(
-        self, batch: Batch, observation: Observation, rows: RankCounts
-    ) -> Iterator[tuple[Batch, Observation, PassShare]]:
-        """The passes of a step, with what each counts for."""
-        world = self.world
-        num_passes = min(self.accumulate, *rows.counts)
-        if num_passes == 1 and world.size == 1:
-            yield batch, observation, PassShare(rows)
-            return
-        counted = self.task.num_labelled(batch)
-        labelled = world.add_up([counted.to(d := widest_dtype(counted.device))])[0].clamp_min(torch.finfo(d).tiny)
-        total = sum(rows.counts)
-        for place in range(num_passes):
-            bounds = [(place * count // num_passes, (place + 1) * count // num_passes) for count in rows.counts]
-            here = slice(*bounds[rows.rank]) if num_passes > 1 else slice(None)
-            part_rows = RankCounts(tuple(end - start for start, end in bounds), rows.rank)
-            part_batch = batch.select(here)
-            part = PassShare(
-                part_rows,
-                task=self.task.num_labelled(part_batch) / labelled,
-                independent=part_rows.mine / total,
-                related=sum(part_rows.counts) / total / world.size,
-                world=world,
-            )
-            yield part_batch, observation.select(here), part
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """What the update moves, by name."""
+        return parameters_of(self.model.module, [weighted.method for weighted in self.methods])
 
     def predict(self, batch: Batch) -> Any:
         """Output of what is deployed; the caller sets evaluation mode."""

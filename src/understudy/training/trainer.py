@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,21 +20,13 @@ from understudy.tasks.base import Evaluation, headline_metric
 from understudy.teachers import Teacher
 from understudy.training.capture import captured
 from understudy.training.metrics import Measures, NotFinite
+from understudy.training.probing import Probing
 from understudy.training.student import Student
+from understudy.training.watcher import Watcher
 from understudy.utils.errors import UserError
 from understudy.utils.seeding import alone
 
 __all__ = ["Trainer", "Watcher"]
-
-
-class Watcher(Protocol):
-    """Whoever must know what happens: writes logs and checkpoints, shows progress. It changes nothing."""
-
-    def stepped(self, trainer: Trainer, *, is_last: bool) -> None:
-        """A step of all students is done; raises Interrupted to stop here."""
-
-    def finished_epoch(self, trainer: Trainer) -> None:
-        """An epoch, its evaluation included, is done."""
 
 
 class Trainer:
@@ -50,6 +42,8 @@ class Trainer:
         world: the processes that train together; each has its part of every batch.
         capture: whether steps are replayed as one CUDA graph (see `understudy.training.capture`).
         say: is told why they are not, where they could have been.
+        probes: names of those that look at each student.
+        probe_every: steps from one look to the next.
     """
 
     def __init__(
@@ -64,12 +58,14 @@ class Trainer:
         world: World = SINGLE,
         capture: Capture = "auto",
         say: Callable[[str], None] = warnings.warn,
+        probes: Sequence[str] = (),
+        probe_every: int = 100,
     ) -> None:
         if not students:
             raise UserError("there is no student to train")
         names = [student.name for student in students]
-        if len(set(names)) < len(names):
-            raise UserError(f"two students are called {_doubled(names)!r}; give StudentSpec(name=...)")
+        if doubled := [name for place, name in enumerate(names) if name in names[:place]]:
+            raise UserError(f"two students are called {doubled[0]!r}; give StudentSpec(name=...)")
         self.students = list(students)
         self.teacher = teacher
         self.device = device
@@ -90,6 +86,7 @@ class Trainer:
             self._compile_modes.add(teacher.compile)
         batch_metrics = students[0].task.batch_metrics
         self.measures = Measures(names, batch_metrics=batch_metrics, stops_at_nan=stops_at_nan, world=world)
+        self.probing = Probing(students, probes, every=probe_every, say=say)
         self._captured = captured(self, capture, say=say)
 
     @property
@@ -166,6 +163,7 @@ class Trainer:
         while self.epoch <= epochs:
             self._run_epoch(batches, watcher)
             self._finish_epoch(val)
+            self.probing.end_epoch(self, batches)
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
             if watcher is not None:
                 watcher.finished_epoch(self)
@@ -198,7 +196,9 @@ class Trainer:
         progress = self.epoch - 1 + self.step_in_epoch / self.steps_per_epoch
         for student in self.students:
             student.begin_step(progress=progress, epochs=self.epochs)
-        for student, record in zip(self.students, self._captured(batch), strict=True):
+        is_seen = self.probing.begin_step(self.students, epoch=self.epoch, step=self.step + 1)
+        take = self.replayable_step if is_seen else self._captured  # a replayed step shows nothing
+        for student, record in zip(self.students, take(batch), strict=True):
             student.finish_step()
             self.measures.add(student.name, record)
         self.measures.end_step(self.step + 1)
@@ -283,6 +283,7 @@ class Trainer:
             "history": self.history,
             "students": {student.name: student.state_dict() for student in self.students},
             "measures": self.measures.state_dict(),
+            "probes": self.probing.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -293,8 +294,5 @@ class Trainer:
         self.measures.load_state_dict(state["measures"])
         for student in self.students:
             student.load_state_dict(state["students"][student.name])
+        self.probing.load_state_dict(state.get("probes", {}))
         self._captured.forget()
-
-
-def _doubled(names: Sequence[str]) -> str:
-    return next(name for name in names if names.count(name) > 1)

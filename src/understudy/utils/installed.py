@@ -19,6 +19,7 @@ Kind = TypeVar("Kind")
 GROUPS = {
     "understudy.methods": "method",
     "understudy.updates": "update",
+    "understudy.probes": "probe",
     "understudy.trackers": "tracker",
     "understudy.data": "data format",
     "understudy.figures": "figure",
