@@ -64,7 +64,9 @@ def test_a_run_folder_explains_itself(digits_run: tuple[Path, str]) -> None:
         "results.json",
         "threads.json",
     }
-    assert names | {"predictions.safetensors", "student", "students", "teacher", "timing.jsonl"} == set(os.listdir(run))
+    names |= {"predictions.parquet", "predictions.safetensors"}
+    names |= {"student", "students", "teacher", "timing.jsonl"}
+    assert names == set(os.listdir(run)) - {"disagreements.parquet"}
     assert yaml.safe_load((run / "recipe.yaml").read_text())["method"][0]["temperature"] == 4.0
     assert "torch" in json.loads((run / "environment.json").read_text())["versions"]
     assert {json.loads(line)["kind"] for line in (run / "timing.jsonl").read_text().splitlines()} >= {"speed", "memory"}

@@ -18,6 +18,7 @@ from understudy.runs.cards import write_cards
 from understudy.runs.collect import assemble, scored_teacher
 from understudy.runs.context import Execution
 from understudy.runs.folder import RunFolder
+from understudy.runs.sample_table import write_disagreements, write_sample_table
 from understudy.runs.seeds import kept_seed, save_predictions
 from understudy.utils.machine import peak_memory_gib
 
@@ -25,7 +26,7 @@ __all__ = ["finish"]
 
 
 def finish(execution: Execution) -> None:
-    """Put the seeds together: predictions, results, the student to deploy, speeds, the page."""
+    """Put the seeds together: predictions, the table of images, results, the student to deploy, speeds, the page."""
     components, run = execution.components, execution.run
     kept = [kept_seed(run, seed) for seed in execution.recipe.seeds]
     records = [record for record, _ in kept]
@@ -45,6 +46,8 @@ def finish(execution: Execution) -> None:
         predictions=predictions,
         notes=list(_notes(execution, records)),
     )
+    write_sample_table(predictions, results, components.data, run.sample_table_file)
+    write_disagreements(predictions, results, components.data, run.disagreements_file)
     best = results.best_row or results.rows[0]
     write_cards(run, results)
     told = {"headline": Headline(row=best.name, sentence=headline(results)), "deployed": _deploy(run, results, best)}

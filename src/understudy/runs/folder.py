@@ -30,6 +30,8 @@ WRITTEN = (  # everything that a run leaves in its folder
     "timing.jsonl",
     "results.json",
     "predictions.safetensors",
+    "predictions.parquet",
+    "disagreements.parquet",
     "memory_format.json",
     "threads.json",
     "handed_over.json",
@@ -70,6 +72,8 @@ class RunFolder:
         self.environment_file = path / "environment.json"
         self.timing_file = path / "timing.jsonl"
         self.predictions_file = path / "predictions.safetensors"
+        self.sample_table_file = path / "predictions.parquet"  # a line for each evaluated image
+        self.disagreements_file = path / "disagreements.parquet"  # small copies of the images to look at first
         self.report_file = path / "report.html"
         self.memory_format_file = path / "memory_format.json"  # where the recipe leaves it to a measurement
         self.threads_file = path / "threads.json"  # how many CPU threads it takes

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
+
 from understudy.core.batch import Batch
 from understudy.data import EvalLoader
 from understudy.distributed.launch import current, joined
@@ -30,12 +32,15 @@ from understudy.runs.finish import finish
 from understudy.runs.folder import RunFolder
 from understudy.runs.folder_choice import choose_run_folder, goes_on_unturned
 from understudy.runs.memory_format import choose_memory_format
+from understudy.runs.per_image import per_image_tensors
 from understudy.runs.seeds import is_kept, keep_seed
 from understudy.runs.stop import StopRequest
 from understudy.runs.teacher import check_teacher, evaluate_teacher, teacher_ready
 from understudy.runs.threads import choose_threads, usable_threads
 from understudy.runs.watcher import RunWatcher
+from understudy.tasks import Evaluation
 from understudy.trackers.base import Trackers, refuse_absent_packages
+from understudy.training.trainer import Trainer
 from understudy.utils.errors import UserError
 from understudy.utils.lock import held
 from understudy.utils.machine import cpu_threads, denormals_flushed, describe_environment, tf32
@@ -243,21 +248,39 @@ def _run_seed(execution: Execution, seed: int) -> None:
     if trainer.teacher is not None:
         trainer.teacher.release()  # of a bank the last view, of up to 1 GiB on the device
 
-    def stoppable(batches: EvalLoader) -> Iterable[Batch]:
-        return execution.stop.stoppable(batches, components.world, before=lambda: trainer.step)
+    found, details, skipped = _evaluated(execution, trainer, seed, {"val": val_loader})
+    skipped |= set(watcher.skipped)
+    met = set().union(*components.world.gather_objects(skipped))
+    if components.world.is_first:
+        keep_seed(execution, trainer, seed, found, details, sorted(met))
+        checkpoint.keep_end(execution.run.checkpoints, f"seed{seed}")
+    components.world.exchange(0)  # nobody goes on before the seed is kept
 
-    found = {"val": trainer.evaluations}
+
+def _evaluated(
+    execution: Execution, trainer: Trainer, seed: int, loaders: dict[str, EvalLoader]
+) -> tuple[dict[str, Mapping[str, Evaluation]], dict[str, Tensor], set[str]]:
+    """What the students of a trained seed reach, by split and row, what is kept of each image, and unreadable images.
+
+    `loaders` has that of the validation images, whose scores of the last epoch are at hand.
+    """
+    components, world = execution.components, execution.components.world
+
+    def stoppable(batches: EvalLoader) -> Iterable[Batch]:
+        return execution.stop.stoppable(batches, world, before=lambda: trainer.step)
+
+    found: dict[str, Mapping[str, Evaluation]] = {"val": trainer.evaluations}
     if trainer.selects_best:
         for student in trainer.students:
             student.return_to_best()
-        found["val"] = trainer.evaluate(stoppable(val_loader))
-    skipped = {*watcher.skipped, *val_loader.skipped}
+        found["val"] = trainer.evaluate(stoppable(loaders["val"]))
     if components.data.test is not None:
-        test_loader = components.eval_loader("test")
-        found["test"] = trainer.evaluate(stoppable(test_loader))
-        skipped |= set(test_loader.skipped)
-    met = set().union(*components.world.gather_objects(skipped))
-    if components.world.is_first:
-        keep_seed(execution, trainer, seed, found, sorted(met))
-        checkpoint.keep_end(execution.run.checkpoints, f"seed{seed}")
-    components.world.exchange(0)  # nobody goes on before the seed is kept
+        loaders["test"] = components.eval_loader("test")
+        found["test"] = trainer.evaluate(stoppable(loaders["test"]))
+    details: dict[str, Tensor] = {}
+    asks_teacher = components.teacher_looks and components.teacher_shares_classes
+    for split, loader in loaders.items():
+        details |= per_image_tensors(
+            trainer, stoppable(loader), found[split], split=split, seed=seed, asks_teacher=asks_teacher
+        )
+    return found, details, {image for loader in loaders.values() for image in loader.skipped}

@@ -36,14 +36,15 @@ def keep_seed(
     trainer: Trainer,
     seed: int,
     found: Mapping[str, Mapping[str, Evaluation]],
+    details: Mapping[str, Tensor],
     skipped: Sequence[str],
 ) -> None:
     """Write what a finished seed leaves: students, predictions, and last the record that marks it as done.
 
-    `found` has the evaluations of what is deployed, by split and row.
+    `found` has the evaluations of what is deployed, by split and row, `details` what is kept of each image beside them.
     """
     components, run = execution.components, execution.run
-    predictions: dict[str, Tensor] = {}
+    predictions: dict[str, Tensor] = dict(details)
     rows: dict[str, SeedRow] = {}
     for student in trainer.students:
         network = deployed_network(components, student)
