@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from understudy.utils.errors import UserError
 
-__all__ = ["Landscape", "filter_normalised", "landscape", "random_direction"]
+__all__ = ["Landscape", "filter_normalised", "landscape", "losses_at", "random_direction", "sharpness"]
 
 Floats = npt.NDArray[np.float64]
 Direction = dict[str, Tensor]  # by parameter
@@ -77,15 +77,26 @@ def landscape(
     """
     if len(directions) not in (1, 2) or 0.0 not in steps:
         raise UserError(f"a landscape has one or two directions and 0 among its steps, got {len(directions)}, {steps}")
-    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
     places = [(x,) for x in steps] if len(directions) == 1 else [(x, y) for x in steps for y in steps]
+    losses = losses_at(module, loss, directions, places).reshape((len(steps),) * len(directions))
+    centre = float(losses[(list(steps).index(0.0),) * len(directions)])
+    return Landscape(np.array(steps), losses, sharpness(losses, centre))
+
+
+def losses_at(
+    module: nn.Module, loss: Callable[[], float], directions: Sequence[Direction], places: Sequence[Sequence[float]]
+) -> Floats:
+    """(P,) the loss at each of the places, a step along each direction; the network gets its weights back."""
+    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
     try:
-        found = [_loss_at(module, before, directions, place, loss) for place in places]
+        return np.array([_loss_at(module, before, directions, place, loss) for place in places], dtype=np.float64)
     finally:
         _move(module, before, (), ())
-    losses = np.array(found, dtype=np.float64).reshape((len(steps),) * len(directions))
-    centre = losses[(list(steps).index(0.0),) * len(directions)]
-    return Landscape(np.array(steps), losses, float(100 * (np.nanmax(losses) - centre) / (1 + centre)))
+
+
+def sharpness(losses: Floats, centre: float) -> float:
+    """How far the loss rises over the one at the centre, over 1 + that, in percent; see `Landscape`."""
+    return float(100 * (np.nanmax(losses) - centre) / (1 + centre))
 
 
 def _loss_at(

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from understudy.cli.analyze import analyze
 from understudy.cli.command import Command, takes_recipe
 from understudy.cli.messages import speaking_of
 from understudy.cli.options import AllowCode, DataOption, Format, ModuleOption, RecipeOptions, name_updates
@@ -171,6 +172,9 @@ def report(
     folder.results()
     write_report(folder.path)
     print_outcome(folder, format=format)
+
+
+app.command(cls=Command)(analyze)
 
 
 @app.command(cls=Command)

@@ -27,7 +27,7 @@ from understudy.runs.reopen import image_sizes, made_by_python, recipe_of, resul
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import given_path, plain_json
 
-__all__ = ["Classifier", "open_classifier", "open_teacher"]
+__all__ = ["Classifier", "open_classifier", "open_teacher", "teacher_by_name"]
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def open_teacher(
         network = load_student_network(run.teacher, allow_code=allow_code)
         teacher = _of_network(network, size, recipe, f"the teacher of {run.path}")
     else:
-        teacher = _of_network(_teacher_by_name(recipe, allow_code), size, recipe, f"the teacher of {run.path}")
+        teacher = _of_network(teacher_by_name(recipe, allow_code), size, recipe, f"the teacher of {run.path}")
     share = 1.0 if student.crop_share == 1 else crop_share(size)
     found = replace(
         teacher,
@@ -142,7 +142,7 @@ def open_teacher(
     return found
 
 
-def _teacher_by_name(recipe: Recipe, allow_code: bool) -> Network:
+def teacher_by_name(recipe: Recipe, allow_code: bool) -> Network:
     """As a run opens it, with the normalisation that its data give."""
     bare = recipe.model_copy(
         update={

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -24,6 +26,7 @@ __all__ = [
     "made_by_python",
     "recipe_of",
     "results_of",
+    "row_network_of",
     "student_network_of",
     "student_of",
     "teacher_of",
@@ -79,17 +82,30 @@ def student_network_of(run: RunFolder, *, allow_code: bool, module: nn.Module | 
         UserError: there is no student, or Python made it and no module is given.
     """
     recipe, found = recipe_of(run), results_of(run)
-    if made_by_python(run) and module is None:
+    row = next((row for row in rows_of(recipe) if found.deployed and row.name == found.deployed.row), None)
+    if row is None and not (made_by_python(run) and module is None):
+        raise UserError(f"{run.results_file} deploys no row of {run.recipe_file}; were these written by one run?")
+    return _network_in(run, run.student, row, allow_code=allow_code, module=module)
+
+
+def row_network_of(
+    run: RunFolder, row: Variant, seed: int, *, allow_code: bool, module: nn.Module | None = None
+) -> Network:
+    """The student of any row and seed; arguments and errors as of `student_network_of`."""
+    return _network_in(run, run.students / row.name / f"seed{seed}", row, allow_code=allow_code, module=module)
+
+
+def _network_in(
+    run: RunFolder, folder: Path, row: Variant | None, *, allow_code: bool, module: nn.Module | None
+) -> Network:
+    if row is None or (made_by_python(run) and module is None):
         raise UserError(
             f"{run.path} was made by understudy.distill from objects in Python; give a network that is built like its "
             "student: --module MODULE.PATH:FACTORY --allow-code here, module=... in Python"
         )
-    row = next((row for row in rows_of(recipe) if found.deployed and row.name == found.deployed.row), None)
-    if row is None:
-        raise UserError(f"{run.results_file} deploys no row of {run.recipe_file}; were these written by one run?")
     if module is None and any(config.method.deploys_more() for config in row.method):
         module = _deployed_form(run, row, allow_code=allow_code)
-    return load_student_network(run.student, module=module, allow_code=allow_code)
+    return load_student_network(folder, module=module, allow_code=allow_code)
 
 
 def built_alike(run: RunFolder, factory: str | None, *, allow_code: bool) -> nn.Module | None:

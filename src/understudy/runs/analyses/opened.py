@@ -1,0 +1,240 @@
+"""A finished run, opened to be analysed: its students and its teacher, and some of its images in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy.core.taps import TappedModel
+from understudy.data import eval_loader
+from understudy.data.sources.base import rows_of as image_rows
+from understudy.distributed.launch import device_named
+from understudy.models import Network, load_student_network
+from understudy.recipes.comparison import Variant, rows_of
+from understudy.recipes.schema import Recipe
+from understudy.report import Results
+from understudy.runs.classifiers import teacher_by_name
+from understudy.runs.evaluate import Images, images_of
+from understudy.runs.folder import RunFolder
+from understudy.runs.reopen import image_sizes, made_by_python, recipe_of, results_of, row_network_of
+from understudy.utils.errors import UserError
+
+__all__ = ["TEACHER", "Opened", "Shown", "open_run"]
+
+TEACHER = "teacher"
+BATCH_SIZE = 128
+TIMED_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Shown:
+    """N images, as each network takes them, with their labels."""
+
+    images: Tensor  # (N,D,H,W) in [0,1], the student's
+    teacher_images: Tensor  # the teacher's; the same tensor where it sees the same
+    labels: Tensor  # (N,)
+    numbers: Tensor  # (N,) places in the split
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass
+class Opened:
+    """What analyses read. Networks and images are opened when they are asked for, and kept.
+
+    Attributes:
+        run: finished.
+        recipe: of it.
+        results: of it.
+        rows: those that are compared, by name.
+        seed: whose students they are.
+        num_images: at most so many of a split.
+        points: of a loss landscape along each direction, an odd number.
+        check: called often; raises where somebody wants to stop.
+    """
+
+    run: RunFolder
+    recipe: Recipe
+    results: Results
+    rows: Mapping[str, Variant]
+    seed: int
+    num_images: int
+    points: int
+    source: Images
+    allow_code: bool = False
+    module: nn.Module | None = None
+    check: Callable[[], None] = lambda: None
+    _networks: dict[str, Network] = field(default_factory=dict)
+    _shown: dict[str, Shown] = field(default_factory=dict)
+    _kept: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything runs."""
+        return device_named(self.recipe.device)
+
+    @property
+    def names(self) -> list[str]:
+        """The rows, and the teacher where there is one."""
+        return [*self.rows, *([TEACHER] if self.teacher_problem is None else [])]
+
+    @cached_property
+    def teacher_problem(self) -> str | None:
+        """Why there is no teacher to look at; None: there is."""
+        if self.recipe.teacher is None:
+            return "this run has no teacher: --teacher gives it one"
+        if made_by_python(self.run):
+            return "the teacher was handed over in Python, and a run folder does not hold it"
+        try:
+            network = self.network(TEACHER)
+        except UserError as error:
+            return f"the teacher cannot be opened: {error}"
+        if network.num_classes != self.results.data.num_classes:
+            return (
+                f"the teacher tells {network.num_classes} classes apart, the students {self.results.data.num_classes}"
+            )
+        return None
+
+    def network(self, name: str) -> Network:
+        """A row's student, or the teacher, on the device in evaluation mode."""
+        if name not in self._networks:
+            network = self._teacher() if name == TEACHER else self._student(name)
+            network.module.to(self.device).eval()
+            self._networks[name] = network
+        return self._networks[name]
+
+    def tapped(self, name: str, taps: list[str]) -> TappedModel:
+        """The same, tapped."""
+        network = self.network(name)
+        model = TappedModel(network.module, taps, prepare=network.prepare.copied_to(self.device), name=name)
+        return model.eval()
+
+    def shown(self, split: str) -> Shown:
+        """At most `num_images` of a split's labelled images, evenly spread over it."""
+        if split not in self._shown:
+            self._shown[split] = _shown(self, split)
+        return self._shown[split]
+
+    def images(self, name: str, split: str, *, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of images as a network takes them, normalised, and labels, on the device."""
+        shown, network = self.shown(split), self.network(name)
+        prepare = network.prepare.copied_to(self.device)
+        images = shown.teacher_images if name == TEACHER else shown.images
+        for start in range(0, len(shown) if most is None else min(most, len(shown)), BATCH_SIZE):
+            self.check()
+            here = slice(start, min(start + BATCH_SIZE, most or len(shown)))
+            yield prepare(images[here].to(self.device)), shown.labels[here].to(self.device)
+
+    def logits(self, name: str, split: str) -> Tensor:
+        """(N,C) float32 on the CPU, of what is shown of a split."""
+        if (name, split) not in self._kept:
+            module = self.network(name).module
+            with torch.no_grad():
+                found = [module(images).float().cpu() for images, _ in self.images(name, split)]
+            self._kept[name, split] = torch.cat(found)
+        return self._kept[name, split]
+
+    def seconds_per_image(self, name: str, split: str) -> float:
+        """Of a forward pass, measured on a few images."""
+        module = self.network(name).module
+        images = next(iter(self.images(name, split, most=TIMED_IMAGES)))[0]
+        with torch.no_grad():
+            module(images)
+            begin = time.perf_counter()
+            module(images).sum().item()
+        return (time.perf_counter() - begin) / len(images)
+
+    def identity(self, split: str) -> dict[str, Any]:
+        """What tells these networks and images from others."""
+        folders = {row: self.run.students / row / f"seed{self.seed}" for row in self.rows}
+        return {
+            "students": {row: _digest(folder / "model.safetensors") for row, folder in folders.items()},
+            "teacher": None if self.recipe.teacher is None else _digest(self.run.teacher / "model.safetensors"),
+            "data": self.source.which,
+            "split": split,
+            "seed": self.seed,
+            "num_images": len(self.shown(split)),
+        }
+
+    def _student(self, row: str) -> Network:
+        return row_network_of(self.run, self.rows[row], self.seed, allow_code=self.allow_code, module=self.module)
+
+    def _teacher(self) -> Network:
+        if self.run.teacher.is_dir():
+            return load_student_network(self.run.teacher, allow_code=self.allow_code)
+        return teacher_by_name(self.recipe, self.allow_code)
+
+
+def open_run(
+    run: RunFolder,
+    *,
+    seed: int | None,
+    num_images: int,
+    points: int,
+    data: str | None,
+    allow_code: bool,
+    module: nn.Module | None,
+    check: Callable[[], None],
+) -> Opened:
+    """Open a finished run.
+
+    Raises:
+        UserError: it is not finished, not of classification, of another seed, or its images cannot be shown again.
+    """
+    results, recipe = results_of(run), recipe_of(run)
+    if recipe.task != "classification":
+        raise UserError(f"{run.path} is of {recipe.task}; runs of classification can be analysed")
+    if seed is not None and seed not in results.seeds:
+        raise UserError(f"{run.path} has no seed {seed}, only {', '.join(map(str, results.seeds))}")
+    wanted = results.seeds[0] if seed is None else seed
+    known = {row.name for row in results.rows}
+    rows = {row.name: row for row in rows_of(recipe) if row.name in known}
+    gone = [name for name in rows if not (run.students / name / f"seed{wanted}").is_dir()]
+    if gone:
+        raise UserError(
+            f"{run.students} has no student of {', '.join(gone)} and seed {wanted}; it was taken away since"
+        )
+    if data is None and recipe.data.streaming:
+        raise UserError(f"{run.path} streamed its images, which cannot be chosen from; name others: --data FOLDER")
+    source = images_of(run, data)
+    return Opened(
+        run, recipe, results, rows, wanted, num_images, points, source,
+        allow_code=allow_code, module=module, check=check,
+    )  # fmt: skip
+
+
+def _shown(opened: Opened, split: str) -> Shown:
+    source = opened.source.splits.get(split)
+    if source is None:
+        raise UserError(f"{opened.source.data.name} has no {split} split")
+    labelled = (source.labels >= 0).nonzero().flatten()
+    if not len(labelled):
+        raise UserError(f"none of the {split} images of {opened.source.data.name} has a label")
+    count = min(opened.num_images, len(labelled))
+    numbers = labelled[torch.linspace(0, len(labelled) - 1, count).round().long()]
+    student_size, teacher_size = image_sizes(opened.run)
+    loader = eval_loader(
+        image_rows(source, numbers),
+        opened.recipe.data,
+        image_size=student_size,
+        teacher_size=None if teacher_size == student_size else teacher_size,
+    )
+    batches = list(loader)
+    images = torch.cat([batch.images for batch in batches])
+    teacher = [batch.images if batch.teacher_images is None else batch.teacher_images for batch in batches]
+    seen_alike = all(batch.teacher_images is None for batch in batches)
+    labels = torch.cat([batch.targets for batch in batches])
+    return Shown(images, images if seen_alike else torch.cat(teacher), labels, numbers[: len(labels)])
+
+
+def _digest(file: Path) -> str | None:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
