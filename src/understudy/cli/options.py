@@ -16,7 +16,7 @@ __all__ = ["SETTINGS", "AllowCode", "DataOption", "Format", "ModuleOption", "Rec
 Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [STRATEGY]... [KEY=VALUE]...", show_default=False)]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", metavar="FOLDER", help="Class folders, parquet, CIFAR as torchvision stores it, or digits."),
+    typer.Option("--data", metavar="FOLDER", help="Class folders, images/ and masks/, parquet, CIFAR, or digits."),
 ]
 AllowCode = Annotated[
     bool,
@@ -78,6 +78,10 @@ class RecipeOptions:
         str | None, typer.Option(metavar="FILE|pretrained|none", help="What the student starts from.")
     ] = None
     data: DataOption = None
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="classification or segmentation; without it, what the data are for."),
+    ] = None
     method: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="See `understudy methods`; or FILE.py:Class; several are joined by +."),
@@ -134,6 +138,7 @@ SETTINGS = {  # which setting of a recipe an option is for, by its field
     "student": "student.model",
     "student_weights": "student.weights",
     "data": "data.root",
+    "task": "task",
     "batch_size": "data.batch_size",
     "image_size": "data.image_size",
     "workers": "data.workers",

@@ -53,6 +53,7 @@ def with_options(base: Mapping[str, Any], typed: RecipeOptions) -> dict[str, Any
         "allow_weak": typed.allow_weak_teacher or None,
     }
     wanted = {
+        "task": typed.task,
         "data": _there(
             {
                 "root": typed.data,

@@ -19,6 +19,8 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
     Raises:
         UserError: naming the label or the number of classes.
     """
+    if labels.ndim not in (1, 2):
+        raise UserError(f"the labels of a batch have shape {tuple(labels.shape)}; (B,), or (B,C) mixed, is wanted")
     if labels.ndim == 2:
         if labels.shape[1] != num_classes:
             raise UserError(f"mixed labels have {labels.shape[1]} classes, but the student has {num_classes}")

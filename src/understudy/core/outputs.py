@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["LOGITS", "changed_outputs", "logits_of", "named_outputs"]
+__all__ = ["LOGITS", "changed_outputs", "logits_of", "named_outputs", "trial_loss"]
 
 LOGITS = "logits"  # the output that is predicted with; a lone tensor is that
 _OTHER_NAMES = {"out": LOGITS}  # torchvision's segmenters
@@ -26,6 +27,11 @@ def named_outputs(output: Any) -> dict[str, Tensor]:
 def logits_of(output: Any) -> Tensor | None:
     """The output that is predicted with; None where the network gave nothing of that kind."""
     return named_outputs(output).get(LOGITS)
+
+
+def trial_loss(output: Any) -> Tensor:
+    """() a loss that reaches all that a network gives, for passes that are timed and thrown away."""
+    return torch.stack([one.float().square().mean() for one in named_outputs(output).values()]).sum()
 
 
 def changed_outputs(output: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -42,6 +42,10 @@ class DataConfig(Config):
         "auto"  # values that become black and white, of greys of more than 8 bits; auto: by the training images
     )
     exif_rotation: bool = True  # image files are turned upright as their EXIF orientation says
+    class_names: str | None = None  # of masks: a file with the name of a class a line; None: as the folder says
+    class_map: dict[int, int] | None = None  # of masks: the class of each value, others are ignored; None: the value is
+    ignored: int = Field(default=255, ge=0, le=255)  # of masks: the value of pixels without a class
+    shorter_side: int | None = Field(default=None, ge=8)  # of images with masks, which are brought to it; None: as is
     copies: Literal["none", "rotations", "pairs"] = "none"  # rotations: by 90, 180, 270 degrees; pairs: a second view
     repeats: int = Field(
         default=1, ge=1, le=16

@@ -9,6 +9,7 @@ import torch
 
 from understudy.core.image_size import ImageSize, height_and_width, size_of, size_text
 from understudy.data.augment.crops import first_samples
+from understudy.data.augment.dense import check_dense
 from understudy.data.cache import cached, first_readable
 from understudy.data.config import DataConfig
 from understudy.data.divide import divided, reduced
@@ -19,6 +20,7 @@ from understudy.data.sources.found import BadImages, Found
 from understudy.data.sources.grey_range import note_on_greys, settle_greys
 from understudy.data.sources.greys import Greys
 from understudy.data.sources.hub_stream import stream_parts
+from understudy.data.sources.masked import has_masks
 from understudy.data.sources.orientation import count_rotations, set_orientation
 from understudy.data.sources.streamed import PEEKED
 from understudy.data.unlabelled import read_unlabelled
@@ -28,6 +30,7 @@ from understudy.utils.text import listed, mib
 
 __all__ = ["DataSplits", "open_data", "size_as_given", "splits_of"]
 
+MOST_WINDOW = 512  # pixels a side of what is cut out of images with masks, unless somebody says more
 SMALLEST_USUAL = 16  # pixels; networks for large images divide by 32
 
 
@@ -44,6 +47,7 @@ class DataSplits:
         greys: the values that became black and white, where the images have more than 8 bits.
         channels: of the images; other than 3 only in data sets made in Python.
         num_rotated: image files, of those that were looked at, whose EXIF orientation turned them.
+        window: usual size of what is cut out of the training images, where they have masks; None: they have none.
         num_unlabelled: training images whose label is -1: they join the distillation loss alone.
         notes: what a person should be told: files left out, memory taken, equal images under two labels.
     """
@@ -61,6 +65,7 @@ class DataSplits:
     channels: int = 3
     num_rotated: int = 0
     num_unlabelled: int = 0
+    window: ImageSize | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -119,6 +124,8 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
     if not found.are_greys_settled:
         greys = settle_greys(found.splits["train"], found.splits.values(), config.grey_range)
         notes += note_on_greys(greys)
+    if has_masks(found.splits["train"]):
+        check_dense(config)
     parts, origin = divided(found, config)
     parts["train"], note_on_part = reduced(parts["train"], config)
     unlabelled = read_unlabelled(parts["train"], config, greys)
@@ -129,10 +136,11 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
     names = {source: name for name, source in reversed(parts.items())}  # val and test are one under data.val: test
     rotations = count_rotations(names)
     notes += rotations.note(is_applied=config.exif_rotation)
+    are_masked = has_masks(parts["train"])
     once = {
         source: cached(
             source,
-            config.cache,
+            False if are_masked else config.cache,
             takes_rectangles=config.takes_rectangles,
             what=f"the {found.name} {names[source]} images",
         )
@@ -146,7 +154,7 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
             raise UserError(f"none of the {len(parts[name])} images of {found.name}'s {name} split can be read")
     train = decoded["train"].source
     mean, std = _statistics(train)
-    notes += _notes_on_classes(train, found.classes)
+    notes += [] if are_masked else _notes_on_classes(train, found.classes)
     notes += duplicate_notes(decoded, found.classes)
     notes += _notes_on_sizes(train, config)
     return DataSplits(
@@ -162,8 +170,16 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
         greys=greys,
         num_rotated=rotations.found if config.exif_rotation else 0,
         num_unlabelled=int((train.labels < 0).sum()),
+        window=_window(train) if are_masked else None,
         notes=(*notes, *_notes_on_memory(part.source for part in once.values())),
     )
+
+
+def _window(train: Source) -> ImageSize:
+    """Squares as large as the first image, to multiples of 32, up to 512 pixels."""
+    first = first_readable(train)
+    longest = MOST_WINDOW if first is None else max(first.shape[-2:])
+    return min(MOST_WINDOW, -(-longest // 32) * 32)
 
 
 def size_as_given(data: DataSplits) -> ImageSize:

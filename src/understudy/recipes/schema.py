@@ -26,6 +26,7 @@ from understudy.recipes.method_settings import method_config, method_configs, up
 from understudy.recipes.origin import Changed, Origin, changed_settings
 from understudy.recipes.published import check_published
 from understudy.recipes.row_settings import RowSettings, row_settings
+from understudy.tasks import SegmentationConfig
 from understudy.trackers.base import ALWAYS, tracker_names
 from understudy.utils.errors import UserError, shortened_repr
 
@@ -99,7 +100,8 @@ class BankConfig(Config):
 class Recipe(Config):
     """Everything about a run."""
 
-    task: Literal["classification"] = "classification"  # what is learnt
+    task: Literal["classification", "segmentation"] = "classification"  # what is learnt; of data with masks, the latter
+    segmentation: SegmentationConfig = SegmentationConfig()  # of that task
     data: DataConfig
     teacher: TeacherConfig | None = None
     bank: BankConfig | None = None
@@ -289,6 +291,11 @@ class Recipe(Config):
     def origin(self) -> Origin:
         """The recipe that this one began as, and what was changed in it since."""
         return self._origin
+
+    @property
+    def task_settings(self) -> dict[str, Any]:
+        """What the task is made with, beside what its data say."""
+        return {"settings": self.segmentation} if self.task == "segmentation" else {}
 
     def with_rows(self, rows: Sequence[str | RowSettings]) -> Recipe:
         """The same recipe for other rows."""

@@ -31,6 +31,7 @@ from understudy.runs.absent_files import refuse_absent_files
 from understudy.runs.bank.open import notes_on, open_banks, refuse_absent_banks, was_made_unturned
 from understudy.runs.networks import LARGE_IMAGE_SIZE, network_named, with_classes_numbered
 from understudy.tasks import TASKS, Task
+from understudy.tasks.base import is_dense
 from understudy.teachers import LiveTeacher, RunTeacher, Teacher
 from understudy.training.build import BuildContext
 from understudy.utils.errors import UserError
@@ -82,6 +83,11 @@ class Components:
     def crop_share(self) -> float:
         """Sides of the centre crop that is evaluated, as a share of what images are scaled to cover."""
         return 1.0 if self.data.native_size is not None else crop_share(self.image_size)
+
+    @property
+    def kept_size(self) -> ImageSize | None:
+        """To which a student that is taken elsewhere brings its images; None: it takes them as they come."""
+        return None if is_dense(self.task) else self.image_size
 
     @property
     def teacher_shares_classes(self) -> bool:
@@ -168,7 +174,8 @@ def open_components(
         # A teacher that is going to be trained starts like any other model; the seed decides its first weights.
         with seeded(hashed(recipe.seeds[0], "teacher")):
             network = create(recipe.teacher)
-    image_size = recipe.data.image_size or data.native_size or student.input_size or LARGE_IMAGE_SIZE
+    usual = student.input_size if data.window is None else data.window
+    image_size = recipe.data.image_size or data.native_size or usual or LARGE_IMAGE_SIZE
     teacher_size = _teacher_size(recipe, data, network, image_size)
     data = _with_resized_images(data, recipe, [image_size, *([] if teacher_size is None else [teacher_size])], say)
     if network is not None:
@@ -206,9 +213,28 @@ def _opened_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, Da
         data = open_data(recipe.data)
     for note in data.notes:
         say(note)
+    recipe = _with_task_of(recipe, data)
     if data.greys is not None:  # chosen by these images; a run goes on with it, and others are evaluated by it
         recipe = recipe.with_data(grey_range=data.greys)
     return recipe, data
+
+
+def _with_task_of(recipe: Recipe, data: DataSplits) -> Recipe:
+    """The recipe with the task that its data are for.
+
+    Raises:
+        UserError: the recipe's task cannot be learnt from them.
+    """
+    if data.window is not None:
+        if recipe.bank is not None:
+            raise UserError("bank: a bank keeps one prediction an image, and here every pixel has one; leave it out")
+        return recipe.model_copy(update={"task": "segmentation"})
+    if recipe.task == "segmentation":
+        raise UserError(
+            f"task: segmentation learns from masks, and {data.name} has one class an image; give a folder with images/ "
+            "and masks/, or data.root: images=FOLDER,masks=FOLDER"
+        )
+    return recipe
 
 
 def _teacher_size(recipe: Recipe, data: DataSplits, teacher: Network | None, image_size: ImageSize) -> ImageSize | None:
@@ -241,6 +267,7 @@ def task_of(recipe: Recipe, data: DataSplits) -> Task:
         data.train.labels,
         label_smoothing=recipe.label_smoothing,
         class_weights=recipe.class_weights,
+        **recipe.task_settings,
     )
 
 

@@ -99,7 +99,7 @@ def evaluate(
     student = network.prepared.eval().to(device)
     loaders = images.loaders(split)
     batches: Iterable[Batch] = chain(*loaders)
-    task = TASKS[images.recipe.task].for_data(images.num_classes)
+    task = TASKS[images.recipe.task].for_data(images.num_classes, **images.recipe.task_settings)
     with current(device):
         scores = task.evaluate({"student": lambda batch: student(batch.images)}, batches, device)["student"]
     if skipped := [name for loader in loaders for name in loader.skipped]:
@@ -140,7 +140,7 @@ def images_of(
     parts = {"train": found.train, "val": found.val, **({} if found.test is None else {"test": found.test})}
     # A student of whom nobody wrote down at which size: as a run would choose.
     size = (results.rows[0].student.image_size if results.rows else None) or (
-        recipe.data.image_size or found.native_size or LARGE_IMAGE_SIZE
+        recipe.data.image_size or found.native_size or found.window or LARGE_IMAGE_SIZE
     )
     is_alike = numbers == list(range(len(known)))
     is_undivided = is_other and found.val_origin.startswith("held out")  # nothing is trained: all of it counts

@@ -173,7 +173,7 @@ def _scores(
     runners: dict[str, Runner] = {"torch": subject.model}
     runners |= {one.format.name: one.format.opened(one.file, torch.get_num_threads()) for one in written}
     predictors = {name: partial(_predicted, run) for name, run in runners.items()}
-    task = TASKS[images.recipe.task].for_data(images.num_classes)
+    task = TASKS[images.recipe.task].for_data(images.num_classes, **images.recipe.task_settings)
     batches = images.loaders("val")
     all_images = joined([images.splits[name] for name in images.counted("val")])
     if most_images is not None and most_images < len(all_images):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -9,6 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from understudy.core.image_size import height_and_width
+from understudy.data.loaders.dense import MOST_PIXELS
 from understudy.data.sources.found import BadImages
 from understudy.models.cost import throughput
 from understudy.report import headline
@@ -16,10 +19,12 @@ from understudy.results.schema import Deployed, Headline, Results, Row, Teacher
 from understudy.results.seed_record import SeedRecord
 from understudy.runs.cards import write_cards
 from understudy.runs.collect import assemble, scored_teacher
+from understudy.runs.components import Components
 from understudy.runs.context import Execution
 from understudy.runs.folder import RunFolder
 from understudy.runs.sample_table import write_disagreements, write_sample_table
 from understudy.runs.seeds import kept_seed, save_predictions
+from understudy.tasks.base import is_dense
 from understudy.utils.machine import peak_memory_gib
 
 __all__ = ["finish"]
@@ -88,9 +93,18 @@ def _deploy(run: RunFolder, results: Results, row: Row) -> Deployed:
     return Deployed(row=row.name, seed=best.seed, folder=run.student.name)
 
 
+def _timed_images(components: Components) -> int:
+    """Images of a pass that is timed: as many as are evaluated at once."""
+    most = components.recipe.data.eval_batch_size
+    if not is_dense(components.task):
+        return most
+    return min(most, max(1, MOST_PIXELS // math.prod(height_and_width(components.image_size))))
+
+
 def _time_models(execution: Execution) -> None:
     """Measure inference speed of student and teacher into timing.jsonl."""
-    components, batch_size = execution.components, execution.recipe.data.eval_batch_size
+    components = execution.components
+    batch_size = _timed_images(components)
     models = [("student", components.student_network, components.image_size)]
     if components.teacher_network is not None:
         models.append(("teacher", components.teacher_network, components.teacher_size or components.image_size))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from understudy.core.config import Config
 from understudy.core.image_size import ImageSize, height_and_width
 from understudy.core.networks import copied, is_channels_last
+from understudy.core.outputs import trial_loss
 from understudy.core.precision import Precision, autocast
 from understudy.core.taps import TappedModel
 from understudy.models import Network, in_format
@@ -213,7 +214,7 @@ def _pass(network: Network, images: Tensor, trial: Trial) -> Callable[[], None]:
             with autocast(trial.precision, trial.device):
                 output = module(images)
             if trial.trains:
-                output.float().square().mean().backward()
+                trial_loss(output).backward()  # type: ignore[no-untyped-call]
 
     return run
 

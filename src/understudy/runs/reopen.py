@@ -140,7 +140,7 @@ def _deployed_form(run: RunFolder, row: Variant, *, allow_code: bool) -> nn.Modu
     teacher = LiveTeacher(_network_of(recipe.teacher, run, allow_code=allow_code).module)
     tap_teacher(teacher, methods)
     around = BuildContext(
-        task=TASKS[recipe.task].for_data(num_classes),
+        task=TASKS[recipe.task].for_data(num_classes, **recipe.task_settings),
         num_classes=num_classes,
         sample=torch.zeros(2, 3, *height_and_width(student_size)),
         teacher=teacher,

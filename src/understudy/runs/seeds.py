@@ -54,7 +54,7 @@ def keep_seed(
             folder,
             network,
             label_names=components.data.classes,
-            image_size=components.image_size,
+            image_size=components.kept_size,
             crop_share=components.crop_share,
         )
         save_connectors(folder, [weighted.method for weighted in student.methods])

@@ -66,7 +66,7 @@ def _keep(components: Components, network: Network, run: RunFolder) -> None:
         partial,
         network,
         label_names=components.data.classes,
-        image_size=components.teacher_size or components.image_size,
+        image_size=components.teacher_size or components.kept_size,
         crop_share=components.crop_share,
     )
     partial.rename(run.teacher)

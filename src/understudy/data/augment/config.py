@@ -28,6 +28,7 @@ __all__ = [
     "NoAugment",
     "ResizedCrop",
     "RotateFlip",
+    "ScaleCrop",
 ]
 
 
@@ -119,12 +120,36 @@ class RotateFlip(AugmentParts):
     flip: bool = True  # mirror left to right, with probability 1/2
 
 
-Augment = NoAugment | CropFlip | ResizedCrop | RotateFlip
+class ScaleCrop(Config):
+    """Image and mask scaled by one factor, a window of both of the input's size, mirrored half of the time."""
+
+    name: Literal["scale_crop"] = "scale_crop"  # which augmentation
+    scale: tuple[float, float] = (0.5, 2.0)  # factor of the image's sides; torchvision's reference, CIRKD's code
+    step: float | None = Field(default=None, gt=0)  # factors in steps of so much; CIRKD's code: 0.1; None: any
+    flip: bool = True  # mirror left to right, with probability 1/2
+
+    @field_validator("scale")
+    @classmethod
+    def _is_a_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 16:
+            raise ValueError(f"must be [low, high] with 0 < low <= high <= 16, got {list(value)}")
+        return value
+
+    def factor(self, draw: float) -> float:
+        """The factor for a draw in [0,1)."""
+        low, high = self.scale
+        if self.step is None:
+            return low + draw * (high - low)
+        return low + self.step * int(draw * (int((high - low) / self.step + 1e-9) + 1))
+
+
+Augment = NoAugment | CropFlip | ResizedCrop | RotateFlip | ScaleCrop
 _AUGMENTS: dict[str, type[Augment]] = {
     "none": NoAugment,
     "crop_flip": CropFlip,
     "resized_crop": ResizedCrop,
     "rotate_flip": RotateFlip,
+    "scale_crop": ScaleCrop,
 }
 
 

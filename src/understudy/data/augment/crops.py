@@ -21,10 +21,20 @@ from torchvision.transforms.v2 import functional as transforms
 
 from understudy.core.image_size import ImageSize, covering, height_and_width, size_of
 from understudy.data.augment.after_crop import with_parts
-from understudy.data.augment.config import Augment, AugmentParts, CropFlip, NoAugment, ResizedCrop, RotateFlip
+from understudy.data.augment.config import (
+    Augment,
+    AugmentParts,
+    CropFlip,
+    NoAugment,
+    ResizedCrop,
+    RotateFlip,
+    ScaleCrop,
+)
 from understudy.data.config import DataConfig
 from understudy.data.sources.base import Source, images_in_memory, is_small
 from understudy.data.sources.decoding import BadImageError
+from understudy.data.sources.masked import has_masks
+from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed_tensor
 from understudy.utils.seeding import globally_seeded
 
@@ -50,6 +60,10 @@ def augment_for(config: DataConfig, source: Source) -> Augment:
     Digits: a crop with one pixel of padding, unflipped (a mirrored 2 is no digit). Float images (which went through
     a transform of their own): none. Small images: crop_flip; others: resized_crop.
     """
+    if has_masks(source):
+        return ScaleCrop() if config.augment == "auto" else config.augment
+    if isinstance(config.augment, ScaleCrop):
+        raise UserError("data.augment: scale_crop is of images with masks, and these have none; take another one")
     if config.augment != "auto":
         return config.augment
     if config.format == "digits" or config.root == "digits":
@@ -152,6 +166,7 @@ class Rendering:
         if isinstance(self.augment, NoAugment):
             at_size = covered if self._is_small(image) else fitted
             return _as_pair([at_size(image, size) for size in sizes])
+        assert not isinstance(self.augment, ScaleCrop), "images with masks have a rendering of their own"
         parts: AugmentParts = self.augment
         shown = self._cut(image)
         scaling = random.choice(("bilinear", "bicubic")) if parts.interpolation == "random" else parts.interpolation
@@ -164,7 +179,7 @@ class Rendering:
     def _cut(self, image: Tensor) -> Tensor:
         """What is seen of the image, at its own resolution, mirrored or not."""
         augment = self.augment
-        assert not isinstance(augment, NoAugment)
+        assert not isinstance(augment, NoAugment | ScaleCrop)
         if isinstance(augment, ResizedCrop):
             height, width = height_and_width(self.image_size)
             box = RandomResizedCrop.get_params(

@@ -33,12 +33,14 @@ class Sample(NamedTuple):
         teacher_image: (3,T,T); None where the teacher sees the student's.
         number: of the sample in its source, which knows its label; of a stream, which numbers nothing, its label.
         copy: which of its copies in the batch.
+        mask: (S,S) its class numbers by pixel; None where an image has one label.
     """
 
     image: Tensor
     teacher_image: Tensor | None
     number: int
     copy: int
+    mask: Tensor | None = None
 
 
 class Renderer(Protocol[AskedItem]):
@@ -103,6 +105,8 @@ class WorkerLoader(Generic[Item]):
         labels, indices = found.numbers, None
         if self._labels is not None:
             labels, indices = self._labels[found.numbers], found.numbers
+        if found.masks is not None:
+            labels = found.masks
         there = Batch(found.images, labels, found.teacher_images, indices, copies, view).to(self._device)
         teacher_images = None if there.teacher_images is None else as_unit(there.teacher_images)
         return replace(there, images=as_unit(there.images), teacher_images=teacher_images)
@@ -194,6 +198,7 @@ class _Rendered(NamedTuple):
     numbers: Tensor  # (B,)
     copies: Tensor  # (B,)
     skipped: Sequence[str]
+    masks: Tensor | None = None  # (B,S,S)
 
 
 class _RenderedBatches(Dataset[_Rendered], Generic[Item]):
@@ -205,6 +210,7 @@ class _RenderedBatches(Dataset[_Rendered], Generic[Item]):
     def __getitem__(self, items: Sequence[Item]) -> _Rendered:
         skipped: list[str] = []
         samples = self._renderer(items, skipped)
+        masks = [sample.mask for sample in samples if sample.mask is not None]
         teacher_images = [sample.teacher_image for sample in samples if sample.teacher_image is not None]
         return _Rendered(
             images=torch.stack([sample.image for sample in samples]) if samples else torch.empty(0),
@@ -212,6 +218,7 @@ class _RenderedBatches(Dataset[_Rendered], Generic[Item]):
             numbers=torch.tensor([sample.number for sample in samples], dtype=torch.int64),
             copies=torch.tensor([sample.copy for sample in samples], dtype=torch.int64),
             skipped=tuple(skipped),
+            masks=torch.stack(masks) if masks else None,
         )
 
 

@@ -16,7 +16,7 @@ from understudy.data.sources.decoding import BadImageError
 from understudy.utils.hashing import hashed
 from understudy.utils.seeding import globally_seeded
 
-__all__ = ["StreamEvalLoader", "StreamTrainLoader"]
+__all__ = ["Places", "StreamEvalLoader", "StreamTrainLoader", "TrainRenderer"]
 
 Place = tuple[int, int, int]  # epoch, position in its order, and copy
 
@@ -32,8 +32,8 @@ class StreamTrainLoader(WorkerTrainLoader[Place]):
         self, source: Source, config: DataConfig, rendering: Rendering, plan: EpochPlan, *, device: torch.device
     ) -> None:
         super().__init__(
-            _TrainRenderer(source, rendering, plan, config.on_bad_image == "stop"),
-            _Places(plan),
+            _ImageRenderer(source, rendering, plan, config.on_bad_image == "stop"),
+            Places(plan),
             config,
             plan,
             nothing_read=f"none of the {plan.num_samples} training images can be read",
@@ -60,18 +60,18 @@ class StreamEvalLoader(WorkerEvalLoader[int]):
         )
 
 
-class _TrainRenderer:
+class TrainRenderer:
     """Samples at places of an epoch; unreadable ones give way to the next of the epoch's order."""
 
-    def __init__(self, source: Source, rendering: Rendering, plan: EpochPlan, must_stop: bool) -> None:
+    def __init__(self, source: Source, plan: EpochPlan, must_stop: bool) -> None:
         self._source = source
-        self._rendering = rendering
         self._plan = plan
         self._must_stop = must_stop
         self._epoch = 0  # of the order at hand; a worker meets one epoch after the other
         self._order = torch.empty(0)
 
     def __call__(self, places: Sequence[Place], skipped: list[str]) -> list[Sample]:
+        """The samples of some places; a message is added to `skipped` for each that gave way."""
         found = [self._sample(place, skipped) for place in places]
         return [sample for sample in found if sample is not None]
 
@@ -81,22 +81,34 @@ class _TrainRenderer:
         for further in range(len(order)):
             index = int(order[(position + further) % len(order)])
             try:
-                view, shown = self._plan.view(epoch), copy + self._plan.repeat_at(position)  # one of the two is 0
-                return Sample(*self._rendered(index, view, shown), index, copy)
+                shown = copy + self._plan.repeat_at(position)  # one of the two is 0
+                with globally_seeded(hashed(self._plan.seed, self._plan.view(epoch), shown, index)):
+                    return self.rendered(index, copy)
             except BadImageError as error:
                 skipped.append(str(error))
                 if self._must_stop:
                     break
         return None
 
-    def _rendered(self, index: int, view: int, copy: int) -> tuple[Tensor, Tensor | None]:
-        with globally_seeded(hashed(self._plan.seed, view, copy, index)):
-            return self._rendering(self._source.image(index))
+    def rendered(self, index: int, copy: int) -> Sample:
+        """A sample, whatever it draws from the global generators. Raises BadImageError where it cannot be read."""
+        raise NotImplementedError
 
     def _order_of(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._plan.order(epoch)
         return self._order
+
+
+class _ImageRenderer(TrainRenderer):
+    """Images alone."""
+
+    def __init__(self, source: Source, rendering: Rendering, plan: EpochPlan, must_stop: bool) -> None:
+        super().__init__(source, plan, must_stop)
+        self._rendering = rendering
+
+    def rendered(self, index: int, copy: int) -> Sample:
+        return Sample(*self._rendering(self._source.image(index)), index, copy)
 
 
 class _EvalRenderer:
@@ -119,7 +131,7 @@ class _EvalRenderer:
             return None
 
 
-class _Places:
+class Places:
     """Batches of places from a step of an epoch on, copy after copy; both are set before each pass."""
 
     def __init__(self, plan: EpochPlan) -> None:

@@ -11,15 +11,18 @@ from understudy.core.image_size import ImageSize, checked_size
 from understudy.data.augment.config import Augment, AugmentParts, CropFlip, NoAugment
 from understudy.data.augment.copies import RotatedCopies, refuse_to_turn
 from understudy.data.augment.crops import Rendering, augment_for, first_samples, takes_rectangles
+from understudy.data.augment.dense import DenseRendering, check_dense
 from understudy.data.augment.mix import MixedBatches
 from understudy.data.config import DataConfig
 from understudy.data.loaders.base import EvalLoader, TrainLoader
+from understudy.data.loaders.dense import DenseEvalLoader, DenseTrainLoader
 from understudy.data.loaders.disk import StreamEvalLoader, StreamTrainLoader
 from understudy.data.loaders.hub import HubEvalLoader, HubTrainLoader
 from understudy.data.loaders.memory import MemoryEvalLoader, MemoryTrainLoader
 from understudy.data.loaders.plain import PlainLoader, from_plain_loader
 from understudy.data.loaders.plan import EpochPlan, Share
 from understudy.data.sources.base import Source, small_size
+from understudy.data.sources.masked import has_masks
 from understudy.data.sources.streamed import StreamedSource
 from understudy.data.splits import DataSplits
 from understudy.utils.errors import UserError
@@ -71,6 +74,8 @@ def train_loader(
     source = data.train if isinstance(data, DataSplits) else data
     augment = augment_for(config, source)
     _check_can_augment(source, augment)
+    if has_masks(source):
+        check_dense(config)
     share = Share(rank, world_size)
     plan = EpochPlan.of(len(source), config, seed=seed, num_views=num_views, share=share, labels=source.labels)
     channels = 3
@@ -106,6 +111,9 @@ def _augmented(
     if isinstance(source, StreamedSource):
         return HubTrainLoader(source, config, rendering, plan, device=device)
     augment = rendering.augment
+    if has_masks(source):
+        dense = DenseRendering(augment, rendering.image_size, config.shorter_side, rendering.mean)
+        return DenseTrainLoader(source, config, dense, plan, device=device)
     is_simple = isinstance(augment, NoAugment) or (isinstance(augment, CropFlip) and not augment.needs_each_image)
     is_small = small_size(source, takes_rectangles=config.takes_rectangles) is not None
     if is_small and is_simple:
@@ -166,6 +174,9 @@ def eval_loader(
     """
     image_size, teacher_size = _two_sizes(image_size, teacher_size)
     device, share = torch.device(device), Share(rank, world_size)
+    if has_masks(source):
+        whole = DenseRendering(NoAugment(), image_size, config.shorter_side)
+        return DenseEvalLoader(source, config, whole, share, device=device)
     if small_size(source, takes_rectangles=config.takes_rectangles) is not None:
         return MemoryEvalLoader(source, config, share, image_size=image_size, teacher_size=teacher_size, device=device)
     rendering = Rendering(NoAugment(), image_size, teacher_size, takes_rectangles=takes_rectangles(config, source))

@@ -22,7 +22,7 @@ def as_batch(item: object) -> Batch:
 
     Args:
         item: (images (B,3,H,W), labels) or a Batch. Labels are class numbers (B,) of any integer type, -1 where there
-            is none, or shares of classes (B,C), as floating-point numbers or one-hot.
+            is none, shares of classes (B,C), as floating-point numbers or one-hot, or maps of class numbers (B,H,W).
 
     Raises:
         UserError: it is neither, has no rows, or as many labels as it has no images.
@@ -150,6 +150,8 @@ def _first_size(batches: Iterable[Any]) -> int:
 def _labels(labels: object, num_images: int) -> Tensor:
     if not isinstance(labels, Tensor):
         raise UserError(f"the labels of a batch are {_described(labels)}; a tensor of class numbers (B,) is wanted")
+    if labels.ndim == 3 and not labels.is_floating_point() and len(labels) == num_images > 0:
+        return labels  # a class for every pixel; which classes there are, the task says
     if labels.ndim not in (1, 2):
         raise UserError(f"the labels of a batch have shape {tuple(labels.shape)}; (B,), or (B,C) mixed, is wanted")
     if len(labels) != num_images or num_images == 0:

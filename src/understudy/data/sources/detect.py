@@ -36,7 +36,7 @@ def find(config: DataConfig) -> Found:
 
 def roots_of(root: str) -> list[str]:
     """One root, or the several that are written with commas between them."""
-    if given_path(root, what="data.root").exists():
+    if given_path(root, what="data.root").exists() or _is_name_of(root) is not None:
         return [root]  # a comma may be part of a name
     return [part.strip() for part in root.split(",") if part.strip()] or [root]
 

@@ -1,0 +1,86 @@
+"""Shapes on noise with a mask each, drawn by a seeded generator: data for dense tasks without a download."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from understudy.data.sources.found import Found, SplitName
+from understudy.data.sources.masked import ArrayMaskedSource
+from understudy.data.sources.readers import Reader
+from understudy.utils.hashing import hashed
+
+if TYPE_CHECKING:
+    from understudy.data.config import DataConfig
+
+__all__ = ["CLASSES", "drawn_shapes"]
+
+CLASSES = ("background", "disc", "square", "triangle")
+SIDE = 64  # pixels
+SIZES: dict[SplitName, int] = {"train": 512, "val": 128}
+
+
+def drawn_shapes(count: int, *, seed: int, side: int = SIDE) -> tuple[Tensor, Tensor]:
+    """Images with two to four shapes of any colour on a background of noise, and their masks.
+
+    Args:
+        count: N.
+        seed: of all draws.
+        side: of the images, in pixels.
+
+    Returns:
+        (N,3,side,side) uint8, and (N,side,side) uint8 class numbers: 0 the background, then as in CLASSES.
+    """
+    generator = torch.Generator().manual_seed(hashed(seed, "shapes"))
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    images, masks = torch.empty(count, 3, side, side), torch.zeros(count, side, side, dtype=torch.uint8)
+    rows, columns = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
+    for number in range(count):
+        coarse = drawn(1, 3, 4, 4)
+        ground = torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")[0]
+        image = 0.5 * ground + 0.25
+        for _ in range(2 + int(drawn(1) * 3)):
+            kind, radius = 1 + int(drawn(1) * 3), side * (0.1 + 0.12 * float(drawn(1)))
+            y, x = (float(radius + (side - 2 * radius) * value) for value in drawn(2))
+            inside = _inside(kind, rows - y, columns - x, radius, 2 * math.pi * float(drawn(1)))
+            image[:, inside] = drawn(3, 1)
+            masks[number][inside] = kind
+        images[number] = image + 0.1 * (drawn(3, side, side) - 0.5)
+    return (255 * images.clamp(0, 1)).round().to(torch.uint8), masks
+
+
+def _inside(kind: int, rows: Tensor, columns: Tensor, radius: float, angle: float) -> Tensor:
+    """(H,W) whether a place lies in a disc, a square or a triangle about the origin, turned by an angle."""
+    if kind == 1:
+        return rows.square() + columns.square() < radius**2
+    sides, reach = (4, radius * math.sqrt(0.5)) if kind == 2 else (3, radius / 2)
+    inside = torch.ones_like(rows, dtype=torch.bool)
+    for number in range(sides):
+        turn = angle + 2 * math.pi * number / sides
+        inside &= rows * math.sin(turn) + columns * math.cos(turn) < reach
+    return inside
+
+
+class _Shapes(Reader, name="shapes"):
+    """The name "shapes": 512 images to train on and 128 to validate on, the same ones each time."""
+
+    asked = 0
+    takes_names = True
+
+    @classmethod
+    def is_name(cls, root: str) -> bool:
+        """Whether it says so."""
+        return root == "shapes"
+
+    @classmethod
+    def open(cls, root: Path, config: DataConfig) -> Found:
+        """Drawn now."""
+        splits = {split: ArrayMaskedSource(*drawn_shapes(count, seed=count)) for split, count in SIZES.items()}
+        return Found("shapes", CLASSES, splits)
