@@ -10,7 +10,7 @@ import torch
 from understudy.core.image_size import ImageSize, height_and_width, size_of, size_text
 from understudy.data.augment.crops import first_samples
 from understudy.data.augment.dense import check_dense
-from understudy.data.cache import cached, first_readable
+from understudy.data.cache import Cached, cached, first_readable
 from understudy.data.config import DataConfig
 from understudy.data.divide import divided, reduced
 from understudy.data.duplicates import duplicate_notes
@@ -137,15 +137,7 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
     rotations = count_rotations(names)
     notes += rotations.note(is_applied=config.exif_rotation)
     are_masked = has_masks(parts["train"])
-    once = {
-        source: cached(
-            source,
-            False if are_masked else config.cache,
-            takes_rectangles=config.takes_rectangles,
-            what=f"the {found.name} {names[source]} images",
-        )
-        for source in names
-    }
+    once = {source: _once(source, config, what=f"the {found.name} {names[source]} images") for source in names}
     bad = [*found.bad, *(text for part in once.values() for text in part.bad)]
     notes += _notes_on_bad(BadImages(bad, ("image cannot be read", "images cannot be read")), config)
     decoded = {name: once[source] for name, source in parts.items()}
@@ -173,6 +165,12 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
         window=_window(train) if are_masked else None,
         notes=(*notes, *_notes_on_memory(part.source for part in once.values())),
     )
+
+
+def _once(source: Source, config: DataConfig, *, what: str) -> Cached:
+    """A source in memory, where its images are small and have no masks."""
+    mode = False if has_masks(source) else config.cache
+    return cached(source, mode, takes_rectangles=config.takes_rectangles, what=what)
 
 
 def _window(train: Source) -> ImageSize:

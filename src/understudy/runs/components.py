@@ -29,8 +29,9 @@ from understudy.models.cost import model_facts
 from understudy.recipes.schema import Recipe
 from understudy.runs.absent_files import refuse_absent_files
 from understudy.runs.bank.open import notes_on, open_banks, refuse_absent_banks, was_made_unturned
+from understudy.runs.data_task import task_of, with_task_of
 from understudy.runs.networks import LARGE_IMAGE_SIZE, network_named, with_classes_numbered
-from understudy.tasks import TASKS, Task
+from understudy.tasks import Task
 from understudy.tasks.base import is_dense
 from understudy.teachers import LiveTeacher, RunTeacher, Teacher
 from understudy.training.build import BuildContext
@@ -213,28 +214,10 @@ def _opened_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, Da
         data = open_data(recipe.data)
     for note in data.notes:
         say(note)
-    recipe = _with_task_of(recipe, data)
+    recipe = with_task_of(recipe, data)
     if data.greys is not None:  # chosen by these images; a run goes on with it, and others are evaluated by it
         recipe = recipe.with_data(grey_range=data.greys)
     return recipe, data
-
-
-def _with_task_of(recipe: Recipe, data: DataSplits) -> Recipe:
-    """The recipe with the task that its data are for.
-
-    Raises:
-        UserError: the recipe's task cannot be learnt from them.
-    """
-    if data.window is not None:
-        if recipe.bank is not None:
-            raise UserError("bank: a bank keeps one prediction an image, and here every pixel has one; leave it out")
-        return recipe.model_copy(update={"task": "segmentation"})
-    if recipe.task == "segmentation":
-        raise UserError(
-            f"task: segmentation learns from masks, and {data.name} has one class an image; give a folder with images/ "
-            "and masks/, or data.root: images=FOLDER,masks=FOLDER"
-        )
-    return recipe
 
 
 def _teacher_size(recipe: Recipe, data: DataSplits, teacher: Network | None, image_size: ImageSize) -> ImageSize | None:
@@ -258,17 +241,6 @@ def _with_resized_images(
     resized = resized_source(data.train, largest)
     say(f"{len(resized):,} training images take {mib(resized.num_bytes)} of memory, scaled down and as JPEG")
     return replace(data, train=resized)
-
-
-def task_of(recipe: Recipe, data: DataSplits) -> Task:
-    """The task of a recipe on its data."""
-    return TASKS[recipe.task].for_data(
-        len(data.classes),
-        data.train.labels,
-        label_smoothing=recipe.label_smoothing,
-        class_weights=recipe.class_weights,
-        **recipe.task_settings,
-    )
 
 
 def _check_names_exist(recipe: Recipe, device: torch.device, world: World) -> None:

@@ -1,0 +1,39 @@
+"""The task of a run, by its recipe and its data."""
+
+from __future__ import annotations
+
+from understudy.data import DataSplits
+from understudy.recipes.schema import Recipe
+from understudy.tasks import TASKS, Task
+from understudy.utils.errors import UserError
+
+__all__ = ["task_of", "with_task_of"]
+
+
+def with_task_of(recipe: Recipe, data: DataSplits) -> Recipe:
+    """The recipe with the task that its data are for.
+
+    Raises:
+        UserError: the recipe's task cannot be learnt from them.
+    """
+    if data.window is not None:
+        if recipe.bank is not None:
+            raise UserError("bank: a bank keeps one prediction an image, and here every pixel has one; leave it out")
+        return recipe.model_copy(update={"task": "segmentation"})
+    if recipe.task == "segmentation":
+        raise UserError(
+            f"task: segmentation learns from masks, and {data.name} has one class an image; give a folder with images/ "
+            "and masks/, or data.root: images=FOLDER,masks=FOLDER"
+        )
+    return recipe
+
+
+def task_of(recipe: Recipe, data: DataSplits) -> Task:
+    """The task of a recipe on its data."""
+    return TASKS[recipe.task].for_data(
+        len(data.classes),
+        data.train.labels,
+        label_smoothing=recipe.label_smoothing,
+        class_weights=recipe.class_weights,
+        **recipe.task_settings,
+    )
