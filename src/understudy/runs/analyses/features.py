@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from understudy.analysis import CKA, fixed_point, principal_components, spectrum, tsne
 from understudy.core.stages import stages_of
-from understudy.core.taps import tap_names
+from understudy.core.tap_names import tap_names
 from understudy.methods.projector import Projector
 from understudy.methods.shared.connectors import pooled
 from understudy.runs.analyses.base import Analysis, Found, Piece, register_analysis
