@@ -92,7 +92,8 @@ def test_no_module_imports_at_its_top_what_few_need() -> None:
 @pytest.mark.slow
 def test_all_public_names_together_import_nothing_that_few_need() -> None:
     here = modules_after("from understudy import *; import understudy.cli.commands")
-    assert not here & set(LATE)
+    brought = modules_after("import torch, torchvision, timm")  # timm imports wandb where it is installed
+    assert not (here - brought) & set(LATE)
     assert {"torch", "timm"} <= here
 
 
