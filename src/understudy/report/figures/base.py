@@ -11,9 +11,19 @@ from understudy.report.figures.style import STYLE, Plot
 from understudy.report.run_data import RunData
 from understudy.utils.errors import UserError
 
-__all__ = ["FIGURES", "Draw", "Figure", "all_plots", "register_figure"]
+__all__ = ["FIGURES", "Draw", "Figure", "Lacking", "all_figures", "all_plots", "register_figure"]
 
-Draw = Callable[[RunData], Plot | None]
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """A figure that belongs on the page of such a run, and whose numbers the run does not hold."""
+
+    name: str  # as the Plot's would be
+    title: str
+    why: str  # a sentence: what is not there, and which setting or command would bring it
+
+
+Draw = Callable[[RunData], Plot | Lacking | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +40,9 @@ FIGURES: dict[str, Figure] = {}
 def register_figure(name: str, *, place: int = 100) -> Callable[[Draw], Draw]:
     """Let the page of every run have a figure: `@register_figure("seeds")` above the function that draws it.
 
-    The function is given the run, draws in the style of the page, and returns None where the run holds nothing to draw.
-    One that is defined anew, as in a notebook, replaces itself.
+    The function is given the run and draws in the style of the page; where a run of this kind has nothing to draw it
+    returns None, where it could have had, a `Lacking` that says why and what would bring it. It is called once more
+    for a phone, where `new_figure` is narrow. One that is defined anew, as in a notebook, replaces itself.
 
     Args:
         name: of the figure, which the Plot has too: a word, unique on a page.
@@ -58,11 +69,16 @@ def all_plots(run: RunData) -> list[Plot]:
     Raises:
         UserError: the figure of another package cannot be drawn; the text names both.
     """
+    return [found for found in all_figures(run) if isinstance(found, Plot)]
+
+
+def all_figures(run: RunData) -> list[Plot | Lacking]:
+    """Likewise, with those that say what they lack in their places."""
     in_order = sorted(FIGURES.items(), key=lambda item: (item[1].place, item[0]))
-    return [plot for name, figure in in_order if (plot := _drawn(name, figure.draw, run)) is not None]
+    return [found for name, figure in in_order if (found := _drawn(name, figure.draw, run)) is not None]
 
 
-def _drawn(name: str, draw: Draw, run: RunData) -> Plot | None:
+def _drawn(name: str, draw: Draw, run: RunData) -> Plot | Lacking | None:
     try:
         plot = draw(run)
         if plot is not None and plot.name != name:  # two sections of the page could have one name

@@ -10,12 +10,25 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from understudy.report.formatting import shortened
 from understudy.results.schema import ALONE
 
-__all__ = ["GREY", "STYLE", "TEACHER_COLOR", "Plot", "RowLook", "looks", "new_figure", "shortened"]
+__all__ = [
+    "GREY",
+    "STYLE",
+    "TEACHER_COLOR",
+    "Plot",
+    "RowLook",
+    "add_panels",
+    "is_narrow",
+    "legend_columns",
+    "looks",
+    "new_figure",
+    "shortened",
+]
 
 TEACHER_COLOR = "#111111"
 GREY = "#8a8f98"
@@ -101,3 +114,18 @@ def looks(names: Sequence[str]) -> dict[str, RowLook]:
 def new_figure(height: float) -> Figure:
     """An empty figure, 10 inches wide (960 pixels of a page) and `height` inches high."""
     return Figure(figsize=(10, height), layout="constrained")
+
+
+def is_narrow() -> bool:
+    """Whether the figure that is being made is for a phone."""
+    return False
+
+
+def add_panels(figure: Figure, number: int) -> list[Axes]:
+    """So many axes side by side."""
+    return [figure.add_subplot(1, number, place) for place in range(1, number + 1)]
+
+
+def legend_columns(most: int) -> int:
+    """Columns of a legend that has room for `most` of them on a wide page."""
+    return most
