@@ -36,6 +36,7 @@ __all__ = [  # noqa: F405
     "Taps",
     "Trainer",
     "UserError",
+    "analyze",
     "create_model",
     "dist_loss",
     "distill",

@@ -56,6 +56,7 @@ def seen(run: RunFolder, probe: str) -> dict[str, Tensor]:
     return load_file(run.probes / f"{probe}.safetensors")
 
 
+@pytest.mark.slow
 class TestInARun:
     def test_a_probed_run_is_the_same_bit_for_bit(self, plain: RunFolder, probed: RunFolder) -> None:
         before, after = reproducible_files(plain), reproducible_files(probed)
@@ -114,9 +115,26 @@ class TestInARun:
         assert [name for name in expected if name.startswith("probes") and expected[name] != found[name]] == []
         assert read_metrics(run) == read_metrics(probed)
 
-    def test_a_misspelt_probe_is_refused_with_the_nearest(self) -> None:
-        with pytest.raises(UserError, match="momenta"):
-            recipe(probes=["momentum"])
+
+def test_a_misspelt_probe_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="momenta"):
+        recipe(probes=["momentum"])
+
+
+@pytest.mark.parametrize("update", [Joint.Config(lr=0.1), DOT.Config(lr=0.1)], ids=["joint", "dot"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_probed_student_takes_the_very_same_steps(update: Any, accumulate: int) -> None:
+    def weights(probes: list[str]) -> Tensor:
+        teacher = small_teacher()
+        spec = StudentSpec(
+            small_net(1, dropout=0.5), method=methods.Projector.Config(), update=update, accumulate=accumulate
+        )
+        student = student_of(spec, teacher)
+        trainer = Trainer([student], teacher=teacher, device=CPU, probes=probes, probe_every=1)
+        trainer.fit(list(batches()), epochs=2)
+        return torch.cat([p.flatten() for p in [*student.model.parameters(), *student.connectors.parameters()]])
+
+    assert torch.equal(weights([]), weights(ALL))
 
 
 def fitted(update: Any, *, every: int = 1, network: nn.Module | None = None, **spec: Any) -> Trainer:

@@ -1,16 +1,19 @@
-"""What Python does with a finished run: predict, evaluate, export."""
+"""What Python does with a finished run: predict, evaluate, analyze, export."""
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from understudy.api.distill import Result
 from understudy.models.export import FORMATS, Format
 from understudy.models.export.onnx import Onnx
+from understudy.runs.console import Display
 from understudy.runs.evaluate import evaluate as evaluate_run
 from understudy.runs.export import Wanted
 from understudy.runs.export import export as export_run
@@ -20,7 +23,7 @@ from understudy.runs.predict import Given, Prediction, predictions
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import given_path
 
-__all__ = ["evaluate", "export", "predict"]
+__all__ = ["analyze", "evaluate", "export", "predict"]
 
 
 def predict(
@@ -83,6 +86,51 @@ def evaluate(
     where = None if data is None else str(given_path(data, what="data"))
     found = evaluate_run(folder, split=split, data=where, module=module, allow_code=allow_code)
     return dict(found.scores.scores)
+
+
+def analyze(
+    run: str | Path | Result,
+    *,
+    what: Sequence[str] = (),
+    images: int = 500,
+    points: int = 11,
+    seed: int | None = None,
+    data: str | Path | None = None,
+    module: nn.Module | None = None,
+    allow_code: bool = False,
+    quiet: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Compute why a run's students are as they are, and add the figures to its page.
+
+    Each analysis is kept in analysis/NAME.json of the run (arrays in NAME.safetensors), piece by piece: what an earlier
+    call has done is not done again.
+
+    Args:
+        run: a run folder, or what `distill` gives.
+        what: names of analyses, as `understudy analyze --what`; empty: all of them.
+        images: at most so many of a split are looked at.
+        points: of a loss landscape along each direction, an odd number.
+        seed: whose students; None: the run's first.
+        data: as in `evaluate`.
+        module: as in `predict`.
+        allow_code: as in `predict`.
+        quiet: print nothing.
+
+    Returns:
+        By analysis, what its JSON holds: "pieces" by row, or "problem" where it could not be made.
+
+    Raises:
+        UserError: no such analysis, or a run whose images cannot be shown again.
+    """
+    from understudy.runs.analyses.run import AnalyzeOptions
+    from understudy.runs.analyses.run import analyze as analyze_runs
+
+    folder, module = _opened(run, module)
+    where = None if data is None else str(given_path(data, what="data"))
+    options = AnalyzeOptions(tuple(what), num_images=images, points=points, seed=seed, data=where)
+    analyze_runs([folder], options, allow_code=allow_code, module=module, display=Display(quiet=quiet))
+    files = {analysis.name: folder.analysis / f"{analysis.name}.json" for analysis in options.chosen}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
 
 
 def export(

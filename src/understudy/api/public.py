@@ -1,6 +1,7 @@
 """Everything that `understudy.__all__` lists, imported; `import understudy` itself asks for it when a name is used."""
 
 from understudy import methods as methods
+from understudy.api.deploy import analyze as analyze
 from understudy.api.deploy import evaluate as evaluate
 from understudy.api.deploy import export as export
 from understudy.api.deploy import predict as predict

@@ -42,9 +42,10 @@ def _features(opened: Opened, name: str, taps: Sequence[str]) -> Iterable[Mappin
     """Features of batch after batch, by tap, on the device."""
     model = opened.tapped(name, list(taps))
     model.prepare = nn.Identity()  # `images` has done it
-    with torch.no_grad():
-        for images, _ in opened.images(name, SPLIT):
-            yield model(images)[1]
+    for images, _ in opened.images(name, SPLIT):
+        with torch.no_grad():  # not around the yield: two such generators side by side would leave it switched off
+            features = model(images)[1]
+        yield features
 
 
 def _similarity(opened: Opened, row: str) -> Found:

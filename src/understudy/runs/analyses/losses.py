@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,7 +24,7 @@ from understudy.analysis import (
 from understudy.runs.analyses.base import Analysis, Found, Piece, register_analysis
 from understudy.runs.analyses.opened import Opened
 
-__all__ = ["CURVATURE", "LANDSCAPE"]
+__all__ = ["CURVATURE", "LANDSCAPE", "steps_of"]
 
 SPLIT = "train"
 LINE_POINTS = 41
@@ -32,6 +33,11 @@ SEEDS = (1, 2)  # of the two directions, the same for all students of one layout
 EIGENVALUES, LANCZOS_STEPS, TRACE_SAMPLES = 3, 20, 16
 MOST_IMAGES_OF_CURVATURE = 256
 HESSIAN_PASSES = 5.0  # forward passes that a product with the Hessian is worth
+
+
+def steps_of(points: int) -> npt.NDArray[np.float64]:
+    """An odd number of steps from -REACH to REACH; the middle one is 0, which `linspace` misses by rounding."""
+    return REACH * (np.arange(points) - points // 2) / (points // 2)
 
 
 def _settings(opened: Opened) -> Mapping[str, Any]:
@@ -46,7 +52,7 @@ def _landscape_pieces(opened: Opened) -> Iterable[Piece]:
 
 
 def _line(opened: Opened, row: str) -> Found:
-    steps = np.linspace(-REACH, REACH, LINE_POINTS)
+    steps = steps_of(LINE_POINTS)
     losses = _losses(opened, row, SEEDS[:1], [(float(x),) for x in steps])
     centre = float(losses[LINE_POINTS // 2])
     values = {
@@ -59,7 +65,7 @@ def _line(opened: Opened, row: str) -> Found:
 
 
 def _plane_row(opened: Opened, row: str, place: int) -> Found:
-    steps = np.linspace(-REACH, REACH, opened.points)
+    steps = steps_of(opened.points)
     losses = _losses(opened, row, SEEDS, [(float(steps[place]), float(y)) for y in steps])
     return Found({"steps": steps.tolist(), "losses": losses.tolist()})
 
