@@ -173,7 +173,48 @@ def _predictions(
         for row in rows:
             for seed in seeds:
                 tensors[f"{split}/{row}/{seed}"] = predicted(accuracy.get(row, 0.9) + 0.004 * (seed % 3 - 1))
+        tensors |= _certainties(tensors, split, difficulty, has_teacher=has_teacher)
     return tensors
+
+
+def _certainties(
+    tensors: Mapping[str, np.ndarray], split: str, difficulty: np.ndarray, *, has_teacher: bool
+) -> dict[str, np.ndarray]:
+    """How sure each model is, the less the harder an image, and how far it is from the teacher."""
+    found: dict[str, np.ndarray] = {f"index/{split}": np.arange(NUM_IMAGES)}
+    sure = (0.99 - 0.6 * difficulty**4).astype(np.float32)
+    for key, said in tensors.items():
+        if not key.startswith(f"{split}/") or key == f"{split}/labels":
+            continue
+        found[f"confidence/{key}"] = sure
+        found[f"label_probability/{key}"] = np.where(said == tensors[f"{split}/labels"], sure, (1 - sure) / 9)
+        if has_teacher and key != f"{split}/teacher":
+            found[f"kl/{key}"] = (0.1 + (said != tensors[f"{split}/teacher"]) * (1 + difficulty)).astype(np.float32)
+    return found
+
+
+def write_disagreements(folder: Path, count: int = 4, split: str = "val") -> None:
+    """disagreements.parquet and predictions.parquet, as far as the page reads them, of a run in `folder`."""
+    import io
+
+    import pyarrow
+    from PIL import Image
+    from pyarrow import parquet
+
+    images = []
+    for i in range(count):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (30 * i, 90, 200)).save(buffer, "PNG")
+        images.append(buffer.getvalue())
+    columns = {
+        "split": [split] * count,
+        "index": list(range(count)),
+        "file": [f"val/<b>/{i}.jpg" for i in range(count)],
+        "image": images,
+    }
+    parquet.write_table(pyarrow.table(columns), folder / "disagreements.parquet")
+    names = {"split": [split] * NUM_IMAGES, "file": [f"val/{i}.jpg" for i in range(NUM_IMAGES)]}
+    parquet.write_table(pyarrow.table(names), folder / "predictions.parquet")
 
 
 def _results(

@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from contextlib import nullcontext
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,10 +15,10 @@ from understudy.report.figures.classes import class_plot
 from understudy.report.figures.curves import curves_plot
 from understudy.report.figures.differences import difference_plot
 from understudy.report.figures.outcomes import outcome_plot
-from understudy.report.figures.style import looks, shortened
+from understudy.report.figures.style import looks, narrow, shortened
 from understudy.report.figures.sweep import setting_plot
 
-NAMES = ["curves", "accuracy", "differences", "classes", "outcomes"]
+NAMES = ["cost", "curves", "accuracy", "differences", "classes", "confusion", "calibration", "outcomes"]
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +46,12 @@ def sweep(tmp_path_factory):
     return read_run(write_sweep(tmp_path_factory.mktemp("runs") / "sweep", varied, published=(90.5, 80.1)))
 
 
+@pytest.mark.parametrize("width", [nullcontext, narrow], ids=["wide", "narrow"])
 @pytest.mark.parametrize("fixture", ["run", "crowded", "sweep"])
-def test_no_two_labels_overlap_and_none_leaves_the_figure(fixture, request):
-    for plot in all_plots(request.getfixturevalue(fixture)):
+def test_no_two_labels_overlap_and_none_leaves_the_figure(fixture, width, request):
+    with width():
+        plots = all_plots(request.getfixturevalue(fixture))
+    for plot in plots:
         renderer = FigureCanvasAgg(plot.figure).get_renderer()
         plot.figure.draw(renderer)
         boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in drawn_texts(plot.figure)]
@@ -127,7 +131,7 @@ def test_a_row_that_cannot_be_told_from_alone_is_drawn_hollow(tmp_path):
     plot = difference_plot(run)
 
     assert plot is not None
-    faces = [line.get_markerfacecolor() for line in plot.figure.axes[0].lines if line.get_marker() == "o"]
+    faces = [line.get_markerfacecolor() for line in plot.figure.axes[0].lines if line.get_marker() in ("o", "s")]
     assert faces == ["white", looks(["kd", "kd+dot"])["kd+dot"].color]
 
 
@@ -161,7 +165,7 @@ def test_more_classes_than_fit_are_cut_to_the_widest_gaps_and_that_is_said(tmp_p
 def test_a_run_without_a_teacher_has_no_figures_about_one(tmp_path):
     run = read_run(write_run(tmp_path, rows=["alone"], has_teacher=False))
 
-    assert [plot.name for plot in all_plots(run)] == ["curves", "accuracy"]
+    assert [plot.name for plot in all_plots(run)] == ["curves", "accuracy", "confusion", "calibration"]
     assert class_plot(run) is None
     assert outcome_plot(run) is None
 

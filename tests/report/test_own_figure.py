@@ -18,7 +18,7 @@ from understudy.report.figures import FIGURES, Plot, register_figure
 from understudy.report.figures.style import new_figure
 from understudy.report.run_data import RunData
 
-SHIPPED = ["curves", "accuracy", "differences", "classes", "outcomes"]
+SHIPPED = ["curves", "accuracy", "differences", "classes", "confusion", "calibration", "outcomes"]  # below the table
 
 
 @pytest.fixture(autouse=True)
@@ -40,21 +40,21 @@ def sections(page: Path) -> list[str]:
 def test_the_page_of_a_run_has_the_figure_of_a_package_behind_its_own(tmp_path: Path) -> None:
     run = write_run(tmp_path / "x")
     done("report", run)
-    assert sections(run / "report.html") == ["table", *SHIPPED, "seeds", "mistakes", "again"]
+    assert sections(run / "report.html") == ["table", *SHIPPED, "seeds", "mistakes", "use", "again"]
     assert "How far the seeds agree" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_run_without_its_numbers_has_no_such_figure(tmp_path: Path) -> None:
     importlib.import_module("own_seeds")
     plots = all_plots(read_run(write_run(tmp_path / "x", seeds=[0])))
-    assert [plot.name for plot in plots] == SHIPPED
+    assert [plot.name for plot in plots] == ["cost", *SHIPPED]
 
 
 def test_its_place_is_where_it_says(tmp_path: Path) -> None:
     importlib.import_module("own_seeds")
     register_figure("seeds", place=35)(FIGURES["seeds"].draw)
     assert [plot.name for plot in all_plots(read_run(write_run(tmp_path / "x")))] == [
-        "curves", "accuracy", "seeds", "differences", "classes", "outcomes"
+        "cost", "curves", "accuracy", "seeds", "differences", "classes", "confusion", "calibration", "outcomes"
     ]  # fmt: skip
 
 

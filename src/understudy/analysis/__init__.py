@@ -1,7 +1,7 @@
 """Analysis is numbers only: tensors, arrays or modules in, dataclasses out."""
 
 from understudy.analysis.agreement import Outcomes, agreement, outcomes, per_class_accuracy
-from understudy.analysis.calibration import Calibration, calibration, confusion, effective_classes
+from understudy.analysis.calibration import Calibration, calibration, confusion, effective_classes, reliability
 from understudy.analysis.conflict import Conflict, conflict, consistent_part, cosine
 from understudy.analysis.curvature import Trace, hessian_trace, largest_eigenvalues
 from understudy.analysis.embeddings import principal_components, tsne
@@ -60,6 +60,7 @@ __all__ = [
     "principal_components",
     "random_direction",
     "relations",
+    "reliability",
     "sharpness",
     "spectrum",
     "summary",

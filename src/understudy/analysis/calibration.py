@@ -10,7 +10,7 @@ import numpy.typing as npt
 from understudy.analysis.arrays import ArrayLike, as_array
 from understudy.utils.errors import UserError
 
-__all__ = ["Calibration", "calibration", "confusion", "effective_classes"]
+__all__ = ["Calibration", "calibration", "confusion", "effective_classes", "reliability"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -55,19 +55,41 @@ def calibration(probabilities: ArrayLike, labels: ArrayLike, *, num_bins: int = 
     if (p < 0).any() or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
         raise UserError("rows of probabilities must not be negative and sum to 1; take the softmax of logits first")
     confidence, is_right = p.max(axis=1), p.argmax(axis=1) == true
-    places = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+    return reliability(confidence, is_right, p[np.arange(len(p)), true], num_bins=num_bins)
+
+
+def reliability(
+    confidence: ArrayLike, is_right: ArrayLike, label_probability: ArrayLike, *, num_bins: int = 15
+) -> Calibration:
+    """As `calibration`, of what is left of the probabilities where they are not kept whole.
+
+    Args:
+        confidence: (N,) probability of the class that is named.
+        is_right: (N,) whether that is the label.
+        label_probability: (N,) probability of the label.
+        num_bins: K.
+
+    Raises:
+        UserError: shapes that do not go together, no images, numbers outside [0,1].
+    """
+    sure, likely = (np.asarray(as_array(x), dtype=np.float64) for x in (confidence, label_probability))
+    right = as_array(is_right)
+    if sure.ndim != 1 or not len(sure) or not sure.shape == likely.shape == right.shape:
+        raise UserError(f"reliability needs three lists (N,), got {sure.shape}, {right.shape} and {likely.shape}")
+    if not all(((x >= 0) & (x <= 1 + 1e-6)).all() for x in (sure, likely)):
+        raise UserError("probabilities must lie between 0 and 1")
+    places = np.clip(np.ceil(sure * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     counts = np.bincount(places, minlength=num_bins)
     with np.errstate(invalid="ignore"):  # 0 / 0 of an empty bin is NaN on purpose
-        said = np.bincount(places, weights=confidence, minlength=num_bins) / counts
-        right = np.bincount(places, weights=is_right, minlength=num_bins) / counts
-    gaps = np.nan_to_num(np.abs(said - right))
-    nll = -np.log(np.clip(p[np.arange(len(p)), true], np.finfo(np.float64).tiny, None)).mean()
+        said = np.bincount(places, weights=sure, minlength=num_bins) / counts
+        found = np.bincount(places, weights=right, minlength=num_bins) / counts
+    gaps = np.nan_to_num(np.abs(said - found))
     return Calibration(
-        error=float(100 * (gaps * counts).sum() / len(p)),
+        error=float(100 * (gaps * counts).sum() / len(sure)),
         largest=float(100 * gaps.max()),
-        nll=float(nll),
+        nll=float(-np.log(np.clip(likely, np.finfo(np.float64).tiny, None)).mean()),
         confidence=100 * said,
-        accuracy=100 * right,
+        accuracy=100 * found,
         counts=counts,
     )
 

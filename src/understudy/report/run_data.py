@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from understudy.report.certainty import Certainty, certainty_in
 from understudy.results.items import item_scores
 from understudy.results.reading import read_results
 from understudy.results.schema import Results
@@ -76,6 +77,7 @@ class Timing:
     speeds: tuple[Speed, ...] = ()
     run_seconds: float | None = None
     epoch_seconds: dict[str, float] = field(default_factory=dict)  # of the newest epoch, by stretch: teacher, seed0
+    stretch_seconds: dict[str, float] = field(default_factory=dict)  # of all epochs, likewise
 
     def speed_of(self, model: str, role: Literal["student", "teacher"]) -> float | None:
         """Images per second of `model` in that role, or None where nobody measured it."""
@@ -105,6 +107,7 @@ class RunData:
     epochs: tuple[EpochRecord, ...] = ()
     timing: Timing = Timing()
     predictions: Predictions | None = None
+    certainty: Certainty | None = None  # how sure they are of it, where that was kept
     items: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # by row: (S, N), see `item_scores`
     environment: dict[str, Any] = field(default_factory=dict)
     recipe: str = ""
@@ -130,6 +133,7 @@ def read_run(folder: Path) -> RunData:
         epochs=epochs,
         timing=timing,
         predictions=predictions,
+        certainty=certainty_in(tensors or {}, results, len(predictions.labels)) if predictions else None,
         items=_items(tensors or {}, results) if predictions or not is_of_classes else {},
         environment=read_environment(folder / "environment.json", missing),
         recipe=read_recipe_text(folder / "recipe.yaml", missing),
@@ -146,12 +150,14 @@ def read_timing(file: Path, missing: list[str] | None = None) -> Timing:
     seconds = [
         float(x["seconds"]) for x in lines if x.get("kind") == "run" and isinstance(x.get("seconds"), int | float)
     ]
-    epochs = {
-        str(x["stretch"]): float(x["seconds"])
-        for x in lines
-        if x.get("kind") == "epoch" and "stretch" in x and isinstance(x.get("seconds"), int | float)
-    }
-    return Timing(tuple(speeds.values()), sum(seconds) if seconds else None, epochs)
+    epochs: dict[str, float] = {}
+    of_stretch: dict[str, dict[Any, float]] = {}  # an epoch that was done again counts once
+    for x in lines:
+        if x.get("kind") == "epoch" and "stretch" in x and isinstance(x.get("seconds"), int | float):
+            stretch = str(x["stretch"])
+            epochs[stretch] = of_stretch.setdefault(stretch, {})[str(x.get("epoch"))] = float(x["seconds"])
+    total = {stretch: sum(found.values()) for stretch, found in of_stretch.items()}
+    return Timing(tuple(speeds.values()), sum(seconds) if seconds else None, epochs, total)
 
 
 def _epochs(file: Path, results: Results, missing: list[str]) -> tuple[EpochRecord, ...]:

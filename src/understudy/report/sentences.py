@@ -46,9 +46,10 @@ def row_sentence(results: Results, row: Row) -> str:
         lead, least, most = _lead(results.metric, comparison)
         amount, low, high = differences(results.metric, abs(lead), least, most)
         way = "behind" if lead < 0 else "ahead of"
+        apart = f"{way} {ALONE} by {_amount(results.metric, amount)}" if lead else f"level with {ALONE}"
         start = (
-            f"{row.name} is {way} {ALONE} by {_amount(results.metric, amount)}, "
-            f"but the 95 % interval, {low} to {high}, spans zero ({_CANNOT_TELL})"
+            f"{row.name} is {apart}, "
+            f"{'but' if lead else 'and'} the 95 % interval, {low} to {high}, spans zero ({_CANNOT_TELL})"
         )
     else:
         start = f"{row.name} is {_difference(results, comparison, ALONE)}"

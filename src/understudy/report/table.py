@@ -25,6 +25,7 @@ class Column:
     title: str
     note: str = ""
     is_optional: bool = False  # a narrow terminal may leave it out
+    better: Literal["high", "low", ""] = ""  # which end is the better one, where there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +63,18 @@ class Table:
 def _columns(metric: Metric, epoch: str) -> tuple[Column, ...]:
     """All columns that there can be, of a run whose rows are compared by this metric, at this epoch."""
     name, title, unit = metric.name, metric.title, metric.unit
+    way: Literal["high", "low"] = "high" if metric.higher_is_better else "low"
     return (
         Column("row", "row"),
-        Column(f"test_{name}", f"test {title}", _listed(unit, epoch)),
-        Column(name, title, _listed(unit, epoch)),
+        Column(f"test_{name}", f"test {title}", _listed(unit, epoch), better=way),
+        Column(name, title, _listed(unit, epoch), better=way),
         Column("published", "published", _listed(title, unit)),
-        Column(f"raw_{name}", "not averaged", _listed(unit, "last epoch")),
-        Column(f"last_{name}", "last", "epoch"),
-        Column(f"best_{name}", "best", "epoch"),
-        Column("agreement", "agrees with", "the teacher, %"),
-        Column("task_loss", "task loss", "(train)"),
-        Column("kl_to_teacher", "KL to teacher", "(T=4, train)"),
+        Column(f"raw_{name}", "not averaged", _listed(unit, "last epoch"), better=way),
+        Column(f"last_{name}", "last", "epoch", better=way),
+        Column(f"best_{name}", "best", "epoch", better=way),
+        Column("agreement", "agrees with", "the teacher, %", better="high"),
+        Column("task_loss", "task loss", "(train)", better="low"),
+        Column("kl_to_teacher", "KL to teacher", "(T=4, train)", better="low"),
         Column("parameters", "parameters", is_optional=True),
         Column("macs", "MACs", "an image", is_optional=True),
         Column("images_per_second", "images/s", "this machine", is_optional=True),

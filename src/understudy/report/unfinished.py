@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from understudy.report.formatting import loss, score
-from understudy.report.page import flat_settings, rendered, write_page
+from understudy.report.page import rendered, write_page
+from understudy.report.row_settings import flat_settings
 from understudy.report.run_data import (
     EpochRecord,
     Timing,
@@ -145,17 +146,33 @@ def unfinished_table(found: Unfinished) -> Table:
     return Table(columns, lines)
 
 
-def write_unfinished(found: Unfinished, folder: Path, out: Path | None = None) -> Path:
-    """Write the page about a run that is not finished, marked as such; arguments as in `write_report`."""
+def write_unfinished(
+    found: Unfinished, folder: Path, out: Path | None = None, *, refresh_seconds: int | None = None
+) -> Path:
+    """Write the page about a run that is not finished, marked as such.
+
+    Args:
+        found: what there is of it.
+        folder: of the run.
+        out: as in `write_report`.
+        refresh_seconds: after which a browser loads the page anew; None: never.
+    """
     from understudy.report.figures.curves import curves_of  # with matplotlib
+    from understudy.report.figures.style import narrow
+    from understudy.report.page_figures import shown
+    from understudy.report.page_table import plain_table
 
     rows = list(dict.fromkeys(row for row, _ in found.series))
+    plot = curves_of(found.records, rows, found.metric, num_seeds=len(found.seeds))
+    with narrow():
+        small = curves_of(found.records, rows, found.metric, num_seeds=len(found.seeds))
     content = rendered(
         "unfinished.html.j2",
         title=f"{found.name} (unfinished)",
         sentence=found.sentence,
-        table=unfinished_table(found),
-        plot=curves_of(found.records, rows, found.metric, num_seeds=len(found.seeds)),
+        table=plain_table(unfinished_table(found), rows),
+        figure=None if plot is None else shown(plot, small),
+        refresh_seconds=refresh_seconds,
         environment=list(flat_settings(found.environment)),
         recipe=found.recipe,
         missing=found.missing,

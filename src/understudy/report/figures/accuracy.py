@@ -8,6 +8,7 @@ import numpy as np
 
 from understudy.analysis import paired_bootstrap
 from understudy.report.figures.base import register_figure
+from understudy.report.figures.hover import hover_points
 from understudy.report.figures.rows import ROW_INCHES, finish_rows, images_of, measured, reference_line, within_percent
 from understudy.report.figures.style import (
     TEACHER_COLOR,
@@ -15,7 +16,7 @@ from understudy.report.figures.style import (
     looks,
     new_figure,
 )
-from understudy.report.formatting import first_word
+from understudy.report.formatting import first_word, score_spread, with_unit
 from understudy.report.run_data import RunData
 
 __all__ = ["accuracy_plot"]
@@ -44,6 +45,8 @@ def accuracy_plot(run: RunData) -> Plot | None:
         axes.plot(mean, y, look.marker, color=look.color, markersize=8, markeredgecolor="white")
     if results.teacher_score is not None:
         reference_line(axes, results.teacher_score, "teacher", TEACHER_COLOR, "dashed")
+    told = [f"{row.name}: {with_unit(score_spread(results.score(row), metric), metric)}" for row in rows]
+    hover_points(axes, [results.score(row).mean for row in rows], list(range(len(rows))), told)
     finish_rows(axes, [row.name for row in rows], measured(f"{metric.title} on {images_of(results)}", metric))
     if metric.unit == "%":
         within_percent(axes)

@@ -9,15 +9,18 @@ import numpy.typing as npt
 
 from understudy.analysis import per_class_accuracy
 from understudy.report.figures.base import register_figure
+from understudy.report.figures.hover import hover_points
 from understudy.report.figures.rows import finish_rows, images_of, within_percent
 from understudy.report.figures.style import (
     TEACHER_COLOR,
     Plot,
+    legend_columns,
     looks,
     new_figure,
     shortened,
 )
 from understudy.report.run_data import RunData
+from understudy.results.schema import ALONE
 
 __all__ = ["class_plot"]
 
@@ -46,14 +49,23 @@ def class_plot(run: RunData) -> Plot | None:
     axes.hlines(y, teacher[shown], student[shown], color="#c9cdd4", linewidth=2.5, zorder=1)
     hollow: Any = {"markersize": 6, "markerfacecolor": "white", "markeredgecolor": TEACHER_COLOR}
     axes.plot(teacher[shown], y, "D", **hollow, linestyle="none", label="teacher")
+    alone = predictions.rows.get(ALONE) if best.name != ALONE else None
+    if alone is not None:
+        undistilled = np.mean([by_class(said) for said in alone], axis=0)
+        tick: Any = {"markersize": 9, "markeredgewidth": 2, "color": looks([ALONE])[ALONE].color}
+        axes.plot(undistilled[shown], y, "|", **tick, linestyle="none", label="student alone")
     filled: Any = {"markersize": 7.5, "color": color, "markeredgecolor": "white"}
     axes.plot(student[shown], y, "o", **filled, linestyle="none", label=shortened(f"student, {best.name}"))
+    told = [f"{data.class_name(i)}: student {student[i]:.1f} %, teacher {teacher[i]:.1f} %" for i in shown]
+    hover_points(axes, student[shown].tolist(), y.tolist(), told)
     finish_rows(axes, [data.class_name(number) for number in shown], f"accuracy on {images_of(run.results)}, %")
     within_percent(axes)
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center", ncols=legend_columns(3))
     part = f" ({len(shown)} of {data.num_classes} classes, those with the widest gaps)"
+    beside = "; the grey tick is the student alone, so that what lies between it and the dot is what distilling changed"
+    beside = "" if alone is None else beside
     reading = "The longer the line, the further student and teacher are apart on that class"
-    text = f"{reading}; sorted by the student's lead{part if len(shown) < data.num_classes else ''}."
+    text = f"{reading}{beside}; sorted by the student's lead{part if len(shown) < data.num_classes else ''}."
     return Plot("classes", f"Class by class: {best.name} and the teacher", text, figure)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from understudy.report.costs import cost_sentence
 from understudy.report.figures.base import register_figure
+from understudy.report.figures.hover import hover_points
 from understudy.report.figures.rows import ROW_INCHES, finish_rows, images_of, reference_line
 from understudy.report.figures.style import (
     Plot,
@@ -35,6 +36,8 @@ def difference_plot(run: RunData) -> Plot | None:
         axes.plot([c.low, c.high], [y, y], color=look.color, linewidth=2.2)
         face = "white" if c.spans_zero else look.color
         axes.plot(c.difference, y, look.marker, markersize=8, markerfacecolor=face, markeredgecolor=look.color)
+    told = [f"{c.row} over {c.against}: {c.difference:+.1f} ({c.low:+.1f} to {c.high:+.1f})" for c in found]
+    hover_points(axes, [c.difference for c in found], list(range(len(found))), told)
     names = [c.row if c.against == ALONE else f"{c.row} over {c.against}" for c in found]
     against = "the student alone" if over_alone else "the other row"
     finish_rows(axes, names, f"{_gained(results.metric, against)}, on {images_of(results)}")

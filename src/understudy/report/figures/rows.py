@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from understudy.report.figures.style import (
     Dash,
+    is_narrow,
     shortened,
 )
 from understudy.results.schema import Results
@@ -32,8 +34,8 @@ def finish_rows(axes: Axes, names: Sequence[str], label: str) -> None:
     axes.set_yticks(range(len(names)), [shortened(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("\n".join(wrap(label, 30)) if is_narrow() else label)
+    axes.xaxis.set_major_locator(MaxNLocator(4 if is_narrow() else 8, steps=[1, 2, 5, 10]))
 
 
 def within_percent(axes: Axes) -> None:

@@ -9,9 +9,21 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from understudy.report.figures.base import register_figure
-from understudy.report.figures.style import TEACHER_COLOR, Dash, Plot, RowLook, looks, new_figure, shortened
+from understudy.report.figures.style import (
+    TEACHER_COLOR,
+    Dash,
+    Plot,
+    RowLook,
+    add_panels,
+    is_narrow,
+    legend_columns,
+    looks,
+    new_figure,
+    shortened,
+)
 from understudy.report.run_data import RunData
 from understudy.results.schema import Results, Row, SeedResult
 
@@ -36,10 +48,16 @@ def setting_plot(run: RunData) -> Plot | None:
     panels = [(title, read, reported) for title, read, reported in _panels(results) if _has(results.rows, read)]
     figure = new_figure(4.0)
     is_published = False
-    for number, (title, read, reported) in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, len(panels), number)
+    for axes, (title, read, reported) in zip(add_panels(figure, len(panels)), panels, strict=True):
         for name, rows in lines.items():
-            _draw_line(axes, rows, [places[_hashable(row.varied[key])] for row in rows], read, style[name])
+            _draw_line(
+                axes,
+                name or "these rows",
+                rows,
+                [places[_hashable(row.varied[key])] for row in rows],
+                read,
+                style[name],
+            )
         for row in _references(results.rows, key):
             if (mean := _mean(row, read)) is not None:
                 axes.axhline(mean, color=style[row.name].color, linestyle="dotted", linewidth=1.4)
@@ -49,7 +67,7 @@ def setting_plot(run: RunData) -> Plot | None:
     handles += [_key(style[row.name], row.name, dash="dotted") for row in _references(results.rows, key)]
     published: Any = {"marker": "D", "markerfacecolor": "white", "markeredgecolor": TEACHER_COLOR, "linestyle": "none"}
     handles += [Line2D([], [], **published, label="published")] if is_published else []
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns(min(6, len(handles))))
     spread = (
         "pale marks are single seeds, bands reach from the lowest to the highest" if _seeds(results) else "one seed"
     )
@@ -118,12 +136,14 @@ def _seeds(results: Results) -> bool:
     return len(results.seeds) > 1
 
 
-def _draw_line(axes: Axes, rows: Sequence[Row], places: Sequence[float], read: Reader, look: RowLook) -> None:
+def _draw_line(
+    axes: Axes, name: str, rows: Sequence[Row], places: Sequence[float], read: Reader, look: RowLook
+) -> None:
     """Means joined by a line, single seeds in pale, from the smallest value to the largest."""
     found = sorted((place, values) for place, row in zip(places, rows, strict=True) if (values := _values(row, read)))
     x = [place for place, _ in found]
     axes.plot(x, [float(np.mean(values)) for _, values in found], marker=look.marker, color=look.color,
-              linestyle=look.dash)  # fmt: skip
+              linestyle=look.dash, label=name)  # fmt: skip
     if any(len(values) > 1 for _, values in found):
         axes.fill_between(x, [min(v) for _, v in found], [max(v) for _, v in found], color=look.color, alpha=0.13,
                           linewidth=0)  # fmt: skip
@@ -151,6 +171,8 @@ def _finish(axes: Axes, title: str, key: str, places: Mapping[Any, float]) -> No
     axes.set_title(title, pad=8)
     axes.set_xlabel(key)
     at = list(places.values())
+    if is_narrow():
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     if any(not isinstance(value, int | float) or isinstance(value, bool) for value in places):
         axes.set_xticks(at, [shortened(str(value), 12) for value in places])
         axes.margins(x=0.15)

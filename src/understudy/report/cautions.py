@@ -1,0 +1,55 @@
+"""What a reader of a page must know before believing a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from understudy.report.formatting import score, with_unit
+from understudy.results.schema import ALONE, Results
+
+__all__ = ["cautions"]
+
+
+def cautions(results: Results) -> list[str]:
+    """Sentences, the gravest first; none where there is nothing to warn of."""
+    return list(_cautions(results))
+
+
+def _cautions(results: Results) -> Iterator[str]:
+    for row in results.rows:
+        if not math.isfinite(results.score(row).mean):
+            yield f"{row.name} came to no number under at least one seed: a loss was NaN or infinite."
+    if results.select_on == "test":
+        yield (
+            "The epoch was chosen on the very test images that it is measured on: the numbers flatter, and no other "
+            "work can be compared with them (select_on: last or val)."
+        )
+    yield from _about_the_teacher(results)
+    if len(results.seeds) == 1 and len(results.rows) > 1:
+        yield "One seed: how far another would change the order of the rows is not known (--seeds 3)."
+    elif len(results.seeds) == 2:
+        yield "Two seeds: their spread is known badly (--seeds 3)."
+    yield from _about_unlike_rows(results)
+
+
+def _about_the_teacher(results: Results) -> Iterator[str]:
+    reached, metric, alone = results.teacher_score, results.metric, results.row(ALONE)
+    if reached is None:
+        return
+    own = with_unit(score(reached, metric), metric)
+    if alone is not None and metric.worth(results.score(alone).mean) > metric.worth(reached):
+        student = with_unit(score(results.score(alone).mean, metric), metric)
+        yield f"The teacher ({own}) is worse than the student alone ({student}): there is little to learn from it."
+
+
+def _about_unlike_rows(results: Results) -> Iterator[str]:
+    """Optimizer settings in which rows differ, beside the method and the update's own."""
+    shared = [row.update for row in results.rows if row.update and not row.varied]
+    for key in ("lr", "optimizer", "weight_decay", "momentum"):
+        found = {str(update[key]): None for update in shared if key in update}
+        if len(found) > 1:
+            yield f"Rows differ in more than their method: {key} is {' or '.join(found)}."
+    images = {str(row.student.image_size): None for row in results.rows if row.student.image_size is not None}
+    if len(images) > 1:
+        yield f"Students see images of different sizes: {' and '.join(images)} pixels."
