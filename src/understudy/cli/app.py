@@ -211,13 +211,25 @@ def predict(
     topk: Annotated[int, typer.Option(metavar="K", min=1, help="So many of the likeliest classes.")] = 3,
     format: Annotated[str, typer.Option("--format", metavar="table|csv|jsonl", help="Of the answers.")] = "table",
     teacher: Annotated[bool, typer.Option("--teacher", help="The teacher's answers beside the student's.")] = False,
+    masks: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Of a segmenter: write a PNG with the class of every pixel.")
+    ] = None,
     module: ModuleOption = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Say what is on pictures: names of classes and their probabilities."""
     from understudy.cli import commands
 
-    commands.predict(student, images, topk=topk, format=format, teacher=teacher, module=module, allow_code=allow_code)
+    commands.predict(
+        student,
+        images,
+        topk=topk,
+        format=format,
+        teacher=teacher,
+        masks=masks,
+        module=module,
+        allow_code=allow_code,
+    )
 
 
 @app.command(cls=Command)

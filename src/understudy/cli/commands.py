@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from understudy.cli.predictions import check_prediction_format, written_as
+from understudy.cli.predictions import check_prediction_format, write_mask, written_as
 from understudy.data.sources.found import BadImages
 from understudy.methods import METHODS
 from understudy.models.export import FORMATS, Format
@@ -116,6 +116,7 @@ def predict(
     topk: int,
     format: str,
     teacher: bool,
+    masks: Path | None = None,
     module: str | None,
     allow_code: bool,
 ) -> None:
@@ -141,6 +142,8 @@ def predict(
             num_images += 1
             if one.problem is not None:
                 problems.append(f"{one.image}: {one.problem}")
+            elif masks is not None:
+                write_mask(one, masks)
             yield one
 
     for line in written_as(format, counted(), has_teacher=teacher):

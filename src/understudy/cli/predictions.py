@@ -7,12 +7,15 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from PIL import Image
 
 from understudy.runs.predict import Answer, Prediction
 from understudy.utils.errors import UserError, unknown_name
 from understudy.utils.untrusted import visible
 
-__all__ = ["PREDICTION_FORMATS", "check_prediction_format", "written_as"]
+__all__ = ["PREDICTION_FORMATS", "check_prediction_format", "write_mask", "written_as"]
 
 _HIDDEN = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")  # that JSON leaves as they are
 
@@ -26,6 +29,26 @@ def check_prediction_format(format: str) -> None:
 def written_as(format: str, predictions: Iterable[Prediction], *, has_teacher: bool) -> Iterator[str]:
     """Lines of a format; those of CSV and JSON as they come, those of a table once all are there."""
     return PREDICTION_FORMATS[format](predictions, has_teacher)
+
+
+def write_mask(prediction: Prediction, folder: Path) -> None:
+    """Write the class of every pixel as a PNG of the picture's name, with a palette that people can look at.
+
+    Raises:
+        UserError: there are none, or the folder cannot be written to.
+    """
+    from understudy.utils.palette import PALETTE
+
+    if prediction.mask is None:
+        raise UserError(f"--masks: {prediction.image} has one class; its student is no segmenter")
+    image = Image.fromarray(prediction.mask.numpy())
+    image.putpalette(PALETTE)
+    file = folder / f"{Path(prediction.image).stem}.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror or error}") from None
 
 
 def _table(predictions: Iterable[Prediction], has_teacher: bool) -> Iterator[str]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["LOGITS", "changed_outputs", "logits_of", "named_outputs", "trial_loss"]
+__all__ = ["LOGITS", "LogitsAlone", "changed_outputs", "logits_of", "named_outputs", "trial_loss"]
 
 LOGITS = "logits"  # the output that is predicted with; a lone tensor is that
 _OTHER_NAMES = {"out": LOGITS}  # torchvision's segmenters
@@ -27,6 +27,20 @@ def named_outputs(output: Any) -> dict[str, Tensor]:
 def logits_of(output: Any) -> Tensor | None:
     """The output that is predicted with; None where the network gave nothing of that kind."""
     return named_outputs(output).get(LOGITS)
+
+
+class LogitsAlone(nn.Module):
+    """A network of several outputs as one that gives its logits and nothing else, as a file of one output holds it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits."""
+        logits = logits_of(self.network(images))
+        assert logits is not None, "the network was run before"
+        return logits
 
 
 def trial_loss(output: Any) -> Tensor:

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize
 
 from understudy.core.image_size import ImageSize, height_and_width, size_from
+from understudy.core.outputs import logits_of
 from understudy.data.augment.config import NoAugment
 from understudy.data.augment.crops import Rendering, covered, crop_share
 from understudy.data.sources.base import as_unit
@@ -36,7 +38,7 @@ class Classifier:
 
     Attributes:
         name: for messages.
-        logits: (B,3,H,W) in [0,1] on the CPU to (B,C) there.
+        logits: (B,3,H,W) in [0,1] on the CPU to (B,C) there, or to (B,C,h,w), a class for every pixel.
         classes: their names; None where they are not known.
         image_size: that images are brought to; None: as they come, one by one.
         crop_share: sides of the centre that is cut out, as a share of what images are scaled to cover.
@@ -89,7 +91,9 @@ def open_classifier(
     run = RunFolder(path)
     if run.is_run:
         network = student_network_of(run, allow_code=allow_code, module=module)
-        return _of_network(network, image_sizes(run)[0], recipe_of(run), str(path))
+        recipe = recipe_of(run)
+        size = None if recipe.task == "segmentation" else image_sizes(run)[0]
+        return _of_network(network, size, recipe, str(path))
     if not path.exists():
         raise UserError(f"there is nothing at {path}; give a run folder, a student's folder or an ONNX file")
     network = load_student_network(path, module=module, allow_code=allow_code)
@@ -115,7 +119,8 @@ def open_teacher(
     recipe, results = recipe_of(run), results_of(run)
     if recipe.teacher is None:
         raise UserError(f"{run.path} has no teacher: its student learnt alone")
-    size = image_sizes(run)[1]
+    sample_size = image_sizes(run)[1]
+    size = None if recipe.task == "segmentation" else sample_size
     if module is not None:
         teacher = _of_module(module, size)
     elif made_by_python(run):
@@ -125,7 +130,7 @@ def open_teacher(
         teacher = _of_network(network, size, recipe, f"the teacher of {run.path}")
     else:
         teacher = _of_network(teacher_by_name(recipe, allow_code), size, recipe, f"the teacher of {run.path}")
-    share = 1.0 if student.crop_share == 1 else crop_share(size)
+    share = 1.0 if student.crop_share == 1 else crop_share(sample_size)
     found = replace(
         teacher,
         crop_share=share,
@@ -133,7 +138,7 @@ def open_teacher(
         applies_exif=student.applies_exif,
         greys=student.greys,
     )
-    num_outputs = found.logits(torch.zeros(1, found.channels, *height_and_width(size))).shape[1]
+    num_outputs = found.logits(torch.zeros(1, found.channels, *height_and_width(sample_size))).shape[1]
     if num_outputs != results.data.num_classes:
         raise UserError(
             f"the teacher of {run.path} tells {num_outputs} classes apart and its student "
@@ -161,7 +166,7 @@ def _of_network(network: Network, size: ImageSize | None, recipe: Recipe | None,
     network.module.to(device_named("auto"))
     return Classifier(
         name=name,
-        logits=_runs(network.prepared),
+        logits=_scaled(_runs(network.prepared), None if recipe is None else recipe.data.shorter_side),
         classes=network.classes,
         image_size=size,
         crop_share=network.prepare.crop_share,
@@ -193,13 +198,22 @@ def _runs(module: nn.Module) -> Callable[[Tensor], Tensor]:
         was_training = {part: part.training for part in module.modules()}
         try:
             with torch.no_grad():
-                found: Tensor = module.eval()(images.to(like.device))
+                found = logits_of(module.eval()(images.to(like.device)))
         finally:
             for part, mode in was_training.items():
                 part.training = mode
+        if found is None:
+            raise UserError(f"{type(module).__name__} gives no logits; it should return a tensor, or a dict with them")
         return found.float().cpu()
 
     return logits
+
+
+def _scaled(logits: Callable[[Tensor], Tensor], shorter_side: Any) -> Callable[[Tensor], Tensor]:
+    """The same on images that are brought to a shorter side first, as evaluation does where that is set."""
+    if not isinstance(shorter_side, int) or isinstance(shorter_side, bool) or shorter_side < 1:
+        return logits
+    return lambda images: logits(resize(images, [shorter_side], antialias=True))
 
 
 def _greys_of(recipe: Recipe | None) -> Greys | None:
@@ -225,7 +239,7 @@ def _of_onnx(file: Path) -> Classifier:
     classes = told.get("classes")
     return Classifier(
         name=str(file),
-        logits=_one_by_one(opened),
+        logits=_scaled(_one_by_one(opened), told.get("shorter_side")),
         classes=tuple(map(str, classes)) if isinstance(classes, list) else None,
         image_size=image_size,
         crop_share=crop if 0 < crop <= 1 else 1.0,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.core.image_size import ImageSize, height_and_width
+from understudy.core.outputs import LogitsAlone
 from understudy.data import eval_loader
 from understudy.data.sources.base import joined, rows_of
 from understudy.data.sources.grey_range import spread
@@ -69,15 +70,17 @@ def export(
     """
     check_wanted(wanted)
     network = student_network_of(run, allow_code=allow_code, module=module)
-    model = network.prepared.eval()
+    recipe = recipe_of(run)
+    is_dense = recipe.task == "segmentation"
+    model = (LogitsAlone(network.prepared) if is_dense else network.prepared).eval()
     size, teacher_size = image_sizes(run)
     images, problem = _images(run, data)
     needs_calibration = any(one.format.name == "int8" for one in wanted)
     if needs_calibration and images is None:
         raise UserError(f"--int8 needs images to calibrate on: {problem}")
     calibration = _calibration(images) if images is not None and needs_calibration else []
-    about = _about(network, size, recipe_of(run))
-    subject = Subject(model, size, about, calibration)
+    about = _about(network, None if is_dense else size, recipe)
+    subject = Subject(model, size, about, calibration, takes_any_size=is_dense)
     written, failed = [], []
     for one in wanted:
         try:
@@ -139,13 +142,14 @@ def _images(run: RunFolder, data: str | None) -> tuple[Images | None, str]:
         return None, str(error)
 
 
-def _about(network: Network, size: ImageSize, recipe: Recipe) -> dict[str, str]:
+def _about(network: Network, size: ImageSize | None, recipe: Recipe) -> dict[str, str]:
     """What a file says of its student, so that nothing else is needed to use it."""
     channels = network.prepare.channels
     colours = "RGB " if channels == 3 else ""
     told: dict[str, object] = {
         "classes": None if network.classes is None else list(network.classes),
-        "size": list(height_and_width(size)),
+        "size": None if size is None else list(height_and_width(size)),
+        "shorter_side": recipe.data.shorter_side,
         "mean": network.mean,
         "std": network.std,
         "crop": network.prepare.crop_share,
@@ -154,6 +158,8 @@ def _about(network: Network, size: ImageSize, recipe: Recipe) -> dict[str, str]:
     if recipe.data.grey_range != "auto":
         told["grey_range"] = list(recipe.data.grey_range)
     words = f"images (B,{channels},H,W), {colours}in [0,1]: scaled to cover size / crop, the centre of size cut out"
+    if size is None:
+        words = f"images (B,{channels},H,W), {colours}in [0,1], of any size; logits (B,C,h,w) are enlarged to them"
     texts = {name: json.dumps(value, ensure_ascii=False) for name, value in told.items() if value is not None}
     return {**texts, "input": f"{words}; mean and std are applied inside", "model": network.name}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from understudy.data.sources.folders import image_files
 from understudy.data.sources.found import BadImages
 from understudy.runs.classifiers import Classifier, open_classifier, open_teacher
 from understudy.runs.folder import RunFolder
+from understudy.tasks.segmentation import at_size
 from understudy.utils.errors import UserError, nearest, shortened_repr
 from understudy.utils.machine import num_cpus
 from understudy.utils.text import plural
@@ -46,8 +47,11 @@ class Prediction:
 
     Attributes:
         image: its path, or "image 3" of pictures from Python.
-        student: the likeliest classes, the likeliest first; empty where the picture could not be read.
+        student: the likeliest classes, the likeliest first; empty where the picture could not be read. Of a segmenter
+            the classes with most pixels, and their shares of them.
         teacher: likewise, of its teacher; None where that was not asked.
+        mask: (H,W) uint8 the class of every pixel, of a segmenter; None of others.
+        teacher_mask: likewise.
         problem: what was wrong with the picture; None where it was read.
     """
 
@@ -55,6 +59,8 @@ class Prediction:
     student: tuple[Answer, ...] = ()
     teacher: tuple[Answer, ...] | None = None
     problem: str | None = None
+    mask: Tensor | None = field(default=None, repr=False, compare=False)
+    teacher_mask: Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str | None:
@@ -205,17 +211,31 @@ def _of_batch(
         if isinstance(image, str):
             yield Prediction(name, problem=image)
         else:
-            yield Prediction(name, next(by_student), None if by_teacher is None else next(by_teacher))
+            said, mask = next(by_student)
+            taught, teacher_mask = (None, None) if by_teacher is None else next(by_teacher)
+            yield Prediction(name, said, taught, mask=mask, teacher_mask=teacher_mask)
 
 
-def _answers(classifier: Classifier, images: Iterable[Tensor], topk: int) -> list[tuple[Answer, ...]]:
-    """The likeliest classes of each image."""
+def _answers(
+    classifier: Classifier, images: Iterable[Tensor], topk: int
+) -> list[tuple[tuple[Answer, ...], Tensor | None]]:
+    """The likeliest classes of each image, or those with most of its pixels, and the class of every pixel then."""
     stacked = list(images)
     if not stacked:
         return []
-    probabilities = classifier.logits(torch.stack(stacked)).float().softmax(1)
+    logits = classifier.logits(torch.stack(stacked)).float()
+    masks: list[Tensor | None] = [None] * len(stacked)
+    if logits.ndim == 4:
+        said = at_size(logits, stacked[0].shape[1:]).argmax(dim=1)  # (B,H,W)
+        counts = torch.stack([one.flatten().bincount(minlength=logits.shape[1]) for one in said])
+        probabilities = counts / said[0].numel()
+        masks = list(said.to(torch.uint8))
+        topk = min(topk, int((counts > 0).sum(dim=1).max()))
+    else:
+        probabilities = logits.softmax(1)
     values, places = probabilities.topk(min(topk, probabilities.shape[1]))
-    return [
+    answers = [
         tuple(Answer(classifier.class_name(place), value) for place, value in zip(*row, strict=True))
         for row in zip(places.tolist(), values.tolist(), strict=True)
     ]
+    return list(zip(answers, masks, strict=True))

@@ -39,12 +39,14 @@ class Subject:
         image_size: H = W in pixels, or (H, W).
         about: what the file says of it, texts by name; those of structure as JSON.
         calibration: batches of images as in training, which ranges of whole numbers are chosen by.
+        takes_any_size: whether images of other sizes are to be taken, too, where the format can.
     """
 
     model: nn.Module
     image_size: ImageSize
     about: Mapping[str, str] = field(default_factory=dict)
     calibration: Sequence[Tensor] = ()
+    takes_any_size: bool = False
 
     @property
     def channels(self) -> int:

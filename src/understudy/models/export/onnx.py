@@ -111,7 +111,7 @@ def write_graph(subject: Subject, file: Path, *, opset: int | None = None) -> No
                 output_names=["logits"],
                 opset_version=opset,
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamic_shapes=(_open_axes(subject),),
                 external_data=_is_large(subject.model),
                 verbose=False,
             )
@@ -123,6 +123,12 @@ def write_graph(subject: Subject, file: Path, *, opset: int | None = None) -> No
         raise UserError(
             f"{file.name}: --opset {opset} cannot be had of this network; torch writes {found}, leave it out"
         )
+
+
+def _open_axes(subject: Subject) -> dict[int, Any]:
+    """Axes of the images that are of any length."""
+    axes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    return {**axes, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if subject.takes_any_size else axes
 
 
 def describe(file: Path, about: Mapping[str, str]) -> None:
