@@ -11,6 +11,7 @@ from helpers.shapes import CLASSES, Segmenter, labelled_batch
 from understudy import LiveTeacher, StudentSpec, UserError, methods
 from understudy.core.batch import Batch, Observation
 from understudy.core.taps import TappedModel
+from understudy.methods.dkd import dkd_loss
 from understudy.tasks.segmentation import Segmentation, SegmentationConfig
 from understudy.training.build import BuildContext, build_student, refuse_dense, tap_teacher
 from understudy.training.student import Student
@@ -59,6 +60,16 @@ def test_rows_of_ignored_pixels_are_left_out_where_that_is_asked_for() -> None:
     assert 0 < is_valid.sum() < len(is_valid)
     for side in ("student_logits", "teacher_logits", "labels"):
         assert torch.equal(getattr(valid["main"], side), getattr(everything["main"], side)[is_valid])
+
+
+def test_methods_on_hard_labels_are_shown_the_labelled_rows_alone() -> None:
+    student, teacher = student_with(methods.DKD.Config(weight=1.0, warmup_epochs=0))
+    batch = labelled_batch()
+    _, pairings = Segmentation(CLASSES).pair(student.model, teacher.observe(batch), batch)
+    main = pairings["main"].labelled()
+    assert len(main.labels) < len(pairings["main"].labels)
+    expected = dkd_loss(main.student_logits, main.teacher_logits, main.labels)
+    assert student.step(batch, teacher.observe(batch), epoch=1).mean("distill").item() == pytest.approx(expected.item())
 
 
 def test_a_teacher_of_another_stride_is_brought_to_the_students_grid() -> None:
@@ -139,11 +150,16 @@ MAPS = {"student_stages": ("last",), "teacher_stages": ("last",)}
     "config",
     [
         methods.KD.Config(temperature=1.0),
+        methods.DKD.Config(),
+        methods.NKD.Config(),
+        methods.CWD.Config(student_stages=("output.logits",), teacher_stages=("output.logits",)),
+        methods.IFVD.Config(**MAPS),
+        methods.Projector.Config(kl_weight=0, student_tap="last", teacher_tap="last"),
         methods.DIST.Config(on={"main": 1.0, "aux": 0.4}),
         methods.AT.Config(**MAPS),
         methods.FitNet.Config(**MAPS),
     ],
-    ids=["kd", "dist", "at", "fitnet"],
+    ids=["kd", "dkd", "nkd", "cwd", "ifvd", "projector", "dist", "at", "fitnet"],
 )
 def test_methods_on_pixels_and_on_maps_take_a_step(config: methods.MethodConfig) -> None:
     student, teacher = student_with(config)

@@ -80,6 +80,7 @@ class Pairing:
     copies: Tensor | None = None  # (M,)
     maps: Mapping[str, Tensor] = field(default_factory=dict)  # (M,h,w) by name, such as the "labels" of pixels
     is_ragged: bool = False  # whether images have different numbers of rows
+    has_ignored: bool = False  # whether rows may have no label, which methods on hard labels are not shown then
 
     def select(self, rows: slice | Tensor) -> Pairing:
         """Some of the rows: a slice, or row numbers (n,) in the order wanted."""
@@ -97,7 +98,18 @@ class Pairing:
             copies=maybe(self.copies),
             maps={name: one[rows] for name, one in self.maps.items()},
             is_ragged=self.is_ragged,
+            has_ignored=self.has_ignored,
         )
+
+    def labelled(self) -> Pairing:
+        """The rows that have a label; where none has, one that is compared with itself."""
+        has_label = self.labels >= 0
+        if bool(has_label.any()):
+            return replace(self.select(has_label), is_ragged=True, has_ignored=False)
+        one = self.select(slice(0, 1))
+        itself = None if one.teacher_logits is None else one.student_logits.detach()
+        labels = torch.zeros_like(one.labels)
+        return replace(one, teacher_logits=itself, labels=labels, is_ragged=True, has_ignored=False)
 
 
 @dataclass(frozen=True, slots=True)

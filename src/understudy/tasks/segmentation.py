@@ -194,12 +194,8 @@ class Segmentation:
         height, width = student.shape[2:]
         rows, classes = _as_rows(student), _nearest(labels, height, width).flatten()
         taught = None if teacher is None else _as_rows(at_size(teacher, student.shape[2:]))
-        if self.settings.rows == "all":
-            return Pairing(rows, taught, classes)
-        valid = classes >= 0
-        if not bool(valid.any()):  # nothing can be compared: a row beside itself
-            return Pairing(rows[:1], None if taught is None else rows[:1].detach(), classes[:1], is_ragged=True)
-        return Pairing(rows[valid], None if taught is None else taught[valid], classes[valid], is_ragged=True)
+        pairing = Pairing(rows, taught, classes, has_ignored=True)
+        return pairing if self.settings.rows == "all" else pairing.labelled()
 
     def _enlarged(self, logits: Tensor, labels: Tensor) -> Tensor:
         return at_size(logits, labels.shape[1:], align_corners=self.settings.align_corners)

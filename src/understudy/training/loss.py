@@ -76,8 +76,11 @@ def combine_losses(
     whole: Tensor | None = None
     logged: dict[str, Tensor] = {}
     gathered: dict[int, Pairing] = {}  # by the Pairing of this process; in classification all names mean one
+    labelled: dict[int, Pairing] = {}  # likewise, the rows that have a label
     for label, weighted in zip(_labels_in_log(methods), methods, strict=True):
         method, pairing = weighted.method, pairing_of(pairings, weighted.reads)
+        if pairing.has_ignored and "hard_labels" in method.needs_for(method.config):
+            pairing = labelled.setdefault(id(pairing), pairing.labelled())
         if is_on_local_rows(method.config):
             terms, share = _local_terms(method, pairing), part.independent
         else:
