@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from understudy.analysis.equivariance import equivariance as mu_t
 from understudy.core.boxes import Boxes, imitation_masks
+from understudy.core.detection import Detections
 from understudy.methods.dist import dist_loss
 from understudy.methods.dkd import dkd_loss
 from understudy.methods.kd import kd_loss
@@ -35,7 +36,7 @@ from understudy.methods.reviewkd import AttentionFusion, reviewkd_loss
 from understudy.methods.shared.logits import as_rows
 from understudy.optim.schedule import Schedule, lr_factor
 from understudy.tasks.box_ap import box_scores
-from understudy.tasks.box_matches import Detections, matched
+from understudy.tasks.box_matches import matched
 from understudy.tasks.iou import class_counts, mean_iou, pixel_accuracy
 
 
@@ -306,7 +307,7 @@ def coco_map(case: Case) -> dict[str, Tensor]:
     crowd = {"crowd": case["gt_iscrowd"].bool(), "area": case["gt_area"]}
     order = case["gt_image"].argsort(stable=True)
     there = _boxes(case["gt_boxes"], case["gt_labels"], case["gt_image"], num_images, **crowd)
-    there = there.where(order)  # type: ignore[arg-type]
+    there = there.where(order)
     found = [
         Detections(case["boxes"][is_here], case["scores"][is_here], case["labels"][is_here])
         for is_here in (case["image"] == number for number in range(num_images))
@@ -319,7 +320,8 @@ def coco_map(case: Case) -> dict[str, Tensor]:
 def _boxes(boxes: Tensor, labels: Tensor, image: Tensor, num_images: int, **more: Tensor) -> Boxes:
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
     given = {"crowd": torch.zeros_like(labels, dtype=torch.bool), "area": areas} | more
-    return Boxes(boxes=boxes, labels=labels, image=image, num_images=num_images, **given)
+    sizes, scale = torch.full((num_images, 2), 10_000), torch.ones(num_images, 2)
+    return Boxes(boxes=boxes, labels=labels, image=image, sizes=sizes, scale=scale, **given)
 
 
 def _features(case: Case) -> tuple[Tensor, Tensor]:

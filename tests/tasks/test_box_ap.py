@@ -5,20 +5,16 @@ import pytest
 import torch
 
 from understudy.core.boxes import Boxes
+from understudy.core.detection import Detections
 from understudy.tasks.box_ap import box_scores
-from understudy.tasks.box_matches import Detections, Matches, matched
+from understudy.tasks.box_matches import Matches, matched
 
 
 def truth(*boxes: tuple[float, float, float, float, int], crowd: tuple[int, ...] = ()) -> Boxes:
     corners = torch.tensor([box[:4] for box in boxes]).reshape(-1, 4)
-    return Boxes(
-        boxes=corners,
-        labels=torch.tensor([box[4] for box in boxes], dtype=torch.int64),
-        image=torch.zeros(len(boxes), dtype=torch.int64),
-        crowd=torch.tensor([number in crowd for number in range(len(boxes))], dtype=torch.bool),
-        area=(corners[:, 2:] - corners[:, :2]).prod(dim=1),
-        num_images=1,
-    )
+    labels = torch.tensor([box[4] for box in boxes], dtype=torch.int64)
+    are_crowds = torch.tensor([number in crowd for number in range(len(boxes))], dtype=torch.bool)
+    return Boxes.of_image(corners, labels, (400, 400), crowd=are_crowds)
 
 
 def found(*boxes: tuple[float, float, float, float, int, float]) -> Detections:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from understudy.core.boxes import Boxes
 from understudy.core.outputs import changed_outputs
 
 __all__ = ["IMAGES", "MAIN", "Batch", "Losses", "Observation", "Pairing"]
@@ -26,7 +27,7 @@ class Batch:
     """Images as every student of a pass sees them, with what is known about them."""
 
     images: Tensor  # (B,3,H,W) in [0,1]; normalisation is each model's own first operation
-    targets: Any  # (B,) classes, -1 where unlabelled, or (B,C) mixed; the task's own form elsewhere
+    targets: Any  # (B,) classes, -1 where unlabelled, or (B,C) mixed; Boxes; the task's own form elsewhere
     teacher_images: Tensor | None = None  # the same view at the teacher's input size; None where equal
     indices: Tensor | None = None  # (B,) places in the data set; None from a plain loader of (images, labels)
     copies: Tensor | None = None  # (B,) which simultaneous copy of the sample; 0 is the plain one
@@ -40,11 +41,11 @@ class Batch:
         """Some of its images."""
         return self._changed(lambda tensor: tensor[rows])
 
-    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+    def _changed(self, change: Callable[[Any], Any]) -> Batch:
         changed: dict[str, Any] = {
             name: change(value)
             for name in ("images", "targets", "teacher_images", "indices", "copies")
-            if isinstance(value := getattr(self, name), Tensor)
+            if isinstance(value := getattr(self, name), Tensor | Boxes)
         }
         return replace(self, **changed)
 

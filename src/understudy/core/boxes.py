@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 __all__ = ["Boxes", "imitation_masks"]
 
@@ -20,49 +20,78 @@ class Boxes:
     labels: Tensor  # (G,) class numbers from 0, no background among them
     image: Tensor  # (G,) place of the box's image in the batch, from 0, not falling
     crowd: Tensor  # (G,) booleans: a region of many objects, scored as COCO does and not trained on
-    area: Tensor  # (G,) of the object in square pixels, which decides small, medium, large; COCO's is its mask's
-    num_images: int  # B, since an image may have no box
+    area: Tensor  # (G,) of the object in square pixels of the file, which decides small, medium, large; or of its mask
+    sizes: Tensor  # (B,2) height and width of each image, which in a batch may be padded beyond
+    scale: Tensor  # (B,2) rows and columns of the image for one of its file
 
     @classmethod
-    def none(cls, num_images: int = 1) -> Boxes:
-        """No boxes on so many images."""
-        labels = torch.zeros(0, dtype=torch.int64)
-        return cls(torch.zeros(0, 4), labels, labels.clone(), labels.bool(), torch.zeros(0), num_images)
-
-    @classmethod
-    def packed(cls, parts: Iterable[Boxes]) -> Boxes:
-        """Those of several batches, or of single images, as of one batch."""
-        parts = list(parts)
-        starts = [sum(part.num_images for part in parts[:number]) for number in range(len(parts))]
-        if not parts:
-            return cls.none(0)
+    def of_image(
+        cls,
+        boxes: Tensor,
+        labels: Tensor,
+        size: tuple[int, int],
+        *,
+        crowd: Tensor | None = None,
+        area: Tensor | None = None,
+    ) -> Boxes:
+        """The boxes of one image, (n,4) and (n,); without crowds and with areas of the boxes where nobody says."""
+        boxes = boxes.reshape(-1, 4)
         return cls(
-            boxes=torch.cat([part.boxes for part in parts]),
-            labels=torch.cat([part.labels for part in parts]),
-            image=torch.cat([part.image + start for part, start in zip(parts, starts, strict=True)]),
-            crowd=torch.cat([part.crowd for part in parts]),
-            area=torch.cat([part.area for part in parts]),
-            num_images=starts[-1] + parts[-1].num_images,
+            boxes=boxes,
+            labels=labels,
+            image=torch.zeros_like(labels),
+            crowd=torch.zeros_like(labels, dtype=torch.bool) if crowd is None else crowd,
+            area=(boxes[:, 2:] - boxes[:, :2]).prod(dim=1) if area is None else area,
+            sizes=torch.tensor([size]),
+            scale=torch.ones(1, 2),
         )
 
+    @classmethod
+    def none(cls, size: tuple[int, int]) -> Boxes:
+        """An image of this height and width without a box."""
+        return cls.of_image(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), size)
+
+    @classmethod
+    def packed(cls, parts: Sequence[Boxes]) -> Boxes:
+        """Those of several batches, or of single images, as of one batch.
+
+        Raises:
+            ValueError: there are none.
+        """
+        starts = [0, *accumulate(part.num_images for part in parts)]
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS if name != "image"}
+        image = torch.cat([part.image + start for part, start in zip(parts, starts[:-1], strict=True)])
+        return cls(image=image, **joined)
+
+    @property
+    def num_images(self) -> int:
+        """B, images without a box among them."""
+        return len(self.sizes)
+
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.num_images
 
     def __getitem__(self, images: slice) -> Boxes:
         """Those of some consecutive images, numbered from 0 again."""
         start, stop, step = images.indices(self.num_images)
         assert step == 1, "images of a batch are taken one after the other"
-        taken = self.where((self.image >= start) & (self.image < stop))
-        return replace(taken, image=taken.image - start, num_images=max(0, stop - start))
+        bounds = torch.searchsorted(self.image, torch.tensor([start, max(start, stop)], device=self.image.device))
+        first, last = bounds.tolist()
+        taken = {name: getattr(self, name)[first:last] for name in _OF_BOXES}
+        of_images = {name: getattr(self, name)[start:stop] for name in _OF_IMAGES}
+        return replace(self, **{**taken, **of_images, "image": taken["image"] - start})
 
     def to(self, device: torch.device, *, non_blocking: bool = True) -> Boxes:
         """The same on `device`."""
-        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _TENSORS}
-        return replace(self, **moved)
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _TENSORS})
 
     def where(self, is_kept: Tensor) -> Boxes:
-        """Some of the boxes, (G,) booleans, on the same images."""
-        return replace(self, **{name: getattr(self, name)[is_kept] for name in _TENSORS})
+        """Some of the boxes, (G,) booleans or (n,) places in order, on the same images."""
+        return replace(self, **{name: getattr(self, name)[is_kept] for name in _OF_BOXES})
+
+    def with_boxes(self, boxes: Tensor) -> Boxes:
+        """The same objects with other corners (G,4)."""
+        return replace(self, boxes=boxes)
 
     def to_learn(self) -> Boxes:
         """Those that are trained on: all but the crowds."""
@@ -72,8 +101,15 @@ class Boxes:
         """One Boxes for each image."""
         return [self[number : number + 1] for number in range(self.num_images)]
 
+    def in_files(self, boxes: Tensor, image: int) -> Tensor:
+        """(n,4) boxes in pixels of an image, in pixels of its file."""
+        rows, columns = self.scale[image].to(boxes.dtype).unbind()
+        return boxes / torch.stack([columns, rows, columns, rows]).to(boxes.device)
 
-_TENSORS = tuple(field.name for field in fields(Boxes) if field.name != "num_images")
+
+_OF_IMAGES = ("sizes", "scale")
+_TENSORS = tuple(field.name for field in fields(Boxes))
+_OF_BOXES = tuple(name for name in _TENSORS if name not in _OF_IMAGES)
 
 
 def imitation_masks(
@@ -95,11 +131,13 @@ def imitation_masks(
     Returns:
         By level, (B, H, W) booleans.
     """
+    from torchvision.ops import box_iou  # here, since whatever reads a batch imports this file
+
     masks = []
     for placed, (height, width) in zip(anchors, sizes, strict=True):
         overlaps = box_iou(boxes.boxes.to(placed.dtype), placed)  # (G, H * W * A)
         best = overlaps.amax(dim=1, keepdim=True)
-        is_near = (overlaps > threshold * best).reshape(len(boxes), height * width, -1).any(dim=2)
+        is_near = (overlaps > threshold * best).reshape(len(overlaps), height * width, -1).any(dim=2)
         marks = is_near.new_zeros((boxes.num_images, height * width), dtype=torch.int64)
         marks.index_add_(0, boxes.image, is_near.long())
         masks.append((marks > 0).reshape(boxes.num_images, height, width))

@@ -66,13 +66,13 @@ def shapes_of(model: TappedModel, sample: Tensor) -> TapShapes:
     """
     output, shapes = model.dry_forward(sample[:2])
     outputs = _shapes_of(output)
-    if LOGITS not in outputs:
+    is_asked = hasattr(model.module, "answer")  # its logits are answers to questions, as a detector's of proposals
+    if LOGITS not in outputs and not is_asked:
         raise UserError(f"{model.model_name} must return (B,C) logits, got {_described(output)}")
     path = model.classifier
     classifier = _frozen_copy(model.module.get_submodule(path)) if path else None
-    return TapShapes(
-        shapes, num_classes=outputs[LOGITS].channels, classifier=classifier, norms=model.norms(), outputs=outputs
-    )
+    num_classes = int(model.module.num_classes) if is_asked else outputs[LOGITS].channels  # type: ignore[arg-type]
+    return TapShapes(shapes, num_classes=num_classes, classifier=classifier, norms=model.norms(), outputs=outputs)
 
 
 def num_outputs(model: TappedModel, sample: Tensor) -> int | None:

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from understudy.core.boxes import Boxes
+from understudy.core.detection import Detections
 
-__all__ = ["AREAS", "IOU_THRESHOLDS", "MOST_DETECTIONS", "Detections", "Matches", "matched"]
+__all__ = ["AREAS", "IOU_THRESHOLDS", "MOST_DETECTIONS", "Matches", "matched"]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
@@ -21,15 +21,6 @@ MOST_DETECTIONS = 100  # of one class on one image
 _RANGES = np.array(list(AREAS.values()))  # (A,2)
 _Bools = NDArray[np.bool_]
 _Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Detections:
-    """What a detector found on one image: D boxes."""
-
-    boxes: Tensor  # (D,4) x1, y1, x2, y2 in pixels of the image
-    scores: Tensor  # (D,)
-    labels: Tensor  # (D,) class numbers from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +71,7 @@ def matched(found: list[Detections], boxes: Boxes, num_classes: int) -> Matches:
         num_classes: C.
     """
     assert len(found) == boxes.num_images, "one Detections for each image"
-    parts = [_of_class(_arrays(_NOTHING, Boxes.none()), 0, 0)]  # so that types and shapes are known
+    parts = [_of_class(_arrays(_NOTHING, Boxes.none((0, 0))), 0, 0)]  # so that types and shapes are known
     for number, (here, truth) in enumerate(zip(found, boxes.each(), strict=True)):
         image = _arrays(here, truth)
         labels = np.union1d(image.found_labels, image.labels)

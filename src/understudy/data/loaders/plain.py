@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from understudy.core.batch import Batch
+from understudy.core.boxes import Boxes
 from understudy.data.torch_datasets.labels import refuse_several_labels
 from understudy.utils.errors import UserError
 
@@ -38,6 +39,10 @@ def as_batch(item: object) -> Batch:
         )
     if not isinstance(batch.images, Tensor) or batch.images.ndim == 0:
         raise UserError(f"the images of a batch are {_described(batch.images)}; a tensor (B,3,H,W) is wanted")
+    if isinstance(batch.targets, Boxes):
+        if len(batch.targets) != len(batch.images):
+            raise UserError(f"a batch has {len(batch.images)} images and boxes of {len(batch.targets)}")
+        return batch
     return replace(batch, targets=_labels(batch.targets, len(batch.images)))
 
 
