@@ -1,0 +1,1 @@
+"""Detectors: adapters of one form over the families of torchvision, and any backbone of timm's under their heads."""

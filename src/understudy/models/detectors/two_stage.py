@@ -1,0 +1,107 @@
+"""Two-stage detectors: torchvision's Faster R-CNN, under its own state_dict keys, with any backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+
+from understudy.core.boxes import Boxes
+from understudy.core.detection import Detections, Proposals, Scored
+from understudy.models.detectors.base import Detector, as_image_list, as_targets, split_by_level
+
+__all__ = ["TwoStage"]
+
+
+class TwoStage(Detector):
+    """Faster R-CNN, or Mask R-CNN whose boxes alone are trained.
+
+    Ren et al., "Faster R-CNN", NeurIPS 2015, as torchvision builds it: a region proposal network over the pyramid,
+    sampled proposals with the labelled boxes among them, a head on what is pooled from each.
+
+    Args:
+        network: of torchvision; its own resizing and normalisation are left out.
+        num_classes: C of the data.
+        columns: which column of the logits is class c; None: 1..C behind the background, column 0. torchvision's
+            weights for COCO have 91 columns, of which eleven belong to no class.
+    """
+
+    background = 0
+
+    def __init__(self, network: GeneralizedRCNN, num_classes: int, *, columns: Sequence[int] | None = None) -> None:
+        with torch.no_grad():
+            mode = network.training
+            levels = network.eval().backbone(torch.zeros(1, 3, 64, 64, device=next(network.parameters()).device))
+            network.train(mode)
+        super().__init__(num_classes, columns, 1 if isinstance(levels, Tensor) else len(levels))
+        self.backbone, self.rpn, self.roi_heads = network.backbone, network.rpn, network.roi_heads
+
+    def levels(self, images: Tensor) -> Sequence[Tensor]:
+        """The maps of the feature pyramid; one map where the backbone has none."""
+        maps = self.backbone(images)
+        return [maps] if isinstance(maps, Tensor) else list(maps.values())
+
+    def anchors(self, maps: Mapping[str, Tensor], images: Tensor) -> list[Tensor]:
+        """By level, those of the region proposal network."""
+        placed = self.rpn.anchor_generator(as_image_list(images[:1]), [one[:1] for one in maps.values()])
+        return split_by_level(placed[0], maps)
+
+    def propose(self, maps: Mapping[str, Tensor], images: Tensor, boxes: Boxes) -> Proposals:
+        """Sampled proposals, as many for each image, a quarter of them of objects where there are so many."""
+        listed, targets = as_image_list(images, boxes.sizes), as_targets(boxes, self.columns)
+        maps = {name: one.float() for name, one in maps.items()}
+        found, losses = self.rpn(listed, maps, targets)
+        rois, _, labels, moves = self.roi_heads.select_training_samples(found, targets)
+        return Proposals(
+            rois=tuple(rois),
+            sizes=tuple(listed.image_sizes),
+            labels=self._classes(torch.cat(labels), max(self.columns) + 1),
+            targets=torch.cat(list(moves)),
+            losses=losses,
+        )
+
+    def score(self, maps: Mapping[str, Tensor], proposals: Proposals) -> Scored:
+        """The box head, on what is pooled from these maps."""
+        logits, deltas = self._head(maps, list(proposals.rois), list(proposals.sizes))
+        ordered = logits[:, [*self.columns, self.background]]
+        return Scored(logits=ordered, own_logits=logits, deltas=deltas)
+
+    def losses(self, proposals: Proposals, scored: Scored) -> dict[str, Tensor]:
+        """Cross-entropy of the proposals' classes, smooth L1 of their boxes, and the losses of proposing."""
+        table = torch.tensor([*self.columns, self.background], device=proposals.labels.device)
+        of_class, of_box = fastrcnn_loss(
+            scored.own_logits.float(), scored.deltas.float(), [table[proposals.labels]], [proposals.targets]
+        )
+        return {"classifier": of_class, "box": of_box, **proposals.losses}
+
+    def detections(self, maps: Mapping[str, Tensor], images: Tensor, sizes: Tensor) -> list[Detections]:
+        """Boxes after non-maximum suppression by class, the best first."""
+        listed = as_image_list(images, sizes)
+        maps = {name: one.float() for name, one in maps.items()}
+        proposals, _ = self.rpn(listed, maps)
+        logits, deltas = self._head(maps, proposals, listed.image_sizes)
+        found = self.roi_heads.postprocess_detections(logits.float(), deltas.float(), proposals, listed.image_sizes)
+        detections = []
+        for boxes, scores, labels in zip(*found, strict=True):
+            classes = self._classes(labels, logits.shape[1])
+            is_class = classes < self.num_classes
+            detections.append(Detections(boxes[is_class], scores[is_class], classes[is_class]))
+        return detections
+
+    def _head(
+        self, maps: Mapping[str, Tensor], rois: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        names = self.roi_heads.box_roi_pool.featmap_names
+        named = {name: one.float() for name, one in zip(names, maps.values(), strict=False)}
+        pooled = self.roi_heads.box_roi_pool(named, rois, sizes)
+        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+        return logits, deltas
+
+    def _classes(self, labels: Tensor, num_columns: int) -> Tensor:
+        """Class of the data, or C for the background and for columns of no class, of labels by column."""
+        table = torch.full((num_columns,), self.num_classes, device=labels.device)
+        table[list(self.columns)] = torch.arange(self.num_classes, device=labels.device)
+        return table[labels]
