@@ -146,7 +146,17 @@ class LiveTeacher(Teacher):
             output, features = run(images)
             if self._beside is not None:
                 features = features | self._beside(images)[1]
-        return Observation(output=self._logits(output), features={tap: features[tap] for tap in self.model.taps})
+        return Observation(
+            output=self._logits(output),
+            features={tap: features[tap] for tap in self.model.taps},
+            ask=self._ask if hasattr(self.model.module, "answer") else None,
+        )
+
+    def _ask(self, output: Any, question: Any) -> Any:
+        """What the network answers, which has looked already and given `output`."""
+        with torch.no_grad(), self._in_evaluation_mode():
+            assert self._run is not None
+            return self._run.module.answer(output, question)  # type: ignore[operator]
 
     def baked_in(self, batch: Batch) -> Hashable:
         """What is run: it looks at the images alone."""

@@ -1,0 +1,114 @@
+"""By what detectors are scored, and what is kept of a score: match lists, of which AP follows for any weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from understudy.core.boxes import Boxes
+from understudy.core.detection import Detections
+from understudy.distributed.world import World
+from understudy.tasks.base import Evaluation, Metric
+from understudy.tasks.box_ap import box_scores
+from understudy.tasks.box_matches import Matches, matched
+from understudy.utils.errors import UserError
+
+__all__ = ["METRICS", "BoxEvaluation", "BoxMatches"]
+
+_NAMES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "AP_small", "ap_medium": "AP_medium"}
+_NAMES |= {"ap_large": "AP_large", "ar100": "AR_100"}  # of COCO's, by ours
+METRICS = (
+    Metric("ap", "AP", "%"),  # COCO's: the mean over ten overlaps and over classes
+    Metric("ap50", "AP50", "%"),
+    Metric("ap75", "AP75", "%"),
+    Metric("ap_small", "AP small", "%"),  # of objects below 32 x 32 pixels; left out where there are none
+    Metric("ap_medium", "AP medium", "%"),
+    Metric("ap_large", "AP large", "%"),  # above 96 x 96
+    Metric("ar100", "AR", "%"),  # the share of boxes that are found, with 100 detections an image
+)
+_ARRAYS = tuple(name for name in Matches.__slots__ if not name.startswith("num_"))
+
+
+@dataclass(frozen=True, slots=True)
+class BoxEvaluation(Evaluation):
+    """Scores of one detector on one split, and what each of its detections found."""
+
+    matches: Matches = field(repr=False)
+
+    @classmethod
+    def of(cls, matches: Matches) -> Self:
+        """The evaluation of match lists. Scores of sizes of which there is no object are left out."""
+        found = box_scores(matches).scores
+        scores = {ours: round(100 * found[theirs], 4) for ours, theirs in _NAMES.items() if found[theirs] >= 0}
+        return cls(scores, _found_by_image(matches), matches)
+
+    @property
+    def by_class(self) -> Tensor:
+        """(C,) AP in percent; NaN where a class has no box."""
+        by_class = torch.from_numpy(box_scores(self.matches).by_class)
+        return torch.where(by_class < 0, torch.nan, 100 * by_class)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The match lists: every score follows from them."""
+        counts = {"num_images": self.matches.num_images, "num_classes": self.matches.num_classes}
+        arrays = {name: torch.from_numpy(getattr(self.matches, name)) for name in _ARRAYS}
+        return {**arrays, **{name: torch.tensor(value) for name, value in counts.items()}}
+
+    def kept_as(self, split: str, of: str) -> dict[str, Tensor]:
+        """The match lists."""
+        return {f"matches.{name}/{split}/{of}": tensor.contiguous() for name, tensor in self.tensors().items()}
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The evaluation of which `tensors` are kept."""
+        arrays = {name: tensors[name].numpy() for name in _ARRAYS}
+        counts = {name: int(tensors[name]) for name in ("num_images", "num_classes")}
+        return cls.of(Matches(**arrays, **counts))  # type: ignore[arg-type]
+
+
+def _found_by_image(matches: Matches) -> Tensor:
+    """(N,) percentage of an image's boxes that are found at an overlap of 0.5; 100 where it has none."""
+    there = np.bincount(matches.box_image, weights=matches.box_counts[:, 0], minlength=matches.num_images)
+    right = np.bincount(matches.image, weights=matches.is_right[:, 0, 0], minlength=matches.num_images)
+    return torch.from_numpy(np.where(there > 0, 100 * right / np.maximum(there, 1), 100.0))
+
+
+class BoxMatches:
+    """Running match lists of one model.
+
+    Args:
+        num_classes: C.
+        world: the processes, each with its own images.
+    """
+
+    def __init__(self, num_classes: int, world: World) -> None:
+        self.num_classes, self.world = num_classes, world
+        self.parts: list[Matches] = []
+
+    def add(self, found: list[Detections], boxes: Boxes) -> None:
+        """Lay what was found on a batch beside its boxes, in pixels of the files."""
+        in_files = [
+            Detections(boxes.in_files(one.boxes, image), one.scores, one.labels) for image, one in enumerate(found)
+        ]
+        scale = boxes.scale[boxes.image].to(boxes.boxes.dtype)  # (G,2) rows, columns
+        there = boxes.boxes / scale[:, [1, 0, 1, 0]]
+        self.parts.append(matched(in_files, boxes.with_boxes(there), self.num_classes))
+
+    def read(self) -> BoxEvaluation:
+        """The evaluation of all images of all processes.
+
+        Raises:
+            UserError: there are none, or none of them has a box.
+        """
+        parts = [part for parts in self.world.gather_objects(self.parts) for part in parts]
+        if not parts:
+            raise UserError("there are no images to evaluate on")
+        matches = Matches.joined(parts)
+        if not matches.box_counts[:, 0].any():
+            raise UserError("no image to evaluate on has a box: average precision is of boxes that are there")
+        return BoxEvaluation.of(matches)

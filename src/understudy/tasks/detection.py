@@ -1,0 +1,280 @@
+"""Object detection: boxes around things, and what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
+from understudy.core.boxes import Boxes, imitation_masks
+from understudy.core.config import Config
+from understudy.core.detection import Detections, Proposals, Scored
+from understudy.core.taps import TappedModel
+from understudy.distributed.world import SINGLE, World
+from understudy.tasks.base import BatchMeasures, ClassWeights, Evaluation, K, Metric, Predictor
+from understudy.tasks.box_evaluation import METRICS, BoxEvaluation, BoxMatches
+from understudy.utils.errors import UserError
+
+__all__ = ["Detection", "DetectionConfig", "DetectorLike"]
+
+FOREGROUND = "foreground"  # the Pairing of those proposals that are objects
+LEAST_AP = 1.0  # percent; a teacher below it has learnt nothing
+
+
+@runtime_checkable
+class DetectorLike(Protocol):
+    """What the task asks of a network; `forward` gives maps by level."""
+
+    num_classes: int
+
+    def anchors(self, maps: Mapping[str, Tensor], images: Tensor) -> list[Tensor]:
+        """By level, (H * W * A, 4) boxes that it starts from, position by position."""
+
+    def propose(self, maps: Mapping[str, Tensor], images: Tensor, boxes: Boxes) -> Proposals:
+        """Boxes that heads are asked about in a training step."""
+
+    def score(self, maps: Mapping[str, Tensor], proposals: Proposals) -> Scored:
+        """What its head says of proposals."""
+
+    def losses(self, proposals: Proposals, scored: Scored) -> dict[str, Tensor]:
+        """Its own losses."""
+
+    def detections(self, maps: Mapping[str, Tensor], images: Tensor, sizes: Tensor) -> list[Detections]:
+        """What it finds, by image."""
+
+
+class DetectionConfig(Config):
+    """Settings of detection."""
+
+    masks: Literal["anchors", "boxes"] = "anchors"  # where FGFI imitates: where an anchor is near a box, or in boxes
+
+
+class Detection:
+    """A detector's own losses, and Pairings whose rows are the boxes that the student proposes.
+
+    The student's head is asked about its proposals once, for its losses and for the Pairing; the teacher's is asked
+    about the same boxes on its own maps. "main" has a row for each proposal and a column for each class, background
+    last; "foreground" those rows that are objects; "images" a row an image with its features, and, as maps, masks of
+    where objects are on every level ("weights.stages.0" and so on, of the tapped ones).
+
+    Args:
+        num_classes: C, without the background.
+        settings: of the masks.
+
+    Raises:
+        UserError: a number of classes that cannot be.
+    """
+
+    metrics: tuple[Metric, ...] = METRICS
+    headline: str = "ap"
+    batch_metrics: tuple[str, ...] = ("proposal_accuracy",)
+    is_dense: bool = True
+
+    def __init__(self, num_classes: int, *, settings: DetectionConfig | None = None) -> None:
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise UserError(f"num_classes of boxes must be a whole number from 1 on, got {num_classes!r}")
+        self.num_classes = num_classes
+        self.settings = settings or DetectionConfig()
+
+    @classmethod
+    def for_data(
+        cls,
+        num_classes: int,
+        train_labels: Tensor | None = None,
+        *,
+        label_smoothing: float = 0.0,
+        class_weights: ClassWeights = None,
+        settings: DetectionConfig | None = None,
+    ) -> Self:
+        """The task on data of so many classes.
+
+        Raises:
+            UserError: label smoothing or class weights, which a detector's own losses do not have.
+        """
+        if label_smoothing or class_weights is not None:
+            raise UserError("a detector's losses know neither label_smoothing nor class_weights; leave them out")
+        return cls(num_classes, settings=settings)
+
+    def pair(self, student: TappedModel, observation: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
+        """The sum of the detector's losses, and rows of proposals and of images."""
+        detector, boxes = _detector_in(student), _boxes_of(batch)
+        maps, features = student(batch.images)
+        proposals = detector.propose(maps, batch.images, boxes)
+        scored = detector.score(maps, proposals)
+        task_loss = torch.stack(list(detector.losses(proposals, scored).values())).sum()
+        taught = None if observation.output is None else self._answer(observation, proposals)
+        rows = Pairing(_wide(scored.logits), taught, proposals.labels, is_ragged=True)
+        count = len(batch.images)
+        images = Pairing(
+            student_logits=rows.student_logits.new_zeros(count, 0),
+            teacher_logits=None,
+            labels=rows.labels.new_full((count,), -1),
+            student_features=features,
+            teacher_features=observation.features,
+            indices=batch.indices,
+            maps=_Masks(self.settings, detector, maps, batch.images, boxes, features),
+        )
+        return task_loss, {MAIN: rows, FOREGROUND: _objects_of(rows, self.num_classes), IMAGES: images}
+
+    def _answer(self, observation: Observation, proposals: Proposals) -> Tensor:
+        """(M,C+1) what the teacher's head says of the student's proposals."""
+        if observation.ask is None:
+            raise UserError(
+                "the teacher's head has to be asked about the boxes that the student proposes, and this teacher is a "
+                "bank or gives maps alone; take the live teacher, a detector of its own"
+            )
+        scored: Scored = observation.ask(observation.output, proposals)
+        if scored.logits.shape[1] != self.num_classes + 1:
+            raise UserError(
+                f"the teacher tells {scored.logits.shape[1] - 1} classes apart, and the student {self.num_classes}; "
+                "name its column for each class of the data (columns)"
+            )
+        return _wide(scored.logits).detach()
+
+    def check_targets(self, targets: Any) -> None:
+        """Refuse targets that are no boxes, or boxes that no detector can learn.
+
+        Raises:
+            UserError: naming what is wrong.
+        """
+        if not isinstance(targets, Boxes):
+            raise UserError(f"detection learns from understudy.core.boxes.Boxes, but got {type(targets).__name__}")
+        if not len(targets.labels):
+            return
+        lowest, highest = int(targets.labels.min()), int(targets.labels.max())
+        if lowest < 0 or highest >= self.num_classes:
+            raise UserError(
+                f"a box is of class {lowest if lowest < 0 else highest}, but there are {self.num_classes} "
+                f"(0..{self.num_classes - 1}, without the background); give the student as many classes as the data has"
+            )
+        flat = (targets.boxes[:, 2:] <= targets.boxes[:, :2]).any(dim=1) & ~targets.crowd
+        if bool(flat.any()):
+            raise UserError(
+                f"{int(flat.sum())} boxes have no width or no height, such as "
+                f"{targets.boxes[flat][0].tolist()}; leave them out"
+            )
+
+    def num_labelled(self, batch: Batch) -> Tensor:
+        """() images: each counts alike, as a detector samples as many boxes of each."""
+        return torch.tensor(float(len(batch.images)), device=batch.images.device)
+
+    def batch_measures(self, pairing: Pairing) -> BatchMeasures:
+        """The share of proposals that are called rightly, in percent; most are background."""
+        with torch.no_grad():
+            is_right = (pairing.student_logits.detach().argmax(dim=1) == pairing.labels).float()
+        count = torch.tensor(len(pairing.labels), device=pairing.labels.device)
+        return BatchMeasures({"proposal_accuracy": 100.0 * is_right.mean()}, count)
+
+    def evaluate(
+        self,
+        predictors: Mapping[K, Predictor],
+        batches: Iterable[Batch],
+        device: torch.device,
+        world: World = SINGLE,
+    ) -> dict[K, BoxEvaluation]:
+        """COCO's average precision of each predictor, in pixels of the files, all in one pass over the batches."""
+        matches = {name: BoxMatches(self.num_classes, world) for name in predictors}
+        with torch.no_grad():
+            for batch in batches:
+                here = batch.to(device)
+                boxes = _boxes_of(here)
+                for name, predict in predictors.items():
+                    maps = predict(here)
+                    detector = getattr(maps, "detector", None)
+                    if not isinstance(detector, DetectorLike):
+                        raise _no_detector(type(maps).__name__)
+                    matches[name].add(detector.detections(maps, here.images, boxes.sizes), boxes)
+        return {name: found.read() for name, found in matches.items()}
+
+    def restored(self, scores: Mapping[str, float], tensors: Mapping[str, Tensor]) -> BoxEvaluation:
+        """The evaluation of which a bank kept match lists."""
+        return BoxEvaluation.restored(tensors)
+
+    def nothing_to_teach(self, found: Evaluation) -> str | None:
+        """Whether AP is below 1 %, which boxes at random places come near."""
+        ap = found.scores["ap"]
+        return None if ap >= LEAST_AP else f"reaches AP {ap:.2f} %: below {LEAST_AP:g} % it has found next to nothing"
+
+
+class _Masks(Mapping[str, Tensor]):
+    """(B,h,w) masks of where objects are on the tapped levels, "weights.TAP", made when one is asked for."""
+
+    def __init__(
+        self,
+        settings: DetectionConfig,
+        detector: DetectorLike,
+        maps: Mapping[str, Tensor],
+        images: Tensor,
+        boxes: Boxes,
+        features: Mapping[str, Tensor],
+    ) -> None:
+        self._parts = (settings, detector, maps, images, boxes)
+        levels = list(maps)
+        taps = {**{f"stages.{place}": place for place in range(len(levels))}}
+        taps |= {f"output.{name}": place for place, name in enumerate(levels)}
+        self._levels = {f"weights.{tap}": taps[tap] for tap in features if tap in taps}
+        self._made: list[Tensor] | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._levels)
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    def __getitem__(self, name: str) -> Tensor:
+        level = self._levels[name]
+        if self._made is None:
+            settings, detector, maps, images, boxes = self._parts
+            sizes = [(one.shape[2], one.shape[3]) for one in maps.values()]
+            if settings.masks == "anchors":
+                self._made = imitation_masks(boxes.to_learn(), detector.anchors(maps, images), sizes)
+            else:
+                self._made = [_inside(boxes.to_learn(), images, size) for size in sizes]
+        return self._made[level]
+
+
+def _inside(boxes: Boxes, images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B,h,w) whether the middle of a position lies in a box."""
+    height, width = size
+    rows = (torch.arange(height, device=images.device) + 0.5) * images.shape[2] / height
+    columns = (torch.arange(width, device=images.device) + 0.5) * images.shape[3] / width
+    x1, y1, x2, y2 = boxes.boxes[:, :, None].unbind(dim=1)  # (G,1) each
+    within = ((rows >= y1) & (rows < y2))[:, :, None] & ((columns >= x1) & (columns < x2))[:, None]  # (G,h,w)
+    counts = within.new_zeros((boxes.num_images, height, width), dtype=torch.int64)
+    return counts.index_add_(0, boxes.image, within.long()) > 0
+
+
+def _objects_of(rows: Pairing, num_classes: int) -> Pairing:
+    """The rows that are objects; where there is none, one row beside itself, which teaches nothing."""
+    places = (rows.labels < num_classes).nonzero().flatten()
+    if len(places):
+        return rows.select(places)
+    alone = rows.select(slice(0, 1))
+    taught = None if alone.teacher_logits is None else alone.student_logits.detach()
+    return Pairing(alone.student_logits, taught, alone.labels, is_ragged=True)
+
+
+def _detector_in(student: TappedModel) -> DetectorLike:
+    if not isinstance(student.module, DetectorLike):
+        raise _no_detector(student.model_name)
+    return student.module
+
+
+def _no_detector(what: str) -> UserError:
+    return UserError(
+        f"{what} is no detector; take fasterrcnn:BACKBONE or one of torchvision's detectors, or wrap a network in "
+        "understudy.models.detectors"
+    )
+
+
+def _boxes_of(batch: Batch) -> Boxes:
+    if not isinstance(batch.targets, Boxes):
+        raise UserError(f"detection learns from understudy.core.boxes.Boxes, but got {type(batch.targets).__name__}")
+    return batch.targets
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import understudy as us
+from helpers.drawn_shapes import CLASSES, SIDE, drawn_batches, small_detector
+from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
+from understudy.core.boxes import Boxes, imitation_masks
+from understudy.core.detection import Detections
+from understudy.core.taps import TappedModel
+from understudy.models.detectors.base import Pyramid
+from understudy.tasks.box_evaluation import BoxEvaluation
+from understudy.tasks.detection import FOREGROUND, Detection, DetectionConfig
+from understudy.utils.errors import UserError
+
+torch.set_num_threads(1)
+
+TAPS = ("stages",)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return drawn_batches(1, 4)[0]
+
+
+def teacher(**settings: object) -> us.LiveTeacher:
+    live = us.LiveTeacher(small_detector(1, width=24), **settings)  # type: ignore[arg-type]
+    live.tap(TAPS)
+    return live
+
+
+def paired(batch: Batch, *, seed: int = 0, settings: DetectionConfig | None = None) -> dict[str, Pairing]:
+    student = TappedModel(small_detector(seed), TAPS).train()
+    return Detection(CLASSES, settings=settings).pair(student, teacher().observe(batch), batch)[1]
+
+
+def test_the_teachers_head_is_asked_about_what_the_student_proposes(batch: Batch) -> None:
+    live = teacher()
+    asked = []
+
+    def ask(output: object, proposals: object) -> object:
+        asked.append(proposals)
+        assert seen.ask is not None
+        return seen.ask(output, proposals)
+
+    seen = live.observe(batch)
+    student = TappedModel(small_detector(), TAPS).train()
+    task_loss, pairings = Detection(CLASSES).pair(student, replace(seen, ask=ask), batch)
+    main, (proposals,) = pairings[MAIN], asked
+    detector = live.model.module.eval()
+    expected = detector.score(seen.output, proposals).logits  # type: ignore[operator]
+    torch.testing.assert_close(main.teacher_logits, expected)
+    assert main.student_logits.shape == expected.shape == (len(main.labels), CLASSES + 1)
+    assert main.student_logits.requires_grad
+    assert task_loss.isfinite()
+    assert main.is_ragged
+
+
+def test_rows_of_objects_and_rows_of_images_lie_beside_those_of_proposals(batch: Batch) -> None:
+    pairings = paired(batch)
+    main, objects, images = pairings[MAIN], pairings[FOREGROUND], pairings[IMAGES]
+    assert 0 < len(objects.labels) == int((main.labels < CLASSES).sum()) < len(main.labels)
+    assert images.student_logits.shape == (4, 0)
+    assert images.student_features["stages.0"].shape == (4, 16, 16, 16)
+    assert images.teacher_features["stages.0"].shape == (4, 24, 16, 16)
+
+
+def test_without_an_object_the_rows_of_objects_teach_nothing(batch: Batch) -> None:
+    empty = Boxes.packed([Boxes.none((SIDE, SIDE))] * 4)
+    rows = paired(replace(batch, targets=empty))[FOREGROUND]
+    assert len(rows.labels) == 1
+    assert rows.teacher_logits is not None
+    assert torch.equal(rows.teacher_logits, rows.student_logits.detach())
+
+
+def test_masks_of_objects_are_of_the_students_anchors_or_of_the_boxes(batch: Batch) -> None:
+    maps = paired(batch)[IMAGES].maps
+    detector = small_detector()
+    levels = detector(batch.images)
+    sizes = [(one.shape[2], one.shape[3]) for one in levels.values()]
+    expected = imitation_masks(batch.targets, detector.anchors(levels, batch.images), sizes)
+    assert list(maps) == [f"weights.stages.{level}" for level in range(5)]
+    for name, mask in zip(maps, expected, strict=True):
+        assert torch.equal(maps[name], mask)
+    inside = paired(batch, settings=DetectionConfig(masks="boxes"))[IMAGES].maps["weights.stages.0"]
+    x1, y1, x2, y2 = (batch.targets.boxes[0] / 4).tolist()
+    assert inside[0, int((y1 + y2) / 2), int((x1 + x2) / 2)]
+    area = sum(((box[2] - box[0]) * (box[3] - box[1]) / 16).item() for box in batch.targets[:1].boxes)
+    assert 0 < inside[0].sum() <= 1.4 * area
+
+
+def test_a_perfect_detector_scores_one_hundred_in_pixels_of_the_files(batch: Batch) -> None:
+    class Knowing(nn.Module):
+        """Finds the boxes that it was told of."""
+
+        num_classes = CLASSES
+
+        def anchors(self) -> None: ...
+
+        propose = score = losses = anchors
+
+        def detections(self, maps: object, images: torch.Tensor, sizes: torch.Tensor) -> list[object]:
+            return [Detections(one.boxes, torch.ones(len(one.labels)), one.labels) for one in batch.targets.each()]
+
+    knowing = Knowing()
+    halved = replace(batch.targets, scale=torch.full((4, 2), 0.5))  # the files have twice as many pixels
+    there = replace(batch, targets=replace(halved, area=4 * halved.area))
+    found = Detection(CLASSES).evaluate(
+        {"it": lambda _: Pyramid({}, knowing)},  # type: ignore[arg-type]
+        [there],
+        torch.device("cpu"),
+    )["it"]
+    assert found.scores["ap"] == pytest.approx(100)
+    assert found.scores["ap_medium"] == pytest.approx(100)
+    assert "ap_large" not in found.scores
+    assert found.per_item.tolist() == [100] * 4
+    assert Detection(CLASSES).nothing_to_teach(found) is None
+
+
+def test_an_evaluation_comes_back_from_what_is_kept_of_it(batch: Batch) -> None:
+    detector = small_detector().eval()
+    found = Detection(CLASSES).evaluate({"it": lambda here: detector(here.images)}, [batch], torch.device("cpu"))["it"]
+    again = Detection(CLASSES).restored({}, found.tensors())
+    assert isinstance(again, BoxEvaluation)
+    assert again.scores == found.scores
+    assert torch.equal(again.per_item, found.per_item)
+    assert "below 1 %" in (Detection(CLASSES).nothing_to_teach(found) or "")
+
+
+def test_a_batch_of_boxes_moves_and_parts_as_one_of_labels_does(batch: Batch) -> None:
+    part = batch.to(torch.device("cpu")).select(slice(1, 3))
+    assert part.targets.num_images == 2
+    assert torch.equal(part.targets.boxes, batch.targets.boxes[(batch.targets.image == 1) | (batch.targets.image == 2)])
+
+
+def test_one_step_of_several_methods_is_finite(batch: Batch) -> None:
+    names = {"dkd": {}, "dist": {}, "fgfi": {}, "fitnet": {"student_stages": [0, 1], "teacher_stages": [0, 1]}}
+    methods = [us.methods.METHODS[name].Config.model_validate(settings) for name, settings in names.items()]
+    methods.append(us.methods.METHODS["kd"].Config.model_validate({"on": FOREGROUND}))
+    trainer = us.trainer(
+        task=Detection(CLASSES),
+        teacher=us.LiveTeacher(small_detector(1, width=24)),
+        students=[us.StudentSpec(small_detector(), method=methods, accumulate=2)],
+        sample=batch,
+    )
+    history = next(iter(trainer.fit([batch], epochs=1, val=[batch]).values()))
+    (shown,) = trainer.measures.interval.values()
+    terms = {"dkd.tckd", "dist.inter", "fgfi", "fitnet", "kd.foreground", "proposal_accuracy"}
+    assert terms <= shown.keys(), list(shown)
+    assert all(math.isfinite(value) for value in shown.values())
+    assert history[0]["val"].keys() >= {"ap", "ap50"}
+
+
+def test_what_cannot_be_learnt_is_refused_in_words(batch: Batch) -> None:
+    task = Detection(CLASSES)
+    with pytest.raises(UserError, match=r"class 2, but there are 2 \(0\.\.1"):
+        Detection(2).check_targets(replace(batch.targets, labels=torch.full_like(batch.targets.labels, 2)))
+    flat = replace(batch.targets, boxes=batch.targets.boxes[:, [0, 1, 0, 3]])
+    with pytest.raises(UserError, match="have no width or no height"):
+        task.check_targets(flat)
+    with pytest.raises(UserError, match="but got Tensor"):
+        task.check_targets(torch.zeros(3))
+    student = TappedModel(small_detector(), TAPS)
+    with pytest.raises(UserError, match="take the live teacher"):
+        task.pair(student, Observation(output={}), batch)
+    with pytest.raises(UserError, match="is no detector; take fasterrcnn:BACKBONE"):
+        task.pair(TappedModel(nn.Conv2d(3, 3, 1)), Observation(), batch)
+    two = us.LiveTeacher(small_detector(num_classes=2))
+    two.tap(())
+    with pytest.raises(UserError, match="tells 2 classes apart, and the student 3"):
+        task.pair(student, two.observe(batch), batch)
+    with pytest.raises(UserError, match="label_smoothing nor class_weights"):
+        Detection.for_data(3, label_smoothing=0.1)
+    nothing = replace(batch, targets=Boxes.packed([Boxes.none((SIDE, SIDE))] * 4))
+    detector = student.module.eval()
+    with pytest.raises(UserError, match="has a box"):
+        task.evaluate({"it": lambda here: detector(here.images)}, [nothing], torch.device("cpu"))
