@@ -156,22 +156,27 @@ def evaluate(
 
 @app.command(cls=Command)
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several make one page.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="PAGE", help="The page's file; without it, report.html in the run folder.")
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Renew the page until the run ends; a browser follows.")] = False,
     format: Format = "text",
 ) -> None:
-    """Write the page of a run anew, and print its table; of one that is not finished, what there is so far."""
-    from understudy.cli.output import check_format, print_outcome, print_unfinished
-    from understudy.report import write_report
+    """Write the page of a run anew, and print its table; of one that is not finished, what there is so far.
+
+    Several runs on the same images and classes are laid side by side in one page.
+    """
+    from understudy.cli import pages
+    from understudy.cli.output import check_format
     from understudy.runs.folder import open_run_folder
 
     check_format(format)
-    folder = open_run_folder(run)
-    if not folder.is_finished:
-        print_unfinished(folder, format=format)
-        return
-    folder.results()
-    write_report(folder.path)
-    print_outcome(folder, format=format)
+    folders = [open_run_folder(run) for run in runs]
+    if len(folders) > 1:
+        pages.report_several(folders, out=out, live=live, format=format)
+    else:
+        pages.report_one(folders[0], out=out, live=live, format=format)
 
 
 app.command(cls=Command)(analyze)

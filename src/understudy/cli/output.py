@@ -6,6 +6,7 @@ import math
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from understudy.report import Results, Table, Timing
     from understudy.runs.folder import RunFolder
 
-__all__ = ["check_format", "columns", "echo", "print_outcome", "print_unfinished"]
+__all__ = ["check_format", "columns", "echo", "print_outcome", "print_table", "print_unfinished"]
 
 UNWRAPPED_COLUMNS = 240
 WARNING_STYLE = "bold yellow"
@@ -50,8 +51,14 @@ def check_format(format: str) -> None:
         raise UserError(f"--format {format!r} is {unknown_name(format, known)}")
 
 
-def print_outcome(run: RunFolder, *, format: str = "text") -> None:
-    """Print a finished run's table, then its sentences; a format other than text leaves the table alone on stdout."""
+def print_outcome(run: RunFolder, *, format: str = "text", page: Path | None = None) -> None:
+    """Print a finished run's table, then its sentences; a format other than text leaves the table alone on stdout.
+
+    Args:
+        run: which has its results.
+        format: of the table.
+        page: where its page lies; None: in the run folder.
+    """
     from understudy.report import (
         comparison_table,
         headline,
@@ -66,9 +73,9 @@ def print_outcome(run: RunFolder, *, format: str = "text") -> None:
     table = comparison_table(results, timing)
     if format != "text":
         typer.echo(render(table, format), nl=False)
-        echo(f"{headline(results)}\nPage: {run.report_file}", err=True)  # a pipe gets the table alone
+        echo(f"{headline(results)}\nPage: {page or run.report_file}", err=True)  # a pipe gets the table alone
         return
-    _print_table(table)
+    print_table(table)
     for row in results.rows:
         if not math.isfinite(results.score(row).mean):
             _console()[0].print(
@@ -78,24 +85,24 @@ def print_outcome(run: RunFolder, *, format: str = "text") -> None:
         echo(sentence)
     if starts := start_sentence(results):
         _console()[0].print(starts, style=style_of_start(starts), markup=False)
-    echo(f"Page: {run.report_file}")
+    echo(f"Page: {page or run.report_file}")
 
 
-def print_unfinished(run: RunFolder, *, format: str = "text") -> None:
+def print_unfinished(run: RunFolder, *, out: Path | None = None, format: str = "text") -> None:
     """Write the page of a run that is not finished, and print what there is so far, as `print_outcome` does."""
     from understudy.report import render
     from understudy.report.unfinished import read_unfinished, unfinished_table, write_unfinished
     from understudy.utils.lock import is_held
 
     found = read_unfinished(run.path, is_running=is_held(run.path))
-    page = write_unfinished(found, run.path)
+    page = write_unfinished(found, run.path, out)
     table, told = unfinished_table(found), f"Unfinished: {found.sentence}\nPage: {page}"
     if format != "text":
         typer.echo(render(table, format), nl=False)
         echo(told, err=True)
         return
     if table.lines:
-        _print_table(table)
+        print_table(table)
     echo(told)
 
 
@@ -108,7 +115,8 @@ def _console() -> tuple[Console, int | None]:
     return console, console.width if has_width else None
 
 
-def _print_table(table: Table) -> None:
+def print_table(table: Table) -> None:
+    """Print a table, without the columns for which a terminal has no room, and its notes."""
     from understudy.report import rich_table
     from understudy.report.table_formats import left_out
 

@@ -13,7 +13,7 @@ from understudy.report.table import Cell, Column, Line, Table, comparison_table
 from understudy.results.schema import ModelFacts, Results
 from understudy.utils.text import two_digits
 
-__all__ = ["PageTable", "cost_table", "page_table", "plain_table"]
+__all__ = ["PageTable", "cost_table", "joint_page_table", "page_table", "plain_table"]
 
 _COSTS = ("parameters", "macs", "images_per_second")
 _MB = 4e-6  # of a parameter in float32
@@ -43,6 +43,13 @@ def plain_table(table: Table, rows: Sequence[str], *, best: frozenset[tuple[int,
     found = [style.get(line.cells[0].text) if line.kind != "teacher" else None for line in table.lines]
     colors = tuple("" if look is None else look.color for look in found)
     return PageTable(table, best, colors, tuple(look is not None and look.dash != "solid" for look in found))
+
+
+def joint_page_table(table: Table, names: Sequence[str]) -> PageTable:
+    """A table whose lines are the rows of these names, in this order: best cells and colours as on other pages."""
+    style = looks(names)
+    colors = tuple(style[name].color for name in names)
+    return PageTable(table, _best(table), colors, tuple(style[name].dash != "solid" for name in names))
 
 
 def _best(table: Table) -> frozenset[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -14,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from understudy.report.figures.base import Lacking, register_figure
 from understudy.report.figures.rows import measured
 from understudy.report.figures.style import (
+    STYLE,
     TEACHER_COLOR,
     Plot,
     RowLook,
@@ -43,6 +45,7 @@ def curves_plot(run: RunData) -> Plot | Lacking | None:
     return found or Lacking("curves", "Curves", why)
 
 
+@matplotlib.rc_context(STYLE)
 def curves_of(
     records: Sequence[EpochRecord],
     rows: Sequence[str],

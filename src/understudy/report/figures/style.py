@@ -41,6 +41,7 @@ GREY = "#8a8f98"
 # Okabe and Ito's palette, which people with any colour blindness can tell apart; its yellow is too light on white.
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _ALONE_COLOR = "#5f6368"
+TEACHER = "teacher"
 Dash = Literal["solid", "dashed", "dotted", "dashdot"]
 _DASHES: tuple[Dash, ...] = ("solid", "dashed", "dotted", "dashdot")
 _MARKERS: dict[Dash, str] = {"solid": "o", "dashed": "s", "dotted": "^", "dashdot": "D"}
@@ -159,6 +160,8 @@ def looks(names: Sequence[str]) -> dict[str, RowLook]:
     update, which is dashed.
     """
     chosen = {ALONE: RowLook(_ALONE_COLOR, "solid", _MARKERS["solid"])}
+    if TEACHER in names:  # its own training, on the page of a run that goes on
+        chosen[TEACHER] = RowLook(TEACHER_COLOR, "dashed", "D")
     colors: dict[str, str] = {}  # of methods
     taken: set[tuple[str, Dash]] = set()
     for name in names:
