@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from understudy.core.batch import Batch, Observation
+from understudy.core.batch import IMAGES, MAIN, Batch, Observation
+from understudy.core.heads import MEAN
 from understudy.core.meters import StepRecord
-from understudy.core.precision import autocast, upcast
+from understudy.core.precision import autocast, upcast_all
 from understudy.data import TrainLoader
 from understudy.data.loaders.plain import PlainLoader
 from understudy.probes import EpochSight
@@ -141,18 +142,24 @@ def _measured(student: Student, trainer: Trainer, loader: TrainLoader) -> dict[s
 def _record(
     student: Student, methods: Sequence[WeightedMethod], trainer: Trainer, batch: Batch, random_state: RandomState
 ) -> StepRecord:
-    """The losses of a batch."""
+    """The losses of a batch.
+
+    A network in evaluation mode may have one output where it is trained with several: what a method reads of the others
+    is not measured, and with it the whole distill loss.
+    """
     with autocast(student.precision, trainer.device):
         seen = Observation() if trainer.teacher is None else trainer.teacher.observe(batch)
-        task_loss, pairings = student.task.pair(student.model, seen, batch)
-    pairing = upcast(pairings["main"])
+        task_loss, found = student.task.pair(student.model, seen, batch)
+    pairings = upcast_all(found)
+    is_whole = all(weighted.reads in (*pairings, IMAGES) for weighted in methods)
     _, whole = combine_losses(
         task_loss,
-        pairing,
-        methods,
+        pairings,
+        methods if is_whole else (),
         task_weight=student.task_weight,
         epoch=trainer.epoch,
         part=PassShare(trainer.world.rows(len(batch.images)), world=trainer.world),
         random_state=random_state,
     )
-    return record_of(whole, pairing, student.task.batch_measures(pairing))
+    deployed = pairings.get(MEAN, pairings[MAIN])
+    return record_of(whole, deployed, student.task.batch_measures(deployed))
