@@ -1,0 +1,162 @@
+"""Images with boxes around objects: how they are kept, and what is put right or refused when they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor
+
+from understudy.core.boxes import Boxes
+from understudy.data.sources.base import FileSource
+from understudy.data.sources.decoding import BadImageError, printable
+from understudy.utils.errors import UserError
+from understudy.utils.text import listed, plural
+
+__all__ = ["BoxCounts", "BoxSource", "BoxedImage", "box_source", "refuse_missing", "refuse_outside_paths"]
+
+MOST_NAMED = 10
+SLACK = 1.0  # pixels that a box may reach beyond its image by rounding, without being counted
+
+
+@dataclass(frozen=True, slots=True)
+class BoxedImage:
+    """One image as an annotation file has it: n boxes of any kind, not put right yet."""
+
+    path: str  # below the root
+    size: tuple[int, int]  # height, width
+    boxes: Sequence[Sequence[float]] = ()  # (n,4) x1, y1, x2, y2 in pixels
+    labels: Sequence[int] = ()  # (n,)
+    crowd: Sequence[bool] | None = None  # (n,); None: none of them
+    areas: Sequence[float] | None = None  # (n,) of the objects; None: the boxes'
+
+
+@dataclass
+class BoxCounts:
+    """What was put right while boxes were read."""
+
+    cut: int = 0  # reached beyond their image
+    outside: int = 0  # nothing of them is in it
+    flat: int = 0  # no width or no height
+    crowds: int = 0
+    boxes: int = 0  # that are left, crowds among them
+    images: int = 0
+    empty: int = 0  # images without a box
+
+    def said(self, split: str) -> list[str]:
+        """What a person should know, a line for each kind."""
+        lines = [f"{split}: {plural(self.boxes, 'box', 'boxes')} on {plural(self.images, 'image')}"]
+        if self.empty:
+            lines[0] += f", {self.empty} of them without any"
+        told = (
+            ("not trained on, but evaluated with", self.crowds, ("crowd", "crowds"), ""),
+            ("cut to the image", self.cut, ("box", "boxes"), " beyond it"),
+            ("left out", self.outside, ("box", "boxes"), " outside the image"),
+            ("left out", self.flat, ("box", "boxes"), " without width or height"),
+        )
+        lines += [f"{split}: {what}: {plural(count, *one)}{where}" for what, count, one, where in told if count]
+        return lines
+
+
+class BoxSource(FileSource):
+    """Image files below one folder, with the boxes on them.
+
+    Args:
+        root: the folder.
+        paths: below it.
+        boxes: of all N images, in their order.
+    """
+
+    def __init__(self, root: Path, paths: Sequence[str], boxes: Boxes) -> None:
+        super().__init__(root, paths, torch.full((len(paths),), -1))
+        self.boxes = boxes
+
+    @property
+    def sizes(self) -> Tensor:
+        """(N,2) height and width of each image, known without decoding it."""
+        return self.boxes.sizes
+
+    def target(self, i: int) -> Boxes:
+        """The boxes of image i, crowds among them."""
+        return self.boxes[i : i + 1]
+
+    def image(self, i: int) -> Tensor:
+        """Read and decoded now.
+
+        Raises:
+            BadImageError: it cannot be read, or has another size than its boxes are for.
+        """
+        image = super().image(i)
+        height, width = self.sizes[i].tolist()
+        if tuple(image.shape[1:]) != (height, width):
+            raise BadImageError(
+                f"{self.name(i)}: the image has {image.shape[2]} x {image.shape[1]} pixels, and its boxes are for "
+                f"{width} x {height}"
+            )
+        return image
+
+
+def box_source(root: Path, images: Sequence[BoxedImage]) -> tuple[BoxSource, BoxCounts]:
+    """The images with their boxes, put right: cut to their image, left out where nothing is left of them.
+
+    Args:
+        root: of the images' paths.
+        images: as they were read.
+    """
+    counts = BoxCounts(images=len(images))
+    sizes = torch.tensor([image.size for image in images]).reshape(-1, 2)
+    place = [number for number, image in enumerate(images) for _ in image.boxes]
+    corners = torch.tensor([box for image in images for box in image.boxes], dtype=torch.float64).reshape(-1, 4)
+    labels = torch.tensor([label for image in images for label in image.labels], dtype=torch.int64)
+    crowd = torch.tensor([is_crowd for image in images for is_crowd in image.crowd or [False] * len(image.boxes)])
+    areas = torch.tensor([area for image in images for area in image.areas or [torch.nan] * len(image.boxes)])
+    where = torch.tensor(place, dtype=torch.int64)
+    limits = sizes[where][:, [1, 0, 1, 0]].double()
+    cut = corners.clamp(min=0).minimum(limits)
+    is_flat = (corners[:, 2:] <= corners[:, :2]).any(dim=1)
+    is_outside = (cut[:, 2:] <= cut[:, :2]).any(dim=1) & ~is_flat
+    is_cut = ((cut - corners).abs() > SLACK).any(dim=1) & ~is_flat & ~is_outside
+    kept = ~is_flat & ~is_outside
+    areas = torch.where(areas.isnan(), (cut[:, 2:] - cut[:, :2]).prod(dim=1).float(), areas.float())
+    boxes = Boxes(
+        boxes=cut.float(),
+        labels=labels,
+        image=where,
+        crowd=crowd.bool(),
+        area=areas,
+        sizes=sizes,
+        scale=torch.ones(len(images), 2),
+    ).where(kept)
+    counts.cut, counts.outside, counts.flat = int(is_cut.sum()), int(is_outside.sum()), int(is_flat.sum())
+    counts.crowds, counts.boxes = int(boxes.crowd.sum()), len(boxes.labels)
+    counts.empty = len(images) - len(set(boxes.image.tolist()))
+    return BoxSource(root, [image.path for image in images], boxes), counts
+
+
+def refuse_missing(root: Path, paths: Iterable[str], *, what: str) -> None:
+    """Refuse annotations of images that are not there.
+
+    Raises:
+        UserError: naming some.
+    """
+    missing = [path for path in paths if not (root / path).is_file()]
+    if missing:
+        shown = listed([printable(path) for path in missing], MOST_NAMED)
+        raise UserError(
+            f"{what} names {plural(len(missing), 'image that is', 'images that are')} not below {root}: {shown}; "
+            "put the images there, or leave these out of the file"
+        )
+
+
+def refuse_outside_paths(path: str, *, what: str) -> str:
+    """The path, if it stays below its folder.
+
+    Raises:
+        UserError: it is absolute, or climbs out of it.
+    """
+    parts = PurePosixPath(path.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or not parts.parts or ":" in parts.parts[0]:
+        raise UserError(f"{what} names an image {printable(path)!r}, which is not a path below the folder of images")
+    return str(parts)

@@ -1,0 +1,168 @@
+"""COCO's json files: instances_train*.json and instances_val*.json beside folders of images."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from understudy.data.sources.boxed import BoxedImage, box_source, refuse_missing, refuse_outside_paths
+from understudy.data.sources.found import Found, SplitName, split_name
+from understudy.utils.errors import UserError, shortened_repr
+from understudy.utils.text import plural
+from understudy.utils.untrusted import text_of, visible
+
+__all__ = ["is_coco", "read_coco"]
+
+MOST_BYTES = 2**31  # COCO's own training file has 470 MB
+_SPLIT = re.compile(r"(train|val|valid|test)(?![a-z])", re.IGNORECASE)
+
+
+def is_coco(root: Path) -> bool:
+    """Whether COCO's json files lie there."""
+    return bool(_files(root))
+
+
+def read_coco(root: Path) -> Found:
+    """The splits of COCO's json files.
+
+    Classes are the categories in the order of their ids, which may have holes. Images are looked for beside the file,
+    in a folder of its split, or in `images/`.
+
+    Args:
+        root: with `annotations/instances_train*.json` and so on, or with `train/_annotations.coco.json`.
+
+    Raises:
+        UserError: no file of boxes to train on, a file that is not in COCO's form, images that are not there, splits
+            of other categories.
+    """
+    files = _files(root)
+    if "train" not in files:
+        raise UserError(
+            f"{root} has no COCO file of training boxes; it should hold annotations/instances_train.json, and images "
+            "in train/ or images/train/"
+        )
+    classes: tuple[str, ...] | None = None
+    splits, notes = {}, []
+    for split, file in files.items():
+        content = _content(file)
+        names, numbers = _categories(content, file)
+        if classes not in (None, names):
+            raise UserError(f"{file} has other categories than {files['train']}; give both the same ones")
+        classes = names
+        folder, images = _images(root, split, content, numbers, file)
+        splits[split], counts = box_source(folder, images)
+        notes += counts.said(split)
+        if split == "train" and not counts.boxes:
+            raise UserError(f"{file} has no box to learn from")
+    assert classes is not None
+    return Found(name="coco", classes=classes, splits=splits, notes=tuple(notes))
+
+
+def _files(root: Path) -> dict[SplitName, Path]:
+    """The file of each split; of several the one with the shortest name, instances_ before others."""
+    found: dict[SplitName, Path] = {}
+    candidates = [*root.glob("annotations/*.json"), *root.glob("*.json"), *root.glob("*/_annotations.coco.json")]
+    of_boxes = [file for file in candidates if not re.match(r"(captions|panoptic|person_keypoints|stuff)_", file.name)]
+    for file in sorted(of_boxes, key=lambda file: (not file.name.startswith("instances"), len(file.name), str(file))):
+        word = file.parent.name if file.name.startswith("_") else next(iter(_SPLIT.findall(file.stem)), "")
+        split = split_name(word)
+        if split is not None:
+            found.setdefault(split, file)
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
+
+
+def _content(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(text_of(file, most_bytes=MOST_BYTES))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file} is no JSON ({error})") from None
+    keys = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(_are_objects(content.get(key)) for key in keys):
+        raise UserError(f"{file} is not in COCO's form: an object with the lists images, annotations and categories")
+    return content
+
+
+def _are_objects(entries: Any) -> bool:
+    return isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+
+
+def _categories(content: Mapping[str, Any], file: Path) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Names by class, and the class of each id."""
+    ids = [category.get("id") for category in content["categories"]]
+    if not ids or not all(isinstance(one, int) for one in ids) or len(set(ids)) < len(ids):
+        raise UserError(f"{file}: categories need ids, whole numbers that differ")
+    ordered = sorted(content["categories"], key=lambda category: int(category["id"]))
+    names = tuple(visible(str(category.get("name", category["id"]))) for category in ordered)
+    return names, {int(category["id"]): place for place, category in enumerate(ordered)}
+
+
+def _images(
+    root: Path, split: SplitName, content: Mapping[str, Any], numbers: Mapping[int, int], file: Path
+) -> tuple[Path, list[BoxedImage]]:
+    """The folder of the images, and the images with their boxes in the order of the file."""
+    known: dict[Any, tuple[str, tuple[int, int]]] = {}
+    for image in content["images"]:
+        name, height, width = image.get("file_name"), image.get("height"), image.get("width")
+        if not isinstance(name, str) or not all(isinstance(side, int) and side > 0 for side in (height, width)):
+            raise UserError(f"{file}: image {shortened_repr(image.get('id'))} needs file_name, height and width")
+        known[image.get("id")] = refuse_outside_paths(name, what=str(file)), (height, width)
+    if len(known) < len(content["images"]):
+        raise UserError(f"{file}: two images have one id")
+    rows: dict[Any, list[tuple[list[float], int, bool, float]]] = defaultdict(list)
+    for number, annotation in enumerate(content["annotations"]):
+        image_id, row = _row(annotation, numbers, f"{file}: annotation {annotation.get('id', number)}")
+        if image_id not in known:
+            raise UserError(
+                f"{file}: annotation {annotation.get('id', number)} is of image {shortened_repr(image_id)}, which the "
+                "file does not list"
+            )
+        rows[image_id].append(row)
+    paths = [path for path, _ in known.values()]
+    folder = _folder(root, split, file, paths)
+    refuse_missing(folder, paths, what=str(file))
+    images = []
+    for image_id, (path, size) in known.items():
+        boxes, labels, crowd, areas = zip(*rows[image_id], strict=True) if rows[image_id] else ((), (), (), ())
+        images.append(BoxedImage(path, size, boxes, labels, crowd, areas))
+    return folder, images
+
+
+def _row(annotation: Mapping[str, Any], numbers: Mapping[int, int], what: str) -> tuple[Any, Any]:
+    """The image's id, and corners, class, whether it is a crowd, area."""
+    box: Any = annotation.get("bbox")
+    category: Any = annotation.get("category_id")
+    are_numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
+    if not are_numbers or not all(math.isfinite(side) for side in box):
+        raise UserError(f"{what} has no box of four numbers, but {shortened_repr(box)}")
+    if category not in numbers:
+        raise UserError(f"{what} is of category {shortened_repr(category)}, which the file does not list")
+    left, top, width, height = (float(side) for side in box)
+    area = annotation.get("area")
+    has_area = isinstance(area, int | float) and math.isfinite(area) and area > 0
+    corners = [left, top, left + width, top + height]
+    is_crowd = bool(annotation.get("iscrowd", 0))
+    return annotation.get("image_id"), (corners, numbers[category], is_crowd, area if has_area else width * height)
+
+
+def _folder(root: Path, split: SplitName, file: Path, paths: list[str]) -> Path:
+    """Where the images lie: the first folder that has the first of them."""
+    word = next(iter(re.findall(r"(?:train|val|valid|test)\w*", file.stem)), split)
+    named = [word, split, f"{split}2017"]
+    if not paths:
+        raise UserError(f"{file} lists no images")
+    places = [file.parent, *(root / name for name in named), *(root / "images" / name for name in named)]
+    places += [root / "images", root]
+    for place in places:
+        if (place / paths[0]).is_file():
+            return place
+    raise UserError(
+        f"{file} names {plural(len(paths), 'image')}, such as {paths[0]}, that are in none of "
+        f"{', '.join(str(place) for place in places)}; put them into one of these"
+    )
