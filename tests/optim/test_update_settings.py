@@ -2,7 +2,7 @@ import pytest
 import timm
 import torch
 from pydantic import Field
-from timm.optim import param_groups_weight_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from understudy.core.config import Config
@@ -171,3 +171,35 @@ def test_frozen_parameters_are_left_out() -> None:
     assert sum(len(group["params"]) for group in update.optimizer.param_groups) == 1
     with pytest.raises(UserError, match="there is nothing to train: no parameter requires a gradient"):
         DOT.Config().build([("frozen", frozen)])
+
+
+@pytest.mark.parametrize("spares", [True, False])
+@pytest.mark.parametrize("config", [Joint.Config, DOT.Config])
+def test_layers_learn_at_timms_shares_of_the_rate(config: type[UpdateConfig], spares: bool) -> None:
+    network = timm.create_model("deit_tiny_distilled_patch16_224", embed_dim=12, depth=2, num_heads=2, img_size=32)
+    connector = nn.Linear(2, 2)
+    named = [*network.named_parameters(), ("connectors.0.weight", connector.weight)]
+    settings = config(optimizer="adamw", lr=0.01, layer_decay=0.5, decay_norm_and_bias=not spares)
+    update = settings.for_network(network).build(named, undecayed=undecayed_names(network))
+
+    wanted = param_groups_layer_decay(network, layer_decay=0.5, no_weight_decay_list=undecayed_names(network))
+    shares = {id(parameter): group["lr_scale"] for group in wanted for parameter in group["params"]}
+    groups = update.param_groups if isinstance(update, DOT) else update.optimizer.param_groups
+    found = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert found.pop(id(connector.weight)) == 0.01
+    assert found == pytest.approx({name: 0.01 * share for name, share in shares.items()})
+    assert set(shares.values()) == {1.0, 0.5, 0.25, 0.125}
+    assert update.initial_lr == update.lr == 0.01
+    update.set_lr_factor(0.5)
+    assert update.lr == 0.005
+
+
+def test_a_layer_decay_of_1_changes_nothing() -> None:
+    network = nn.Linear(2, 2)
+    settings = Joint.Config()
+    assert settings.for_network(network) is settings
+
+
+def test_layers_of_a_network_that_does_not_say_them_are_refused() -> None:
+    with pytest.raises(UserError, match=r"update\.layer_decay: Linear does not say which layer a parameter is of"):
+        Joint.Config(layer_decay=0.9).for_network(nn.Linear(2, 2))

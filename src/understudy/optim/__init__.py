@@ -12,7 +12,6 @@ from understudy.optim.base import (
     Update,
     UpdateConfig,
     row_suffix,
-    undecayed_names,
     update_names,
     update_of_row,
     word_in_row,
@@ -20,6 +19,7 @@ from understudy.optim.base import (
 from understudy.optim.dot.update import DOT
 from understudy.optim.dot.weights import DOTWeights
 from understudy.optim.joint import Joint
+from understudy.optim.parameter_groups import undecayed_names
 from understudy.optim.schedule import Schedule, lr_factor
 
 for _module in iter_modules(__path__):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from fnmatch import fnmatch
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from understudy.core.batch import Losses
 from understudy.core.config import Config
+from understudy.optim.parameter_groups import layer_lr_shares, parameter_groups
 from understudy.utils.errors import UserError
 from understudy.utils.installed import register
 
@@ -26,7 +26,6 @@ __all__ = [
     "one_of",
     "row_suffix",
     "scale_lr_",
-    "undecayed_names",
     "update_names",
     "update_of_row",
     "word_in_row",
@@ -63,11 +62,14 @@ class UpdateConfig(Config):
     momentum: float = Field(default=0.9, ge=0, lt=1)  # under AdamW, NAdam and Lion beta_1
     weight_decay: float = Field(default=5e-4, ge=0)  # Tian et al. 2020
     decay_norm_and_bias: bool = True  # False: not norms and biases, nor what the network itself asks to leave out
+    layer_decay: float = Field(default=1.0, gt=0, le=1)  # each layer learns at so much of the rate of the one behind it
     clip_norm: float | None = Field(default=None, gt=0)  # longest gradient of a step, over all parameters together
     beta2: float = Field(default=0.999, ge=0, lt=1)  # Lion: 0.99
     alpha: float = Field(default=0.9, ge=0, lt=1)  # RMSprop's memory of squared gradients; TensorFlow's; torch's: 0.99
     eps: float = Field(default=1e-8, gt=0)  # rmsprop_tf: under the root; 1e-3 in the EfficientNet recipes
     nesterov: bool = False  # of sgd: look ahead with the momentum
+
+    _lr_shares: dict[str, float] = PrivateAttr(default_factory=dict)  # by parameter; empty: all learn at the rate
 
     @model_validator(mode="before")
     @classmethod
@@ -102,6 +104,18 @@ class UpdateConfig(Config):
             raise ValueError("needs a momentum above 0, got 0")
         return nesterov
 
+    def for_network(self, network: nn.Module) -> Self:
+        """The same settings, which know of a network's layers where `layer_decay` asks for them.
+
+        Raises:
+            UserError: it does not say what its layers are.
+        """
+        if self.layer_decay == 1:
+            return self
+        settings = self.model_copy()
+        settings._lr_shares = layer_lr_shares(network, self.layer_decay)
+        return settings
+
     def build(self, parameters: Iterable[tuple[str, nn.Parameter]], *, undecayed: Collection[str] = ()) -> Update:
         """The update of these named parameters; frozen ones are left out.
 
@@ -130,21 +144,17 @@ class UpdateConfig(Config):
     def groups(
         self, parameters: Iterable[tuple[str, nn.Parameter]], undecayed: Collection[str] = ()
     ) -> list[dict[str, Any]]:
-        """The trainable ones of the parameters as torch's parameter groups, apart where their weight decay differs."""
+        """The trainable ones of the parameters as torch's parameter groups, apart where decay or rate differ."""
         trainable = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
         if not trainable:
             raise UserError("there is nothing to train: no parameter requires a gradient; unfreeze some of the student")
-        if self.decay_norm_and_bias:
-            return [{"params": [parameter for _, parameter in trainable]}]
-        # timm's rule (timm.optim.param_groups_weight_decay), its groups in the other order.
-        spared = [
-            parameter.ndim <= 1 or name.endswith(".bias") or any(fnmatch(name, pattern) for pattern in undecayed)
-            for name, parameter in trainable
-        ]
-        decayed = [parameter for (_, parameter), is_spared in zip(trainable, spared, strict=True) if not is_spared]
-        others = [parameter for (_, parameter), is_spared in zip(trainable, spared, strict=True) if is_spared]
-        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-        return [group for group in groups if group["params"]]
+        return parameter_groups(
+            trainable,
+            spares=not self.decay_norm_and_bias,
+            undecayed=undecayed,
+            lr=self.lr,
+            lr_shares=self._lr_shares,
+        )
 
 
 class Update:
@@ -257,12 +267,6 @@ def one_of(names: Iterable[str]) -> str:
     """The names as a choice in words: "a, b or c"."""
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last
-
-
-def undecayed_names(model: nn.Module) -> frozenset[str]:
-    """Parameters that the network itself asks not to decay (timm's `no_weight_decay()`), such as pos_embed."""
-    asked = getattr(model, "no_weight_decay", None)
-    return frozenset(asked()) if callable(asked) else frozenset()
 
 
 def initial_lr_of(optimizer: torch.optim.Optimizer) -> float:

@@ -85,7 +85,7 @@ def build_student(spec: StudentSpec, around: BuildContext) -> Student:
         task=around.task,
         methods=methods,
         task_weight=default_task_weight(spec.methods) if spec.task_weight is None else spec.task_weight,
-        update=spec.update.build(named, undecayed=undecayed_names(spec.model)),
+        update=spec.update.for_network(spec.model).build(named, undecayed=undecayed_names(spec.model)),
         schedule=spec.schedule,
         seed=hashed(around.seed, "student") if world.is_first else hashed(around.seed, "student", world.rank),
         average=None if spec.ema is None else WeightAverage(deployed, spec.ema),

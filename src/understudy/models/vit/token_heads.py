@@ -57,6 +57,11 @@ class TokenHeads(VisionTransformer):
         """Parameters that are not decayed."""
         return {*super().no_weight_decay(), "dist_token"}
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Which layer a parameter is of, as timm asks; the tokens are part of the stem."""
+        matcher = dict(super().group_matcher(coarse))
+        return {**matcher, "stem": f"{matcher['stem']}|dist_token"}
+
     def _token_heads(self) -> list[str]:
         return [f"head_dist{number or ''}" for number in (0, *range(2, len(self.head_names)))]
 

@@ -82,7 +82,8 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
 
         def build(self, parameters: Iterable[tuple[str, nn.Parameter]], *, undecayed: Collection[str] = ()) -> DOT:
             """A DOT, which is an Update itself."""
-            return DOT(self.groups(parameters, undecayed), **self.model_dump(exclude={"name", "decay_norm_and_bias"}))
+            settings = self.model_dump(exclude={"name", "decay_norm_and_bias", "layer_decay"})
+            return DOT(self.groups(parameters, undecayed), **settings)
 
     retains_graph: ClassVar[bool] = True
     needs_distillation: ClassVar[bool] = True
