@@ -6,7 +6,7 @@ import torch
 from helpers.examples import normal
 from helpers.examples_features import Shape
 from understudy.core.taps import TapShape
-from understudy.methods.shared.maps import comparable_maps, conv_regressor
+from understudy.methods.shared.maps import comparable_maps, conv_regressor, on_one_grid
 from understudy.utils.errors import UserError
 
 
@@ -51,3 +51,20 @@ def test_unlike_rows_and_unlike_channels_are_refused() -> None:
         comparable_maps(normal(2, 3, 4, 4), normal(3, 3, 4, 4))
     with pytest.raises(UserError, match="channels of the teacher first"):
         comparable_maps(normal(2, 3, 4, 4), normal(2, 5, 4, 4), channels_agree=True)
+
+
+def test_a_grid_that_is_a_multiple_is_averaged_block_by_block() -> None:
+    student, teacher = normal(2, 3, 6, 4, seed=0), normal(2, 5, 2, 2, seed=1)
+    ours, theirs = on_one_grid(student, teacher)
+    blocks = student.reshape(2, 3, 2, 3, 2, 2).mean(dim=(3, 5))
+    assert torch.allclose(ours, blocks)
+    assert torch.equal(theirs, teacher)
+
+
+def test_a_grid_that_is_no_multiple_is_interpolated_whichever_side_has_it() -> None:
+    plane = torch.linspace(0, 1, 14).expand(1, 1, 14, 14)  # rises from left to right
+    fine, coarse = on_one_grid(plane, torch.zeros(1, 1, 6, 6))
+    assert (fine.shape, coarse.shape) == ((1, 1, 6, 6), (1, 1, 6, 6))
+    assert (fine[0, 0, 0].diff() > 0.1).all()  # and so do its six columns, alike from either end
+    assert torch.allclose(fine + fine.flip(3), torch.ones_like(fine), atol=1e-6)
+    assert torch.equal(on_one_grid(torch.zeros(1, 1, 6, 6), plane)[1], fine)

@@ -251,3 +251,20 @@ def test_correlation_in_float32_is_that_of_float64_to_the_last_digits() -> None:
         assert found.dtype == torch.float32
         worst = max(worst, abs(found.double() - exact).item())
     assert worst < 5e-7
+
+
+def test_places_of_maps_are_rows_where_they_are_asked_for() -> None:
+    student, teacher = normal(3, 6, 4, 4, seed=0).float(), normal(3, 8, 2, 2, seed=1).float()
+    around = dataclasses.replace(
+        context(),
+        student=TapShapes({"stages.1": TapShape(6, 4, 4)}, num_classes=5),
+        teacher=TapShapes({"embedding": TapShape(8, 2, 2)}, num_classes=5),
+    )
+    settings = Projector.Config(spatial=True, kl_weight=0, student_tap="stages.1")
+    method = Projector(settings, around)
+    batch = dataclasses.replace(
+        pairing(3), student_features={"stages.1": student}, teacher_features={"embedding": teacher}
+    )
+    ours = nn.functional.avg_pool2d(student, 2).movedim(1, -1).reshape(12, 6)
+    wanted = 2 * projector_loss(method.projector(ours), teacher.movedim(1, -1).reshape(12, 8))
+    assert method(batch)["logsum"].item() == pytest.approx(wanted.item(), rel=1e-6)

@@ -24,6 +24,8 @@ from understudy.methods.base import (
 from understudy.methods.kd import kd_loss
 from understudy.methods.shared.connectors import linear_connector, mlp_connector, pooled
 from understudy.methods.shared.embeddings import tap_channels
+from understudy.methods.shared.logits import as_rows
+from understudy.methods.shared.maps import on_one_grid
 from understudy.methods.shared.whitening import Whitening, whitened
 from understudy.utils.errors import UserError, unknown_name
 
@@ -124,12 +126,14 @@ class Projector(Method, name="projector"):
 
     distance_weight * log(sum over m, d of |BN(P z_s) - BN(z_t)|^alpha) + kl_weight * KL(p_t || p_s) on (M, D)
     embeddings and (M, C) logits; the first is a sum over the batch inside the logarithm, the second a mean over rows
-    at T = 1. Maps are averaged over their positions. The defaults are the authors' ImageNet configuration as a whole:
-    linear projector with bias, BN without affine part and eps 1e-4, alpha 4, 2 LogSum + 1 KL, task weight 1.
+    at T = 1. Maps are averaged over their positions, or each position is a row (`spatial`). The defaults are
+    the authors' ImageNet configuration as a whole: linear projector with bias, BN without affine part and eps 1e-4,
+    alpha 4, 2 LogSum + 1 KL, task weight 1.
 
     Why kl_weight is 1: the released ImageNet run, the one that others reproduced, has it, and a default that takes
     its weight from there and its KL from elsewhere would be nobody's experiment. The paper's CIFAR-100 runs are
-    `projector: mlp, kl_weight: 0`; with kl_weight 0 the teacher's logits are not needed at all.
+    `projector: mlp, kl_weight: 0`; with kl_weight 0 the teacher's logits are not needed at all. A DeiT, as released:
+    `student_tap: norm, distance: correlation, distance_weight: 1, kl_weight: 0`, with `kd` on its second head.
 
     Differs from: LogSum has a floor of 1e-30 inside the logarithm, where the authors' is minus infinity with NaN
     gradients at equality (test_logsum_is_finite_with_zero_gradient_where_both_sides_are_equal). The floor moves no
@@ -154,7 +158,8 @@ class Projector(Method, name="projector"):
         logsumexp_temperature: float = Field(default=1.0, gt=0)
         distance_weight: float = Field(default=2.0, ge=0)  # imagenet/torchdistill/losses/single.py
         kl_weight: float = Field(default=1.0, ge=0)  # the same file; 0 in the paper's CIFAR-100 runs
-        student_tap: str = "embedding"
+        spatial: bool = False  # every place of the two maps is a row, on the smaller grid; false: their means are
+        student_tap: str = "embedding"  # of a vision transformer: the class token; norm: its patches
         teacher_tap: str = "embedding"
 
     paper = Paper(
@@ -209,10 +214,12 @@ class Projector(Method, name="projector"):
     def forward(self, pairing: Pairing) -> dict[str, Tensor]:
         """A term named as the distance and, where it has weight, "kl"; both weighted."""
         settings = self.config
-        projected = self.projector(pooled(pairing.student_features[settings.student_tap]))
+        student, teacher = self._rows(
+            pairing.student_features[settings.student_tap], pairing.teacher_features[settings.teacher_tap]
+        )
         distance = projector_loss(
-            projected,
-            pooled(at_least_float32(pairing.teacher_features[settings.teacher_tap])),
+            self.projector(student),
+            teacher,
             normalisation=settings.normalisation,
             distance=settings.distance,
             alpha=settings.alpha,
@@ -226,3 +233,10 @@ class Projector(Method, name="projector"):
             assert pairing.teacher_logits is not None
             terms["kl"] = settings.kl_weight * kd_loss(pairing.student_logits, pairing.teacher_logits, temperature=1.0)
         return terms
+
+    def _rows(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, D) of either side: a row an image, or one for each place of its map."""
+        if not self.config.spatial:
+            return pooled(student), pooled(at_least_float32(teacher))
+        student, teacher = on_one_grid(student, teacher)
+        return as_rows(student), as_rows(teacher)

@@ -12,7 +12,15 @@ from understudy.core.taps import TapShape
 from understudy.methods.base import at_least_float32
 from understudy.utils.errors import UserError
 
-__all__ = ["Paraphraser", "as_map", "comparable_maps", "conv_regressor", "factor_encoder", "full_precision"]
+__all__ = [
+    "Paraphraser",
+    "as_map",
+    "comparable_maps",
+    "conv_regressor",
+    "factor_encoder",
+    "full_precision",
+    "on_one_grid",
+]
 
 _LARGEST_KERNEL = 9  # beyond it the connector would have more weights than most students
 
@@ -57,6 +65,33 @@ def comparable_maps(student: Tensor, teacher: Tensor, *, channels_agree: bool = 
         for maps in (at_least_float32(student), at_least_float32(teacher))
     )
     return first, second
+
+
+def on_one_grid(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps on the smaller of their two grids, in at least float32; the teacher's detached.
+
+    A grid that is a whole multiple is averaged block by block, another one is interpolated (bilinear, antialiased), as
+    a vision transformer's 14x14 patches beside a network's 6x6 places.
+
+    Args:
+        student: (M, D_s, H_s, W_s) or (M, D_s).
+        teacher: (M, D_t, H_t, W_t) or (M, D_t).
+
+    Returns:
+        (M, D_s, H, W) and (M, D_t, H, W), H and W the smaller of either side's.
+    """
+    both = at_least_float32(as_map(student)), at_least_float32(as_map(teacher.detach()))
+    sides = min(maps.shape[2] for maps in both), min(maps.shape[3] for maps in both)
+    first, second = (_on_grid(maps, sides) for maps in both)
+    return first, second
+
+
+def _on_grid(maps: Tensor, sides: tuple[int, int]) -> Tensor:
+    if maps.shape[2:] == sides:
+        return maps
+    if maps.shape[2] % sides[0] == 0 and maps.shape[3] % sides[1] == 0:
+        return F.adaptive_avg_pool2d(maps, sides)
+    return F.interpolate(maps, sides, mode="bilinear", align_corners=False, antialias=True)
 
 
 def full_precision(tensor: Tensor) -> torch.autocast:
