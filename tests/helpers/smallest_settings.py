@@ -42,6 +42,7 @@ SMALLEST: dict[str, Smallest] = {
     "itrd": Smallest(has_connectors=True),
     "kdsvd": Smallest(),
     "logit_std": Smallest(),
+    "minilm": Smallest(student="tokens", refuses={"cnn": "has no layer that gives queries, keys and values"}),
     "nkd": Smallest(),
     "nst": Smallest(),
     "ofd": Smallest(has_connectors=True, refuses={"vit": "does not say where its preact_stages are"}),

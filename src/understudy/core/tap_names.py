@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import nn
 
+from understudy.core.attention import ATTENTION, attention_path
 from understudy.core.classifier import classifier_name, is_candidate
 from understudy.core.stages import stages_of
 from understudy.utils.errors import UserError, nearest
@@ -33,6 +34,7 @@ def tap_names(module: nn.Module) -> list[str]:
     short = ["embedding"] if _may_have_embedding(module) else []
     for group in ("stages", "preact_stages"):
         short += [f"{group}.{i}" for i in range(len(_stage_paths(module, group)))]
+    short += [ATTENTION] if attention_path(module) else []
     return short + [path for path, _ in module.named_modules() if path]
 
 
@@ -62,6 +64,13 @@ def expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str]
                     f"{absent[0]!r}; name modules instead: {shown_names(there)}"
                 )
             yield from (f"{tap}.{i}" for i in range(len(paths)))
+        elif tap == ATTENTION and submodule(module, tap) is None:
+            if attention_path(module) is None:
+                raise UserError(
+                    f"{name} has no layer that gives queries, keys and values of whole images, as timm's vision "
+                    "transformers have (vit_*, deit_*, ...); take one of these, or a method on features or logits"
+                )
+            yield tap
         elif output_name(module, tap) is not None:
             yield tap  # a pass shows whether there is one
         else:
@@ -80,10 +89,12 @@ def expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str]
 
 
 def resolved(module: nn.Module, tap: str) -> str:
-    """The module path (with ':input' where that side is meant) behind a short name: a stage's, or the network's own."""
+    """The module path (with ':input' where that side is meant) behind a short name: a stage, attention, its own."""
     aliases = getattr(module, "tap_aliases", None)
     if isinstance(aliases, Mapping) and tap in aliases:
         return str(aliases[tap])
+    if tap == ATTENTION and submodule(module, tap) is None:
+        return attention_path(module) or tap
     group, _, number = tap.partition(".")
     if group in ("stages", "preact_stages") and number.isdigit():
         paths = _stage_paths(module, group)

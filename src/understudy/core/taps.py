@@ -31,7 +31,8 @@ class Taps:
     """What a method looks at on either side.
 
     Names: "embedding" (the classifier's input), "stages" and "preact_stages" (all of them; they arrive as
-    "stages.0", "stages.1", ...), "module.path" for a module's output and "module.path:input" for its input, or
+    "stages.0", "stages.1", ...), "attention" (queries, keys and values of a vision transformer's last block, (B,3D,H,W)
+    on the grid of its patches), "module.path" for a module's output and "module.path:input" for its input, or
     "output.NAME" for a tensor that the network gives ("output.logits" where it gives one alone).
     """
 
