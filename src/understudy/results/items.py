@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from understudy.analysis.arrays import ArrayLike, as_array
 
-__all__ = ["item_scores"]
+__all__ = ["item_scores", "pixel_counts"]
 
 
 def item_scores(
@@ -27,6 +27,17 @@ def item_scores(
     found = [_of_seed(tensors, split, f"{row}/{seed}") for seed in seeds]
     there = [scores for scores in found if scores is not None]
     if not there or len(there) < len(found) or len({scores.shape for scores in there}) > 1:
+        return None
+    return np.stack(there)
+
+
+def pixel_counts(
+    tensors: Mapping[str, ArrayLike], *, split: str, row: str, seeds: Sequence[int]
+) -> npt.NDArray[Any] | None:
+    """(S, N, C, 3) pixels by seed, image and class of a row of segmentation; None where they were not kept."""
+    found = [tensors.get(f"counts/{split}/{row}/{seed}") for seed in seeds]
+    there = [as_array(counts) for counts in found if counts is not None]
+    if not there or len(there) < len(found) or len({counts.shape for counts in there}) > 1:
         return None
     return np.stack(there)
 

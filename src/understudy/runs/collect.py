@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from understudy.analysis.intervals import Summary, paired_bootstrap, summary
+from understudy.analysis.intervals import Interval, Summary, paired_bootstrap, summary
+from understudy.analysis.iou_intervals import paired_iou_bootstrap
 from understudy.methods import MethodConfig
 from understudy.methods.combination import weighted
 from understudy.optim import DEFAULT_UPDATE
 from understudy.recipes import comparison
-from understudy.results.items import item_scores
+from understudy.results.items import item_scores, pixel_counts
 from understudy.results.schema import (
     Changed,
     Comparison,
@@ -103,7 +104,8 @@ def assemble(
         changed=tuple(Changed(key=one.key, before=one.before, now=one.now) for one in origin.changed),
         changed_from=origin.recipe if origin.changed else None,
     )
-    return results.model_copy(update={"comparisons": tuple(_comparisons(results, rows, predictions))})
+    compared = _comparisons(results, rows, predictions, absent=recipe.segmentation.absent)
+    return results.model_copy(update={"comparisons": tuple(compared)})
 
 
 def scored_teacher(facts: Mapping[str, Any], found: Mapping[str, Evaluation]) -> Teacher:
@@ -189,8 +191,21 @@ def _summary(values: Sequence[float | None]) -> Summary | None:
     return summary(there)
 
 
+def _interval(
+    results: Results, predictions: Mapping[str, Tensor], row: str, against: str, split: Split, absent: str
+) -> Interval | None:
+    """Of the difference of two rows; None where nothing was kept that it could be drawn from."""
+    own, other = (item_scores(predictions, split=split, row=one, seeds=results.seeds) for one in (row, against))
+    if own is not None and other is not None:
+        return paired_bootstrap(own, other)
+    ours, theirs = (pixel_counts(predictions, split=split, row=one, seeds=results.seeds) for one in (row, against))
+    if ours is None or theirs is None:
+        return None
+    return paired_iou_bootstrap(ours, theirs, absent=absent)
+
+
 def _comparisons(
-    results: Results, rows: Sequence[comparison.Variant], predictions: Mapping[str, Tensor]
+    results: Results, rows: Sequence[comparison.Variant], predictions: Mapping[str, Tensor], *, absent: str
 ) -> list[Comparison]:
     """Differences between rows with their 95 % intervals, on test where there is one."""
     split: Split = "test" if results.data.num_test else "val"
@@ -199,10 +214,9 @@ def _comparisons(
     for place, (row, against) in enumerate(pairs):
         if (against, row) in pairs[:place]:
             continue
-        own, other = (item_scores(predictions, split=split, row=n, seeds=results.seeds) for n in (row, against))
-        if own is None or other is None:  # a task that does not tell item by item
+        interval = _interval(results, predictions, row, against, split, absent)
+        if interval is None:  # a task that does not tell item by item
             continue
-        interval = paired_bootstrap(own, other)
         found.append(
             Comparison(
                 row=row,
