@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -20,7 +21,8 @@ __all__ = ["METRICS", "PixelEvaluation", "PixelScores"]
 METRICS = (
     Metric("miou", "mIoU", "%"),  # the mean over classes of intersection over union, of the pixels of all images
     Metric("pixel_accuracy", "pixel accuracy", "%"),
-    Metric("loss", "loss", "nats", higher_is_better=False),  # cross-entropy of the labelled pixels
+    # Cross-entropy at the positions of the segmenter's own grid, labelled by the nearest pixel.
+    Metric("loss", "loss", "nats", higher_is_better=False),
 )
 
 
@@ -71,14 +73,23 @@ class PixelScores:
         self.loss = Meter()
         self.loss.add({"loss": torch.zeros((), device=device)}, 0)  # a process without images adds up nothing, too
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Score (B,C,H,W) logits at the size of the (B,H,W) labels, -1 where a pixel counts nowhere."""
-        # A pixel that is NaN or infinite is no prediction: argmax would make it a class, and right wherever that is.
-        predictions = torch.where(logits.isfinite().all(dim=1), logits.argmax(dim=1), -1)
+    def add(self, coarse: Tensor, coarse_labels: Tensor, enlarge: Callable[[Tensor], Tensor], labels: Tensor) -> None:
+        """Score the logits of some images.
+
+        Args:
+            coarse: (B,C,h,w) as the segmenter gives them.
+            coarse_labels: (B,h,w) for the loss, -1 where there is none.
+            enlarge: brings logits to the size of the labels.
+            labels: (B,H,W), -1 where a pixel counts nowhere.
+        """
+        predictions = enlarge(coarse).argmax(dim=1)
+        # What is NaN or infinite is no prediction: argmax would make it a class, and right wherever that is.
+        if not bool(coarse.isfinite().all()):
+            predictions = predictions.where(enlarge(coarse).isfinite().all(dim=1), -1)
         self.counts.append(class_counts(predictions, labels, self.num_classes))
-        num_pixels = int(torch.count_nonzero(labels >= 0))
-        if num_pixels:
-            self.loss.add({"loss": F.cross_entropy(logits, labels, ignore_index=-1)}, num_pixels)
+        num_labelled = int(torch.count_nonzero(coarse_labels >= 0))
+        if num_labelled:
+            self.loss.add({"loss": F.cross_entropy(coarse, coarse_labels, ignore_index=-1)}, num_labelled)
 
     def read(self, absent: AbsentClass) -> PixelEvaluation:
         """The evaluation of all images of all processes.

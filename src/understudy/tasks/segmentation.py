@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -169,7 +170,9 @@ class Segmentation:
                     for one, truth in zip(
                         torch.split(logits, 1), torch.split(labels, 1), strict=True
                     ):  # large maps, one by one
-                        scores[name].add(self._enlarged(one, truth), truth)
+                        scores[name].add(
+                            one, _nearest(truth, *one.shape[2:]), partial(self._enlarged, labels=truth), truth
+                        )
         return {name: score.read(self.settings.absent) for name, score in scores.items()}
 
     def restored(self, scores: Mapping[str, float], tensors: Mapping[str, Tensor]) -> PixelEvaluation:
