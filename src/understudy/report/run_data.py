@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from understudy.report.certainty import Certainty, certainty_in
+from understudy.report.masks import Example, class_ious, examples_in
 from understudy.results.items import item_scores
 from understudy.results.reading import read_results
 from understudy.results.schema import Results
@@ -109,6 +110,8 @@ class RunData:
     predictions: Predictions | None = None
     certainty: Certainty | None = None  # how sure they are of it, where that was kept
     items: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # by row: (S, N), see `item_scores`
+    ious: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # see `class_ious`
+    examples: tuple[Example, ...] = ()  # of segmentation
     environment: dict[str, Any] = field(default_factory=dict)
     recipe: str = ""
     missing: tuple[str, ...] = ()  # one sentence for each thing that is not there or could not be read
@@ -135,6 +138,8 @@ def read_run(folder: Path) -> RunData:
         predictions=predictions,
         certainty=certainty_in(tensors or {}, results, len(predictions.labels)) if predictions else None,
         items=_items(tensors or {}, results) if predictions or not is_of_classes else {},
+        ious={} if is_of_classes else class_ious(tensors or {}, results),
+        examples=() if is_of_classes else examples_in(tensors or {}, results),
         environment=read_environment(folder / "environment.json", missing),
         recipe=read_recipe_text(folder / "recipe.yaml", missing),
         missing=tuple(missing),

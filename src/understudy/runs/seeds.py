@@ -17,6 +17,7 @@ from understudy.results.seed_record import SeedRecord, SeedRow, seed_record_from
 from understudy.runs.build import deployed_network
 from understudy.runs.collect import seed_result
 from understudy.runs.context import Execution
+from understudy.runs.examples import example_masks
 from understudy.runs.folder import RunFolder
 from understudy.tasks import Evaluation
 from understudy.training.connector_weights import save_connectors
@@ -44,7 +45,9 @@ def keep_seed(
     `found` has the evaluations of what is deployed, by split and row, `details` what is kept of each image beside them.
     """
     components, run = execution.components, execution.run
+    is_first = seed == execution.recipe.seeds[0]
     predictions: dict[str, Tensor] = dict(details)
+    predictions |= example_masks(components, trainer) if is_first else {}
     rows: dict[str, SeedRow] = {}
     for student in trainer.students:
         network = deployed_network(components, student)

@@ -165,7 +165,8 @@ def _check_output_shape(name: str, shapes: TapShapes, task: Task) -> None:
     if found is None or (found.height is not None) == is_dense(task):
         return
     wanted = "(B,C,H,W)" if is_dense(task) else "(B,C)"
-    raise UserError(f"{name} must return {wanted} logits, got shape (2, {str(found).replace('x', ', ')})")
+    way_out = "; over a classifier's backbone: deeplabv3:NAME, psp:NAME or fpn:NAME" if is_dense(task) else ""
+    raise UserError(f"{name} must return {wanted} logits, got shape (2, {str(found).replace('x', ', ')}){way_out}")
 
 
 def refuse_dense(config: MethodConfig, task: Task) -> None:

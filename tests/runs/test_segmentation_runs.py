@@ -1,0 +1,127 @@
+"""A run of segmentation from a folder of masks, the whole way through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+
+from helpers.displays import Eventful, press_ctrl_c
+from helpers.engine import read_metrics, reproducible_files, run_recipe
+from helpers.masks import masks_folder
+from understudy import Recipe, UserError, load_student
+from understudy.report import read_results
+from understudy.runs.evaluate import evaluate
+from understudy.runs.folder import RunFolder
+from understudy.runs.predict import predictions
+from understudy.utils.interrupted import Interrupted
+
+SMALL = {"model": "deeplabv3:mobilenetv3_small_050", "kwargs": {"width": 8}, "weights": "none"}
+
+
+def recipe_of(root: Path, **over: Any) -> Recipe:
+    return Recipe.read(
+        {
+            "data": {"root": str(root), "batch_size": 3, "image_size": 32, "workers": 0},
+            "teacher": {**SMALL, "allow_weak": True},
+            "student": SMALL,
+            "rows": [
+                "alone",
+                {"name": "dist", "method": {"name": "dist", "on": {"main": 1, "aux": 0.4}}},
+            ],
+            "epochs": 2,
+            "threads": 1,
+            **over,
+        },
+        what="the test's recipe",
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return masks_folder(tmp_path_factory.mktemp("masks"))
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return run_recipe(recipe_of(data), tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_results_are_in_the_metrics_of_masks(run: RunFolder) -> None:
+    results = read_results(run.path)
+    assert (results.task, results.metric.title, results.data.num_classes) == ("segmentation", "mIoU", 4)
+    assert [set(row.summary.scores) for row in results.rows] == [{"miou", "pixel_accuracy", "loss"}] * 2
+    assert {(one.row, one.against) for one in results.comparisons} == {("dist", "alone")}
+    assert {line["kind"]: set(line) & {"pixel_accuracy", "top1"} for line in read_metrics(run)} == {
+        "train": {"pixel_accuracy"},
+        "epoch": set(),
+    }
+    terms = {key for line in read_metrics(run) if line["kind"] == "train" for key in line["terms"] if "dist." in key}
+    assert terms == {"dist.inter", "dist.intra", "dist.aux.inter", "dist.aux.intra"}
+
+
+def test_the_page_shows_iou_by_class_and_images_with_their_masks(run: RunFolder) -> None:
+    page = (run.path / "report.html").read_text()
+    assert 'id="ious"' in page
+    assert 'id="masks"' in page
+    assert "top-1" not in page
+    kept = load_file(run.predictions_file)
+    assert kept["counts/val/alone/0"].shape == (4, 4, 3)
+    assert kept["examples/row/dist/0"].shape == kept["examples/truth/0"].shape == (32, 32)
+
+
+def test_evaluate_gives_the_score_that_the_run_wrote(run: RunFolder, data: Path) -> None:
+    results = read_results(run.path)
+    assert results.deployed is not None
+    written = results.row(results.deployed.row).seeds[0].selected.scores
+    found = evaluate(run, split="val", data=None, allow_code=False)
+    assert found.scores.scores == pytest.approx(written, rel=1e-5)
+    assert "(4 images)   mIoU" in found.text
+
+
+def test_predict_says_shares_of_pixels_and_gives_masks_of_the_pictures_own_size(run: RunFolder, data: Path) -> None:
+    pictures = [Image.fromarray(np.zeros((20, 44, 3), dtype=np.uint8)), data / "images/val"]
+    first, *others = predictions(run.path, pictures, teacher=True, say=print)
+    assert (len(others), first.mask.shape, first.teacher_mask.shape) == (4, (20, 44), (20, 44))
+    shares = {answer.name: answer.probability for answer in first.student}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert set(shares) <= {"background", "disc", "square", "triangle"}
+
+
+def test_the_students_folder_is_read_and_takes_images_of_any_size(run: RunFolder) -> None:
+    student = load_student(run.path)
+    with torch.no_grad():
+        assert student(torch.zeros(1, 3, 40, 56))["logits"].shape == (1, 4, 5, 7)
+    assert student.classes == ("background", "disc", "square", "triangle")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_ends_the_same_bit_for_bit(run: RunFolder, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run_recipe(recipe_of(data), tmp_path / "run", display=Eventful(1, 3, press_ctrl_c))
+    again = run_recipe(recipe_of(data), tmp_path / "run")
+    expected, found = reproducible_files(run), reproducible_files(again)
+    assert {name for name in expected if expected[name] != found.get(name)} <= {"results.json"}  # its run's name
+
+
+@pytest.mark.parametrize(
+    ("over", "text"),
+    [
+        ({"student": {"model": "cifar:resnet8", "weights": "none"}}, r"must return \(B,C,H,W\) logits.*deeplabv3:NAME"),
+        ({"rows": ["crd"]}, "method 'crd' compares whole images"),
+        ({"bank": {"path": "nowhere"}}, "bank"),
+        (
+            {"data": {"root": "digits", "val_rows": "0:8"}, "task": "segmentation"},
+            "task: segmentation learns from masks",
+        ),
+        ({"class_weights": "balanced"}, "class_weights: balanced counts images"),
+    ],
+)
+def test_what_does_not_go_with_masks_is_refused_in_words(data: Path, tmp_path: Path, over: Any, text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        run_recipe(recipe_of(data, **over), tmp_path / "run")
