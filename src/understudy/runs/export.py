@@ -70,17 +70,13 @@ def export(
     """
     check_wanted(wanted)
     network = student_network_of(run, allow_code=allow_code, module=module)
-    recipe = recipe_of(run)
-    is_dense = recipe.task == "segmentation"
-    model = (LogitsAlone(network.prepared) if is_dense else network.prepared).eval()
     size, teacher_size = image_sizes(run)
     images, problem = _images(run, data)
     needs_calibration = any(one.format.name == "int8" for one in wanted)
     if needs_calibration and images is None:
         raise UserError(f"--int8 needs images to calibrate on: {problem}")
     calibration = _calibration(images) if images is not None and needs_calibration else []
-    about = _about(network, None if is_dense else size, recipe)
-    subject = Subject(model, size, about, calibration, takes_any_size=is_dense)
+    subject = _subject(network, size, recipe_of(run), calibration)
     written, failed = [], []
     for one in wanted:
         try:
@@ -101,15 +97,23 @@ def export(
     return ExportReport(
         image_size=size,
         channels=subject.channels,
-        about=tuple(about),
+        about=tuple(subject.about),
         written=tuple(written),
         rows=tuple(_rows(subject, written, scores, run)),
         teacher=None if teacher is None else _teacher(teacher, teacher_size),
-        student=Cost(count_parameters(model), count_macs(model, size), 0.0),
+        student=Cost(count_parameters(subject.model), count_macs(subject.model, size), 0.0),
         scored_on=of_what,
         metric=results_of(run).metric,
         failed=tuple(failed),
     )
+
+
+def _subject(network: Network, size: ImageSize, recipe: Recipe, calibration: Sequence[Tensor]) -> Subject:
+    """What is written: a segmenter gives its map of logits alone, for images of any size."""
+    is_dense = recipe.task == "segmentation"
+    model = (LogitsAlone(network.prepared) if is_dense else network.prepared).eval()
+    about = _about(network, None if is_dense else size, recipe)
+    return Subject(model, size, about, calibration, takes_any_size=is_dense)
 
 
 def check_wanted(wanted: Sequence[Wanted]) -> None:

@@ -1,0 +1,81 @@
+"""Commands on what a run left: `predict`, `export`, `push`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from understudy.cli.options import AllowCode, DataOption, ModuleOption
+
+__all__ = ["export", "predict", "push"]
+
+
+def predict(
+    student: Annotated[Path, typer.Argument(metavar="RUN|STUDENT|FILE.onnx", help="What answers.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, and folders of them.")],
+    topk: Annotated[int, typer.Option(metavar="K", min=1, help="So many of the likeliest classes.")] = 3,
+    format: Annotated[str, typer.Option("--format", metavar="table|csv|jsonl", help="Of the answers.")] = "table",
+    teacher: Annotated[bool, typer.Option("--teacher", help="The teacher's answers beside the student's.")] = False,
+    masks: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Of a segmenter: write a PNG with the class of every pixel.")
+    ] = None,
+    module: ModuleOption = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Say what is on pictures: names of classes and their probabilities."""
+    from understudy.cli import commands
+
+    commands.predict(
+        student,
+        images,
+        topk=topk,
+        format=format,
+        teacher=teacher,
+        masks=masks,
+        module=module,
+        allow_code=allow_code,
+    )
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="ONNX, of any batch.")] = None,
+    opset: Annotated[int | None, typer.Option(metavar="N", help="Of --onnx; 18 or more.")] = None,
+    float16: Annotated[bool, typer.Option("--float16", help="Of --onnx: half precision inside.")] = False,
+    int8: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="ONNX in whole numbers, calibrated on training images.")
+    ] = None,
+    pt2: Annotated[Path | None, typer.Option(metavar="FILE", help="A program of torch.export.")] = None,
+    torchscript: Annotated[Path | None, typer.Option(metavar="FILE", help="A traced network.")] = None,
+    openvino: Annotated[Path | None, typer.Option(metavar="FOLDER", help="OpenVINO, where it is installed.")] = None,
+    data: DataOption = None,
+    images: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Score on so many validation images; all by default.")
+    ] = None,
+    module: ModuleOption = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Write the student into files to deploy, and print size, accuracy and latency of each beside torch's."""
+    from understudy.cli import commands
+
+    exports = commands.Exports(
+        onnx=onnx, opset=opset, float16=float16, int8=int8, pt2=pt2, torchscript=torchscript, openvino=openvino
+    )
+    typer.echo(commands.export(run, exports, data=data, images=images, module=module, allow_code=allow_code))
+
+
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or the folder of one of its students.")],
+    to: Annotated[str, typer.Option("--to", metavar="USER/NAME", help="The repository; made where it is missing.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be sent, and send nothing.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    license: Annotated[
+        str | None, typer.Option(metavar="ID", help="For the card, such as apache-2.0; none is assumed.")
+    ] = None,
+) -> None:
+    """Send a student to the Hugging Face hub: weights as safetensors, JSON and the model card, nothing else."""
+    from understudy.runs.push import push_student
+
+    typer.echo(push_student(run, to, dry_run=dry_run, private=private, license=license))
