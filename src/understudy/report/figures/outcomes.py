@@ -31,7 +31,7 @@ def outcome_plot(run: RunData) -> Plot | None:
     predictions = run.predictions
     if predictions is None or predictions.teacher is None or not predictions.rows:
         return None
-    figure = new_figure(1.3 + ROW_INCHES * len(predictions.rows))
+    figure = new_figure((2.0 if is_narrow() else 1.3) + ROW_INCHES * len(predictions.rows))
     axes = figure.add_subplot()
     lengths: list[float] = []
     told: list[str] = []
