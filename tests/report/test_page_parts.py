@@ -67,7 +67,9 @@ def test_what_a_reader_should_beware_of_is_said() -> None:
     one_seed = cautions(results_with(BOTH, CLEAR, seeds=1))
     assert [line for line in one_seed if line.startswith("One seed")]
     weak = cautions(results_with(BOTH, CLEAR, teacher=88.0))
-    assert weak == ["The teacher (88.0 %) is worse than the student alone (90.0 %): there is little to learn from it."]
+    assert weak == [
+        "The teacher (88.0 %) is no better than the student alone (90.0 %): there is little to learn from it."
+    ]
     on_test = results_with(BOTH, CLEAR).model_copy(update={"select_on": "test"})
     assert "chosen on the very test images" in cautions(on_test)[0]
     diverged = cautions(results_with({"alone": 90.0, "kd": float("nan")}))

@@ -38,9 +38,9 @@ def _about_the_teacher(results: Results) -> Iterator[str]:
     if reached is None:
         return
     own = with_unit(score(reached, metric), metric)
-    if alone is not None and metric.worth(results.score(alone).mean) > metric.worth(reached):
+    if alone is not None and metric.worth(results.score(alone).mean) >= metric.worth(reached):
         student = with_unit(score(results.score(alone).mean, metric), metric)
-        yield f"The teacher ({own}) is worse than the student alone ({student}): there is little to learn from it."
+        yield f"The teacher ({own}) is no better than the student alone ({student}): there is little to learn from it."
 
 
 def _about_unlike_rows(results: Results) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def run_page(run: RunData, *, salt: str = "") -> RunPage:
     starts, is_random = start_sentence(results), has_random_start(results)
     return RunPage(
         results=results,
-        verdict=verdict(results).replace("top-", "top\N{NON-BREAKING HYPHEN}"),
+        verdict=_unbroken(verdict(results)),
         headline=headline(results),
         cautions=(*cautions(results), *([starts] if starts and is_random else [])),
         starts="" if is_random else starts,
@@ -158,9 +159,10 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
     for student in {row.student.model: row.student for row in results.rows}.values():
         yield "Student", _model(student)
     batch = f" of batches of {data.batch_size}" if data.batch_size else ""
-    yield "Training", f"{results.epochs} epochs{batch}, seeds {', '.join(map(str, results.seeds))}"
+    epochs = f"{results.epochs} epochs" if results.epochs != 1 else "one epoch"
+    yield "Training", f"{epochs}{batch}, seed{'s' * (len(results.seeds) > 1)} {', '.join(map(str, results.seeds))}"
     if data.augmentation:
-        yield "Augmentation", data.augmentation.replace("flip True", "flip").replace("flip False", "no flip")
+        yield "Augmentation", _in_short(data.augmentation)
     if run.timing.run_seconds:
         yield "Took", f"{duration(run.timing.run_seconds)}{_of_which(run.timing, len(results.rows))}"
     if results.deployed is not None:
@@ -168,6 +170,17 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
         yield "To deploy", f"{results.deployed.row}, seed {results.deployed.seed}, in the {where}"
     for note in data.notes:
         yield "Note", note
+
+
+def _in_short(augmentation: str) -> str:
+    """'crop (pad 4, flip)': switches without True, shares with three digits."""
+    words = re.sub(r"(\w+) True\b", r"\1", re.sub(r"(\w+) False\b", r"no \1", augmentation))
+    return re.sub(r"\d+\.\d{4,}", lambda found: f"{float(found[0]):.3g}", words)
+
+
+def _unbroken(sentence: str) -> str:
+    """The same sentence, in which no line ends between a number and its percent sign, or within top-1."""
+    return sentence.replace("top-", "top\N{NON-BREAKING HYPHEN}").replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _of_which(timing: Timing, num_rows: int) -> str:

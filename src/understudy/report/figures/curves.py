@@ -88,7 +88,7 @@ def _look_at_the_end(axes: Axes, curves: Sequence[Curve], metric: Metric, teache
     room = 0.12 * (high - low) or 1.0
     if max(len(epochs) for epochs, _ in curves) > 3:
         bottom, top = axes.get_ylim()
-        axes.set_ylim(*((low - room, min(top, high + room)) if metric.higher_is_better else (bottom, high + room)))
+        axes.set_ylim(*((low - room, max(top, high + room / 2)) if metric.higher_is_better else (bottom, high + room)))
     if teacher is not None:
         axes.axhline(teacher, color=TEACHER_COLOR, linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
 

@@ -59,6 +59,7 @@ def outcome_plot(run: RunData) -> Plot | None:
     axes.set_xlim(0, max(lengths, default=1) * (2.4 if is_narrow() else 1.32) or 1)
     hover_points(axes, [length / 2 for length in lengths], list(range(len(lengths))), told)
     finish_rows(axes, list(predictions.rows), f"% of {images_of(run.results)}, mean over seeds")
+    axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= min(100, axes.get_xlim()[1])])
     figure.legend(loc="outside lower center", ncols=1 if is_narrow() else 3)
     text = (
         "Sand is what the student failed to learn from the teacher, grey what neither gets right: the less of both, "
