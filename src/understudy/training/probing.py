@@ -20,6 +20,7 @@ from understudy.core.meters import StepRecord
 from understudy.core.precision import autocast, upcast_all
 from understudy.data import TrainLoader
 from understudy.data.loaders.plain import PlainLoader
+from understudy.distributed.world import World
 from understudy.probes import EpochSight
 from understudy.training.loss import PassShare, WeightedMethod, combine_losses
 from understudy.training.metrics import record_of
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Probing"]
 
-SHARE_OF_STEPS = 1 / 20  # of an epoch, whose images are looked at again at its end: forward passes alone, about 1.5 %
+SHARE_OF_STEPS = 1 / 50  # of an epoch, whose images are looked at again at its end: forward passes alone, about 1 %
 
 
 class Probing:
@@ -72,11 +73,12 @@ class Probing:
 
     def end_epoch(self, trainer: Trainer, loader: TrainLoader) -> None:
         """Look at every student at the end of an epoch."""
-        for student in trainer.students:
+        looked_at = [student for student in trainer.students if student.name in self.of]
+        once = cache(partial(_measured, looked_at, trainer, loader))
+        for student in looked_at:
             student.probes = None
-            if student.name in self.of:
-                once = cache(partial(_measured, student, trainer, loader))
-                self.of[student.name].look_at_epoch(EpochSight(trainer.epoch, trainer.step, once))
+            measured = partial(_of_student, once, student.name)
+            self.of[student.name].look_at_epoch(EpochSight(trainer.epoch, trainer.step, measured))
 
     def new_lines(self) -> list[dict[str, Any]]:
         """What has been seen since the last call, a line for each look, with the numbers of it that are finite."""
@@ -118,37 +120,57 @@ class Probing:
             self._told |= {(row, name): len(series.places) for name, series in probes.series.items()}
 
 
-def _measured(student: Student, trainer: Trainer, loader: TrainLoader) -> dict[str, float] | None:
-    """Losses of a student on the first steps of epoch 1, without a trace in it: its methods are looked at as copies."""
+def _of_student(measured: Callable[[], Mapping[str, dict[str, float]]], name: str) -> dict[str, float] | None:
+    return measured().get(name)
+
+
+def _measured(students: Sequence[Student], trainer: Trainer, loader: TrainLoader) -> dict[str, dict[str, float]]:
+    """Losses of students on the first steps of epoch 1, by name, without a trace in them: their methods are copies."""
     if isinstance(loader, PlainLoader):  # somebody's own, whose random numbers are not to be drawn
-        return None
+        return {}
     num_steps = max(1, round(loader.steps_per_epoch * SHARE_OF_STEPS))
-    methods = copy.deepcopy(student.methods)
-    student.model.train(False)
-    for weighted in methods:
-        weighted.method.train(False)
-    random_state = RandomState(hashed(0, "probed losses"))
+    methods = {student.name: copy.deepcopy(student.methods) for student in students}
+    for student in students:
+        student.model.train(False)
+        for weighted in methods[student.name]:
+            weighted.method.train(False)
+    random_states = {student.name: RandomState(hashed(0, "probed losses")) for student in students}
+    records: dict[str, list[StepRecord]] = {student.name: [] for student in students}
     batches = loader.epoch(1)
     with closing(cast(Generator[Batch], batches)), torch.no_grad():  # workers end with the generator
-        records = [
-            _record(student, methods, trainer, batch.to(trainer.device), random_state)
-            for batch in islice(batches, num_steps)
-        ]
+        for batch in islice(batches, num_steps):
+            here: Batch = batch.to(trainer.device)
+            seen = trainer.observations(here)
+            for student in students:
+                found = _record(
+                    student, methods[student.name], here, seen[student.precision],
+                    epoch=trainer.epoch, random_state=random_states[student.name],
+                )  # fmt: skip
+                records[student.name].append(found)
+    return {name: _means(found, trainer.world) for name, found in records.items()}
+
+
+def _means(records: Sequence[StepRecord], world: World) -> dict[str, float]:
     total = sum(records[1:], records[0])
-    sums, weights = trainer.world.add_up([torch.stack(list(part.values())) for part in (total.sums, total.weights)])
+    sums, weights = world.add_up([torch.stack(list(part.values())) for part in (total.sums, total.weights)])
     return dict(zip(total.sums, (sums / weights).tolist(), strict=True))
 
 
 def _record(
-    student: Student, methods: Sequence[WeightedMethod], trainer: Trainer, batch: Batch, random_state: RandomState
+    student: Student,
+    methods: Sequence[WeightedMethod],
+    batch: Batch,
+    seen: Observation,
+    *,
+    epoch: int,
+    random_state: RandomState,
 ) -> StepRecord:
     """The losses of a batch.
 
     A network in evaluation mode may have one output where it is trained with several: what a method reads of the others
     is not measured, and with it the whole distill loss.
     """
-    with autocast(student.precision, trainer.device):
-        seen = Observation() if trainer.teacher is None else trainer.teacher.observe(batch)
+    with autocast(student.precision, student.device):
         task_loss, found = student.task.pair(student.model, seen, batch)
     pairings = upcast_all(found)
     is_whole = all(weighted.reads in (*pairings, IMAGES) for weighted in methods)
@@ -157,8 +179,8 @@ def _record(
         pairings,
         methods if is_whole else (),
         task_weight=student.task_weight,
-        epoch=trainer.epoch,
-        part=PassShare(trainer.world.rows(len(batch.images)), world=trainer.world),
+        epoch=epoch,
+        part=PassShare(student.world.rows(len(batch.images)), world=student.world),
         random_state=random_state,
     )
     deployed = pairings.get(MEAN, pairings[MAIN])

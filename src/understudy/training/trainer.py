@@ -12,7 +12,7 @@ from torch import Tensor
 from understudy.core.batch import Batch, Observation
 from understudy.core.compile import Capture, begin_compiled_step
 from understudy.core.meters import StepRecord
-from understudy.core.precision import autocast
+from understudy.core.precision import Precision, autocast
 from understudy.data import TrainLoader, from_plain_loader
 from understudy.data.loaders.plain import PlainLoader, as_evaluated_batch, refuse_used_up
 from understudy.distributed.world import SINGLE, World
@@ -42,8 +42,7 @@ class Trainer:
         world: the processes that train together; each has its part of every batch.
         capture: whether steps are replayed as one CUDA graph (see `understudy.training.capture`).
         say: is told why they are not, where they could have been.
-        probes: names of those that look at each student.
-        probe_every: steps from one look to the next.
+        probes, probe_every: names of those that look at each student, and steps from one look to the next.
     """
 
     def __init__(
@@ -205,17 +204,20 @@ class Trainer:
 
     def replayable_step(self, batch: Batch) -> list[StepRecord]:
         """The look and every student's passes and new weights: all that a captured graph of a step does."""
-        rows = self.world.rows(len(batch.images))
-        # A pass for each precision: what a student is taught must not depend on who else is there.
-        observations = {student.precision: Observation() for student in self.students}
-        if self.teacher is not None:
-            for precision in observations:
-                with autocast(precision, self.device):
-                    observations[precision] = self.teacher.observe(batch)
+        rows, observations = self.world.rows(len(batch.images)), self.observations(batch)
         return [
             student.replayable_step(batch, observations[student.precision], self.epoch, rows)
             for student in self.students
         ]
+
+    def observations(self, batch: Batch) -> dict[Precision, Observation]:
+        """A look for each precision: what a student is taught must not depend on who else is there."""
+        found = {student.precision: Observation() for student in self.students}
+        if self.teacher is not None:
+            for precision in found:
+                with autocast(precision, self.device):
+                    found[precision] = self.teacher.observe(batch)
+        return found
 
     def check_finite(self) -> None:
         """Raise where a loss of the running interval, or a weight, is NaN or infinite. All processes call it.

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from understudy.report.figures.found import add_grid, add_legend, chosen_rows, of_analysis
+from understudy.report.figures.found import add_grid, add_legend, chosen_rows, make_log, of_analysis
 from understudy.report.figures.rows import finish_rows
 from understudy.report.figures.style import TEACHER_COLOR, Plot, RowLook, add_panels, looks, new_figure, shortened
 from understudy.report.kept_findings import Findings, floats
@@ -176,7 +176,7 @@ def projection_plot(run: RunData, found: Findings) -> Plot | None:
             )
         axes.set_title(shortened(name), pad=6)
         axes.set_xlabel("singular value")
-        axes.set_yscale("log")
+        make_log(axes)
         axes.legend()
     sentences = tuple(_projection_of(name, found.pieces[name]) for name in names)
     reading = (

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from understudy.report.figures.base import Lacking, register_figure
 from understudy.report.figures.style import Plot, RowLook, is_narrow, legend_columns, shortened
@@ -16,7 +17,7 @@ from understudy.report.kept_findings import Findings, Looks, read_findings, read
 from understudy.report.run_data import RunData
 from understudy.results.schema import ALONE
 
-__all__ = ["DAMAGED", "add_grid", "add_legend", "chosen_rows", "draw_line", "of_analysis", "of_probe"]
+__all__ = ["DAMAGED", "add_grid", "add_legend", "chosen_rows", "draw_line", "make_log", "of_analysis", "of_probe"]
 
 DAMAGED = (KeyError, TypeError, ValueError, IndexError, AttributeError)  # what a file from anywhere may lead to
 Values = npt.NDArray[np.float64]
@@ -114,6 +115,20 @@ def draw_line(axes: Axes, x: npt.NDArray[np.generic], values: Values, look: RowL
     axes.plot(x, values.mean(axis=0), color=look.color, linestyle=look.dash, marker=marker, label=label)
     if len(values) > 1 and len(x) > 1:
         axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=look.color, alpha=0.13, linewidth=0)
+
+
+def make_log(axes: Axes, *, x: bool = False) -> None:
+    """A logarithmic axis with plain numbers: matplotlib's powers are formulas, which the style does not set."""
+    if x:
+        axes.set_xscale("log")
+    else:
+        axes.set_yscale("log")
+    axis = axes.xaxis if x else axes.yaxis
+    low, high = axis.get_view_interval()
+    decades = np.log10(max(high, 1e-300) / max(low, 1e-300))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.8 else (1,), numticks=9))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def add_legend(figure: Figure, looks: dict[str, RowLook], rows: Sequence[str], *, more: Sequence[Line2D] = ()) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.report.figures.base import Lacking, register_figure
-from understudy.report.figures.found import add_grid, add_legend, chosen_rows, of_analysis
+from understudy.report.figures.found import add_grid, add_legend, chosen_rows, make_log, of_analysis
 from understudy.report.figures.rows import finish_rows
 from understudy.report.figures.style import Plot, add_panels, looks, new_figure, shortened
 from understudy.report.kept_findings import Findings, floats
@@ -55,8 +55,8 @@ def landscape_plot(run: RunData, found: Findings) -> Plot | None:
             f"{name}: the loss of {float(line['loss']):.3g} rises by {float(line['sharpness']):,.0f} % of 1 + itself "
             "within the line (sharpness)."
         )
-    axes.set_yscale("log")
-    axes.set_xlabel("step along the direction, in lengths of each filter")
+    make_log(axes)
+    axes.set_xlabel("step, in lengths of each filter")
     axes.set_ylabel("task loss (train), nats")
     add_legend(figure, style, names)
     reading = (

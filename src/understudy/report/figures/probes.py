@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from understudy.report.figures.base import Lacking, register_figure
-from understudy.report.figures.found import add_legend, draw_line, of_probe
+from understudy.report.figures.found import add_legend, draw_line, make_log, of_probe
 from understudy.report.figures.style import Plot, add_panels, looks, new_figure, shortened
 from understudy.report.kept_findings import Looks
 from understudy.report.run_data import RunData
@@ -81,7 +81,7 @@ def trade_off_plot(run: RunData, found: dict[str, Looks]) -> Plot | None:
         axes.set_title(title, pad=8)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_yscale("log")
+        make_log(axes)
     for row in has_teacher:
         task, kl = (found[row].values[key].mean(axis=0) for key in ("task_loss", "kl_to_teacher"))
         panels[2].plot(kl, task, color=style[row].color, linestyle=style[row].dash, linewidth=1.2)
@@ -89,9 +89,9 @@ def trade_off_plot(run: RunData, found: dict[str, Looks]) -> Plot | None:
             kl[-1:], task[-1:], color=style[row].color, marker=style[row].marker, linestyle="none", label=row
         )
     if has_teacher:
-        panels[2].set(
-            title="one against the other", xlabel="KL to teacher", ylabel="task loss", xscale="log", yscale="log"
-        )
+        panels[2].set(title="one against the other", xlabel="KL to teacher", ylabel="task loss")
+        make_log(panels[2])
+        make_log(panels[2], x=True)
     add_legend(figure, style, rows)
     reading = (
         "The same training images after every epoch, in evaluation mode. Lower is better in both; on the right, a row "
@@ -126,7 +126,7 @@ def spectrum_plot(run: RunData, found: dict[str, Looks]) -> Plot | None:
             )  # fmt: skip
         axes.set_title(shortened(f"{row}: {layer}", 30), pad=8)
         axes.set_xlabel("step")
-        axes.set_yscale("log")
+        make_log(axes)
     for row, layer in layers:
         draw_line(
             last, found[row].places["step"], found[row].values[f"{layer}/correlation"], style[row], f"{row}: {layer}"
