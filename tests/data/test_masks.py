@@ -77,6 +77,24 @@ class TestLayouts:
         assert (mask_of(data.train, 0) == 255).float().mean() > 0.5
 
 
+class TestSeveral:
+    def test_two_folders_are_put_together_under_the_class_numbers_of_the_one_with_more(self, tmp_path: Path) -> None:
+        masks_folder(tmp_path / "a")
+        masks_folder(tmp_path / "b", train=2)
+        (tmp_path / "b/classes.txt").write_text("background\ntriangle\ndisc\n")
+        for file in (tmp_path / "b/masks").rglob("*.png"):
+            save_mask(file, np.full((32, 32), 1))
+        data = open_data(config(f"{tmp_path}/a,{tmp_path}/b"))
+        assert (len(data.train), len(data.val), len(data.classes)) == (8, 8, 4)
+        assert mask_of(data.train, 7).unique().tolist() == [3]
+        assert data.train.name(7).startswith("b: ")
+
+    def test_masks_and_classes_do_not_mix(self, tmp_path: Path) -> None:
+        masks_folder(tmp_path / "a")
+        with pytest.raises(UserError, match="some of these have masks and others one class an image"):
+            open_data(config(f"{tmp_path}/a,digits"))
+
+
 class TestBadInput:
     def refused(self, root: Path, text: str, **settings: object) -> None:
         with pytest.raises(UserError, match=text):

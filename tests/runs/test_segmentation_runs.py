@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from helpers.displays import Eventful, press_ctrl_c
 from helpers.engine import read_metrics, reproducible_files, run_recipe
-from helpers.masks import masks_folder
+from helpers.masks import masks_folder, save_mask
 from understudy import Recipe, UserError, load_student
 from understudy.report import read_results
 from understudy.runs.evaluate import evaluate
@@ -82,6 +82,17 @@ def test_evaluate_gives_the_score_that_the_run_wrote(run: RunFolder, data: Path)
     found = evaluate(run, split="val", data=None, allow_code=False)
     assert found.scores.scores == pytest.approx(written, rel=1e-5)
     assert "(4 images)   mIoU" in found.text
+
+
+def test_other_masks_are_scored_under_the_students_class_numbers(run: RunFolder, tmp_path: Path) -> None:
+    masks_folder(tmp_path)
+    whole = evaluate(run, split="val", data=str(tmp_path), allow_code=False)
+    (tmp_path / "classes.txt").write_text("triangle\nsquare\ndisc\nbackground\n")
+    for file in (tmp_path / "masks").rglob("*.png"):
+        values = np.asarray(Image.open(file))
+        save_mask(file, np.where(values == 255, 255, 3 - values))
+    turned = evaluate(run, split="val", data=str(tmp_path), allow_code=False)
+    assert turned.scores.scores == whole.scores.scores
 
 
 def test_predict_says_shares_of_pixels_and_gives_masks_of_the_pictures_own_size(run: RunFolder, data: Path) -> None:

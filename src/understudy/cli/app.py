@@ -118,12 +118,13 @@ def bank(
 @app.command(cls=Command)
 def demo(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The run folder.")] = Path("runs/demo"),
+    task: Annotated[str, typer.Option(metavar="NAME", help="classification, or segmentation.")] = "classification",
 ) -> None:
-    """Distil handwritten digits in a minute: no download, no settings."""
+    """Distil handwritten digits, or masks of drawn shapes, in a minute or two: no download, no settings."""
     from understudy.cli import commands
     from understudy.cli.output import print_outcome
 
-    run = commands.demo(out, display=Display())
+    run = commands.demo(out, task=task, display=Display())
     print_outcome(run)
     typer.echo(commands.next_commands())
 

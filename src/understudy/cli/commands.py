@@ -27,7 +27,7 @@ from understudy.runs.folder_choice import goes_on_unturned
 from understudy.runs.predict import Prediction, predictions
 from understudy.runs.reopen import built_alike
 from understudy.runs.run import execute
-from understudy.utils.errors import UserError
+from understudy.utils.errors import UserError, unknown_name
 from understudy.utils.text import listed
 from understudy.utils.untrusted import given_path, visible
 
@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 MOST_PROBLEMS = 5
+DEMOS = {  # recipe and data, by task
+    "classification": ("digits/demo", "real handwritten digits (UCI, 1,797 images of 8x8 pixels)"),
+    "segmentation": ("segmentation/shapes/demo", "shapes drawn on noise (192 images of 64x64 pixels, a mask each)"),
+}
 DEFAULT_ROWS = ("alone", "kd", "kd+dot", "dist")
 
 
@@ -84,12 +88,13 @@ def bank(recipe: Recipe, *, out: Path | None, options: BankOptions, allow_code: 
     ]
 
 
-def demo(out: Path, *, display: Display) -> RunFolder:
-    """Run the shipped demo recipe; it replaces its own finished run."""
-    recipe = load_recipe("digits/demo")
-    display.say(
-        f"understudy demo · real handwritten digits (UCI, 1,797 images of 8x8 pixels) · {recipe.threads} CPU thread"
-    )
+def demo(out: Path, *, task: str = "classification", display: Display) -> RunFolder:
+    """Run the shipped demo recipe of a task; it replaces its own finished run."""
+    if task not in DEMOS:
+        raise UserError(f"--task {task!r} is {unknown_name(task, DEMOS)}")
+    name, data = DEMOS[task]
+    recipe = load_recipe(name)
+    display.say(f"understudy demo · {data} · {recipe.threads} CPU thread")
     run = RunFolder(out)
     is_own = run.recipe_file.is_file()
     if goes_on_unturned(recipe, out=out, name="demo", overwrite=False):
@@ -109,29 +114,29 @@ def _to_stderr(note: str) -> None:
     typer.echo(visible(note), err=True)
 
 
-def predict(
-    student: Path,
-    images: Sequence[Path],
-    *,
-    topk: int,
-    format: str,
-    teacher: bool,
-    masks: Path | None = None,
-    module: str | None,
-    allow_code: bool,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Answering:
+    """How pictures are answered."""
+
+    topk: int = 3
+    format: str = "table"
+    teacher: bool = False  # its answers beside the student's
+    masks: Path | None = None  # where masks are written
+
+
+def predict(student: Path, images: Sequence[Path], how: Answering, *, module: str | None, allow_code: bool) -> None:
     """Print what is said of pictures; what a person should know goes to stderr.
 
     Raises:
         UserError: as `understudy.runs.predict`; also where not one picture can be read.
     """
-    check_prediction_format(format)
+    check_prediction_format(how.format)
     run = RunFolder(given_path(student, what="student"))
     if module is not None and not run.is_run:
         raise UserError("--module builds the student of a run folder; give the run")
     built = built_alike(run, module, allow_code=allow_code)
     found = predictions(
-        student, images, topk=topk, teacher=teacher, module=built, allow_code=allow_code, say=_to_stderr
+        student, images, topk=how.topk, teacher=how.teacher, module=built, allow_code=allow_code, say=_to_stderr
     )
     problems = []
     num_images = 0
@@ -142,11 +147,11 @@ def predict(
             num_images += 1
             if one.problem is not None:
                 problems.append(f"{one.image}: {one.problem}")
-            elif masks is not None:
-                write_mask(one, masks)
+            elif how.masks is not None:
+                write_mask(one, how.masks)
             yield one
 
-    for line in written_as(format, counted(), has_teacher=teacher):
+    for line in written_as(how.format, counted(), has_teacher=how.teacher):
         typer.echo(line)
     if len(problems) == num_images:
         raise UserError(f"no image could be read: {listed(problems, MOST_PROBLEMS)}")

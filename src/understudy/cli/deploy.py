@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from understudy.cli.options import AllowCode, DataOption, ModuleOption
+from understudy.cli.options import AllowCode, DataOption, MasksOption, ModuleOption
 
 __all__ = ["export", "predict", "push"]
 
@@ -18,25 +18,15 @@ def predict(
     topk: Annotated[int, typer.Option(metavar="K", min=1, help="So many of the likeliest classes.")] = 3,
     format: Annotated[str, typer.Option("--format", metavar="table|csv|jsonl", help="Of the answers.")] = "table",
     teacher: Annotated[bool, typer.Option("--teacher", help="The teacher's answers beside the student's.")] = False,
-    masks: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Of a segmenter: write a PNG with the class of every pixel.")
-    ] = None,
+    masks: MasksOption = None,
     module: ModuleOption = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Say what is on pictures: names of classes and their probabilities."""
     from understudy.cli import commands
 
-    commands.predict(
-        student,
-        images,
-        topk=topk,
-        format=format,
-        teacher=teacher,
-        masks=masks,
-        module=module,
-        allow_code=allow_code,
-    )
+    how = commands.Answering(topk=topk, format=format, teacher=teacher, masks=masks)
+    commands.predict(student, images, how, module=module, allow_code=allow_code)
 
 
 def export(

@@ -10,7 +10,17 @@ import typer
 
 from understudy.utils.installed import installed_names, shipped_names
 
-__all__ = ["SETTINGS", "AllowCode", "DataOption", "Format", "ModuleOption", "RecipeOptions", "Words", "name_updates"]
+__all__ = [
+    "SETTINGS",
+    "AllowCode",
+    "DataOption",
+    "Format",
+    "MasksOption",
+    "ModuleOption",
+    "RecipeOptions",
+    "Words",
+    "name_updates",
+]
 
 # Of commands that take a recipe, and of others too.
 Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [STRATEGY]... [KEY=VALUE]...", show_default=False)]
@@ -29,6 +39,11 @@ ModuleOption = Annotated[
         metavar="MODULE.PATH:FACTORY",
         help="Of a run of understudy.distill: what builds its student (with --allow-code).",
     ),
+]
+
+MasksOption = Annotated[
+    Path | None,
+    typer.Option("--masks", metavar="FOLDER", help="Of a segmenter: write a PNG with the class of each pixel."),
 ]
 
 Format = Annotated[str, typer.Option("--format", metavar="text|md|csv|latex", help="Of the table.")]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from understudy.data.sources.base import Source, joined
 from understudy.data.sources.found import Found, SplitName
-from understudy.data.sources.renumbered import Renumbered
+from understudy.data.sources.masked import has_masks
+from understudy.data.sources.renumbered import Renumbered, RenumberedMasks
 from understudy.utils.errors import UserError
 
 __all__ = ["merged"]
@@ -16,10 +17,12 @@ def merged(parts: Sequence[Found]) -> Found:
     """The splits of several roots one after the other, with the class names of the one that has most.
 
     Raises:
-        UserError: a root has a class that the one with most classes lacks.
+        UserError: a root has a class that the one with most classes lacks, or masks where others have none.
     """
     if len(parts) == 1:
         return parts[0]
+    if len({has_masks(part.splits["train"]) for part in parts}) > 1:
+        raise UserError("data.root: some of these have masks and others one class an image; take one kind")
     largest = max(parts, key=lambda part: len(part.classes))
     for part in parts:
         if unknown := [name for name in part.classes if name not in largest.classes]:
@@ -45,4 +48,7 @@ def merged(parts: Sequence[Found]) -> Found:
 
 def _renumbered(source: Source, part: Found, whole: Found) -> Source:
     number_of = {name: number for number, name in enumerate(whole.classes)}
-    return Renumbered(source, [number_of[name] for name in part.classes], prefix=f"{part.name}: ")
+    numbers = [number_of[name] for name in part.classes]
+    if has_masks(source):
+        return RenumberedMasks(source, numbers, prefix=f"{part.name}: ")
+    return Renumbered(source, numbers, prefix=f"{part.name}: ")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from understudy.data.sources.base import PointingSource, Source, TensorSource
+from understudy.data.sources.base import PointingSource, Source, TensorSource, identity_of
+from understudy.data.sources.masked import IGNORED, has_masks, mask_of, size_of_image
 
-__all__ = ["Renumbered", "renumbered"]
+__all__ = ["Renumbered", "RenumberedMasks", "renumbered"]
 
 
 class Renumbered(PointingSource):
@@ -35,9 +37,51 @@ class Renumbered(PointingSource):
         return f"{self._prefix}{self._source.name(i)}"
 
 
-def renumbered(source: Source, numbers: Sequence[int]) -> Source:
+class RenumberedMasks:
+    """Another source's images and masks, its class i as class `numbers[i]`; pixels without a class stay so.
+
+    Args:
+        source: of N images with masks.
+        numbers: the new number of each class.
+        prefix: of the images' names.
+    """
+
+    def __init__(self, source: Source, numbers: Sequence[int], *, prefix: str = "") -> None:
+        self.labels = source.labels
+        self._source = source
+        self._prefix = prefix
+        self._table = torch.full((256,), IGNORED, dtype=torch.uint8)
+        self._table[: len(numbers)] = torch.tensor(numbers, dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def image(self, i: int) -> Tensor:
+        """Image i of the other source."""
+        return self._source.image(i)
+
+    def mask(self, i: int) -> Tensor:
+        """Its mask, renumbered."""
+        return self._table[mask_of(self._source, i).long()]
+
+    def size(self, i: int) -> tuple[int, int]:
+        """As the other source says."""
+        return size_of_image(self._source, i)
+
+    def name(self, i: int) -> str:
+        """The other source's name of it, with the prefix."""
+        return f"{self._prefix}{self._source.name(i)}"
+
+    def identity(self, i: int) -> bytes:
+        """As the other source says, if it does."""
+        return identity_of(self._source, i) or self.name(i).encode()
+
+
+def renumbered(source: Source, numbers: Sequence[int], *, prefix: str = "") -> Source:
     """The same images under other class numbers; those in memory stay a source of images in memory."""
-    other = Renumbered(source, numbers)
+    if has_masks(source):
+        return RenumberedMasks(source, numbers, prefix=prefix)
+    other = Renumbered(source, numbers, prefix=prefix)
     if not isinstance(source, TensorSource):
         return other
-    return TensorSource(source.images, other.labels, [source.name(i) for i in range(len(source))])
+    return TensorSource(source.images, other.labels, [other.name(i) for i in range(len(source))])

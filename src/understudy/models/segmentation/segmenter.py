@@ -32,6 +32,7 @@ class Segmenter(nn.Module):
         output_stride: of the backbone's last map, which the reach of ASPP goes by.
         width: channels of the head; None: 128 on maps of up to 1,024 channels, else 256 (DeepLabV3), 512 (PSP).
         aux: whether there is an auxiliary head, on the map before the last.
+        finest: of an FPN, the stride of its largest level, at which the logits are.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Segmenter(nn.Module):
         output_stride: int = 8,
         width: int | None = None,
         aux: bool = True,
+        finest: int = 4,
     ) -> None:
         super().__init__()
         channels: list[int] = backbone.feature_info.channels()  # type: ignore[operator, union-attr]
@@ -53,7 +55,7 @@ class Segmenter(nn.Module):
         self.feature_info = [{"module": f"stages.{place}"} for place in range(len(channels))]
         self.head: nn.Module
         if head == "fpn":
-            self.levels = [place for place, reduction in enumerate(_reductions(backbone)) if reduction >= 4]
+            self.levels = [place for place, reduction in enumerate(_reductions(backbone)) if reduction >= finest]
             self.head = FPN([channels[place] for place in self.levels], width)
         elif head == "psp":
             self.levels = [len(channels) - 1]

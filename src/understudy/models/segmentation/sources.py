@@ -18,7 +18,7 @@ from understudy.models.segmentation.segmenter import CoarseSegmenter, HeadName, 
 
 __all__ = ["is_segmenter", "segmenter_blueprint", "torchvision_segmenter_blueprint"]
 
-_OF_HEAD = ("output_stride", "width", "aux")  # arguments of Segmenter; others go to the backbone
+_OF_HEAD = ("output_stride", "width", "aux", "finest")  # arguments of Segmenter; others go to the backbone
 
 
 def segmenter_blueprint(
