@@ -114,7 +114,8 @@ class Recipe(Config):
     schedule: Schedule = Schedule()
     lr_is_for_images: int | None = Field(default=None, ge=1)  # a step; a run with another number is told of it
     ema: Averaging | None = None  # a number is its decay; averaged weights are evaluated and deployed
-    epochs: int = Field(default=30, ge=1)  # passes over the training data
+    epochs: int = Field(default=30, ge=1)  # passes over the training data; with steps, the equal parts of the run
+    steps: int | None = Field(default=None, ge=1)  # length of the run, whatever the number of images; None: epochs say
     select_on: Literal["last", "val", "test"] = "last"  # which epoch is the headline: the last, or the best on a split
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, max_length=MOST_SEEDS)  # a number n means 0 to n-1
     rows: tuple[str | RowSettings, ...] = ()  # of a compare: names such as kd+dot or crd+kd, or settings of their own
@@ -238,6 +239,21 @@ class Recipe(Config):
             self.schedule.check_run(self.epochs)
         except UserError as error:
             raise ValueError(f"schedule.warmup_epochs: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _is_divided_into_equal_parts(self) -> Recipe:
+        if self.steps is None:
+            return self
+        if self.steps % self.epochs:
+            near = [n for n in range(1, min(self.steps, 2 * self.epochs + 20)) if self.steps % n == 0]
+            fitting = ", ".join(map(str, sorted(near, key=lambda n: abs(n - self.epochs))[:3]))
+            raise ValueError(
+                f"steps: {self.steps} are no {self.epochs} equal parts, after each of which students are evaluated; "
+                f"set epochs to one of {fitting}"
+            )
+        if self.bank is not None:
+            raise ValueError("steps: a bank has views of whole epochs; write epochs alone, or leave out the bank")
         return self
 
     @model_validator(mode="after")

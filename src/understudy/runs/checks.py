@@ -80,7 +80,7 @@ def size_notes(components: Components) -> list[str]:
 def length_notes(components: Components, rows: Sequence[Variant]) -> list[str]:
     """What to say of rows whose update needs a longer run than this one."""
     recipe = components.recipe
-    steps = recipe.epochs * num_steps(len(components.data.train), recipe.data)
+    steps = recipe.steps or recipe.epochs * num_steps(len(components.data.train), recipe.data)
     notes: dict[str, list[str]] = {}
     for row in rows:
         if (note := row.update.length_note(steps)) is not None:

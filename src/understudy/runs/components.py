@@ -20,6 +20,7 @@ from understudy.data import (
 )
 from understudy.data.augment.config import NoAugment, ResizedCrop
 from understudy.data.augment.crops import crop_share
+from understudy.data.loaders.in_steps import InSteps
 from understudy.data.resized import resized_source
 from understudy.data.sources.base import images_in_memory, rows_of
 from understudy.distributed.launch import device_named
@@ -125,7 +126,7 @@ class Components:
         augment = augment_for(self.recipe.data, self.data.train)
         if not self.teacher_looks and isinstance(augment, NoAugment | ResizedCrop):
             teacher_size = None  # nobody looks; other crops are cut at the larger size, so the student's depend on it
-        return train_loader(
+        loader = train_loader(
             self.data,
             self.recipe.data,
             seed=seed,
@@ -138,6 +139,8 @@ class Components:
             rank=self.world.rank,
             world_size=self.world.size,
         )
+        steps = self.recipe.steps
+        return loader if steps is None else InSteps(loader, steps // self.recipe.epochs)
 
     def eval_loader(self, split: str) -> EvalLoader:
         """Batches of "train", "val" or "test" in data order, not augmented."""

@@ -9,6 +9,7 @@ from understudy.core.image_size import size_text
 from understudy.methods.combination import weighted
 from understudy.models.cost import count_parameters
 from understudy.recipes.comparison import Variant
+from understudy.recipes.schema import Recipe
 from understudy.report import compact, style_of_start
 from understudy.runs.components import Components
 from understudy.utils.text import plural
@@ -52,7 +53,7 @@ def describe_rows(components: Components, rows: Sequence[Variant]) -> str:
     network, size = components.student_network, compact(count_parameters(components.student_network.module))
     lines = [
         f"student  {components.recipe.student.model}   {size} parameters   {network.starts_from}   "
-        f"{count}, {plural(components.recipe.epochs, 'epoch')}"
+        f"{count}, {_length(components.recipe)}"
     ]
     for row in rows:
         methods = ", ".join(_with_weight(config) for config in row.method) or "nothing distilled"
@@ -60,6 +61,13 @@ def describe_rows(components: Components, rows: Sequence[Variant]) -> str:
             f"  {row.name:<14} {methods}; task {row.task_weight:g}; {row.update.in_words()}{_source(row, rows)}"
         )
     return "\n".join(lines)
+
+
+def _length(recipe: Recipe) -> str:
+    """'30 epochs', or '40,000 steps in 50 parts'."""
+    if recipe.steps is None:
+        return plural(recipe.epochs, "epoch")
+    return f"{plural(recipe.steps, 'step')} in {plural(recipe.epochs, 'part')}"
 
 
 def _source(row: Variant, rows: Sequence[Variant]) -> str:
