@@ -30,6 +30,7 @@ __all__ = [  # noqa: F405
     "Recipe",
     "Result",
     "Schedule",
+    "Segmentation",
     "Student",
     "StudentSpec",
     "TappedModel",

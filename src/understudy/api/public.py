@@ -32,6 +32,7 @@ from understudy.optim import lr_factor as lr_factor
 from understudy.recipes.schema import Recipe as Recipe
 from understudy.recipes.schema import load_recipe as load_recipe
 from understudy.tasks import Classification as Classification
+from understudy.tasks import Segmentation as Segmentation
 from understudy.teachers import LiveTeacher as LiveTeacher
 from understudy.training.spec import StudentSpec as StudentSpec
 from understudy.training.student import Student as Student

@@ -25,7 +25,7 @@ SIZES: dict[SplitName, int] = {"train": 512, "val": 128}
 
 
 def drawn_shapes(count: int, *, seed: int, side: int = SIDE) -> tuple[Tensor, Tensor]:
-    """Images with two to four shapes of any colour on a background of noise, and their masks.
+    """Images with one to three shapes of any colour on a background of noise, and their masks.
 
     Args:
         count: N.
@@ -46,8 +46,8 @@ def drawn_shapes(count: int, *, seed: int, side: int = SIDE) -> tuple[Tensor, Te
         coarse = drawn(1, 3, 4, 4)
         ground = torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")[0]
         image = 0.5 * ground + 0.25
-        for _ in range(2 + int(drawn(1) * 3)):
-            kind, radius = 1 + int(drawn(1) * 3), side * (0.1 + 0.12 * float(drawn(1)))
+        for _ in range(1 + int(drawn(1) * 3)):
+            kind, radius = 1 + int(drawn(1) * 3), side * (0.15 + 0.1 * float(drawn(1)))
             y, x = (float(radius + (side - 2 * radius) * value) for value in drawn(2))
             inside = _inside(kind, rows - y, columns - x, radius, 2 * math.pi * float(drawn(1)))
             image[:, inside] = drawn(3, 1)
