@@ -1,0 +1,87 @@
+"""Image and boxes together: scaled by the shorter side and mirrored, as a function of (seed, view, sample index)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from understudy.core.boxes import Boxes
+from understudy.utils.errors import UserError
+from understudy.utils.hashing import hashed
+
+__all__ = ["BoxRendering", "padded", "padded_size", "rendered"]
+
+MULTIPLE = 32  # of which the sides of a padded batch are multiples: the largest stride of a backbone
+
+
+@dataclass(frozen=True, slots=True)
+class BoxRendering:
+    """How an image with boxes is shown: at what size, and whether mirrored.
+
+    The usual protocol of COCO: a shorter side drawn from 640, 672, ..., 800 in training and 800 in evaluation, the
+    longer one at most 1333, mirrored half of the time.
+
+    Raises:
+        UserError: sides that cannot be.
+    """
+
+    shorter_sides: tuple[int, ...] | None = (640, 672, 704, 736, 768, 800)  # None: images as they are
+    longer_side: int = 1333  # pixels at most
+    flip: bool = True  # mirror left to right, with probability 1/2
+
+    def __post_init__(self) -> None:
+        sides = (*(self.shorter_sides or (1,)), self.longer_side)
+        if self.shorter_sides == () or any(side < 1 for side in sides) or max(sides[:-1]) > self.longer_side:
+            raise UserError(
+                "shorter_sides and longer_side are pixels from 1 on, and no shorter side is longer than longer_side; "
+                f"got {self.shorter_sides} and {self.longer_side}"
+            )
+
+    def drawn(self, size: tuple[int, int], *, seed: int, view: int, index: int) -> tuple[tuple[int, int], bool]:
+        """Height and width at which an image of this size is shown in a view, and whether mirrored; read no pixel."""
+        draw = hashed(seed, "boxes", view, index)
+        sides = self.shorter_sides
+        shorter = None if sides is None else sides[draw // 2 % len(sides)]
+        return self._fitted(size, shorter), self.flip and draw % 2 == 1
+
+    def whole(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width at which an image is evaluated: by the largest of the shorter sides."""
+        return self._fitted(size, None if self.shorter_sides is None else max(self.shorter_sides))
+
+    def _fitted(self, size: tuple[int, int], shorter: int | None) -> tuple[int, int]:
+        if shorter is None:
+            return size
+        factor = min(shorter / min(size), self.longer_side / max(size))
+        height, width = (max(1, round(side * factor)) for side in size)
+        return height, width
+
+
+def rendered(image: Tensor, boxes: Boxes, size: tuple[int, int], *, mirrored: bool = False) -> tuple[Tensor, Boxes]:
+    """A (3,H,W) image and its boxes at another size, mirrored or not; areas stay those of the file."""
+    height, width = image.shape[1:]
+    if (height, width) != size:
+        image = transforms.resize(image, list(size), antialias=True)
+    scale = torch.tensor([[size[0] / height, size[1] / width]])
+    corners = boxes.boxes * scale[0, [1, 0, 1, 0]]
+    if mirrored:
+        image = image.flip(-1)
+        corners = torch.stack([size[1] - corners[:, 2], corners[:, 1], size[1] - corners[:, 0], corners[:, 3]], dim=1)
+    return image, replace(boxes, boxes=corners, sizes=torch.tensor([size]), scale=scale)
+
+
+def padded_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Height and width that hold all of these, multiples of 32."""
+    height, width = (-(-max(sides) // MULTIPLE) * MULTIPLE for sides in zip(*sizes, strict=True))
+    return height, width
+
+
+def padded(images: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """(B,3,H,W) of images (3,h,w), which lie at the top left of zeros."""
+    batch = images[0].new_zeros(len(images), images[0].shape[0], *size)
+    for place, image in zip(batch, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
+    return batch

@@ -1,0 +1,222 @@
+"""Batches of images with boxes, padded to one size that depends on the whole step and on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from understudy.core.batch import Batch
+from understudy.core.boxes import Boxes
+from understudy.data.augment.boxes import BoxRendering, padded, padded_size, rendered
+from understudy.data.loaders.plan import EpochPlan, Share
+from understudy.data.sources.base import as_unit
+from understudy.data.sources.boxed import BoxSource
+from understudy.data.sources.decoding import BadImageError
+from understudy.utils.errors import UserError
+
+__all__ = ["BoxEvalLoader", "BoxTrainLoader"]
+
+
+class BoxTrainLoader:
+    """A TrainLoader of images with boxes; one that cannot be read gives way to the next of the epoch's order.
+
+    Size, mirroring and order are functions of seed, view and sample, so any number of workers gives the same batches.
+    A batch is padded to what the images of the whole step need, on all processes alike, so that batch norms and
+    borders do not depend on their number.
+
+    Args:
+        source: of the images.
+        rendering: at what sizes they are shown.
+        batch_size: images a step, over all processes.
+        seed: of order, sizes and mirroring.
+        num_workers: processes that read images; 0: this one does.
+        share: this process's part of every batch.
+        drop_last: whether a last batch that is smaller is left out.
+        device: where batches arrive.
+
+    Raises:
+        UserError: fewer images than a batch, where the last one is left out, or than processes.
+    """
+
+    def __init__(
+        self,
+        source: BoxSource,
+        rendering: BoxRendering,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        num_workers: int = 0,
+        share: Share | None = None,
+        drop_last: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        share = share or Share()
+        steps = len(source) // batch_size if drop_last else -(-len(source) // batch_size)
+        if steps == 0 or batch_size < share.world_size:
+            raise UserError(
+                f"no batch is left of {len(source)} images: {batch_size} a step, {share.world_size} processes; take a "
+                "smaller batch size, or drop_last=False"
+            )
+        self.batch_size, self.num_samples, self.steps_per_epoch = batch_size, len(source), steps
+        self._plan = EpochPlan(len(source), batch_size, steps, seed, None, 1, share)
+        self._source, self._rendering, self._num_workers = source, rendering, num_workers
+        self._device = torch.device(device)
+        self._skipped: dict[str, None] = {}
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Images that could not be read so far, each once, with the reason."""
+        return tuple(self._skipped)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (1, 2, ...) from step `start_step` on; those before are not read.
+
+        Raises:
+            UserError: no image can be read.
+        """
+        batches = _TrainBatches(self._source, self._rendering, self._plan, epoch)
+        steps = range(start_step, self.steps_per_epoch)
+        for found in _loaded(batches, steps, self._num_workers, self._device):
+            self._skipped.update(dict.fromkeys(found.skipped))
+            if not len(found.indices):
+                raise UserError(f"none of the {self.num_samples} training images can be read: {found.skipped[0]}")
+            yield found.batch(self._device, view=self._plan.view(epoch))
+
+
+class BoxEvalLoader:
+    """An EvalLoader of images with boxes, neighbours padded to one size; those that cannot be read are left out.
+
+    Args:
+        source: of the images.
+        rendering: at what size they are evaluated.
+        batch_size: images a batch.
+        num_workers: processes that read images; 0: this one does.
+        share: this process's part of the images.
+        device: where batches arrive.
+    """
+
+    def __init__(
+        self,
+        source: BoxSource,
+        rendering: BoxRendering,
+        *,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        share: Share | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        rows = (share or Share()).of(range(len(source)))
+        self.num_samples = len(source)
+        self._parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        self._batches = _EvalBatches(source, rendering, self._parts)
+        self._num_workers, self._device = num_workers, torch.device(device)
+        self._skipped: dict[str, None] = {}
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Images that could not be read so far, each once, with the reason."""
+        return tuple(self._skipped)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for found in _loaded(self._batches, range(len(self)), self._num_workers, self._device):
+            self._skipped.update(dict.fromkeys(found.skipped))
+            if len(found.indices):
+                yield found.batch(self._device)
+
+
+class _Found(NamedTuple):
+    """A rendered batch, as it comes from a worker."""
+
+    images: Tensor  # (B,3,H,W) uint8
+    boxes: Boxes | None
+    indices: Tensor  # (B,)
+    skipped: tuple[str, ...]
+
+    def batch(self, device: torch.device, *, view: int = 0) -> Batch:
+        here = Batch(self.images, self.boxes, indices=self.indices, view=view).to(device)
+        return Batch(as_unit(here.images), here.targets, indices=here.indices, view=view)
+
+
+class _TrainBatches(Dataset[_Found]):
+    """The steps of an epoch."""
+
+    def __init__(self, source: BoxSource, rendering: BoxRendering, plan: EpochPlan, epoch: int) -> None:
+        self._source, self._rendering, self._plan = source, rendering, plan
+        self._view, self._order = plan.view(epoch), plan.order(epoch).tolist()
+
+    def __getitem__(self, step: int) -> _Found:
+        first = step * self._plan.batch_size
+        of_step = self._order[first : first + self._plan.batch_size]
+        size = padded_size([self._drawn(index)[0] for index in of_step])
+        skipped: list[str] = []
+        shown = [self._shown(position, skipped) for position in self._plan.rows(step)]
+        return _collated([one for one in shown if one is not None], size, skipped)
+
+    def _drawn(self, index: int) -> tuple[tuple[int, int], bool]:
+        height, width = self._source.sizes[index].tolist()
+        return self._rendering.drawn((height, width), seed=self._plan.seed, view=self._view, index=index)
+
+    def _shown(self, position: int, skipped: list[str]) -> tuple[Tensor, Boxes, int] | None:
+        for further in range(len(self._order)):
+            index = self._order[(position + further) % len(self._order)]
+            size, mirrored = self._drawn(index)
+            try:
+                image = self._source.image(index)
+            except BadImageError as error:
+                skipped.append(str(error))
+                continue
+            return (*rendered(image, self._source.target(index), size, mirrored=mirrored), index)
+        return None
+
+
+class _EvalBatches(Dataset[_Found]):
+    """Images in stored order."""
+
+    def __init__(self, source: BoxSource, rendering: BoxRendering, parts: Sequence[range]) -> None:
+        self._source, self._rendering, self._parts = source, rendering, parts
+
+    def __getitem__(self, place: int) -> _Found:
+        skipped: list[str] = []
+        shown = []
+        for index in self._parts[place]:
+            height, width = self._source.sizes[index].tolist()
+            try:
+                image = self._source.image(index)
+            except BadImageError as error:
+                skipped.append(str(error))
+                continue
+            size = self._rendering.whole((height, width))
+            shown.append((*rendered(image, self._source.target(index), size), index))
+        return _collated(shown, (1, 1), skipped)
+
+
+def _collated(shown: Sequence[tuple[Tensor, Boxes, int]], size: tuple[int, int], skipped: list[str]) -> _Found:
+    """One batch of the size, or of a larger one where something took the place of an image that cannot be read."""
+    if not shown:
+        return _Found(torch.empty(0), None, torch.empty(0, dtype=torch.int64), tuple(skipped))
+    images, boxes, indices = zip(*shown, strict=True)
+    size = padded_size([size, *((image.shape[1], image.shape[2]) for image in images)])
+    return _Found(padded(images, size), Boxes.packed(boxes), torch.tensor(indices), tuple(skipped))
+
+
+def _loaded(batches: Dataset[_Found], places: range, num_workers: int, device: torch.device) -> Iterator[_Found]:
+    loader = DataLoader(
+        batches,
+        sampler=list(places),
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        pin_memory=device.type == "cuda" and num_workers > 0,
+    )
+    yield from loader
+
+
+def _as_it_is(found: Any) -> Any:
+    return found
