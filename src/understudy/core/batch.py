@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,10 +16,13 @@ from torch import Tensor
 from understudy.core.boxes import Boxes
 from understudy.core.outputs import changed_outputs
 
-__all__ = ["IMAGES", "MAIN", "Batch", "Losses", "Observation", "Pairing"]
+__all__ = ["IMAGES", "MAIN", "Activation", "Batch", "Losses", "Observation", "Pairing"]
 
 MAIN = "main"  # the Pairing that every task has: the predictions that are deployed
 IMAGES = "images"  # that of features, a row an image; in classification it is the main one
+
+
+Activation = Literal["softmax", "sigmoid"]  # what makes probabilities of logits: of a row's classes, or of each class
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class Pairing:
     copies: Tensor | None = None  # (M,)
     maps: Mapping[str, Tensor] = field(default_factory=dict)  # (M,h,w) by name, such as the "labels" of pixels
     is_ragged: bool = False  # whether images have different numbers of rows
+    activation: Activation = "softmax"  # "sigmoid": a prediction may be of several classes, or of none
     has_ignored: bool = False  # whether rows may have no label, which methods on hard labels are not shown then
 
     def select(self, rows: slice | Tensor) -> Pairing:
@@ -99,6 +103,7 @@ class Pairing:
             copies=maybe(self.copies),
             maps={name: one[rows] for name, one in self.maps.items()},
             is_ragged=self.is_ragged,
+            activation=self.activation,
             has_ignored=self.has_ignored,
         )
 

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from understudy.core.batch import IMAGES, MAIN, Pairing
+from understudy.core.batch import IMAGES, MAIN, Activation, Pairing
 from understudy.core.config import Config
 from understudy.core.tap_shapes import TapShapes
 from understudy.core.taps import Taps
@@ -137,6 +137,7 @@ class Method(nn.Module):
     needs: ClassVar[frozenset[Need]] = frozenset()  # checked before training starts
     rows: ClassVar[Literal["independent", "related"]] = "independent"
     min_classes: ClassVar[int] = 2
+    activations: ClassVar[frozenset[Activation]] = frozenset({"softmax"})  # of logits that it can compare
     default_loss: ClassVar[LossWeights] = LossWeights(task=1.0, distill=1.0)
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from understudy.core.batch import Pairing
+from understudy.core.batch import Activation, Pairing
 from understudy.methods.base import (
     LossWeights,
     Method,
@@ -21,10 +21,9 @@ from understudy.methods.base import (
 )
 from understudy.utils.errors import UserError, unknown_name
 
-__all__ = ["DIST", "Activation", "EpsMode", "dist_loss", "inter_class_relation", "intra_class_relation"]
+__all__ = ["DIST", "EpsMode", "dist_loss", "inter_class_relation", "intra_class_relation"]
 
 EpsMode = Literal["product", "cosine"]
-Activation = Literal["softmax", "sigmoid"]
 
 _EPS = 1e-8  # the authors' and torch's own
 
@@ -166,6 +165,7 @@ class DIST(Method, name="dist"):
     )
     needs = frozenset({"teacher_logits"})
     rows = "related"
+    activations = frozenset({"softmax", "sigmoid"})
     default_loss = LossWeights(
         task=1.0, distill=2.0, source="image_classification_sota resnet_dist.yaml, dist_cifar.yaml: ori 1, kd 2"
     )
@@ -180,5 +180,6 @@ class DIST(Method, name="dist"):
             settings.tau,
             settings.scale_by_tau_squared,
             settings.eps_mode,
+            pairing.activation,
         )
         return {"inter": settings.beta * inter, "intra": settings.gamma * intra}

@@ -26,7 +26,7 @@ def yardstick(pairing: Pairing) -> dict[str, Tensor]:
     KL(teacher || student) at T = 4 on the rows that are no copies: summed over classes, mean over rows, in nats
     (no T^2).
     """
-    if pairing.teacher_logits is None:
+    if pairing.teacher_logits is None or pairing.activation != "softmax":
         return {}
     with torch.no_grad():
         plain = slice(None) if pairing.copies is None else pairing.copies == 0
