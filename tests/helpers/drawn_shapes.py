@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.models.detection.fcos import FCOSHead
 
 from understudy.core.batch import Batch
 from understudy.core.boxes import Boxes
-from understudy.models.detectors.sources import faster_rcnn
+from understudy.models.detectors.one_stage import OneStage
+from understudy.models.detectors.sources import faster_rcnn, one_stage
 from understudy.models.detectors.two_stage import TwoStage
 
 SIDE, CLASSES = 64, 3  # squares, discs, triangles
@@ -31,6 +33,23 @@ def small_detector(seed: int = 0, *, width: int = 16, num_classes: int = CLASSES
         rpn_pre_nms_top_n_test=200,
         rpn_post_nms_top_n_test=64,
         **settings,
+    )
+
+
+def small_one_stage(
+    seed: int = 0, *, family: str = "retinanet", width: int = 16, num_classes: int = CLASSES
+) -> OneStage:
+    """RetinaNet or FCOS over the same backbone."""
+    torch.manual_seed(seed)
+    width = width if family == "retinanet" else 32  # in whose groups FCOS norms
+    return one_stage(
+        family,  # type: ignore[arg-type]
+        "resnet10t",
+        num_classes,
+        width=width,
+        anchor_sizes=(16, 32, 48, 64, 96) if family == "retinanet" else None,
+        backbone={"channels": [width, width, 2 * width, 2 * width], "stem_width": 8},
+        **({} if family == "retinanet" else {"head": FCOSHead(width, 1, num_classes, num_convs=1)}),
     )
 
 

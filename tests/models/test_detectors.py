@@ -77,11 +77,11 @@ def test_columns_of_the_logits_are_laid_by_class_with_the_background_last() -> N
     plain, turned = adapted(network, CLASSES), adapted(network, 2, columns=[3, 1])
     maps = plain(images)
     proposals = plain.propose(maps, images, boxes)
-    logits = plain.score(maps, proposals).own_logits
+    logits = plain.score(maps, proposals).own[0]
     assert torch.equal(plain.score(maps, proposals).logits, logits[:, [1, 2, 3, 0]])
     assert torch.equal(turned.score(maps, proposals).logits, logits[:, [3, 1, 0]])
     assert set(proposals.labels.tolist()) <= {0, 1, 2, CLASSES}
-    num_rows = [len(rois) for rois in proposals.rois]
+    num_rows = [len(rois) for rois in proposals.question.boxes]
     assert sum(num_rows) == len(proposals.labels) == len(logits)
 
 
@@ -96,7 +96,7 @@ def test_images_without_boxes_and_crowds_give_background_alone() -> None:
     assert set(proposals.labels.tolist()) == {CLASSES}
     assert all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
-    assert all(rois[:, 2].max() <= 50 for rois in proposals.rois[2:])
+    assert all(rois[:, 2].max() <= 50 for rois in proposals.question.boxes[2:])
 
 
 def test_a_mask_rcnn_is_trained_on_its_boxes() -> None:

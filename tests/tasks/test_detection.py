@@ -8,11 +8,14 @@ import torch
 from torch import nn
 
 import understudy as us
-from helpers.drawn_shapes import CLASSES, SIDE, drawn_batches, small_detector
+from helpers.drawn_shapes import CLASSES, SIDE, drawn_batches, small_detector, small_one_stage
 from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
 from understudy.core.boxes import Boxes, imitation_masks
 from understudy.core.detection import Detections
+from understudy.core.tap_shapes import TapShapes
 from understudy.core.taps import TappedModel
+from understudy.methods.base import Context
+from understudy.methods.dist import dist_loss
 from understudy.models.detectors.base import Pyramid
 from understudy.tasks.box_evaluation import BoxEvaluation
 from understudy.tasks.detection import FOREGROUND, Detection, DetectionConfig
@@ -180,3 +183,43 @@ def test_what_cannot_be_learnt_is_refused_in_words(batch: Batch) -> None:
     detector = student.module.eval()
     with pytest.raises(UserError, match="has a box"):
         task.evaluate({"it": lambda here: detector(here.images)}, [nothing], torch.device("cpu"))
+
+
+def test_one_stage_heads_are_compared_level_by_level_as_sigmoids(batch: Batch) -> None:
+    levels = {"on": ["p3", "p4"]}
+    methods = [us.methods.METHODS["dist"].Config.model_validate(levels), us.methods.METHODS["fgfi"].Config()]
+    trainer = us.trainer(
+        task=Detection(CLASSES),
+        teacher=us.LiveTeacher(small_one_stage(1, width=24)),
+        students=[us.StudentSpec(small_one_stage(), method=methods)],
+        sample=batch,
+    )
+    trainer.fit([batch], epochs=1, val=[batch])
+    (shown,) = trainer.measures.interval.values()
+    assert {"dist.p3.inter", "dist.p4.intra", "fgfi"} <= shown.keys(), list(shown)
+    assert "kl_to_teacher" not in shown
+    assert all(math.isfinite(value) for value in shown.values())
+
+
+def test_a_level_is_compared_as_dist_does_it_for_dense_heads(batch: Batch) -> None:
+    live, student = us.LiveTeacher(small_one_stage(1)), TappedModel(small_one_stage()).train()
+    live.tap(())
+    pairings = Detection(CLASSES).pair(student, live.observe(batch), batch)[1]
+    level = pairings["p3"]
+    assert level.student_logits.shape == (4 * 8 * 8, 9 * CLASSES)
+    context = Context(TapShapes({}, num_classes=CLASSES), TapShapes({}, num_classes=CLASSES), num_classes=CLASSES)
+    terms = us.methods.METHODS["dist"](us.methods.METHODS["dist"].Config(), context)(level)
+    assert level.teacher_logits is not None
+    expected = dist_loss(level.student_logits, level.teacher_logits, activation="sigmoid")
+    torch.testing.assert_close(terms["inter"] + terms["intra"], expected)
+
+
+def test_methods_on_softmaxes_refuse_heads_of_sigmoids(batch: Batch) -> None:
+    trainer = us.trainer(
+        task=Detection(CLASSES),
+        teacher=us.LiveTeacher(small_one_stage(1)),
+        students=[us.StudentSpec(small_one_stage(), method=us.methods.METHODS["dkd"].Config())],
+        sample=batch,
+    )
+    with pytest.raises(UserError, match=r"'dkd' compares probabilities that sum to 1.*take dist"):
+        trainer.fit([batch], epochs=1)

@@ -1,11 +1,14 @@
-"""What passes between a detector and its task: boxes proposed, what the head says of them, and what is found."""
+"""What passes between a detector and its task: what its heads are asked about, what they say, and what is found."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
+
+from understudy.core.batch import Activation
 
 __all__ = ["Detections", "Proposals", "Scored"]
 
@@ -21,12 +24,12 @@ class Detections:
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Boxes that a detector's head is asked about in a training step, M over all images: the rows of its logits."""
+    """What a detector's head is asked about in a training step, M over all images: the rows of its logits."""
 
-    rois: tuple[Tensor, ...]  # by image, (m,4) x1, y1, x2, y2 in pixels
-    sizes: tuple[tuple[int, int], ...]  # by image, its height and width
-    labels: Tensor  # (M,) what each should be called; C, behind all classes, is background
-    targets: Tensor  # (M,4) what each should be moved by, in the form of the detector that proposed them
+    labels: Tensor  # (M,) what each should be called; background is C where the head has a column for it, else -1
+    is_object: Tensor  # (M,) booleans: whether it is one
+    question: Any  # where they are, as every detector of the family understands it
+    own: Any = None  # what the losses of the detector that proposed them need beside
     losses: Mapping[str, Tensor] = field(default_factory=dict)  # of proposing
 
 
@@ -34,6 +37,7 @@ class Proposals:
 class Scored:
     """What a head says of proposals."""
 
-    logits: Tensor  # (M,C+1) by class of the data, background last
-    own_logits: Tensor  # (M,K) as the head has its columns
-    deltas: Tensor  # (M,4K) how each box should be moved, in the form of this detector
+    logits: Tensor  # (M,C+1) by class of the data, background last; (M,C) where a class is a sigmoid of its own
+    own: Any  # all that the head gave, for its losses
+    levels: Mapping[str, Tensor] = field(default_factory=dict)  # (B,A*C,h,w) of heads that look at every position
+    activation: Activation = "softmax"  # what makes probabilities of the logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
@@ -57,8 +58,10 @@ class Detection:
 
     The student's head is asked about its proposals once, for its losses and for the Pairing; the teacher's is asked
     about the same boxes on its own maps. "main" has a row for each proposal and a column for each class, background
-    last; "foreground" those rows that are objects; "images" a row an image with its features, and, as maps, masks of
-    where objects are on every level ("weights.stages.0" and so on, of the tapped ones).
+    last; "foreground" has those rows that are objects. One-stage heads have a Pairing for each level besides ("p3" and
+    so on), with a row for each position and a column for each anchor and class, a sigmoid each. "images" has a row an
+    image with its features, and, as maps, masks of where objects are on every level that is tapped
+    ("weights.stages.0" and so on).
 
     Args:
         num_classes: C, without the background.
@@ -106,7 +109,13 @@ class Detection:
         scored = detector.score(maps, proposals)
         task_loss = torch.stack(list(detector.losses(proposals, scored).values())).sum()
         taught = None if observation.output is None else self._answer(observation, proposals)
-        rows = Pairing(_wide(scored.logits), taught, proposals.labels, is_ragged=True)
+        rows = Pairing(
+            _wide(scored.logits),
+            None if taught is None else _wide(taught.logits),
+            proposals.labels,
+            is_ragged=True,
+            activation=scored.activation,
+        )
         count = len(batch.images)
         images = Pairing(
             student_logits=rows.student_logits.new_zeros(count, 0),
@@ -117,22 +126,24 @@ class Detection:
             indices=batch.indices,
             maps=_Masks(self.settings, detector, maps, batch.images, boxes, features),
         )
-        return task_loss, {MAIN: rows, FOREGROUND: _objects_of(rows, self.num_classes), IMAGES: images}
+        pairings = {MAIN: rows, FOREGROUND: _objects_of(rows, proposals.is_object), IMAGES: images}
+        return task_loss, {**pairings, **_by_level(scored, taught)}
 
-    def _answer(self, observation: Observation, proposals: Proposals) -> Tensor:
-        """(M,C+1) what the teacher's head says of the student's proposals."""
+    def _answer(self, observation: Observation, proposals: Proposals) -> Scored:
+        """What the teacher's head says of the student's proposals."""
         if observation.ask is None:
             raise UserError(
                 "the teacher's head has to be asked about the boxes that the student proposes, and this teacher is a "
                 "bank or gives maps alone; take the live teacher, a detector of its own"
             )
         scored: Scored = observation.ask(observation.output, proposals)
-        if scored.logits.shape[1] != self.num_classes + 1:
+        num_classes = scored.logits.shape[1] - (scored.activation == "softmax")
+        if num_classes != self.num_classes:
             raise UserError(
-                f"the teacher tells {scored.logits.shape[1] - 1} classes apart, and the student {self.num_classes}; "
-                "name its column for each class of the data (columns)"
+                f"the teacher tells {num_classes} classes apart, and the student {self.num_classes}; name its column "
+                "for each class of the data (columns)"
             )
-        return _wide(scored.logits).detach()
+        return scored
 
     def check_targets(self, targets: Any) -> None:
         """Refuse targets that are no boxes, or boxes that no detector can learn.
@@ -247,14 +258,33 @@ def _inside(boxes: Boxes, images: Tensor, size: tuple[int, int]) -> Tensor:
     return counts.index_add_(0, boxes.image, within.long()) > 0
 
 
-def _objects_of(rows: Pairing, num_classes: int) -> Pairing:
+def _objects_of(rows: Pairing, is_object: Tensor) -> Pairing:
     """The rows that are objects; where there is none, one row beside itself, which teaches nothing."""
-    places = (rows.labels < num_classes).nonzero().flatten()
+    places = is_object.nonzero().flatten()
     if len(places):
         return rows.select(places)
     alone = rows.select(slice(0, 1))
-    taught = None if alone.teacher_logits is None else alone.student_logits.detach()
-    return Pairing(alone.student_logits, taught, alone.labels, is_ragged=True)
+    return replace(alone, teacher_logits=None if alone.teacher_logits is None else alone.student_logits.detach())
+
+
+def _by_level(scored: Scored, taught: Scored | None) -> dict[str, Pairing]:
+    """A Pairing for each level of a head that looks at every position: B*h*w rows of A*C columns, without labels."""
+    found = {}
+    for name, logits in scored.levels.items():
+        theirs = None if taught is None else taught.levels.get(name)
+        if theirs is not None and theirs.shape != logits.shape:
+            raise UserError(
+                f"level {name}: the student's head gives {tuple(logits.shape)} and the teacher's "
+                f"{tuple(theirs.shape)}; take detectors with the same anchors and strides"
+            )
+        rows = _wide(logits).movedim(1, -1).flatten(0, -2)
+        found[name] = Pairing(
+            student_logits=rows,
+            teacher_logits=None if theirs is None else _wide(theirs).detach().movedim(1, -1).flatten(0, -2),
+            labels=torch.full((len(rows),), -1, device=rows.device),
+            activation=scored.activation,
+        )
+    return found
 
 
 def _detector_in(student: TappedModel) -> DetectorLike:

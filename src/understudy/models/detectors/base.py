@@ -93,10 +93,13 @@ class Detector(nn.Module):
 def level_names(maps: Sequence[Tensor], images: Tensor) -> list[str]:
     """ "p2" for a map at a quarter of the images' height, "p3" at an eighth; "p5.1" for a second one of a stride."""
     names: list[str] = []
-    for one in maps:
-        name = f"p{round(math.log2(images.shape[2] / one.shape[2]))}"
-        twins = sum(other.partition(".")[0] == name for other in names)
-        names.append(f"{name}.{twins}" if twins else name)
+    level = 0
+    for place, one in enumerate(maps):
+        # Maps of one position say nothing of their stride: of a small image there may be several.
+        is_single = place > 0 and maps[place - 1].shape[2:] == one.shape[2:] == (1, 1)
+        level = level + 1 if is_single else round(math.log2(images.shape[2] / one.shape[2]))
+        twins = sum(other.partition(".")[0] == f"p{level}" for other in names)
+        names.append(f"p{level}.{twins}" if twins else f"p{level}")
     return names
 
 

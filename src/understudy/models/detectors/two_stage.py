@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +13,16 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 from understudy.core.boxes import Boxes
 from understudy.core.detection import Detections, Proposals, Scored
 from understudy.models.detectors.base import Detector, as_image_list, as_targets, split_by_level
+from understudy.utils.errors import UserError
 
-__all__ = ["TwoStage"]
+__all__ = ["Rois", "TwoStage"]
+
+
+class Rois(NamedTuple):
+    """Boxes that a head is asked about."""
+
+    boxes: tuple[Tensor, ...]  # by image, (m,4) x1, y1, x2, y2 in pixels
+    sizes: tuple[tuple[int, int], ...]  # by image, its height and width
 
 
 class TwoStage(Detector):
@@ -55,26 +64,31 @@ class TwoStage(Detector):
         maps = {name: one.float() for name, one in maps.items()}
         found, losses = self.rpn(listed, maps, targets)
         rois, _, labels, moves = self.roi_heads.select_training_samples(found, targets)
+        classes = self._classes(torch.cat(labels), max(self.columns) + 1)
         return Proposals(
-            rois=tuple(rois),
-            sizes=tuple(listed.image_sizes),
-            labels=self._classes(torch.cat(labels), max(self.columns) + 1),
-            targets=torch.cat(list(moves)),
+            labels=classes,
+            is_object=classes < self.num_classes,
+            question=Rois(tuple(rois), tuple(listed.image_sizes)),
+            own=torch.cat(list(moves)),
             losses=losses,
         )
 
     def score(self, maps: Mapping[str, Tensor], proposals: Proposals) -> Scored:
         """The box head, on what is pooled from these maps."""
-        logits, deltas = self._head(maps, list(proposals.rois), list(proposals.sizes))
-        ordered = logits[:, [*self.columns, self.background]]
-        return Scored(logits=ordered, own_logits=logits, deltas=deltas)
+        asked: Any = proposals.question
+        if not isinstance(asked, Rois):
+            raise UserError(
+                "a two-stage detector answers about the boxes that another one proposes, and the student is of another "
+                "family; take a teacher of the student's family, or methods on maps alone"
+            )
+        logits, deltas = self._head(maps, list(asked.boxes), list(asked.sizes))
+        return Scored(logits=logits[:, [*self.columns, self.background]], own=(logits, deltas))
 
     def losses(self, proposals: Proposals, scored: Scored) -> dict[str, Tensor]:
         """Cross-entropy of the proposals' classes, smooth L1 of their boxes, and the losses of proposing."""
         table = torch.tensor([*self.columns, self.background], device=proposals.labels.device)
-        of_class, of_box = fastrcnn_loss(
-            scored.own_logits.float(), scored.deltas.float(), [table[proposals.labels]], [proposals.targets]
-        )
+        logits, deltas = scored.own
+        of_class, of_box = fastrcnn_loss(logits.float(), deltas.float(), [table[proposals.labels]], [proposals.own])
         return {"classifier": of_class, "box": of_box, **proposals.losses}
 
     def detections(self, maps: Mapping[str, Tensor], images: Tensor, sizes: Tensor) -> list[Detections]:
