@@ -8,6 +8,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from helpers.drawn_shapes import CLASSES, SIDE, drawn_batches, small_detector
 from understudy.core.boxes import Boxes
+from understudy.models import create_model
+from understudy.models.detectors.one_stage import OneStage
 from understudy.models.detectors.sources import BackboneWithPyramid, adapted, faster_rcnn, torchvision_detector
 from understudy.models.detectors.two_stage import TwoStage
 from understudy.utils.errors import UserError
@@ -136,3 +138,18 @@ def test_what_is_no_detector_is_refused_with_what_is() -> None:
         TwoStage(plain_network(), 3, columns=[1, 2])
     with pytest.raises(UserError, match="'box_nms_tresh' is unknown; did you mean box_nms_thresh"):
         small_detector(box_nms_tresh=0.3)
+
+
+def test_detectors_are_built_by_name() -> None:
+    arguments = {"width": 8, "head_width": 16, "backbone": {"channels": [8, 8, 8, 8]}}
+    network = create_model("fasterrcnn:resnet10t", num_classes=3, weights="none", kwargs=arguments)
+    assert isinstance(network.module, TwoStage)
+    assert network.mean == [0.485, 0.456, 0.406]
+    fcos = create_model("fcos:resnet10t", num_classes=3, weights="none", kwargs={"width": 32})
+    assert isinstance(fcos.module, OneStage)
+    named = create_model("torchvision:fasterrcnn_mobilenet_v3_large_320_fpn", num_classes=3, weights="none")
+    assert isinstance(named.module, TwoStage)
+    with pytest.raises(UserError, match=r"retinanet has no model 'resnet10q'; did you mean .*resnet10t"):
+        create_model("retinanet:resnet10q", num_classes=3)
+    with pytest.raises(UserError, match="'widht' is unknown"):
+        create_model("fasterrcnn:resnet10t", num_classes=3, weights="none", kwargs={"widht": 8})

@@ -14,6 +14,12 @@ from torch import nn
 
 from understudy.core.image_size import ImageSize, size_of, size_text
 from understudy.models.blueprint import Blueprint, refusals_said, stated_size
+from understudy.models.detectors.blueprints import (
+    FAMILIES,
+    detector_blueprint,
+    is_detector,
+    torchvision_detector_blueprint,
+)
 from understudy.models.hub import WeightsUnavailableError, first_line, hub_within_reach, url_within_reach
 from understudy.models.hugging_face import hf_blueprint
 from understudy.models.own_code import call_factory
@@ -74,6 +80,8 @@ def torchvision_blueprint(
     name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]
 ) -> Blueprint:
     """A network of torchvision's; its vision transformers are of fixed input size and built for `image_size`."""
+    if is_detector(name):
+        return torchvision_detector_blueprint(name, num_classes, kwargs)
     if is_segmenter(name):
         return torchvision_segmenter_blueprint(name, num_classes, kwargs)
     transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
@@ -119,6 +127,7 @@ SOURCES: dict[str, Callable[[str, int, ImageSize | None, Mapping[str, Any]], Blu
     "understudy": understudy_blueprint,
     "hf": hf_blueprint,
     **{head: partial(segmenter_blueprint, head) for head in HEADS},
+    **{family: partial(detector_blueprint, family) for family in FAMILIES},
 }
 
 

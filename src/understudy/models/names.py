@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import timm
 import torchvision
 
+from understudy.models.detectors.blueprints import FAMILIES, torchvision_detectors
 from understudy.models.segmentation.segmenter import HEADS
 from understudy.utils.errors import UserError
 from understudy.utils.text import listed
@@ -15,7 +16,7 @@ from understudy.utils.text import listed
 __all__ = ["FORMS", "NAMED_FORMS", "NAMED_SOURCES", "OWN_PREFIXES", "known_names", "split_name"]
 
 _CLASSIFIERS = ("timm", "torchvision", "cifar", "understudy", "hf")
-NAMED_SOURCES = (*_CLASSIFIERS, *HEADS)  # none of which runs code that is not installed
+NAMED_SOURCES = (*_CLASSIFIERS, *HEADS, *FAMILIES)  # none of which runs code that is not installed
 NAMED_FORMS = ", ".join(f"{source}:NAME" for source in _CLASSIFIERS)
 FORMS = f"{NAMED_FORMS} or module.path:factory"
 
@@ -44,12 +45,13 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def known_names(source: str) -> list[str]:
-    """All names of timm (backbones of segmenters are its, too), torchvision or this package; none for any other."""
-    if source == "timm" or source in HEADS:
+    """All names of timm (backbones of dense networks are its, too), torchvision or this package; none otherwise."""
+    if source == "timm" or source in (*HEADS, *FAMILIES):
         return [str(name) for name in timm.list_models()]
     if source == "torchvision":
         modules = (torchvision.models, torchvision.models.segmentation)
-        return [str(name) for module in modules for name in torchvision.models.list_models(module=module)]
+        names = [str(name) for module in modules for name in torchvision.models.list_models(module=module)]
+        return [*names, *torchvision_detectors()]
     if source in OWN_PREFIXES:
         prefix = OWN_PREFIXES[source]
         return [name.removeprefix(prefix) for name in timm.list_models(f"{prefix}*")]
