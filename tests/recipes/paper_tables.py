@@ -190,16 +190,16 @@ PROJECTOR_5 = [
     for recipe, top1, top5 in (
         ("teachers/regnety_160", 82.6, 96.4),
         ("alone-deit/deit_tiny", 72.2, 91.1),
-        ("kd-deit/regnety_160-deit_tiny", 74.5, 91.9),
+        ("deit/regnety_160-deit_tiny_distilled", 74.5, 91.9),
         ("co_advise-deit/regnety_160-deit_tiny", 74.9, None),
-        ("uskd-deit/regnety_160-deit_tiny", 75.0, None),
-        ("projector-deit/regnety_160-deit_tiny", 77.2, 93.7),
+        ("uskd-deit/deit_tiny", 75.0, None),
+        ("projector-deit-correlation/regnety_160-deit_conv_tiny", 77.2, 93.7),
         ("dist-b3/swin_large-swin_tiny", 82.3, None),
         ("alone-deit/deit_small", 79.8, 95.0),
-        ("kd-deit/regnety_160-deit_small", 81.2, 95.4),
+        ("deit/regnety_160-deit_small_distilled", 81.2, 95.4),
         ("co_advise-deit/regnety_160-deit_small", 82.0, None),
-        ("uskd-deit/regnety_160-deit_small", 80.8, None),
-        ("projector-deit/regnety_160-deit_small", 82.1, 96.0),
+        ("uskd-deit/deit_small", 80.8, None),
+        ("projector-deit-correlation/regnety_160-deit_conv_small", 82.1, 96.0),
     )
 ]
 # Printed as errors, top-1 and top-5.

@@ -62,7 +62,7 @@ def trainer_of(recipe: Mapping[str, Any]) -> tuple[Components, Trainer]:
 def after_a_first_run(recipe: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     """The recipe; where it is the second run of two, with connectors of the first, untrained ones."""
     method = recipe.get("method", {})
-    stage = FIRST_STAGES.get(method.get("name"))
+    stage = FIRST_STAGES.get(method.get("name")) if isinstance(method, Mapping) else None
     if stage is None or "stage" in method:
         return recipe
     _, first = trainer_of(merged(recipe, {"method": {"stage": stage}}))

@@ -35,6 +35,7 @@ def test_every_strategy_can_be_laid_on_any_recipe() -> None:
         ("dist-b2", {0: 1e-6, 1.5: 0.0240005, 3: 0.048, 5.41: 0.04656, 7.81: 0.0451632, 12.61: 0.04249405488,
                      449.9: 1.662585e-4}),
         ("dist-b3", {0: 5e-7, 10: 2.5025e-4, 20: 4.945915e-4, 150: 2.525e-4, 300: 5e-6}),
+        ("deit-original", {0: 1e-6, 5: 9.993219e-4, 150: 5.05e-4, 300: 1e-5}),
         ("deit", {0: 5e-7, 10: 1.2525e-4, 20: 2.473231e-4, 150: 1.275e-4, 300: 5e-6}),
         ("projector-cifar100-rotations", {0: 0.05, 150: 0.005, 180: 0.0005, 210: 0.00005}),
         ("projector-cifar100-randaugment", {0: 0.05, 150: 0.005, 180: 0.0005, 210: 0.00005}),
@@ -95,6 +96,20 @@ def test_deit_is_trained_as_the_projector_paper_trains_it() -> None:
     )  # fmt: skip
     assert found.data.mix is not None
     assert (found.data.mix.mixup, found.data.mix.cutmix, found.label_smoothing) == (0.8, 1.0, 0.1)
+
+
+def test_deit_original_is_trained_as_deits_own_code_trains_it() -> None:
+    found = under("deit-original")
+    update, parts, mix = found.update, augmentation(found.data), found.data.mix
+    assert (found.epochs, found.data.batch_size, found.data.repeats) == (300, 1024, 3)
+    assert (update.optimizer, update.weight_decay, update.clip_norm) == ("adamw", 0.05, None)
+    assert update.lr == pytest.approx(5e-4 * 1024 / 512)
+    assert (parts["rand_augment"], parts["erasing"], parts.get("erase_mode", "pixel"), parts["interpolation"]) == (
+        "rand-m9-mstd0.5-inc1", 0.25, "pixel", "bicubic",
+    )  # fmt: skip
+    assert mix is not None
+    assert (mix.mixup, mix.cutmix, mix.switch_prob, mix.prob, mix.mode) == (0.8, 1.0, 0.5, 1.0, "batch")
+    assert (found.label_smoothing, found.ema and found.ema.decay) == (0.1, 0.99996)
 
 
 # --- Laid on a recipe: what belongs to its pair or method stays ---------------------------------------------------
