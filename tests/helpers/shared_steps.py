@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from helpers.smallest_settings import SMALLEST, TEACHERS, settings_of
+from helpers.smallest_settings import SMALLEST, TEACHERS, own_networks, settings_of
 from helpers.states import flat
 from understudy.core.batch import Batch
 from understudy.distributed.launch import joined
@@ -83,6 +83,7 @@ def recipe_of(method: str, update: str, over: Mapping[str, Any] | None = None) -
         "update": {"name": update, "lr": 0.01},
         "epochs": 2,
         "device": "cpu",
+        **own_networks(method),  # of layer norms
     }
     return Recipe.read(merged(settings, over or {}), what=f"{method} at its smallest")
 

@@ -66,6 +66,8 @@ SMALLEST: dict[str, Smallest] = {
 
 # Methods that learn from one label an image, too: those that classification can be tested with.
 OF_IMAGES = sorted(name for name, smallest in SMALLEST.items() if "cnn" not in smallest.refuses)
+# And with one that attends, or with one or the other.
+OF_ANY_IMAGES = sorted(name for name, smallest in SMALLEST.items() if not {"cnn", "vit"} <= smallest.refuses.keys())
 
 # The teachers that the settings are for.
 TEACHERS: dict[str, dict[str, Any]] = {
@@ -91,3 +93,10 @@ STUDENTS: dict[str, dict[str, Any]] = {
 def settings_of(method: str, teacher: str = "cnn") -> dict[str, Any]:
     """What a recipe says of the method: its name and its smallest settings under one of TEACHERS."""
     return {"name": method, **SMALLEST[method].method, **SMALLEST[method].by_teacher.get(teacher, {})}
+
+
+def own_networks(method: str) -> dict[str, dict[str, Any]]:
+    """What of a recipe's networks has to be others than two of convolutions for the method: "student", "teacher"."""
+    smallest = SMALLEST[method]
+    student = {} if smallest.student == "cnn" else {"student": STUDENTS[smallest.student]}
+    return {**student, **({"teacher": TEACHERS["vit"]} if "cnn" in smallest.refuses else {})}

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.banked import furthest, losses_of, make, small_recipe, with_bank
 from helpers.engine import read_metrics, run_recipe
-from helpers.smallest_settings import SMALLEST, TEACHERS, settings_of
+from helpers.smallest_settings import OF_ANY_IMAGES, SMALLEST, TEACHERS, own_networks, settings_of
 from understudy.recipes.schema import Recipe
 
 STEPS = 20
@@ -18,7 +18,9 @@ EVERY_WAY = ["kd", "dist", "projector", "crd", "srrl", "at", "ofd", "sskd"]
 
 
 def recipe_of(method: str, **over: Any) -> Recipe:
-    return small_recipe({"method": settings_of(method), "epochs": 7, "data": SMALLEST[method].data, **over})
+    networks = own_networks(method)
+    settings = settings_of(method, "vit" if "teacher" in networks else "cnn")
+    return small_recipe({"method": settings, "epochs": 7, "data": SMALLEST[method].data, **networks, **over})
 
 
 def check(recipe: Recipe, folder: Path) -> None:
@@ -39,7 +41,7 @@ def test_first_gradients_and_twenty_losses_are_the_live_teachers(method: str, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", sorted({*SMALLEST} - {*EVERY_WAY}))
+@pytest.mark.parametrize("method", sorted({*OF_ANY_IMAGES} - {*EVERY_WAY}))
 def test_so_they_are_with_every_other_method(method: str, tmp_path: Path) -> None:
     check(recipe_of(method), tmp_path)
 
