@@ -71,7 +71,7 @@ def test_the_whole_list_names_everything_once_and_counts_it() -> None:
     *paragraphs, closing = done("recipes").rstrip().split("\n\n")
     listed = names_in("\n\n".join(paragraphs))
     assert sorted(listed) == sorted([*short(recipe_names()), *strategy_names()])
-    data_sets = {name.split("/")[0] for name in short(recipe_names())}
+    data_sets = {tuple(name.split("/")[:2]) for name in recipe_names()}
     assert closing.startswith(
         f"{len(recipe_names())} recipes on {len(data_sets)} data sets, {len(strategy_names())} strategies"
     )

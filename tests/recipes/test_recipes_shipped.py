@@ -15,6 +15,7 @@ from understudy.core.taps import check_taps
 from understudy.methods.combination import taps_of, weighted
 from understudy.models import create_model
 from understudy.models.names import known_names
+from understudy.models.segmentation.segmenter import HEADS
 from understudy.recipes.comparison import rows_of
 from understudy.recipes.loading import recipe_names, strategy_names
 from understudy.recipes.schema import Recipe, load_recipe
@@ -27,7 +28,8 @@ def shipped(name: str) -> Recipe:
 
 
 def test_every_shipped_recipe_resolves_into_rows_of_models_that_there_are() -> None:
-    known = {source: set(known_names(source)) for source in ("timm", "torchvision", "cifar", "understudy")}
+    sources = ("timm", "torchvision", "cifar", "understudy", *HEADS)
+    known = {source: set(known_names(source)) for source in sources}
     unknown = set()
     for name in recipe_names():
         found = shipped(name)

@@ -34,9 +34,10 @@ SMALL_SWIN = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4]
 
 @cache
 def stand_in(name: str) -> dict[str, Any]:
-    """A shipped recipe on eight digits: four images a step, and twelve more where copies stand beside them."""
+    """A shipped recipe on eight digits or drawn shapes: four images a step, and twelve more where copies are beside."""
     shipped = read_recipe(name)
-    is_large = (shipped["data"].get("image_size") or 0) >= 224
+    is_dense = shipped.get("task") == "segmentation"
+    is_large = not is_dense and (shipped["data"].get("image_size") or 0) >= 224
     size = 32 if is_large else 16  # pixels: a quarter of the work of twice as many
     over: dict[str, Any] = {
         "data": {**DIGITS, "batch_size": 4, "image_size": size, "workers": 0},
@@ -45,6 +46,9 @@ def stand_in(name: str) -> dict[str, Any]:
         "device": "cpu",
         "lr_is_for_images": None,
     }
+    if is_dense:
+        masks = {"root": "shapes", "train_rows": "0:8", "val_rows": "100:104", "image_size": 64}
+        over |= {"data": {**over["data"], **masks}, "steps": None}
     if shipped.get("teacher"):
         over["teacher"] = {"weights": "none", "allow_weak": True, "expected_top1": None}
         if "swin_large" in shipped["teacher"]["model"]:
