@@ -18,6 +18,7 @@ from helpers.examples_embeddings import (
     deep_context,
     deep_pairing,
 )
+from helpers.examples_features import batch_of, method_of, stages
 from understudy.core.taps import Taps, TapShape
 from understudy.methods.reviewkd import AttentionFusion, ReviewKD, reviewkd_loss
 from understudy.utils.errors import UserError
@@ -162,3 +163,14 @@ def test_order_of_the_batch_leaves_reviewkd_unchanged(seed: int) -> None:
 def test_large_features_in_half_types_stay_finite(dtype: torch.dtype) -> None:
     context = deep_context()
     check_half_autocast(built(ReviewKD, context), deep_pairing(context), dtype)
+
+
+def test_without_embeddings_all_stages_are_reviewed_from_the_deepest_up() -> None:
+    method, batch = method_of("reviewkd", embedding=False, max_mid_channels=6), batch_of(stages())
+    assert method.levels == [(f"stages.{i}", f"stages.{i}") for i in (3, 2, 1, 0)]
+    assert [fusion.att_conv is None for fusion in method.fusions] == [True, False, False, False]
+    assert [len(fusion.conv1[0].weight) for fusion in method.fusions] == [6] * 4
+    assert method.taps_for(method.config) == Taps(("stages",), ("stages",))
+    loss = method(batch)["hcl"]
+    loss.backward()
+    assert all(batch.student_features[f"stages.{i}"].grad is not None for i in range(4))

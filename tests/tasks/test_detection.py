@@ -143,6 +143,7 @@ def test_a_batch_of_boxes_moves_and_parts_as_one_of_labels_does(batch: Batch) ->
 
 def test_one_step_of_several_methods_is_finite(batch: Batch) -> None:
     names = {"dkd": {}, "dist": {}, "fgfi": {}, "fitnet": {"student_stages": [0, 1], "teacher_stages": [0, 1]}}
+    names["reviewkd"] = {"embedding": False}
     methods = [us.methods.METHODS[name].Config.model_validate(settings) for name, settings in names.items()]
     methods.append(us.methods.METHODS["kd"].Config.model_validate({"on": FOREGROUND}))
     trainer = us.trainer(
@@ -153,7 +154,7 @@ def test_one_step_of_several_methods_is_finite(batch: Batch) -> None:
     )
     history = next(iter(trainer.fit([batch], epochs=1, val=[batch]).values()))
     (shown,) = trainer.measures.interval.values()
-    terms = {"dkd.tckd", "dist.inter", "fgfi", "fitnet", "kd.foreground", "proposal_accuracy"}
+    terms = {"dkd.tckd", "dist.inter", "fgfi", "fitnet", "reviewkd.hcl", "kd.foreground", "proposal_accuracy"}
     assert terms <= shown.keys(), list(shown)
     assert all(math.isfinite(value) for value in shown.values())
     assert history[0]["val"].keys() >= {"ap", "ap50"}

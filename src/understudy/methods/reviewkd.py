@@ -108,6 +108,9 @@ class ReviewKD(StageMethod, name="reviewkd"):
     authors take 5 for resnet32x4-resnet8x4, on ImageNet 1 (resnet34-resnet18) or 8 (resnet50-mobilenetv1) with
     warm-up 1.
 
+    `embedding: false` leaves the embeddings out and takes all stages: the levels p2 to p6 of two detectors, weight 2
+    for MobileNetV2 under ResNet-50, 1.2 and 1 for ResNets (golden reviewkd_detection).
+
     `preact` says which side is looked at before the activations that end its stages: the teacher in their CIFAR-100
     code, the student too in their ImageNet code. Both have to offer pre-activations then (see ofd).
 
@@ -122,6 +125,7 @@ class ReviewKD(StageMethod, name="reviewkd"):
         max_mid_channels: int = Field(
             default=512, ge=1
         )  # mid = min(this, the student's embedding); fixed in mdistiller
+        embedding: bool = True  # the deepest level is the embedding; false: stages alone, as a detector's pyramid has
         preact: Literal["none", "teacher", "both"] = "none"  # mdistiller: teacher, and on ImageNet both (STU_PREACT)
 
     paper = Paper(
@@ -140,9 +144,9 @@ class ReviewKD(StageMethod, name="reviewkd"):
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
         student, teacher = context.student, context.teacher
-        self.levels = [("embedding", "embedding")]  # deepest first
+        self.levels = [("embedding", "embedding")] if config.embedding else []  # deepest first
         self.levels += [(pair.student, pair.teacher) for pair in reversed(self.pairs)]
-        mid_channels = min(config.max_mid_channels, student["embedding"].channels)
+        mid_channels = min(config.max_mid_channels, student[self.levels[0][0]].channels)
         self.fusions = nn.ModuleList(
             AttentionFusion(student[ours].channels, mid_channels, teacher[theirs].channels, fuses=number > 0)
             for number, (ours, theirs) in enumerate(self.levels)
@@ -157,9 +161,16 @@ class ReviewKD(StageMethod, name="reviewkd"):
 
     @classmethod
     def taps_for(cls, config: MethodConfig) -> Taps:
-        """The stages, and the embeddings."""
+        """The stages and, where they are wanted, the embeddings."""
+        assert isinstance(config, cls.Config)
         stages = super().taps_for(config)
+        if not config.embedding:
+            return stages
         return Taps(student=(*stages.student, "embedding"), teacher=(*stages.teacher, "embedding"))
+
+    def skips_stem(self) -> bool:
+        """Not of a pyramid of maps alone, whose first level is no stem."""
+        return bool(self.config.embedding)
 
     def forward(self, pairing: Pairing) -> dict[str, Tensor]:
         """The term "hcl"."""

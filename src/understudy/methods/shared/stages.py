@@ -89,6 +89,10 @@ class StageMethod(Method):
         """Those of the default pairs that the method compares where nobody names any."""
         return pairs
 
+    def skips_stem(self) -> bool:
+        """Whether, under these settings, the first stage of a pyramid is left out by default."""
+        return self.has_stem
+
     def features(self, pairing: Pairing) -> tuple[list[Tensor], list[Tensor]]:
         """The student's and the teacher's feature of every pair, in order."""
         return (
@@ -161,7 +165,7 @@ class StageMethod(Method):
                 f"method {self.name!r} compares {self._group(side)}, and the {side} offers none; name modules of both "
                 "networks in method.student_stages and method.teacher_stages"
             )
-        begins_with_stem = self.has_stem and len(names) > 1 and not self._is_isotropic(shapes, side)
+        begins_with_stem = self.skips_stem() and len(names) > 1 and not self._is_isotropic(shapes, side)
         return names[1:] if begins_with_stem else names
 
     def _is_isotropic(self, shapes: TapShapes, side: Side) -> bool:
