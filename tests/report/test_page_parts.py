@@ -10,6 +10,7 @@ import pytest
 from helpers.run_writer import results_of, results_with, write_disagreements, write_run
 from understudy.report import Results, read_results, read_run, write_report
 from understudy.report.cautions import cautions
+from understudy.report.class_numbers import class_table
 from understudy.report.figures import Lacking, Plot, all_figures
 from understudy.report.figures.style import looks
 from understudy.report.images import disagreements, unlearnt
@@ -35,8 +36,8 @@ CLEAR, CHANCE = {("kd", "alone"): (2.0, 0.5, 3.5)}, {("kd", "alone"): (2.0, -0.5
         ),
         (
             results_with(BOTH, CLEAR, seeds=1),
-            "kd beats the student alone by 2.0 points of top-1 (92.0 % against 90.0 %), more than chance explains. "
-            "With one seed, nobody knows how much another would change.",
+            "kd beats the student alone by 2.0 points of top-1 (92.0 % against 90.0 %), more than the choice of images "
+            "explains (one seed).",
         ),
         (
             results_with({**BOTH, "dist": 91.0}, {**CLEAR, ("kd", "dist"): (1.0, -1.0, 3.0)}),
@@ -246,3 +247,20 @@ def test_what_a_curve_tells_is_what_was_measured(full_run: Path) -> None:
 
     at_8 = [one.val["top1"] for one in run.epochs if one.row == "kd" and one.epoch == 8 and one.val]
     assert told["kd"]["8"] == pytest.approx(sum(at_8) / 3, abs=0.01)
+
+
+def test_every_class_has_a_line_of_numbers(full_run: Path) -> None:
+    run = read_run(full_run)
+    found = class_table(run, "kd")
+    assert found is not None
+    assert run.predictions is not None
+    assert run.predictions.teacher is not None
+
+    lines = {line.cells[0].text: line.cells for line in found.table.lines}
+    assert list(lines) == list(run.results.data.classes)
+    of_3 = run.predictions.labels == 3
+    assert lines["3"][1].value == of_3.sum()
+    assert lines["3"][2].value == pytest.approx(100 * (run.predictions.teacher[of_3] == 3).mean())
+    student = 100 * (run.predictions.rows["kd"][:, of_3] == 3).mean()
+    assert lines["3"][4].value == pytest.approx(student)
+    assert lines["3"][5].value == pytest.approx(student - 100 * (run.predictions.rows["alone"][:, of_3] == 3).mean())

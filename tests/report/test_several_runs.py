@@ -111,3 +111,13 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> Non
     runs = read_runs([write_run(tmp_path / "a" / "run"), write_run(tmp_path / "b" / "run")])
 
     assert [named.name for named in runs] == ["a/run", "b/run"]
+
+
+def test_the_page_of_one_run_goes_where_it_is_told_and_a_finished_run_is_not_waited_for(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+
+    said = done("report", run, "--out", tmp_path / "mine.html", "--live")
+
+    assert f"Page: {tmp_path / 'mine.html'}" in said
+    assert "beats the student alone" in (tmp_path / "mine.html").read_text(encoding="utf-8")
+    assert not (run / "report.html").exists()

@@ -126,6 +126,8 @@ def _disagreement(run: RunData, row: str, place: int, source: str, file: str, nu
     others = said[said != taught]  # of most seeds; they may differ among themselves
     answer, votes = Counter((others if len(others) else said).tolist()).most_common(1)[0]
     sure = run.certainty.rows.get(row, {}).get("confidence")
+    of_answer = np.empty(0) if sure is None else sure[said == answer, place]
+    of_answer = of_answer[np.isfinite(of_answer)]  # a student that diverged is sure of nothing
     own = run.certainty.teacher.get("confidence")
     return Disagreement(
         source=source,
@@ -136,7 +138,7 @@ def _disagreement(run: RunData, row: str, place: int, source: str, file: str, nu
         teacher_confidence=None if own is None else 100 * float(own[place]),
         teacher_is_right=taught == label,
         student=data.class_name(answer) if answer >= 0 else "no number",
-        student_confidence=None if sure is None else 100 * float(np.nanmean(sure[said == answer, place])),
+        student_confidence=100 * float(of_answer.mean()) if len(of_answer) else None,
         student_is_right=answer == label,
         seeds="" if len(said) == 1 else f"{votes} of {len(said)} seeds",
     )

@@ -44,6 +44,7 @@
     for (const box of scrolled) box.classList.toggle("is-cut", box.scrollWidth > box.clientWidth + 1);
   };
   addEventListener("resize", measure);
+  addEventListener("toggle", measure, true); // what was folded away had no width
   measure();
 
   const tip = document.createElement("div");

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from understudy.core.image_size import size_text
 from understudy.report.cautions import cautions
+from understudy.report.class_numbers import class_table
 from understudy.report.costs import cost_sentence
 from understudy.report.formatting import compact, duration, score, with_unit
 from understudy.report.images import Disagreement, Mistake, Unlearnt, disagreements, mistakes, unlearnt
@@ -41,6 +42,7 @@ class RunPage:
     best: Row | None
     disagreements: tuple[Disagreement, ...]
     why_no_images: str
+    classes: PageTable | None
     mistakes: tuple[Mistake, ...]
     unlearnt: Unlearnt | None
     facts: tuple[tuple[str, str], ...]
@@ -103,6 +105,7 @@ def run_page(run: RunData, *, salt: str = "") -> RunPage:
         best=best,
         disagreements=tuple(disagreements(run, best.name)) if best else (),
         why_no_images=_why_no_images(run),
+        classes=class_table(run, best.name) if best else None,
         mistakes=tuple(mistakes(run, best.name)) if best else (),
         unlearnt=unlearnt(run, best.name) if best else None,
         facts=tuple(_facts(run)),

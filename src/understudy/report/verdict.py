@@ -25,7 +25,7 @@ def verdict(results: Results) -> str:
             f"Distilling did not help here: no row is ahead of the student alone, which reaches "
             f"{_reached(results, alone)}."
         )
-    return f"{_against_alone(results, best, alone)}{_rival_clause(results, best)}.{_seed_clause(results)}"
+    return f"{_against_alone(results, best, alone)}{_rival_clause(results, best)}."
 
 
 def _against_alone(results: Results, best: Row, alone: Row) -> str:
@@ -42,7 +42,9 @@ def _against_alone(results: Results, best: Row, alone: Row) -> str:
         return (
             f"No row is surely better than the student alone: {best.name} is ahead by {by} {both}, which may be chance"
         )
-    return f"{best.name} beats the student alone by {by} {both}, more than chance explains"
+    is_one = len(results.seeds) == 1
+    beyond = "more than the choice of images explains (one seed)" if is_one else "more than chance explains"
+    return f"{best.name} beats the student alone by {by} {both}, {beyond}"
 
 
 def _rival_clause(results: Results, best: Row) -> str:
@@ -55,10 +57,6 @@ def _rival_clause(results: Results, best: Row) -> str:
     if second is None or second.name == ALONE or between is None or not between.spans_zero:
         return ""
     return f"; {second.name} cannot be told from it"
-
-
-def _seed_clause(results: Results) -> str:
-    return " With one seed, nobody knows how much another would change." if len(results.seeds) == 1 else ""
 
 
 def _reached(results: Results, row: Row) -> str:
