@@ -130,6 +130,10 @@ def test_a_run_that_is_stopped_ends_the_same_bit_for_bit(run: RunFolder, data: P
             {"data": {"root": "digits", "val_rows": "0:8"}, "task": "segmentation"},
             "task: segmentation learns from masks",
         ),
+        (
+            {"teacher": {**SMALL, "weights": "pretrained", "classes": [0, 1, 2, 3]}},
+            "teacher.classes: is of classifiers",
+        ),
         ({"class_weights": "balanced"}, "class_weights: balanced counts images"),
     ],
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from helpers.shapes import CLASSES, Segmenter, labelled_batch
-from understudy import LiveTeacher, StudentSpec, UserError, methods
+from understudy import Joint, LiveTeacher, StudentSpec, UserError, methods
 from understudy.core.batch import Batch, Observation
 from understudy.core.taps import TappedModel
 from understudy.methods.dkd import dkd_loss
@@ -169,6 +169,32 @@ def test_methods_on_pixels_and_on_maps_take_a_step(config: methods.MethodConfig)
     assert record.mean("distill").isfinite()
     assert record.mean("kl_to_teacher") > 0
     assert not torch.equal(before, student.model.module.first[0].weight)
+
+
+def test_a_step_in_two_passes_is_the_step_in_one() -> None:
+    """Losses count by labelled pixels and by images; the parts here have other numbers of labelled pixels."""
+    batch = labelled_batch(num_images=4)
+    ends = []
+    for accumulate in (1, 2):
+        network, teacher = Segmenter(), LiveTeacher(Segmenter(1))
+        network.first[1] = nn.Identity()  # batch statistics are of a pass
+        around = BuildContext(Segmentation(CLASSES), CLASSES, batch.images, teacher)
+        spec = StudentSpec(network, method=methods.KD.Config(), update=Joint.Config(lr=0.5), accumulate=accumulate)
+        student = build_student(spec, around)
+        student.begin_step(progress=0.0, epochs=2)
+        student.step(batch, teacher.observe(batch), epoch=1)
+        ends.append(network.classifier.weight.detach())
+    assert torch.allclose(ends[0], ends[1], rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(ends[0], Segmenter().classifier.weight)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16"])
+def test_half_precision_keeps_losses_in_float32(precision: str) -> None:
+    batch, teacher = labelled_batch(), LiveTeacher(Segmenter(1))
+    around = BuildContext(Segmentation(CLASSES), CLASSES, batch.images, teacher)
+    student = build_student(StudentSpec(Segmenter(), method=methods.DIST.Config(), precision=precision), around)
+    record = student.step(batch, teacher.observe(batch), epoch=1)
+    assert all(value.isfinite() for value in record.sums.values())
 
 
 @pytest.mark.parametrize("config", [methods.CRD.Config(), methods.SRRL.Config(), methods.Projector.Config()])
