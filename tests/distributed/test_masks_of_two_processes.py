@@ -1,0 +1,39 @@
+"""Two processes learn from masks as one does: rows of pixels, ragged ones too, maps, and the loss of labelled pixels."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from helpers.masked_steps import masked_step
+from helpers.two_processes import TwoProcesses
+
+MAPS = {"student_stages": ("last",), "teacher_stages": ("last",)}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "rows"),
+    [
+        ("kd", {}, "all"),
+        ("dist", {"on": {"main": 1.0, "aux": 0.4}}, "all"),
+        ("dist", {}, "valid"),
+        ("dkd", {"warmup_epochs": 0}, "all"),
+        ("at", MAPS, "all"),
+        ("cirkd", MAPS, "all"),
+        ("ifvd", MAPS, "all"),
+    ],
+)
+def test_a_step_and_its_scores_are_those_of_one_process(
+    method: str, settings: dict[str, Any], rows: Literal["all", "valid"], pair: TwoProcesses
+) -> None:
+    pair.start(masked_step, method, settings, rows)
+    weight, scores = masked_step(method, settings, rows)
+    (first, scores_of_two), (second, _) = pair.finish()
+    assert torch.equal(first, second)
+    if method == "dkd":  # each process takes the mean of its own labelled rows, and the step the mean by images
+        torch.testing.assert_close(first, weight, rtol=0.05, atol=1e-3)
+    else:
+        torch.testing.assert_close(first, weight, rtol=1e-9, atol=1e-12)
+        assert scores_of_two == pytest.approx(scores, rel=1e-6)

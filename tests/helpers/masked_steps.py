@@ -1,0 +1,46 @@
+"""A step and an evaluation of segmentation, by as many processes as there are."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from helpers.shapes import CLASSES, Segmenter, labelled_batch
+from understudy import Batch, Joint, LiveTeacher, StudentSpec
+from understudy.data.loaders.plan import Share
+from understudy.distributed.launch import joined
+from understudy.methods import METHODS
+from understudy.tasks.segmentation import Segmentation, SegmentationConfig
+from understudy.training.build import BuildContext, build_student, tap_teacher
+
+NUM_IMAGES = 5  # two on the first process, three on the second
+
+
+def network(seed: int) -> Segmenter:
+    """In float64, without batch statistics, which would be of a process."""
+    made = Segmenter(seed)
+    made.first[1] = nn.Identity()
+    return made.double()
+
+
+def masked_step(
+    method: str, settings: dict[str, Any], rows: Literal["all", "valid"]
+) -> tuple[Tensor, dict[str, float]]:
+    """The classifier's weight after a step, and scores of all images."""
+    with joined() as world:
+        whole = labelled_batch(NUM_IMAGES)
+        share = Share(world.rank, world.size).of(range(NUM_IMAGES))
+        batch = whole.select(slice(share.start, share.stop))
+        batch = Batch(batch.images.double(), batch.targets, indices=batch.indices)
+        teacher, config = LiveTeacher(network(1)), METHODS[method].Config(**settings)
+        tap_teacher(teacher, [config])
+        task = Segmentation(CLASSES, settings=SegmentationConfig(rows=rows))
+        around = BuildContext(task, CLASSES, batch.images, teacher, world=world)
+        spec = StudentSpec(network(0), method=config, update=Joint.Config(lr=0.5))
+        student = build_student(spec, around)
+        student.begin_step(progress=0.0, epochs=2)
+        student.step(batch, teacher.observe(batch), epoch=1, rows=world.rows(len(batch.images)))
+        found = task.evaluate({"it": student.predict}, [batch], torch.device("cpu"), world)["it"]
+        return student.model.module.classifier.weight.detach(), dict(found.scores)
