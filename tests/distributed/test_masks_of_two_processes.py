@@ -1,4 +1,4 @@
-"""Two processes learn from masks as one does: rows of pixels, ragged ones too, maps, and the loss of labelled pixels."""
+"""Two processes learn from masks as one does: rows of pixels, ragged ones too, maps, and the loss of pixels."""
 
 from __future__ import annotations
 
