@@ -34,7 +34,7 @@ from understudy.utils.interrupted import Interrupted
 
 torch.set_num_threads(1)
 
-ALL = ["momenta", "projector", "losses"]
+ALL = ["momenta", "projector", "losses", "equivariance"]
 ROWS = ["alone", "kd+dot", "crd"]  # crd writes into its memory in each pass
 
 

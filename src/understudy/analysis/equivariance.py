@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from understudy.utils.errors import UserError
 
-__all__ = ["Equivariance", "equivariance", "shifted"]
+__all__ = ["SHIFTS", "Equivariance", "block_equivariance", "block_paths", "equivariance", "keeps_plane", "shifted"]
 
 Shift = tuple[int, int]  # rows down, columns to the right
+
+SHIFTS: tuple[Shift, ...] = ((0, 1), (1, 0), (1, 1))
+SMALLEST_SIDE = 3  # of a map whose shifts mean something
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def equivariance(
     block: Callable[[Tensor], Tensor],
     inputs: Tensor,
     *,
-    shifts: Sequence[Shift] = ((0, 1), (1, 0), (1, 1)),
+    shifts: Sequence[Shift] = SHIFTS,
     num_prefix: int = 0,
     keeps_prefix: bool = False,
     filling: Literal["zero", "cyclic"] = "zero",
@@ -88,6 +91,43 @@ def equivariance(
     by_image = relatives.mean(0)
     error = None if len(by_image) < 2 else float(by_image.std() / len(by_image) ** 0.5)
     return Equivariance(float(sums.mean()), float(means.mean()), float(relatives.mean()), error, len(by_image))
+
+
+def block_paths(network: nn.Module) -> list[str]:
+    """Where a network's blocks are: entries of its lists of layers (`layer1.0`, `blocks.3`), none within another."""
+    paths = [
+        f"{path}.{name}".removeprefix(".")
+        for path, part in network.named_modules()
+        if isinstance(part, nn.Sequential | nn.ModuleList)
+        for name, child in part.named_children()
+        if not isinstance(child, nn.Sequential | nn.ModuleList) and next(child.children(), None) is not None
+    ]
+    return [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+
+
+def keeps_plane(given: Tensor, out: Tensor) -> bool:
+    """Whether a block gives maps or tokens of the plane that it got, which is large enough for a shift."""
+    if given.ndim == 4:
+        return out.ndim == 4 and out.shape[2:] == given.shape[2:] and min(given.shape[2:]) >= SMALLEST_SIDE
+    return given.ndim == 3 and out.shape == given.shape and given.shape[1] >= SMALLEST_SIDE**2
+
+
+def block_equivariance(block: Callable[[Tensor], Tensor], inputs: Tensor, *, num_prefix: int = 0) -> Equivariance:
+    """mu_T of a network's block as runs show it: shifts by a place, zeros enter, only what is no filling is compared.
+
+    Zeros, and not what left on the other side: under cyclic shifts a block of self-attention has mu_T = 0 whatever its
+    weights. Tokens in front of the patches are seen, and stay where they are.
+
+    Args:
+        block: phi, in evaluation mode.
+        inputs: what enters it for some images, maps or tokens.
+        num_prefix: P, of tokens.
+
+    Raises:
+        UserError: as `equivariance`.
+    """
+    prefix = num_prefix if inputs.ndim == 3 else 0
+    return equivariance(block, inputs, num_prefix=prefix, keeps_prefix=prefix > 0, filling="zero", only_valid=True)
 
 
 def _of_shift(

@@ -1,4 +1,4 @@
-"""What probes saw while students trained: momenta, losses on fixed images, spectra of projectors."""
+"""What probes saw while students trained: momenta, losses on fixed images, spectra of projectors, equivariance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from understudy.report.figures.style import Plot, add_panels, looks, new_figure,
 from understudy.report.kept_findings import Looks
 from understudy.report.run_data import RunData
 
-__all__ = ["cosines_plot", "probes_note", "spectrum_plot", "trade_off_plot"]
+__all__ = ["cosines_plot", "probes_note", "shifts_plot", "spectrum_plot", "trade_off_plot"]
 
 COSINES = (
     ("cos_distill_total", "cos(v distill, v)"),
@@ -140,3 +140,30 @@ def spectrum_plot(run: RunData, found: dict[str, Looks]) -> Plot | None:
         "what goes in with what comes out (projector paper, figures 2 and 3)."
     )
     return Plot("spectrum", "What projectors let through", reading, figure)
+
+
+@of_probe("shifts", "equivariance", "Translation equivariance while it trains", place=75)
+def shifts_plot(run: RunData, found: dict[str, Looks]) -> Plot | None:
+    """mu_T by step, the mean over a student's blocks, and that of its last block."""
+    rows = [row.name for row in run.results.rows if row.name in found and "mean" in found[row.name].values]
+    if not rows:
+        return None
+    style = looks([row.name for row in run.results.rows])
+    figure = new_figure(3.4)
+    panels = add_panels(figure, 2)
+    for row in rows:
+        last = [name for name in found[row].values if name != "mean"][-1]
+        for axes, key in zip(panels, ("mean", last), strict=True):
+            draw_line(axes, found[row].places["step"], found[row].values[key], style[row], row)
+    for axes, title in zip(panels, ("mean over blocks", "last block"), strict=True):
+        axes.set_title(title, pad=8)
+        axes.set_xlabel("step")
+        axes.set_yscale("log")
+    panels[0].set_ylabel("mu_T, share of the output's size")
+    add_legend(figure, style, rows)
+    reading = (
+        "How much a block's output changes beyond moving when its input is moved by a place and zeros enter: the lower,"
+        " the more the block treats all places alike, as a convolution does (projector paper, eq. 14 and table 7; its "
+        "shifts, blocks and scale are not published, so that values compare within this page)."
+    )
+    return Plot("shifts", "Translation equivariance while it trains", reading, figure)

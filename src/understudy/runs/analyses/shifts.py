@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from understudy.analysis import equivariance
+from understudy.analysis.equivariance import SHIFTS, block_equivariance, block_paths, keeps_plane
 from understudy.runs.analyses.base import Analysis, Found, Piece, register_analysis
 from understudy.runs.analyses.opened import Opened
 from understudy.utils.errors import UserError
@@ -18,10 +18,8 @@ from understudy.utils.errors import UserError
 __all__ = ["EQUIVARIANCE", "blocks_of"]
 
 SPLIT = "val"
-SHIFTS = ((0, 1), (1, 0), (1, 1))
 MOST_IMAGES = 64
 MOST_BLOCKS = 24
-SMALLEST_SIDE = 3  # of a map whose shifts mean something
 
 
 def blocks_of(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -33,20 +31,12 @@ def blocks_of(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
 
     def heard(path: str, given: tuple[Any, ...], out: Any) -> None:
-        if len(given) == 1 and isinstance(given[0], Tensor) and isinstance(out, Tensor) and _keeps_plane(given[0], out):
+        if len(given) == 1 and isinstance(given[0], Tensor) and isinstance(out, Tensor) and keeps_plane(given[0], out):
             found[path] = given[0].detach()
 
-    paths = [
-        f"{path}.{name}".removeprefix(".")
-        for path, part in module.named_modules()
-        if isinstance(part, nn.Sequential | nn.ModuleList)
-        for name, child in part.named_children()
-        if not isinstance(child, nn.Sequential | nn.ModuleList) and next(child.children(), None) is not None
-    ]
-    outer = [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
     handles = [
         module.get_submodule(path).register_forward_hook(lambda _, given, out, path=path: heard(path, given, out))
-        for path in outer
+        for path in block_paths(module)
     ]
     try:
         with torch.no_grad():
@@ -57,25 +47,14 @@ def blocks_of(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
     return dict(list(found.items())[:MOST_BLOCKS])
 
 
-def _keeps_plane(given: Tensor, out: Tensor) -> bool:
-    if given.ndim == 4:
-        return out.ndim == 4 and out.shape[2:] == given.shape[2:] and min(given.shape[2:]) >= SMALLEST_SIDE
-    return given.ndim == 3 and out.shape == given.shape and given.shape[1] >= SMALLEST_SIDE**2
-
-
 def _equivariance(opened: Opened, name: str) -> Found:
     module = opened.network(name).module
     images = next(iter(opened.images(name, SPLIT, most=MOST_IMAGES)))[0]
     prefix = int(getattr(module, "num_prefix_tokens", 0) or 0)
     values: dict[str, Any] = {}
     for path, given in blocks_of(module, images).items():
-        is_tokens = given.ndim == 3
         try:
-            found = equivariance(
-                module.get_submodule(path), given, shifts=SHIFTS,
-                num_prefix=prefix if is_tokens else 0, keeps_prefix=is_tokens and prefix > 0,
-                filling="cyclic" if is_tokens else "zero", only_valid=not is_tokens,
-            )  # fmt: skip
+            found = block_equivariance(module.get_submodule(path), given, num_prefix=prefix)
         except UserError:  # tokens that make no square
             continue
         values[path] = asdict(found)
