@@ -160,6 +160,18 @@ def test_one_step_of_several_methods_is_finite(batch: Batch) -> None:
     assert history[0]["val"].keys() >= {"ap", "ap50"}
 
 
+def test_a_batch_of_one_image_has_rows_enough_for_methods_on_related_rows(batch: Batch) -> None:
+    alone = batch.select(slice(0, 1))
+    trainer = us.trainer(
+        task=Detection(CLASSES),
+        teacher=us.LiveTeacher(small_detector(1)),
+        students=[us.StudentSpec(small_detector(frozen_norms=True), method=us.methods.METHODS["dist"].Config())],
+        sample=batch,
+    )
+    trainer.fit([alone], epochs=1)
+    assert trainer.measures.interval["dist"]["dist.inter"] > 0
+
+
 def test_what_cannot_be_learnt_is_refused_in_words(batch: Batch) -> None:
     task = Detection(CLASSES)
     with pytest.raises(UserError, match=r"class 2, but there are 2 \(0\.\.1"):

@@ -50,13 +50,14 @@ def test_a_teacher_learns_and_a_student_learns_more_from_it_than_alone(
     train, val = pictures
     teacher = trained(drawn_batches(12, 8, seed=2), [spec(1, width=24)], epochs=14)
     (best,) = average_precision(teacher, val)
-    rows = [spec(0), spec(0, {"name": "dist", "weight": 2}), spec(0, {"name": "kd"}, {"name": "fgfi"})]
-    alone, dist, fgfi = average_precision(
+    rows = [spec(0), spec(0, {"name": "dist", "weight": 2}), spec(0, {"name": "dkd"})]
+    alone, dist, dkd = average_precision(
         trained(train, rows, epochs=14, teacher=us.LiveTeacher(teacher.students[0].model.module)), val
     )
-    assert best > 30
-    assert alone > 3
-    assert max(dist, fgfi) > alone
+    # Here and with another seed: AP50 73 of the teacher, 34 and 30 alone, 58 and 51 with DIST, 50 and 45 with DKD.
+    assert best > alone + 20
+    assert alone > 15
+    assert min(dist, dkd) > alone + 5
 
 
 class Keeping:

@@ -18,7 +18,7 @@ from understudy.distributed.world import SINGLE, RankCounts, World
 from understudy.optim.base import Update
 from understudy.optim.ema import WeightAverage
 from understudy.optim.schedule import Schedule, lr_factor
-from understudy.tasks.base import Predictor, Task
+from understudy.tasks.base import Predictor, Task, is_dense
 from understudy.training.checks import FirstPairings, check_num_rows, refuse_to_tear_copies, too_few_images
 from understudy.training.loss import PassShare, WeightedMethod, combine_losses, labels_of, pairing_of
 from understudy.training.metrics import record_of
@@ -179,8 +179,9 @@ class Student:
         smallest = num_images // min(self.accumulate, num_images)
         if self.world.size > 1 or smallest >= USUAL_IMAGES:
             return
-        for weighted in self.methods:
-            check_num_rows(weighted.method, smallest)
+        if not is_dense(self.task):  # of which an image has many rows, counted in every batch
+            for weighted in self.methods:
+                check_num_rows(weighted.method, smallest)
         if self.image_shape is None:
             return
         few, usual = (torch.zeros(count, *self.image_shape, device=self.device) for count in (smallest, USUAL_IMAGES))
