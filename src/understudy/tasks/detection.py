@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
-from understudy.core.boxes import Boxes, imitation_masks
+from understudy.core.boxes import Boxes
 from understudy.core.config import Config
 from understudy.core.detection import Detections, Proposals, Scored
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import BatchMeasures, ClassWeights, Evaluation, K, Metric, Predictor
 from understudy.tasks.box_evaluation import METRICS, BoxEvaluation, BoxMatches
+from understudy.tasks.object_masks import MaskKind, ObjectMasks
 from understudy.utils.errors import UserError
 
 __all__ = ["Detection", "DetectionConfig", "DetectorLike"]
@@ -50,7 +51,7 @@ class DetectorLike(Protocol):
 class DetectionConfig(Config):
     """Settings of detection."""
 
-    masks: Literal["anchors", "boxes"] = "anchors"  # where FGFI imitates: where an anchor is near a box, or in boxes
+    masks: MaskKind = "anchors"  # where FGFI imitates: where an anchor is near a box, or in boxes
 
 
 class Detection:
@@ -124,7 +125,9 @@ class Detection:
             student_features=features,
             teacher_features=observation.features,
             indices=batch.indices,
-            maps=_Masks(self.settings, detector, maps, batch.images, boxes, features),
+            maps=ObjectMasks(
+                self.settings.masks, lambda: detector.anchors(maps, batch.images), maps, batch.images, boxes, features
+            ),
         )
         pairings = {MAIN: rows, FOREGROUND: _objects_of(rows, proposals.is_object), IMAGES: images}
         return task_loss, {**pairings, **_by_level(scored, taught)}
@@ -208,54 +211,6 @@ class Detection:
         """Whether AP is below 1 %, which boxes at random places come near."""
         ap = found.scores["ap"]
         return None if ap >= LEAST_AP else f"reaches AP {ap:.2f} %: below {LEAST_AP:g} % it has found next to nothing"
-
-
-class _Masks(Mapping[str, Tensor]):
-    """(B,h,w) masks of where objects are on the tapped levels, "weights.TAP", made when one is asked for."""
-
-    def __init__(
-        self,
-        settings: DetectionConfig,
-        detector: DetectorLike,
-        maps: Mapping[str, Tensor],
-        images: Tensor,
-        boxes: Boxes,
-        features: Mapping[str, Tensor],
-    ) -> None:
-        self._parts = (settings, detector, maps, images, boxes)
-        levels = list(maps)
-        taps = {**{f"stages.{place}": place for place in range(len(levels))}}
-        taps |= {f"output.{name}": place for place, name in enumerate(levels)}
-        self._levels = {f"weights.{tap}": taps[tap] for tap in features if tap in taps}
-        self._made: list[Tensor] | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._levels)
-
-    def __len__(self) -> int:
-        return len(self._levels)
-
-    def __getitem__(self, name: str) -> Tensor:
-        level = self._levels[name]
-        if self._made is None:
-            settings, detector, maps, images, boxes = self._parts
-            sizes = [(one.shape[2], one.shape[3]) for one in maps.values()]
-            if settings.masks == "anchors":
-                self._made = imitation_masks(boxes.to_learn(), detector.anchors(maps, images), sizes)
-            else:
-                self._made = [_inside(boxes.to_learn(), images, size) for size in sizes]
-        return self._made[level]
-
-
-def _inside(boxes: Boxes, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B,h,w) whether the middle of a position lies in a box."""
-    height, width = size
-    rows = (torch.arange(height, device=images.device) + 0.5) * images.shape[2] / height
-    columns = (torch.arange(width, device=images.device) + 0.5) * images.shape[3] / width
-    x1, y1, x2, y2 = boxes.boxes[:, :, None].unbind(dim=1)  # (G,1) each
-    within = ((rows >= y1) & (rows < y2))[:, :, None] & ((columns >= x1) & (columns < x2))[:, None]  # (G,h,w)
-    counts = within.new_zeros((boxes.num_images, height, width), dtype=torch.int64)
-    return counts.index_add_(0, boxes.image, within.long()) > 0
 
 
 def _objects_of(rows: Pairing, is_object: Tensor) -> Pairing:
