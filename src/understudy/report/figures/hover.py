@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,6 +16,7 @@ from matplotlib.lines import Line2D
 __all__ = ["UNITS_PER_INCH", "Hover", "hover_of", "hover_points"]
 
 Hover = list[dict[str, Any]]  # one entry for each axes that tells anything; JSON
+_MOST_CELLS = 1_024  # of a table; of a larger one nobody finds a cell
 _MOST_POINTS = 400  # of a line; longer ones are thinned
 UNITS_PER_INCH = 72  # of an SVG of matplotlib
 
@@ -43,6 +45,11 @@ def hover_of(figure: Figure) -> Hover:
 
 def _panel(axes: Axes, figure: Figure) -> dict[str, Any]:
     told = [series for line in axes.lines if (series := _told(line, axes, figure)) is not None]
+    told += [
+        series
+        for mesh in axes.collections
+        if isinstance(mesh, QuadMesh) and (series := _cells(mesh, axes, figure)) is not None
+    ]
     lines = [] if told else [_series(line, axes, figure) for line in axes.lines if _is_shown(line)]
     (left, right), (bottom, top) = zip(*_placed(axes.bbox.get_points(), figure), strict=True)
     return {
@@ -71,6 +78,25 @@ def _told(line: Line2D, axes: Axes, figure: Figure) -> dict[str, Any] | None:
             [*place, "", text] for place, text in zip(places, texts, strict=True) if all(map(math.isfinite, place))
         ],
     }
+
+
+def _cells(mesh: QuadMesh, axes: Axes, figure: Figure) -> dict[str, Any] | None:
+    """The values of a table of cells, by the names of its lines and columns where the ticks have them."""
+    corners = np.asarray(mesh.get_coordinates())  # (I+1, J+1, 2)
+    values: Any = np.ma.masked_invalid(np.ma.asarray(mesh.get_array()))
+    if axes.get_label() == "<colorbar>" or values.ndim != 2 or values.size > _MOST_CELLS:
+        return None
+    centers = (corners[:-1, :-1] + corners[1:, 1:]) / 2  # (I, J, 2)
+    across, down = (
+        [label.get_text() for label in labels] for labels in (axes.get_xticklabels(), axes.get_yticklabels())
+    )
+    has_names = (len(down), len(across)) == values.shape and all([*across, *down])
+    points = []
+    for i, j in zip(*np.nonzero(~np.ma.getmaskarray(values)), strict=True):
+        ((x, y),) = _placed(axes.transData.transform(centers[i, j][None]), figure)
+        cell = f"{down[i]} with {across[j]}" if has_names else f"line {i + 1}, column {j + 1}"
+        points.append([x, y, "", f"{cell}: {values[i, j]:.3g}"])
+    return {"name": "", "color": "", "points": points}
 
 
 def _series(line: Line2D, axes: Axes, figure: Figure) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 
 from understudy.report.figures.base import Lacking, register_figure
 from understudy.report.figures.found import add_grid, add_legend, chosen_rows, make_log, of_analysis
+from understudy.report.figures.hover import hover_points
 from understudy.report.figures.rows import finish_rows
 from understudy.report.figures.style import Plot, add_panels, looks, new_figure, shortened
 from understudy.report.kept_findings import Findings, floats
@@ -84,6 +86,7 @@ def plane_plot(run: RunData, found: Findings) -> Plot | None:
         drawn = axes.contourf(steps, steps, logs[name].T, levels=levels, cmap="cividis")
         axes.contour(steps, steps, logs[name].T, levels=levels, colors="white", linewidths=0.5)
         axes.plot([0], [0], marker="+", color="white", markersize=8)
+        _tell(axes, *planes[name])
         axes.set_title(shortened(name), pad=6)
         axes.set_aspect("equal")
         axes.grid(visible=False)
@@ -95,6 +98,13 @@ def plane_plot(run: RunData, found: Findings) -> Plot | None:
         f"{found.num_images:,} training images. One scale for all, so that a larger dark basin is a flatter minimum."
     )
     return Plot("plane", "Loss landscape in a plane", reading, figure)
+
+
+def _tell(axes: Axes, steps: npt.NDArray[Any], losses: npt.NDArray[Any]) -> None:
+    """Have the page tell the loss where the pointer is."""
+    places = [(i, j) for i, j in np.ndindex(losses.shape) if np.isfinite(losses[i, j])]
+    words = [f"{steps[i]:+.2g}, {steps[j]:+.2g}: loss {losses[i, j]:.3g}" for i, j in places]
+    hover_points(axes, [float(steps[i]) for i, _ in places], [float(steps[j]) for _, j in places], words)
 
 
 def _plane(found: Findings, row: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
