@@ -50,7 +50,9 @@ MINE = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A probed run of two rows, never analysed."""
-    recipe = tiny_recipe({"rows": ["alone", "projector"], "seeds": [0], "probes": ["losses"]})
+    recipe = tiny_recipe(
+        {"rows": ["alone", "projector"], "seeds": [0], "probes": ["losses", "momenta", "projector"], "probe_every": 2}
+    )
     return run_recipe(recipe, tmp_path_factory.mktemp("runs") / "run")
 
 
@@ -218,7 +220,7 @@ def run_copy(run: RunFolder, folder: Path) -> Path:
 class TestFigures:
     def test_an_analysed_run_has_all_of_them(self, analysed: dict[str, Any]) -> None:
         data = read_run(analysed["run"].path)
-        drawn = {name: FIGURES[name].draw(data) for name in [*MINE, "tradeoff"]}
+        drawn = {name: FIGURES[name].draw(data) for name in [*MINE, "tradeoff", "cosines", "spectrum"]}
         assert [name for name, plot in drawn.items() if not isinstance(plot, Plot)] == []
         assert all(len(plot.svg()) < 500_000 and plot.reading.endswith(".") for plot in drawn.values())
 
@@ -229,8 +231,10 @@ class TestFigures:
         assert isinstance(found, Lacking)
         assert "understudy analyze RUN" in found.why
 
-    def test_a_probe_that_the_run_lacks_is_named(self, run: RunFolder) -> None:
-        found = FIGURES["cosines"].draw(read_run(run.path))
+    def test_a_probe_that_the_run_lacks_is_named(self, run: RunFolder, tmp_path: Path) -> None:
+        folder = run_copy(run, tmp_path / "run")
+        (folder / "probes" / "momenta.safetensors").unlink()
+        found = FIGURES["cosines"].draw(read_run(folder))
         assert isinstance(found, Lacking)
         assert "--probes momenta" in found.why
 
@@ -285,6 +289,10 @@ class TestInWords:
         )
         with pytest.raises(UserError, match="--data FOLDER"):
             us.analyze(result)
+
+    def test_the_help_names_every_analysis(self) -> None:
+        said = done("analyze", "--help")
+        assert [name for name in analysis_names() if name not in said] == []
 
     def test_the_toy_needs_no_run(self, tmp_path: Path) -> None:
         said = done("analyze", "toy", "--out", tmp_path / "toy.svg")

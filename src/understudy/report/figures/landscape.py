@@ -89,6 +89,8 @@ def plane_plot(run: RunData, found: Findings) -> Plot | None:
         _tell(axes, *planes[name])
         axes.set_title(shortened(name), pad=6)
         axes.set_aspect("equal")
+        axes.set_xticks([-1, 0, 1])
+        axes.set_yticks([-1, 0, 1])
         axes.grid(visible=False)
     bar = figure.colorbar(drawn, ax=grid, shrink=0.8, ticks=levels[::2])
     bar.ax.set_yticklabels([f"{float(f'{10**level:.2g}'):g}" for level in levels[::2]])
