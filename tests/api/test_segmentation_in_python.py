@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import understudy as us
+from helpers.masks import masks_folder
 from helpers.shapes import CLASSES, Segmenter, labelled_batch
 
 
@@ -23,6 +26,25 @@ def test_a_loader_of_masks_trains_and_is_evaluated() -> None:
     assert set(history) == {"alone", "cwd"}
     assert set(history["cwd"][1]["val"]) == {"miou", "pixel_accuracy", "loss"}
     assert history["cwd"][1]["train"]["distill"] < history["cwd"][0]["train"]["distill"]
+
+
+def test_a_folder_of_masks_is_distilled_between_networks_of_ones_own(tmp_path: Path) -> None:
+    settings = {"data": {"workers": 0, "image_size": 32}, "threads": 1}
+    folder = masks_folder(tmp_path / "data", train=4, val=2)
+    result = us.distill(
+        Segmenter(1),
+        Segmenter(0),
+        train=folder,
+        method=us.methods.DIST.Config(on={"main": 1.0, "aux": 0.4}),
+        epochs=1,
+        batch_size=4,
+        out=tmp_path / "run",
+        quiet=True,
+        allow_weak_teacher=True,
+        settings=settings,
+    )
+    assert repr(result).startswith("Result(miou=")
+    assert result.student(torch.zeros(1, 3, 20, 28))["logits"].shape == (1, CLASSES, 5, 7)
 
 
 def test_torchvisions_segmenters_are_taken_as_they_are() -> None:

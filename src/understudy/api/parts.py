@@ -17,6 +17,7 @@ from understudy.distributed.launch import device_named
 from understudy.models import Network, in_format
 from understudy.recipes.schema import Recipe
 from understudy.runs.components import Components, live_teacher, task_of
+from understudy.runs.data_task import with_task_of
 from understudy.runs.networks import LARGE_IMAGE_SIZE, keeping_classes
 from understudy.runs.teacher_classes import resolved_classes
 
@@ -53,7 +54,8 @@ def parts_in_memory(
         image_size = size_as_given(data)
     else:
         data = splits_at(recipe.data, root)
-        image_size = recipe.data.image_size or data.native_size or LARGE_IMAGE_SIZE
+        recipe = with_task_of(recipe, data)
+        image_size = recipe.data.image_size or data.native_size or data.window or LARGE_IMAGE_SIZE
     device = device_named(recipe.device)
     build = partial(network_from, data=data, config=recipe.data, seed=recipe.seeds[0], image_size=image_size)
     first = in_format(build(student, role="student"), recipe.channels_last is not False)
