@@ -106,6 +106,27 @@ def test_scores_are_those_of_all_pixels_together_and_ignored_ones_count_nowhere(
     assert again.scores == found.scores
 
 
+def test_several_looks_are_the_mean_of_their_probabilities() -> None:
+    batch, network = labelled_batch(), Segmenter().eval()
+
+    def scored(**settings: object) -> dict[str, float]:
+        task = Segmentation(CLASSES, settings=SegmentationConfig(**settings))
+        return dict(task.evaluate({"it": lambda batch: network(batch.images)}, [batch], CPU)["it"].scores)
+
+    assert scored(eval_scales=(1.0,)) == scored()
+    with torch.no_grad():
+        looks = [network(batch.images)["logits"], network(batch.images.flip(-1))["logits"].flip(-1)]
+        large = network(F.interpolate(batch.images, scale_factor=2, mode="bilinear"))["logits"].softmax(1)
+    mean = sum(look.softmax(1) for look in looks) / 2
+    expected = Segmentation(CLASSES).evaluate({"it": lambda _: mean.log()}, [batch], CPU)["it"].scores
+    assert scored(eval_mirrored=True) == pytest.approx(expected, rel=1e-4)
+    small = F.interpolate(looks[0].softmax(1), size=large.shape[2:], mode="bilinear")
+    expected = Segmentation(CLASSES).evaluate({"it": lambda _: ((large + small) / 2).log()}, [batch], CPU)["it"].scores
+    assert scored(eval_scales=(1.0, 2.0)) == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match=r"are factors from 0\.1 to 8, each once"):
+        SegmentationConfig(eval_scales=(1.0, 1.0))
+
+
 def test_one_class_everywhere_has_nothing_to_teach() -> None:
     batch = labelled_batch()
     task = Segmentation(CLASSES)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
@@ -20,6 +20,7 @@ from understudy.tasks.base import BatchMeasures, ClassWeights, Evaluation, K, Me
 from understudy.tasks.class_weights import checked_weights
 from understudy.tasks.iou import AbsentClass
 from understudy.tasks.pixel_evaluation import METRICS, PixelEvaluation, PixelScores
+from understudy.tasks.pixel_views import averaged_logits
 from understudy.utils.errors import UserError
 
 __all__ = ["IGNORED", "Segmentation", "SegmentationConfig", "at_size"]
@@ -37,7 +38,16 @@ class SegmentationConfig(Config):
     )
     aux_weight: float = Field(default=0.4, ge=0)  # of the auxiliary head's cross-entropy; PSPNet's, and CIRKD's code
     align_corners: bool = False  # logits are enlarged corner on corner, as in CIRKD's code; False: as torchvision does
+    eval_scales: tuple[float, ...] = Field(default=(1.0,), min_length=1, max_length=16)  # of images, averaged
+    eval_mirrored: bool = False  # evaluation looks at each image from right to left, too
     absent: AbsentClass = "left_out"  # a class that neither labels nor predictions have: left out of mIoU, or zero
+
+    @field_validator("eval_scales")
+    @classmethod
+    def _are_factors(cls, scales: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0.1 <= scale <= 8 for scale in scales) or len(set(scales)) < len(scales):
+            raise ValueError(f"are factors from 0.1 to 8, each once, got {list(scales)}")
+        return scales
 
 
 class Segmentation:
@@ -166,7 +176,13 @@ class Segmentation:
                 here = batch.to(device)
                 labels = _classes(here.targets)
                 for name, predict in predictors.items():
-                    logits = _maps(predict(here))[LOGITS]
+                    logits = averaged_logits(
+                        predict,
+                        here,
+                        lambda output: _maps(output)[LOGITS],
+                        scales=self.settings.eval_scales,
+                        is_mirrored=self.settings.eval_mirrored,
+                    )
                     for one, truth in zip(
                         torch.split(logits, 1), torch.split(labels, 1), strict=True
                     ):  # large maps, one by one
