@@ -99,3 +99,21 @@ def test_a_backbone_without_dilation_keeps_its_own_stride() -> None:
 def test_a_misspelt_backbone_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(UserError, match="psp has no model 'resnet81'; did you mean"):
         create_model("psp:resnet81", num_classes=3)
+
+
+def test_a_segmenter_of_transformers_is_known_by_its_architecture(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    tiny = {
+        "hidden_sizes": [8, 8, 16, 16],
+        "depths": [1] * 4,
+        "num_attention_heads": [1] * 4,
+        "decoder_hidden_size": 16,
+    }
+    kwargs = {"model_type": "segformer", "architectures": ["SegformerForSemanticSegmentation"], **tiny}
+    network = create_model("hf:segformer", num_classes=5, weights="none", kwargs=kwargs)
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        logits = network.prepared.eval()(images)
+        assert logits.shape == (2, 5, 16, 24)
+        save_student(tmp_path, network)
+        assert torch.equal(load_student(tmp_path)(images), logits)

@@ -32,7 +32,10 @@ _NOT_SETTINGS = {"transformers_version", "dtype", "id2label", "label2id"}
 
 
 def hf_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]) -> Blueprint:
-    """An image classifier of transformers', by its name on the hub or by its folder.
+    """An image classifier of transformers', or a segmenter, by its name on the hub or by its folder.
+
+    It is a segmenter where its configuration's `architectures` say "...ForSemanticSegmentation", as that of SegFormer's
+    fine-tuned weights does; for others, `kwargs` may say so. Segmenters take images of any size.
 
     Where its configuration names an image size, images are resized to that, and `image_size` builds it for another.
     Settings in `kwargs` replace those of the published configuration; with a `model_type` among them they are the
@@ -51,16 +54,16 @@ def hf_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kwar
     config.num_labels = num_classes
     if "model_type" not in kwargs:  # a whole configuration is there to be changed
         image_size = stated_size(f"hf:{name}", kwargs, "image_size", image_size)
-    own_size = _own_size(config)
+    own_size = None if _is_segmenter(config) else _own_size(config)
     if image_size and own_size:
         _resize(config, image_size)
     return Blueprint(
         build=partial(_random, library, name, config),
         pretrained=None if "model_type" in kwargs else partial(_pretrained, library, name, config),
         normalisation=normalisation,
-        prefers=own_size or crop_size,
-        resize_to=(image_size or own_size) if own_size else image_size,
-        kwargs=_settings(config),
+        prefers=None if _is_segmenter(config) else own_size or crop_size,
+        resize_to=None if _is_segmenter(config) else (image_size or own_size) if own_size else image_size,
+        kwargs=_settings(config) | ({"architectures": config.architectures} if _is_segmenter(config) else {}),
     )
 
 
@@ -136,15 +139,26 @@ def _logits_alone(model: nn.Module) -> nn.Module:
     return model.train()
 
 
+def _is_segmenter(config: Any) -> bool:
+    """Whether the network that is meant gives a class for every pixel, by the name of its class."""
+    return any(str(name).endswith("ForSemanticSegmentation") for name in config.architectures or ())
+
+
+def _class_of(library: Any, config: Any) -> Any:
+    """Of transformers, what builds the kind of network that is meant."""
+    wanted = "AutoModelForSemanticSegmentation" if _is_segmenter(config) else "AutoModelForImageClassification"
+    return getattr(library, wanted)
+
+
 def _random(library: Any, name: str, config: Any) -> nn.Module:
     try:
         with quiet_libraries():
-            made = library.AutoModelForImageClassification.from_config(
+            made = _class_of(library, config).from_config(
                 copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
             )
     except Exception as error:  # settings that contradict each other fail in any way
         raise UserError(
-            f"hf:{name} cannot be built as an image classifier: {type(error).__name__}: {first_line(error)}"
+            f"hf:{name} cannot be built as {'a segmenter' if _is_segmenter(config) else 'an image classifier'}: {type(error).__name__}: {first_line(error)}"
             f"{squares_note(getattr(_sized(config), 'image_size', None))}"
         ) from error
     return _logits_alone(made)
@@ -153,7 +167,7 @@ def _random(library: Any, name: str, config: Any) -> nn.Module:
 def _pretrained(library: Any, name: str, config: Any) -> nn.Module:
     """The published weights, with a new classifier where the class count differs or none was published."""
     with _within_reach(name), _no_progress_bars(library):
-        loaded, report = library.AutoModelForImageClassification.from_pretrained(
+        loaded, report = _class_of(library, config).from_pretrained(
             _place(name),
             config=copy.deepcopy(config),
             ignore_mismatched_sizes=True,
