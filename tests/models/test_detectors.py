@@ -6,11 +6,12 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, maskrcnn_resnet50_fpn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+import understudy as us
 from helpers.drawn_shapes import CLASSES, SIDE, drawn_batches, small_detector
 from understudy.core.boxes import Boxes
 from understudy.models import create_model
 from understudy.models.detectors.one_stage import OneStage
-from understudy.models.detectors.sources import BackboneWithPyramid, adapted, faster_rcnn, torchvision_detector
+from understudy.models.detectors.sources import BackboneWithPyramid, faster_rcnn, torchvision_detector
 from understudy.models.detectors.two_stage import TwoStage
 from understudy.utils.errors import UserError
 
@@ -37,7 +38,7 @@ def test_losses_are_those_of_torchvision_on_the_same_draws() -> None:
     torch.manual_seed(3)
     expected = network(list(images), targets)
 
-    detector = adapted(network, CLASSES).train()
+    detector = us.detector(network, CLASSES).train()
     torch.manual_seed(3)
     torch.rand(len(images))  # torchvision draws a size for each image first, of the one there is
     maps = detector(images)
@@ -50,7 +51,7 @@ def test_losses_are_those_of_torchvision_on_the_same_draws() -> None:
 
 def test_detections_are_those_of_torchvision_by_class_of_the_data() -> None:
     network, (images, _) = plain_network().eval(), batch()
-    detector = adapted(network, CLASSES).eval()
+    detector = us.detector(network, CLASSES).eval()
     with torch.no_grad():
         expected = network(list(images))
         found = detector.detections(detector(images), images, torch.tensor([[SIDE, SIDE]] * 3))
@@ -62,7 +63,7 @@ def test_detections_are_those_of_torchvision_by_class_of_the_data() -> None:
 
 def test_weights_keep_torchvisions_names() -> None:
     network = plain_network()
-    assert adapted(network, CLASSES).state_dict().keys() == network.state_dict().keys()
+    assert us.detector(network, CLASSES).state_dict().keys() == network.state_dict().keys()
 
 
 def test_maps_are_named_by_stride_and_can_be_tapped_as_stages() -> None:
@@ -76,7 +77,7 @@ def test_maps_are_named_by_stride_and_can_be_tapped_as_stages() -> None:
 
 def test_columns_of_the_logits_are_laid_by_class_with_the_background_last() -> None:
     network, (images, boxes) = plain_network(), batch()
-    plain, turned = adapted(network, CLASSES), adapted(network, 2, columns=[3, 1])
+    plain, turned = us.detector(network, CLASSES), us.detector(network, 2, columns=[3, 1])
     maps = plain(images)
     proposals = plain.propose(maps, images, boxes)
     logits = plain.score(maps, proposals).own[0]
@@ -103,7 +104,7 @@ def test_images_without_boxes_and_crowds_give_background_alone() -> None:
 
 def test_a_mask_rcnn_is_trained_on_its_boxes() -> None:
     network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES + 1, min_size=64)
-    detector, (images, boxes) = adapted(network, CLASSES).train(), batch()
+    detector, (images, boxes) = us.detector(network, CLASSES).train(), batch()
     maps = detector(images[:1])
     proposals = detector.propose(maps, images[:1], boxes[:1])
     assert sum(detector.losses(proposals, detector.score(maps, proposals)).values()).isfinite()
@@ -131,7 +132,7 @@ def test_what_is_no_detector_is_refused_with_what_is() -> None:
     with pytest.raises(UserError, match=r"no detector 'fasterrcnn_resnet'; there are: .*fasterrcnn_resnet50_fpn"):
         torchvision_detector("fasterrcnn_resnet", 3)
     with pytest.raises(UserError, match="Linear cannot be distilled as a detector"):
-        adapted(nn.Linear(2, 2), 3)
+        us.detector(nn.Linear(2, 2), 3)
     with pytest.raises(UserError, match="maps at strides 16, 16, 16"):
         BackboneWithPyramid("vit_tiny_patch16_224")
     with pytest.raises(UserError, match="columns names 2 columns of the detector's logits for 3 classes"):

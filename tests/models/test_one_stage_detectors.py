@@ -8,10 +8,11 @@ from torch import Tensor
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+import understudy as us
 from helpers.drawn_shapes import CLASSES, SIDE, drawn_batches, small_detector, small_one_stage
 from understudy.core.boxes import Boxes
 from understudy.models.detectors.one_stage import OneStage
-from understudy.models.detectors.sources import adapted, one_stage, torchvision_detector
+from understudy.models.detectors.sources import one_stage, torchvision_detector
 from understudy.utils.errors import UserError
 
 torch.set_num_threads(1)
@@ -37,7 +38,7 @@ def batch() -> tuple[Tensor, Boxes]:
 @families
 def test_losses_and_detections_are_those_of_torchvision(family: str) -> None:
     network, (images, boxes) = plain_network(family), batch()
-    detector = adapted(network, CLASSES).train()
+    detector = us.detector(network, CLASSES).train()
     expected = network.train()(list(images), [{"boxes": one.boxes, "labels": one.labels} for one in boxes.each()])
     maps = detector(images)
     proposals = detector.propose(maps, images, boxes)
@@ -107,7 +108,7 @@ def test_a_batch_without_boxes_has_a_row_of_background() -> None:
 
 def test_columns_of_the_logits_may_be_others_than_the_classes() -> None:
     network, (images, boxes) = plain_network("retinanet"), batch()
-    turned = adapted(network, 2, columns=[2, 0])
+    turned = us.detector(network, 2, columns=[2, 0])
     maps = turned(images)
     two = boxes.where(boxes.labels < 2)
     proposals = turned.propose(maps, images, two)

@@ -12,6 +12,7 @@ from understudy.core.batch import Batch as Batch
 from understudy.core.batch import Losses as Losses
 from understudy.core.batch import Observation as Observation
 from understudy.core.batch import Pairing as Pairing
+from understudy.core.boxes import Boxes as Boxes
 from understudy.core.taps import TappedModel as TappedModel
 from understudy.core.taps import Taps as Taps
 from understudy.data import DataConfig as DataConfig
@@ -25,6 +26,7 @@ from understudy.methods.kd import kd_loss as kd_loss
 from understudy.methods.projector import projector_loss as projector_loss
 from understudy.models import create_model as create_model
 from understudy.models import load_student as load_student
+from understudy.models.detectors.sources import detector as detector
 from understudy.optim import DOT as DOT
 from understudy.optim import Joint as Joint
 from understudy.optim import Schedule as Schedule
@@ -32,6 +34,7 @@ from understudy.optim import lr_factor as lr_factor
 from understudy.recipes.schema import Recipe as Recipe
 from understudy.recipes.schema import load_recipe as load_recipe
 from understudy.tasks import Classification as Classification
+from understudy.tasks import Detection as Detection
 from understudy.tasks import Segmentation as Segmentation
 from understudy.teachers import LiveTeacher as LiveTeacher
 from understudy.training.spec import StudentSpec as StudentSpec

@@ -250,8 +250,8 @@ def _detector_in(student: TappedModel) -> DetectorLike:
 
 def _no_detector(what: str) -> UserError:
     return UserError(
-        f"{what} is no detector; take fasterrcnn:BACKBONE or one of torchvision's detectors, or wrap a network in "
-        "understudy.models.detectors"
+        f"{what} is no detector; take fasterrcnn:BACKBONE or torchvision:NAME, or understudy.detector(network, "
+        "num_classes) of a network that torchvision built"
     )
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from understudy.core.image_size import ImageSize
 from understudy.models.blueprint import Blueprint, refusals_said
-from understudy.models.detectors.sources import adapted, faster_rcnn, one_stage, torchvision_detector
+from understudy.models.detectors.sources import detector, faster_rcnn, one_stage, torchvision_detector
 from understudy.models.hub import WeightsUnavailableError, first_line, hub_within_reach, url_within_reach
 
 __all__ = ["FAMILIES", "detector_blueprint", "is_detector", "torchvision_detector_blueprint", "torchvision_detectors"]
@@ -81,7 +81,7 @@ def torchvision_detector_blueprint(name: str, num_classes: int, kwargs: Mapping[
             raise WeightsUnavailableError(first_line(error)) from error
         columns = [place for place, one in enumerate(weights.meta["categories"]) if one not in _NO_CLASS]
         if num_classes == len(columns):
-            return adapted(network, num_classes, columns=columns)
+            return detector(network, num_classes, columns=columns)
         module, published = built(), network.state_dict()
         own = {
             key: published[key] if key in published and published[key].shape == value.shape else value

@@ -21,7 +21,7 @@ from understudy.models.detectors.one_stage import OneStage
 from understudy.models.detectors.two_stage import TwoStage
 from understudy.utils.errors import UserError, unknown_name
 
-__all__ = ["BackboneWithPyramid", "adapted", "faster_rcnn", "one_stage", "torchvision_detector"]
+__all__ = ["BackboneWithPyramid", "detector", "faster_rcnn", "one_stage", "torchvision_detector"]
 
 _STRIDES = {"fasterrcnn": (4, 8, 16, 32), "retinanet": (8, 16, 32), "fcos": (8, 16, 32)}  # of the backbone's maps
 _RATIOS = (0.5, 1.0, 2.0)
@@ -195,10 +195,10 @@ def torchvision_detector(name: str, num_classes: int, **kwargs: Any) -> Detector
         raise UserError(f"torchvision has no detector {name!r}; there are: {', '.join(known)}")
     has_background = "rcnn" in name
     told = {"weights": None, "weights_backbone": None, "num_classes": num_classes + has_background}
-    return adapted(torchvision.models.get_model(name, **{**told, **kwargs}), num_classes)
+    return detector(torchvision.models.get_model(name, **{**told, **kwargs}), num_classes)
 
 
-def adapted(network: nn.Module, num_classes: int, *, columns: Sequence[int] | None = None) -> Detector:
+def detector(network: nn.Module, num_classes: int, *, columns: Sequence[int] | None = None) -> Detector:
     """A network of torchvision's as a detector, on the same weights.
 
     Args:
