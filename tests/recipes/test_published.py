@@ -18,8 +18,8 @@ NAMES = [name.removeprefix(ASSUMED) for name in recipe_names()]
 
 # What no recipe trains, and why.
 LEFT_OUT = {
-    "imagenet/co_advise-deit/regnety_160-deit_tiny": "two teachers and two distillation tokens",
-    "imagenet/co_advise-deit/regnety_160-deit_small": "two teachers and two distillation tokens",
+    "imagenet/co_advise-deit/regnety_160-deit_tiny": "a student of two stems, one of involutions",
+    "imagenet/co_advise-deit/regnety_160-deit_small": "a student of two stems, one of involutions",
     "imagenet/teachers/regnety_160": "a published checkpoint; its top-1 is teacher.expected_top1",
     "imagenet/teachers/resnet50_a1": "a published checkpoint; its top-1 is teacher.expected_top1",
     "imagenet/teachers/swin_large": "a published checkpoint, from ImageNet-22k; its top-1 is teacher.expected_top1",

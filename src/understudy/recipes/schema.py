@@ -19,6 +19,7 @@ from understudy.methods import METHODS, MethodConfig
 from understudy.optim import Joint, Schedule, UpdateConfig
 from understudy.optim.ema import Averaging
 from understudy.probes import probe_names
+from understudy.recipes.further_teachers import FurtherTeacher
 from understudy.recipes.keys import keys_of
 from understudy.recipes.layers import ORIGIN, merged, method_names, nested, settings_alone
 from understudy.recipes.loading import parsed_yaml, read_recipe, recipe_names
@@ -73,6 +74,7 @@ class TeacherConfig(Config):
     lr: float | None = Field(default=None, gt=0)  # of that fine-tuning; None: the recipe's
     expected_top1: float | None = None  # percent; a teacher further off than 0.5 points is warned of
     allow_weak: bool = False  # go on with a teacher at chance level
+    also: dict[str, FurtherTeacher] = Field(default_factory=dict)  # further ones, by the head that learns from each
 
     @model_validator(mode="after")
     def _is_trained_on_one_set_of_classes(self) -> TeacherConfig:
@@ -80,6 +82,8 @@ class TeacherConfig(Config):
             raise ValueError("classes: a teacher that is trained here learns the data's own classes; leave out one")
         if self.classes is not None and self.weights == "none":
             raise ValueError("classes: random weights know no classes; give weights, or leave classes out")
+        if self.also and (self.train_epochs > 0 or self.classes is not None):
+            raise ValueError("also: several teachers know the data's classes already; leave out train_epochs, classes")
         return self
 
     def size_asked_for(self, data: DataConfig) -> ImageSize | None:
@@ -280,6 +284,8 @@ class Recipe(Config):
             raise ValueError(
                 "data.mix: Mixup and CutMix show images that no bank has seen; leave out data.mix, or the bank"
             )
+        if self.teacher.also:
+            raise ValueError("teacher.also: a bank holds what one teacher says; leave out teacher.also, or the bank")
         if self.data.repeats > 1:
             raise ValueError(
                 "data.repeats: a bank holds one view of each sample an epoch; leave out data.repeats, or the bank"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from understudy.data.sources.detect import refuse_absent_root
 from understudy.models.names import split_name
 from understudy.models.weight_files import weights_file
-from understudy.recipes.schema import Recipe
+from understudy.recipes.further_teachers import FurtherTeacher
+from understudy.recipes.schema import Recipe, StudentConfig, TeacherConfig
 from understudy.runs.first_steps import first_steps, is_published
 from understudy.utils.errors import UserError
 from understudy.utils.text import plural
@@ -23,9 +24,8 @@ def refuse_absent_files(recipe: Recipe) -> None:
     Raises:
         UserError: the problem where there is one, a list where there are several.
     """
-    for settings in (recipe.student, recipe.teacher if recipe.bank is None else None):
-        if settings is not None:
-            split_name(settings.model)
+    for _, settings in _networks(recipe):
+        split_name(settings.model)
     lacking, steps = list(absent_files(recipe)), first_steps(recipe)
     if lacking and (steps or len(lacking) > 1):
         lacks = (
@@ -43,13 +43,21 @@ def absent_files(recipe: Recipe) -> Iterator[str]:
     except UserError as error:
         guesses = str(error).endswith("?")
         yield f"{error}{'' if guesses else '; set data.root=FOLDER (--data FOLDER) to where these images are'}"
-    for role, settings in (("student", recipe.student), ("teacher", None if recipe.bank else recipe.teacher)):
-        if settings is None or settings.weights in (None, "pretrained", "none"):
+    for role, settings in _networks(recipe):
+        if settings.weights in (None, "pretrained", "none"):
             continue
         try:
             weights_file(settings.weights)
         except UserError as error:
             yield f"{role} {error}{_way_out(recipe) if role == 'teacher' and is_published(recipe) else ''}"
+
+
+def _networks(recipe: Recipe) -> Iterator[tuple[str, StudentConfig | TeacherConfig | FurtherTeacher]]:
+    """What is built, by its role."""
+    yield "student", recipe.student
+    if recipe.teacher is not None and recipe.bank is None:
+        yield "teacher", recipe.teacher
+        yield from ((f"teacher of {head}", further) for head, further in recipe.teacher.also.items())
 
 
 def _way_out(recipe: Recipe) -> str:

@@ -37,6 +37,7 @@ def check_rows(components: Components, rows: Sequence[Variant]) -> None:
     config = components.recipe.data
     if config.copies == "rotations":
         refuse_to_turn(components.image_size)
+    _check_further_teachers(components, rows)
     for method in (method for row in rows for method in row.method):
         name = method.method.name
         check_num_classes(method, len(components.data.classes))
@@ -54,6 +55,18 @@ def check_rows(components: Components, rows: Sequence[Variant]) -> None:
                 f"{smallest} ({_divided(components)}); set data.drop_last=true or another data.batch_size"
             )
     _check_smallest_pass(components)
+
+
+def _check_further_teachers(components: Components, rows: Sequence[Variant]) -> None:
+    """Refuse a further teacher whom no method of any row listens to."""
+    teacher = components.recipe.teacher
+    read = {name for row in rows for method in row.method for name in method.method.reads(method)}
+    unheard = [] if teacher is None else [head for head in teacher.also if head not in read]
+    if unheard:
+        raise UserError(
+            f"teacher.also: no method teaches the head {unheard[0]!r}; name it in method.on, such as "
+            f"{{distilled: 1, {unheard[0]}: 1}}, or leave that teacher out"
+        )
 
 
 def size_notes(components: Components) -> list[str]:

@@ -31,7 +31,7 @@ from understudy.recipes.schema import Recipe
 from understudy.runs.absent_files import refuse_absent_files
 from understudy.runs.bank.open import notes_on, open_banks, refuse_absent_banks, was_made_unturned
 from understudy.runs.data_task import task_of, with_task_of
-from understudy.runs.networks import LARGE_IMAGE_SIZE, network_named, with_classes_numbered
+from understudy.runs.networks import LARGE_IMAGE_SIZE, network_named, teacher_named, with_classes_numbered
 from understudy.tasks import Task
 from understudy.tasks.base import is_dense
 from understudy.teachers import LiveTeacher, RunTeacher, Teacher
@@ -177,7 +177,7 @@ def open_components(
     if recipe.teacher is not None and recipe.bank is None:
         # A teacher that is going to be trained starts like any other model; the seed decides its first weights.
         with seeded(hashed(recipe.seeds[0], "teacher")):
-            network = create(recipe.teacher)
+            network = teacher_named(recipe, create)
     usual = student.input_size if data.window is None else data.window
     image_size = recipe.data.image_size or data.native_size or usual or LARGE_IMAGE_SIZE
     teacher_size = _teacher_size(recipe, data, network, image_size)

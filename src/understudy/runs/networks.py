@@ -14,12 +14,13 @@ from understudy.data import DataSplits
 from understudy.distributed.world import World
 from understudy.models import Network, create_model, in_format
 from understudy.models.class_names import class_names
+from understudy.models.several import beside
 from understudy.models.weights import classes_in
 from understudy.recipes.schema import Recipe, StudentConfig, TeacherConfig
 from understudy.runs.teacher_classes import keep_classes_, resolved_classes
 from understudy.utils.errors import UserError
 
-__all__ = ["LARGE_IMAGE_SIZE", "keeping_classes", "network_named", "with_classes_numbered"]
+__all__ = ["LARGE_IMAGE_SIZE", "keeping_classes", "network_named", "teacher_named", "with_classes_numbered"]
 
 LARGE_IMAGE_SIZE = 224  # where neither recipe nor model names one
 
@@ -54,6 +55,17 @@ def network_named(
     network = create(_own_classes(settings, create))
     size = network.prepare.size or recipe.data.image_size or data.native_size or network.input_size or LARGE_IMAGE_SIZE
     return keeping_classes(network, [int(number) for number in classes], size)
+
+
+def teacher_named(recipe: Recipe, create: Callable[[TeacherConfig], Network]) -> Network:
+    """The teacher of a recipe, with those beside it that single heads learn from."""
+    assert recipe.teacher is not None
+    first = create(recipe.teacher)
+    others = {
+        head: create(TeacherConfig.nested({**further.model_dump(), "allow_weak": True}))
+        for head, further in recipe.teacher.also.items()
+    }
+    return beside(first, others) if others else first
 
 
 def _own_classes(settings: StudentConfig | TeacherConfig, create: Callable[..., Network]) -> int:

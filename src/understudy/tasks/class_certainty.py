@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from understudy.core.batch import Batch
+from understudy.core.outputs import logits_of
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import Predictor
 
@@ -96,11 +97,11 @@ def certainty_of_images(
         has_indices &= here.indices is not None
         if here.indices is not None:
             indices.append(here.indices[kept])
-        taught = None if teacher is None else teacher(here)[kept]
+        taught = None if teacher is None else _logits(teacher(here))[kept]
         if taught is not None:
             _add(parts, None, certainty(taught, targets[kept]))
         for name, predict in predictors.items():
-            _add(parts, name, certainty(predict(here)[kept], targets[kept], taught))
+            _add(parts, name, certainty(_logits(predict(here))[kept], targets[kept], taught))
     together = {key: world.gather_rows(torch.cat(of)).cpu() for key, of in parts.items()}
     told = all(flag for (flag,) in world.exchange(int(has_indices)))
     return Certainties(
@@ -114,3 +115,10 @@ def certainty_of_images(
 def _add(parts: dict[tuple[K | None, str], list[Tensor]], name: K | None, found: Mapping[str, Tensor]) -> None:
     for what, values in found.items():
         parts[name, what].append(values)
+
+
+def _logits(output: Any) -> Tensor:
+    """The (B,C) logits, where a network gives other outputs beside them."""
+    logits = logits_of(output)
+    assert logits is not None, "an evaluation has met it"
+    return logits

@@ -16,7 +16,7 @@ from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
 from understudy.core.heads import CLASS_HEAD, MEAN, gives_heads, head_names, named_heads
 from understudy.core.labels import check_labels
 from understudy.core.meters import Meter
-from understudy.core.outputs import logits_of
+from understudy.core.outputs import logits_of, named_outputs
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import BatchMeasures, ClassWeights, Evaluation, K, Metric, Predictor
@@ -33,7 +33,8 @@ class Classification:
     """Cross-entropy on hard or mixed labels, and one Pairing, "main" and "images" alike, with a row per image.
 
     Of a network that gives several heads apart, the first is the main one and learns from labels. Every other has a
-    Pairing under its own name, with the same features beside it, and "mean" has the mean of all logits: what is
+    Pairing under its own name, with the same features beside it and the logits of a teacher of its own where the
+    teacher gives an output of that name, and "mean" has the mean of all logits: what is
     deployed.
 
     Args:
@@ -94,7 +95,16 @@ class Classification:
             indices=batch.indices,
             copies=batch.copies,
         )
-        others = {name: replace(pairing, student_logits=found) for name, found in heads.items() if name != CLASS_HEAD}
+        taught = named_outputs(observation.output)  # a teacher for one head alone is an output of the head's name
+        others = {
+            name: replace(
+                pairing,
+                student_logits=found,
+                teacher_logits=_as_logits(taught[name]) if name in taught else teacher_logits,
+            )
+            for name, found in heads.items()
+            if name != CLASS_HEAD
+        }
         return task_loss, {MAIN: pairing, IMAGES: pairing, **others}
 
     def check_targets(self, targets: Tensor) -> None:

@@ -1,0 +1,88 @@
+"""Two teachers of unlike kind, each for a head of its own, as Co-advise has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers.engine import run_recipe, tiny_recipe
+from helpers.smallest_settings import TEACHERS
+from understudy import UserError
+from understudy.methods.losses.token import co_advise_objective
+from understudy.recipes.comparison import rows_of
+from understudy.recipes.schema import merged
+from understudy.runs.build import build_trainer
+from understudy.runs.checks import check_rows
+from understudy.runs.components import open_components
+
+torch.set_num_threads(1)
+
+VIT = {key: value for key, value in TEACHERS["vit"].items() if key != "allow_weak"}
+TWO: dict[str, Any] = {
+    "teacher": {"also": {"distilled2": VIT}},
+    "student": {
+        "model": "timm:deit_tiny_patch16_224",
+        "kwargs": {"patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 2, "tokens": 2},
+        "weights": "none",
+    },
+    "method": {"name": "kd", "temperature": 1, "weight": 1, "on": {"distilled": 1, "distilled2": 1}},
+    "task_weight": 1,
+    "rows": [],
+    "seeds": [0],
+    "update": {"optimizer": "adamw", "lr": 1e-3},
+}
+
+
+def test_each_head_learns_from_its_own_teacher_as_in_co_advise() -> None:
+    recipe = tiny_recipe(TWO)
+    components, rows = open_components(recipe, allow_code=False, say=lambda text: None), rows_of(recipe)
+    check_rows(components, rows)
+    (student,) = build_trainer(components, rows, 0).students
+    teacher = components.teacher_of(0)
+    assert teacher is not None
+    batch = next(iter(components.train_loader(0).epoch(1)))
+    seen = teacher.observe(batch)
+    assert seen.output.keys() == {"logits", "distilled2"}
+    assert not torch.equal(seen.output["logits"], seen.output["distilled2"])
+
+    student.train()
+    student.random_state.load_state_dict(state := student.random_state.state_dict())
+    _, pairings = student.task.pair(student.model, seen, batch)
+    wanted = co_advise_objective(
+        pairings["main"].student_logits,
+        [pairings[head].student_logits for head in ("distilled", "distilled2")],
+        [seen.output["logits"], seen.output["distilled2"]],
+        batch.targets,
+    )
+    student.random_state.load_state_dict(state)
+    record = student.step(batch, seen, epoch=1)
+    assert record.mean("task").item() + record.mean("distill").item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ({"method": {"on": None}}, "no method teaches the head 'distilled2'; name it in method.on"),
+        ({"teacher": {"train_epochs": 1}}, "several teachers know the data's classes already"),
+        ({"teacher": {"also": {"distilled2": {"weights": "nowhere.pt"}}}}, "nowhere.pt"),
+        ({"bank": {"path": "bank"}}, "a bank holds what one teacher says; leave out teacher.also"),
+    ],
+    ids=["nobody listens", "trained here", "no such file", "a bank"],
+)
+def test_further_teachers_that_cannot_teach_are_refused_in_words(over: dict[str, Any], said: str) -> None:
+    def opened() -> None:
+        recipe = tiny_recipe(merged(TWO, over))
+        check_rows(open_components(recipe, allow_code=False, say=lambda text: None), rows_of(recipe))
+
+    with pytest.raises(UserError, match=said):
+        opened()
+
+
+@pytest.mark.slow
+def test_a_run_under_two_teachers_ends_with_a_page(tmp_path: Path) -> None:
+    run = run_recipe(tiny_recipe({**TWO, "epochs": 1}), tmp_path / "run")
+    assert (run.path / "report.html").is_file()
+    assert "cifar:resnet8 and timm:vit_tiny_patch16_224" in (run.path / "results.json").read_text()
