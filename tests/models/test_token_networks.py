@@ -121,6 +121,14 @@ def test_weights_for_other_classes_leave_every_head_as_it_was(tmp_path: Path) ->
     assert all(head.out_features == 5 for head in found.module.get_classifier())
 
 
+@pytest.mark.parametrize(
+    ("name", "kwargs"), [("timm:deit_tiny_patch16_224", {"tokens": 1}), ("understudy:deit_conv_tiny", {})]
+)
+def test_a_grid_that_does_not_divide_is_refused_in_words(name: str, kwargs: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="patches of 6x6 pixels make no grid of images of 16x16; set patch_size"):
+        network(name, **{**kwargs, "patch_size": 6})
+
+
 def test_heads_can_be_replaced() -> None:
     module = network(tokens=2).module
     module.reset_classifier(3)

@@ -287,6 +287,12 @@ class TestRefusals:
         assert "timm:resnet10t halves its images down to 1/32 of their side" in size_notes(small)[0]
         assert "8 px" in size_notes(small)[0]
 
+    def test_patches_that_leave_a_border_are_said(self) -> None:
+        kwargs = {"patch_size": 3, "embed_dim": 12, "depth": 1, "num_heads": 2}
+        over = {"student": {"model": "timm:vit_tiny_patch16_224", "kwargs": kwargs, "weights": "none"}}
+        (note,) = size_notes(parts_of(tiny_recipe(over)))
+        assert "cuts patches of 3 px, which do not fill 8 px: 2 px at the border are not seen" in note
+
     def test_a_split_that_is_not_there(self) -> None:
         with pytest.raises(UserError, match="digits has no test split"):
             parts_of(tiny_recipe()).eval_loader("test")

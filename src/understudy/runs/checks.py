@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from understudy.core.image_size import has_shape_of, height_and_width, size_text
+from understudy.core.image_size import has_shape_of, height_and_width, size_of, size_text
 from understudy.data import DataConfig, Share
 from understudy.data.augment.copies import refuse_to_turn
 from understudy.data.loaders.plan import num_steps
@@ -79,6 +79,13 @@ def size_notes(components: Components) -> list[str]:
             f"note     {network.name} works at {size_text(size)} px and sees the centre alone of images of "
             f"{size_text(components.image_size)} px: set data.image_size=[HEIGHT, WIDTH] to build it for their shape"
         )
+    patch = _patch_of(network)
+    rest = 0 if patch is None else max(side % own for side, own in zip(height_and_width(size), patch, strict=True))
+    if patch is not None and rest:
+        notes.append(
+            f"note     {network.name} cuts patches of {size_text(size_of(patch))} px, which do not fill "
+            f"{size_text(size)} px: {rest} px at the border are not seen; set data.image_size to a multiple"
+        )
     stages = getattr(network.module, "feature_info", None) or [{}]
     reduction = stages[-1].get("reduction") if isinstance(stages, list) else None
     if isinstance(reduction, int) and reduction > min(height_and_width(size)):
@@ -88,6 +95,15 @@ def size_notes(components: Components) -> list[str]:
             "images (cifar:...)"
         )
     return notes
+
+
+def _patch_of(network: Network) -> tuple[int, int] | None:
+    """Height and width of a vision transformer's patches, of timm's."""
+    embedding = getattr(network.module, "patch_embed", None)
+    patch = getattr(embedding, "patch_size", None)
+    if isinstance(patch, tuple) and len(patch) == 2 and not getattr(embedding, "dynamic_img_pad", False):
+        return patch
+    return None
 
 
 def length_notes(components: Components, rows: Sequence[Variant]) -> list[str]:

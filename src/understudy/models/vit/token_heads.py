@@ -128,6 +128,12 @@ def with_tokens_(vit: Any, num_tokens: int, *, name: str, are_learned: bool = Tr
             f"{name} is a {type(vit).__name__}, and distillation tokens go into timm's plain VisionTransformer "
             "(vit_*, deit_*, deit3_*, ...) alone; leave out tokens, or take one of these"
         )
+    sides, patch = vit.patch_embed.img_size, vit.patch_embed.patch_size
+    if sides is not None and any(side % own for side, own in zip(sides, patch, strict=True)):
+        raise UserError(
+            f"{name}: patches of {patch[0]}x{patch[1]} pixels make no grid of images of {sides[0]}x{sides[1]}; set "
+            "patch_size or the image size so that one divides the other"
+        )
     return _given_tokens_(vit, num_tokens, are_learned)
 
 
