@@ -157,8 +157,9 @@ def _random(library: Any, name: str, config: Any) -> nn.Module:
                 copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
             )
     except Exception as error:  # settings that contradict each other fail in any way
+        kind = "a segmenter" if _is_segmenter(config) else "an image classifier"
         raise UserError(
-            f"hf:{name} cannot be built as {'a segmenter' if _is_segmenter(config) else 'an image classifier'}: {type(error).__name__}: {first_line(error)}"
+            f"hf:{name} cannot be built as {kind}: {type(error).__name__}: {first_line(error)}"
             f"{squares_note(getattr(_sized(config), 'image_size', None))}"
         ) from error
     return _logits_alone(made)
