@@ -223,3 +223,14 @@ def test_every_course_has_the_rates_of_timms_scheduler(
 ) -> None:
     ours = [lr_factor(schedule, epoch, 30) for epoch in FRACTIONS]
     assert ours == pytest.approx(timms(make), rel=1e-15, abs=2e-16)
+
+
+def test_a_rate_per_epoch_is_timms_own_as_deit_runs_it() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    timms = CosineLRScheduler(optimizer, 300, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-6, t_in_epochs=True)
+    schedule = Schedule(min_lr=1e-5, warmup_epochs=5, warmup_lr=1e-6, warmup_within=True, per="epoch")
+    for epoch in (0, 1, 4, 5, 6, 150, 299):
+        timms.step(epoch)
+        wanted = optimizer.param_groups[0]["lr"]
+        found = [1e-3 * lr_factor(schedule, epoch + within, 300, lr=1e-3) for within in (0.0, 0.5, 0.999)]
+        assert found == pytest.approx([wanted] * 3, rel=1e-9), epoch

@@ -41,6 +41,7 @@ class Schedule(Config):
     min_lr: float | None = Field(default=None, ge=0)  # the same as a rate, not as a share of the initial one
     warmup_epochs: float = Field(default=0.0, ge=0)  # of the learning rate; a loss weight's warm-up is its method's
     warmup_lr: float | None = Field(default=None, ge=0)  # a rate; None: lr / (1 + warmup_epochs)
+    per: Literal["step", "epoch"] = "step"  # when the rate moves; epoch: it is the same in all of an epoch, as in DeiT
     warmup_within: bool = False  # True: the course has run since the start, beneath the warm-up, as in Swin and DeiT
 
     @field_validator("milestones")
@@ -133,6 +134,7 @@ def lr_factor(schedule: Schedule, epoch: float, epochs: int, *, lr: float = 1.0)
     """
     schedule.check_run(epochs)
     warmup = schedule.warmup_epochs
+    epoch = math.floor(epoch) if schedule.per == "epoch" else epoch
     if schedule.warmup_lr is None:
         return min((1 + epoch) / (1 + warmup), 1.0) * _course(schedule, epoch, epochs, lr)
     if epoch < warmup:
