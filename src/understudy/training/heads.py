@@ -24,8 +24,8 @@ def open_taught_heads_(network: nn.Module, methods: Sequence[MethodConfig], *, n
         name: what messages call the student.
 
     Raises:
-        UserError: a method that names a distillation token's head of a network that has none of that name, or a head
-            that nobody teaches.
+        UserError: a method that names a distillation token's head of a network that has none of that name, a head that
+            nobody teaches, or a method that deploys something else than the heads' mean.
     """
     heads = head_names(network)
     read = {head: config for config in methods for head in config.method.reads(config)}
@@ -44,6 +44,12 @@ def open_taught_heads_(network: nn.Module, methods: Sequence[MethodConfig], *, n
         raise UserError(
             f"{name} deploys the mean of its heads {', '.join(heads)}, and no method teaches {', '.join(untaught)}; "
             f"name every one in method.on, such as {{{', '.join(f'{head}: 1' for head in heads[1:])}}}"
+        )
+    deploying = [config.method.name for config in methods if config.method.deploys_more()]
+    if deploying:
+        raise UserError(
+            f"{name} deploys the mean of its heads {', '.join(heads)}, and method {deploying[0]!r} deploys a "
+            "classifier of its own; leave one of the two out"
         )
     open_heads_(network)
 
