@@ -224,6 +224,16 @@ def test_methods_on_whole_images_are_refused_by_name(config: methods.MethodConfi
         student_with(config)
 
 
+@pytest.mark.parametrize("lacks", ["student", "teacher"])
+def test_auxiliary_rows_that_one_side_does_not_have_are_refused_before_anything_is_trained(lacks: str) -> None:
+    student, teacher = (Segmenter(has_aux=lacks != side) for side in ("student", "teacher"))
+    around = BuildContext(Segmentation(CLASSES), CLASSES, labelled_batch().images, LiveTeacher(teacher))
+    with pytest.raises(
+        UserError, match="'dist': on names aux, and these networks and this task have main, images; both"
+    ):
+        build_student(StudentSpec(student, method=methods.DIST.Config(on=["main", "aux"])), around)
+
+
 def test_a_classifier_is_no_student_of_segmentation() -> None:
     class OneEach(Segmenter):
         def forward(self, images: Tensor) -> Tensor:

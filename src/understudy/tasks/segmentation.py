@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -120,7 +120,7 @@ class Segmentation:
             aux = self._loss(self._enlarged(own[AUX], labels), labels, weights)
             task_loss = task_loss + self.settings.aux_weight * aux
         pairings = {MAIN: self._rows(own[LOGITS], theirs.get(LOGITS), labels)}
-        if AUX in own:
+        if AUX in self.pairing_names(own, theirs or None):
             pairings[AUX] = self._rows(own[AUX], theirs.get(AUX), labels)
         count, (height, width) = len(batch.images), own[LOGITS].shape[2:]
         pairings[IMAGES] = Pairing(
@@ -133,6 +133,11 @@ class Segmentation:
             maps={"labels": _nearest(labels, height, width)},
         )
         return task_loss, pairings
+
+    def pairing_names(self, student: Collection[str], teacher: Collection[str] | None) -> tuple[str, ...]:
+        """Which Pairings there are of networks with outputs of these names; None: there is no teacher."""
+        has_aux = AUX in student and (teacher is None or AUX in teacher)
+        return (MAIN, AUX, IMAGES) if has_aux else (MAIN, IMAGES)
 
     def check_targets(self, targets: Any) -> None:
         """Refuse targets that are no label maps, or hold a number that is no class.

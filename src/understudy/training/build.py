@@ -139,6 +139,7 @@ def _build_methods(spec: StudentSpec, model: TappedModel, around: BuildContext) 
     built = []
     for number, config in enumerate(spec.methods):
         _refuse_other_classes(config, context)
+        _refuse_absent_rows(config, context, around)
         check_num_classes(config, around.num_classes)
         weight, warmup_epochs = weighted(config)
         for place, (name, factor) in enumerate(config.method.reads(config).items()):
@@ -195,6 +196,20 @@ def _refuse_whole_images(config: MethodConfig, task: Task) -> None:
         raise UserError(
             f"method {method.name!r} needs {' and '.join(known[want] for want in sorted(wants))}, and here an image "
             "has one label; take a method on stages (fitnet, at, reviewkd) or on logits (kd, dkd, dist)"
+        )
+
+
+def _refuse_absent_rows(config: MethodConfig, context: Context, around: BuildContext) -> None:
+    """Refuse rows that a method names and that these networks do not give, where the task can tell beforehand."""
+    names = getattr(around.task, "pairing_names", None)
+    if names is None or config.on is None:
+        return
+    known = names(context.student.outputs, None if around.teacher is None else context.teacher.outputs)
+    absent = [name for name in config.on if name not in known]
+    if absent:
+        raise UserError(
+            f"method {config.method.name!r}: on names {', '.join(absent)}, and these networks and this task have "
+            f"{', '.join(known)}; both sides must give what is compared"
         )
 
 
