@@ -106,6 +106,20 @@ class TestBadInput:
             save_mask(file, np.ones((8, 16)))
         self.refused(tmp_path, "6 masks are of no use: 1_0.png has 32 x 32 pixels and its mask 16 x 8")
 
+    def test_images_that_exif_turns_away_from_their_masks(self, tmp_path: Path) -> None:
+        masks_folder(tmp_path)
+        for file in (tmp_path / "masks/train").iterdir():
+            save_mask(file, np.ones((16, 32)))
+            turned = Image.Exif()
+            turned[0x0112] = 6
+            picture = tmp_path / "images/train" / file.name
+            picture.unlink()
+            Image.new("RGB", (32, 16)).save(picture.with_suffix(".jpg"), exif=turned)
+        self.refused(
+            tmp_path, r"16 x 32 pixels and its mask 32 x 16 \(where EXIF turns the image: data.exif_rotation=false"
+        )
+        assert len(open_data(config(tmp_path, exif_rotation=False)).train) == 6
+
     def test_numbers_beyond_the_classes(self, tmp_path: Path) -> None:
         masks_folder(tmp_path)
         (tmp_path / "classes.txt").write_text("background\nthing\n")

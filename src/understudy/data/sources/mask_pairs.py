@@ -94,6 +94,7 @@ def found_masks(
         for split, pairs in splits.items()
     }
     for source in sources.values():
+        source.applies_exif = config.exif_rotation
         _check(source, config)
     for split, pairs in splits.items():
         if pairs.num_unpaired:
@@ -163,8 +164,10 @@ def _check(source: MaskedSource, config: DataConfig) -> None:
             problems.append(str(error))
             continue
         if (height, width) != tuple(mask.shape):
+            is_turned = (width, height) == tuple(mask.shape)
             problems.append(
                 f"{source.name(i)} has {width} x {height} pixels and its mask {mask.shape[1]} x {mask.shape[0]}"
+                + (" (where EXIF turns the image: data.exif_rotation=false)" if is_turned else "")
             )
         seen |= torch.bincount(mask.flatten(), minlength=256).bool()
     if problems and (len(problems) == len(looked_at) or config.on_bad_image == "stop" or len(problems) > SHOWN):
