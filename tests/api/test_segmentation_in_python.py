@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 import understudy as us
 from helpers.masks import masks_folder
 from helpers.shapes import CLASSES, Segmenter, labelled_batch
+from understudy.data.augment.dense import masked_image
+from understudy.data.sources.shapes import drawn_shapes
+from understudy.data.torch_datasets.masks import masked_splits
 
 
 def test_a_loader_of_masks_trains_and_is_evaluated() -> None:
@@ -45,6 +49,41 @@ def test_a_folder_of_masks_is_distilled_between_networks_of_ones_own(tmp_path: P
     )
     assert repr(result).startswith("Result(miou=")
     assert result.student(torch.zeros(1, 3, 20, 28))["logits"].shape == (1, CLASSES, 5, 7)
+
+
+class Pairs(Dataset):
+    """Images and masks, mirrored together half of the time."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.images, self.masks = drawn_shapes(count, seed=seed, side=32)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image, mask = self.images[i].float() / 255, self.masks[i].long()
+        return (image.flip(-1), mask.flip(-1)) if torch.rand(()) < 0.5 else (image, mask)
+
+
+def test_a_data_set_of_images_and_masks_is_distilled(tmp_path: Path) -> None:
+    given = {"train": Pairs(4, 1), "val": Pairs(2, 2), "epochs": 1, "batch_size": 4, "quiet": True}
+    given |= {"allow_weak_teacher": True, "settings": {"data": {"workers": 0}, "threads": 1}}
+    result = us.distill(Segmenter(1), Segmenter(0), out=tmp_path / "run", classes=list("abcd"), **given)
+    assert result.results.data.classes == ("a", "b", "c", "d")
+    assert result.results.headline_metric == "miou"
+    with pytest.raises(us.UserError, match="these samples have masks: name their classes in order"):
+        us.distill(Segmenter(1), Segmenter(0), **given)
+
+
+def test_transforms_that_draw_move_image_and_mask_alike() -> None:
+    source = masked_splits(
+        {"train": Pairs(4, 1), "val": Pairs(2, 2)}, list("abcd"), name="it", config=us.DataConfig(root="it")
+    )
+    plain, masks = drawn_shapes(4, seed=1, side=32)
+    for number in range(8):
+        image, mask = masked_image(source.train, number % 4)
+        is_turned = not torch.equal(image, plain[number % 4].float() / 255)
+        assert torch.equal(mask, masks[number % 4].flip(-1) if is_turned else masks[number % 4])
 
 
 def test_torchvisions_segmenters_are_taken_as_they_are() -> None:

@@ -51,7 +51,8 @@ def parts_in_memory(
         given = [module for module in (teacher, student) if isinstance(module, nn.Module)]
         name = type(train).__name__
         data = dataset_splits(train, val, test, classes=classes, name=name, config=recipe.data, networks=given)
-        image_size = size_as_given(data)
+        recipe = with_task_of(recipe, data)
+        image_size = recipe.data.image_size or data.window or size_as_given(data)
     else:
         data = splits_at(recipe.data, root)
         recipe = with_task_of(recipe, data)

@@ -131,7 +131,9 @@ def _windows(
     height, width = height_and_width(size)
     pad = (0, max(0, width - image.shape[2]), 0, max(0, height - image.shape[1]))
     if any(pad):
-        colour = torch.tensor([round(255 * value) for value in mean], dtype=image.dtype)[:, None, None]
+        white = 1 if image.is_floating_point() else 255
+        colour = torch.tensor([white * value for value in mean]).round(decimals=2 if white == 1 else 0)
+        colour = colour.to(image.dtype)[:, None, None]
         padded = colour.expand(-1, image.shape[1] + pad[3], image.shape[2] + pad[1]).clone()
         padded[:, : image.shape[1], : image.shape[2]] = image
         image, mask = padded, F.pad(mask, pad, value=IGNORED)

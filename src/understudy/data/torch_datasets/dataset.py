@@ -22,6 +22,7 @@ from understudy.data.splits import DataSplits, splits_of
 from understudy.data.torch_datasets.channels import channels_for
 from understudy.data.torch_datasets.class_names import carrier, names_of, numbered_by_name
 from understudy.data.torch_datasets.labels import labels_of
+from understudy.data.torch_datasets.masks import gives_masks, masked_splits
 from understudy.data.torch_datasets.random_transforms import differs, drawing_transforms, is_fixed, without_drawing
 from understudy.data.torch_datasets.samples import DatasetSource, Taker
 from understudy.utils.errors import UserError
@@ -89,6 +90,8 @@ def dataset_splits(
     for split, dataset in given.items():
         with _said_of(split):
             _check_is_a_data_set(dataset)
+    if gives_masks(given["train"]):
+        return masked_splits(given, classes, name=name, config=config)
     for split, dataset in given.items():
         with _said_of(split):
             opened[split] = _Opened.of(dataset, config)
