@@ -144,6 +144,8 @@ def test_a_batch_of_boxes_moves_and_parts_as_one_of_labels_does(batch: Batch) ->
 def test_one_step_of_several_methods_is_finite(batch: Batch) -> None:
     names = {"dkd": {}, "dist": {}, "fgfi": {}, "fitnet": {"student_stages": [0, 1], "teacher_stages": [0, 1]}}
     names["reviewkd"] = {"embedding": False}
+    taps = {"student_tap": "stages.1", "teacher_tap": "stages.1"}
+    names["projector"] = {"spatial": True, "kl_weight": 0, **taps}
     methods = [us.methods.METHODS[name].Config.model_validate(settings) for name, settings in names.items()]
     methods.append(us.methods.METHODS["kd"].Config.model_validate({"on": FOREGROUND}))
     trainer = us.trainer(
@@ -154,7 +156,16 @@ def test_one_step_of_several_methods_is_finite(batch: Batch) -> None:
     )
     history = next(iter(trainer.fit([batch], epochs=1, val=[batch]).values()))
     (shown,) = trainer.measures.interval.values()
-    terms = {"dkd.tckd", "dist.inter", "fgfi", "fitnet", "reviewkd.hcl", "kd.foreground", "proposal_accuracy"}
+    terms = {
+        "dkd.tckd",
+        "dist.inter",
+        "fgfi",
+        "fitnet",
+        "reviewkd.hcl",
+        "projector.logsum",
+        "kd.foreground",
+        "proposal_accuracy",
+    }
     assert terms <= shown.keys(), list(shown)
     assert all(math.isfinite(value) for value in shown.values())
     assert history[0]["val"].keys() >= {"ap", "ap50"}
@@ -227,12 +238,13 @@ def test_a_level_is_compared_as_dist_does_it_for_dense_heads(batch: Batch) -> No
     torch.testing.assert_close(terms["inter"] + terms["intra"], expected)
 
 
-def test_methods_on_softmaxes_refuse_heads_of_sigmoids(batch: Batch) -> None:
+@pytest.mark.parametrize("method", ["dkd", "tfkd"])
+def test_methods_on_softmaxes_refuse_heads_of_sigmoids(batch: Batch, method: str) -> None:
     trainer = us.trainer(
         task=Detection(CLASSES),
         teacher=us.LiveTeacher(small_one_stage(1)),
-        students=[us.StudentSpec(small_one_stage(), method=us.methods.METHODS["dkd"].Config())],
+        students=[us.StudentSpec(small_one_stage(), method=us.methods.METHODS[method].Config())],
         sample=batch,
     )
-    with pytest.raises(UserError, match=r"'dkd' compares probabilities that sum to 1.*take dist"):
+    with pytest.raises(UserError, match=rf"'{method}' compares probabilities that sum to 1.*take dist"):
         trainer.fit([batch], epochs=1)

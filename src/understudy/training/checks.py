@@ -10,7 +10,7 @@ from understudy.core.batch import MAIN, Pairing
 from understudy.core.labels import check_labels
 from understudy.core.probabilities import are_probabilities
 from understudy.distributed.world import RankCounts
-from understudy.methods.base import OF_PREDICTIONS, Method, Need
+from understudy.methods.base import Method, Need
 from understudy.training.loss import WeightedMethod, is_on_local_rows, pairing_of
 from understudy.utils.errors import UserError
 from understudy.utils.text import plural
@@ -33,7 +33,7 @@ def check_pairing(pairing: Pairing, methods: Iterable[Method]) -> None:
             "next to nothing; leave the softmax out of its forward, and take it of what the trained network gives"
         )
     for method in methods:
-        if pairing.activation not in method.activations and method.needs_for(method.config) & OF_PREDICTIONS:
+        if pairing.activation not in method.activations:
             raise UserError(
                 f"method {method.name!r} compares probabilities that sum to 1, and here every class is a "
                 f"{pairing.activation} of its own, as in one-stage detectors; take dist, or a method on maps (fgfi, "
