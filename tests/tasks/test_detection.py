@@ -64,6 +64,19 @@ def test_the_teachers_head_is_asked_about_what_the_student_proposes(batch: Batch
     assert main.is_ragged
 
 
+def test_a_teacher_whose_norms_are_folded_answers_alike(batch: Batch) -> None:
+    plain, folded = teacher(), teacher(fold_batch_norm=True)
+    seen, again = plain.observe(batch), folded.observe(batch)
+    detector = small_detector().train()
+    proposals = detector.propose(detector(batch.images), batch.images, batch.targets)
+    assert seen.ask is not None
+    assert again.ask is not None
+    assert len(folded.folded) > 0
+    answers = [one.ask(one.output, proposals).logits for one in (seen, again)]
+    torch.testing.assert_close(answers[1], answers[0], atol=1e-4, rtol=1e-4)
+    assert not answers[0].requires_grad
+
+
 def test_rows_of_objects_and_rows_of_images_lie_beside_those_of_proposals(batch: Batch) -> None:
     pairings = paired(batch)
     main, objects, images = pairings[MAIN], pairings[FOREGROUND], pairings[IMAGES]
