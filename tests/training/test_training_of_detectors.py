@@ -10,9 +10,11 @@ import torch
 
 import understudy as us
 from helpers.drawn_shapes import CLASSES, drawn_batches, small_detector
+from helpers.recorded_ops import recorded_ops
 from helpers.states import differing, flat
 from understudy.core.batch import Batch
 from understudy.tasks.detection import Detection
+from understudy.training.capture import CapturedSteps
 
 torch.set_num_threads(1)
 
@@ -89,3 +91,13 @@ def test_a_resumed_detector_and_one_beside_others_end_alike(pictures: tuple[list
     expected = flat(straight.students[0].state_dict())
     assert differing(expected, flat(resumed.students[0].state_dict())) == []
     assert differing(expected, flat(beside.students[1].state_dict())) == []
+
+
+def test_steps_of_detectors_are_taken_as_they_come_on_a_gpu(pictures: tuple[list[Batch], list[Batch]]) -> None:
+    said: list[str] = []
+    train = [pictures[0][0].select(slice(0, 2))] * 3
+    trainer = us.trainer(task=Detection(CLASSES), students=[spec(0)], sample=train[0])
+    trainer._captured = CapturedSteps(trainer, record=recorded_ops, must=False, say=said.append)
+    trainer.fit(train, epochs=2)
+    assert len(said) == 1
+    assert "draws random numbers in its step" in said[0]
