@@ -75,6 +75,8 @@ def cost_plot(run: RunData) -> Plot | None:
     if results.row(ALONE) is not None:
         text += ", " if "dashed" in text else "; "
         text += "the grey line the student alone, the floor"
+    if any(len(set(cost.rows.values())) < len(cost.rows) for cost in costs):
+        text += "; rows of one cost stand side by side"
     seeds = "; bars reach from the lowest to the highest seed" if len(results.seeds) > 1 else "; one seed"
     return Plot("cost", "What it gains and what it costs", f"{text}{seeds}.", figure)
 
