@@ -146,6 +146,14 @@ def fitted(update: Any, *, every: int = 1, network: nn.Module | None = None, **s
     return trainer
 
 
+def test_a_compiled_student_is_not_asked_for_its_gradients() -> None:
+    teacher = small_teacher()
+    spec = StudentSpec(small_net(1), method=methods.Projector.Config(), name="row", compile=True)
+    trainer = Trainer([student_of(spec, teacher)], teacher=teacher, device=CPU, probes=ALL)
+    assert "leave out compile" in trainer.probing.problems()["momenta"]["row"]
+    assert sorted(trainer.probing.tensors()) == ["losses", "projector"]
+
+
 def series(trainer: Trainer) -> dict[str, Tensor]:
     return trainer.probing.tensors()["momenta"]["row"]
 

@@ -58,8 +58,6 @@ class Probing:
         self._every = every
         self._told: dict[tuple[str, str], int] = {}  # looks whose lines were taken, by student and probe
         self.of = {student.name: StudentProbes(student, names, say=say) for student in students} if names else {}
-        for student in students:
-            student.is_probed = student.name in self.of
 
     def begin_step(self, students: Sequence[Student], *, epoch: int, step: int) -> bool:
         """Have the students look in this step if it is one of those that are seen; whether it is."""

@@ -91,7 +91,6 @@ class Student:
         self.world = world
         self.image_shape = image_shape
         self.num_steps = 0
-        self.is_probed = False  # whether some of its steps are looked at
         self.probes: StudentProbes | None = None  # of the step that is being taken, where it is looked at
         self.best: dict[str, Any] | None = None  # epoch, worth and weights of the best evaluated epoch
         # Their batch norms see this process's rows alone; all others' have seen the same rows as everywhere.
@@ -114,8 +113,7 @@ class Student:
         """A step but for `finish_step`: all that a captured graph of it does when it is replayed."""
         if batch.copies is not None:
             refuse_to_tear_copies(self.name, [w.method for w in self.methods], accumulate=self.accumulate)
-        retains_graph = self.update.retains_graph or self.is_probed
-        with self.random_state.swapped_in(), graphs_retained(bool(self.compile) and retains_graph):
+        with self.random_state.swapped_in(), graphs_retained(bool(self.compile) and self.update.retains_graph):
             parts = passes_of(batch, observation, rows, accumulate=self.accumulate, task=self.task, world=self.world)
             passes = [self._descend(images, seen, epoch, share) for images, seen, share in parts]
             if self.probes is not None:

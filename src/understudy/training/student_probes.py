@@ -73,7 +73,8 @@ class StudentProbes:
         self._parameters = [parameter for _, parameter in parameters]
         probed = Probed(student.name, student.model.module, methods, parameters, student.update)
         self.probes = {name: PROBES[name](probed) for name in names}
-        self.problems = {name: why for name, probe in self.probes.items() if (why := probe.problem()) is not None}
+        found = {name: self._problem(probe) for name, probe in self.probes.items()}
+        self.problems = {name: why for name, why in found.items() if why is not None}
         self.probes = {name: probe for name, probe in self.probes.items() if name not in self.problems}
         self.series = {name: Series() for name in self.probes}
         self._place = (0, 0)
@@ -81,6 +82,16 @@ class StudentProbes:
         self._sight: Sight | None = None
         self._gradients: dict[str, list[Tensor]] = {}
         self._reached: dict[str, list[bool]] = {}
+
+    def _problem(self, probe: Probe) -> str | None:
+        """Why there is nothing to see of this student.
+
+        Compiled code that has been gone through backward once gives other gradients the second time, also where torch
+        is told to keep its graph (2.14.1, resnet8 on a CPU): a probe that asked for gradients would change the step.
+        """
+        if probe.needs_gradients and self._student.compile:
+            return "a compiled network is not gone through twice; leave out compile"
+        return probe.problem()
 
     def begin(self, epoch: int, step: int) -> None:
         """Before the passes of a step that is seen."""
