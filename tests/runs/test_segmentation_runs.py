@@ -70,6 +70,7 @@ def test_the_page_shows_iou_by_class_and_images_with_their_masks(run: RunFolder)
     assert 'id="ious"' in page
     assert 'id="masks"' in page
     assert "top-1" not in page
+    assert "disagree most" not in page
     kept = load_file(run.predictions_file)
     assert kept["counts/val/alone/0"].shape == (4, 4, 3)
     assert kept["examples/row/dist/0"].shape == kept["examples/truth/0"].shape == (32, 32)

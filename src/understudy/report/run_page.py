@@ -119,7 +119,9 @@ def run_page(run: RunData, *, salt: str = "") -> RunPage:
 
 
 def _why_no_images(run: RunData) -> str:
-    """What is not there, and what would bring it."""
+    """What is not there, and what would bring it; "" where an image has many predictions, whose masks are shown."""
+    if run.results.task != "classification":
+        return ""
     if run.predictions is None or run.predictions.teacher is None:
         return "The teacher's answers are not known: its classes are other ones, or predictions.safetensors is absent."
     if (run.folder / "disagreements.parquet").is_file():
