@@ -86,8 +86,8 @@ class StudentProbes:
     def _problem(self, probe: Probe) -> str | None:
         """Why there is nothing to see of this student.
 
-        Compiled code that has been gone through backward once gives other gradients the second time, also where torch
-        is told to keep its graph (2.14.1, resnet8 on a CPU): a probe that asked for gradients would change the step.
+        Compiled code can be gone through backward a second time where it was made for that (`graphs_retained`), which
+        is other code: a probe that asked for gradients would change the step.
         """
         if probe.needs_gradients and self._student.compile:
             return "a compiled network is not gone through twice; leave out compile"
