@@ -80,8 +80,9 @@ def test_a_long_refusal_is_broken_between_words() -> None:
     assert "'tensorbord' is unknown; did you mean tensorboard?" in " ".join(words_of(lines))
 
 
-def test_what_to_do_next_fits_80_columns_and_can_be_pasted() -> None:
-    lines = next_commands().splitlines()
+@pytest.mark.parametrize(("task", "data"), [("classification", "YOUR/IMAGES"), ("segmentation", "YOUR/MASKS")])
+def test_what_to_do_next_fits_80_columns_and_can_be_pasted(task: str, data: str) -> None:
+    lines = next_commands(task).splitlines()
     assert max(map(len, lines)) <= 80
     command = "\n".join(lines[:3]).removeprefix("Next: ").replace("\\\n", " ")
-    assert command.split()[-4:] == ["--seeds", "3", "--data", "YOUR/IMAGES"]
+    assert command.split()[-4:] == ["--seeds", "3", "--data", data]

@@ -126,7 +126,7 @@ def demo(
 
     run = commands.demo(out, task=task, display=Display())
     print_outcome(run)
-    typer.echo(commands.next_commands())
+    typer.echo(commands.next_commands(task))
 
 
 @app.command(cls=Command)

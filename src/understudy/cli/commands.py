@@ -49,6 +49,10 @@ DEMOS = {  # recipe and data, by task
     "classification": ("digits/demo", "real handwritten digits (UCI, 1,797 images of 8x8 pixels)"),
     "segmentation": ("segmentation/shapes/demo", "shapes drawn on noise (192 images of 64x64 pixels, a mask each)"),
 }
+OWN_DATA = {  # by task: teacher, student and rows to try on data of one's own
+    "classification": ("timm:resnet34", "timm:mobilenetv3_small_050", "alone,kd,dist,projector", "YOUR/IMAGES"),
+    "segmentation": ("deeplabv3:resnet50", "fpn:mobilenetv3_small_100", "alone,kd,dist,at", "YOUR/MASKS"),
+}
 DEFAULT_ROWS = ("alone", "kd", "kd+dot", "dist")
 
 
@@ -202,13 +206,13 @@ def export(
     return report.describe()
 
 
-def next_commands() -> str:
-    """Two commands to try after the demo, in a form that can be pasted."""
-    name = _program()
+def next_commands(task: str = "classification") -> str:
+    """Two commands to try after the demo of a task, in a form that can be pasted."""
+    name, (teacher, student, rows, data) = _program(), OWN_DATA[task]
     return (
-        f"Next: {name} compare --teacher timm:resnet34 --train-teacher 10 \\\n"
-        "          --student timm:mobilenetv3_small_050 --rows alone,kd,dist,projector \\\n"
-        "          --seeds 3 --data YOUR/IMAGES\n"
+        f"Next: {name} compare --teacher {teacher} --train-teacher 10 \\\n"
+        f"          --student {student} --rows {rows} \\\n"
+        f"          --seeds 3 --data {data}\n"
         f"      {name} methods            ({len(METHODS)} ways to distil, each with its paper)"
     )
 
