@@ -40,8 +40,10 @@ class Kept:
         self._seconds = 0.0
         before = self._before()
         if before is not None:
-            self._values, self._seconds = dict(before["pieces"]), float(before["seconds"])
             self._tensors = self._tensors_before()
+            lost = {name.rpartition("/")[0] for name in before.get("tensors", ()) if name not in self._tensors}
+            self._values = {key: values for key, values in before["pieces"].items() if key not in lost}
+            self._seconds = float(before["seconds"])
 
     def __contains__(self, key: object) -> bool:
         return key in self._values
@@ -68,6 +70,7 @@ class Kept:
             "num_pieces": num_pieces,
             "seconds": round(self._seconds, 1),
             "pieces": self._values,
+            "tensors": sorted(self._tensors),  # so that a piece whose tensors are lost is made again
         }
         write_atomically(self.file, json_text(content, indent=1).encode())
 
