@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.engine import tiny_recipe
 from understudy.runs.analyses.base import Found
 from understudy.runs.analyses.kept import Kept
+from understudy.runs.classifiers import teacher_by_name
+from understudy.utils.errors import UserError
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"")])
@@ -22,3 +25,10 @@ def test_a_piece_whose_tensors_are_lost_counts_as_not_done(tmp_path: Path, damag
     again = Kept(tmp_path, "similarity", {"a": 1})
     assert "kd/map" not in again
     assert "alone" in again
+
+
+def test_a_teacher_that_the_run_trained_is_never_replaced_by_random_weights() -> None:
+    recipe = tiny_recipe({"rows": ["kd"], "teacher": {"train_epochs": 1}})
+    with pytest.raises(UserError, match="teacher/ is not there any more"):
+        teacher_by_name(recipe, allow_code=False)
+    assert teacher_by_name(tiny_recipe({"rows": ["kd"], "teacher": {"train_epochs": 0}}), allow_code=False).num_classes

@@ -148,7 +148,15 @@ def open_teacher(
 
 
 def teacher_by_name(recipe: Recipe, allow_code: bool) -> Network:
-    """As a run opens it, with the normalisation that its data give."""
+    """As a run opens it, with the normalisation that its data give.
+
+    Raises:
+        UserError: the run trained it itself, so that its name alone would give other weights; or it cannot be opened.
+    """
+    if recipe.teacher is not None and recipe.teacher.train_epochs > 0:
+        raise UserError(
+            "the run trained its teacher itself, and its folder teacher/ is not there any more; put it back"
+        )
     bare = recipe.model_copy(
         update={
             "bank": None,
