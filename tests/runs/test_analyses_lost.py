@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.command_line import refused
 from helpers.engine import tiny_recipe
 from understudy.runs.analyses.base import Found
 from understudy.runs.analyses.kept import Kept
@@ -32,3 +33,7 @@ def test_a_teacher_that_the_run_trained_is_never_replaced_by_random_weights() ->
     with pytest.raises(UserError, match="teacher/ is not there any more"):
         teacher_by_name(recipe, allow_code=False)
     assert teacher_by_name(tiny_recipe({"rows": ["kd"], "teacher": {"train_epochs": 0}}), allow_code=False).num_classes
+
+
+def test_a_list_of_no_names_is_refused(tmp_path: Path) -> None:
+    assert "--what names no analysis" in refused("analyze", tmp_path, "--what", " , ")

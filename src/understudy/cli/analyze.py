@@ -56,6 +56,8 @@ def analyze(
     from understudy.runs.reopen import built_alike
 
     names = () if what is None else tuple(name.strip() for name in what.split(",") if name.strip())
+    if what is not None and not names:
+        raise UserError("--what names no analysis; leave it out for all of them")
     options = AnalyzeOptions(what=names, num_images=images, points=points, seed=seed, data=data)
     folders = [open_run_folder(run) for run in runs]
     built = built_alike(folders[0], module, allow_code=allow_code)
