@@ -12,7 +12,10 @@ from helpers.command_line import refused
 from helpers.engine import tiny_recipe
 from understudy.runs.analyses.base import Found
 from understudy.runs.analyses.kept import Kept
+from understudy.runs.analyses.run import AnalyzeOptions, analyze
 from understudy.runs.classifiers import teacher_by_name
+from understudy.runs.console import Display
+from understudy.runs.folder import RunFolder
 from understudy.utils.errors import UserError
 
 
@@ -37,3 +40,9 @@ def test_a_teacher_that_the_run_trained_is_never_replaced_by_random_weights() ->
 
 def test_a_list_of_no_names_is_refused(tmp_path: Path) -> None:
     assert "--what names no analysis" in refused("analyze", tmp_path, "--what", " , ")
+
+
+def test_a_run_given_twice_is_refused_as_that(tmp_path: Path) -> None:
+    runs = [RunFolder(tmp_path), RunFolder(tmp_path / ".." / tmp_path.name)]
+    with pytest.raises(UserError, match="is given twice"):
+        analyze(runs, AnalyzeOptions(), allow_code=False, display=Display(quiet=True))

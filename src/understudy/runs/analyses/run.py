@@ -174,7 +174,11 @@ def _say_how_long(tasks: Sequence[_Task], display: Display) -> None:
 
 
 def _check_alike(runs: Sequence[RunFolder]) -> None:
-    """Refuse runs whose figures would not compare."""
+    """Refuse runs whose figures would not compare, and one run given twice."""
+    places = [run.path.resolve() for run in runs]
+    for place, run in zip(places, runs, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"{run.path} is given twice; name each run once")
     first, *others = [results_of(run) for run in runs]
     for run, found in zip(runs[1:], others, strict=True):
         for what, ours, theirs in (
