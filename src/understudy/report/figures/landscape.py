@@ -46,16 +46,17 @@ def landscape_plot(run: RunData, found: Findings) -> Plot | None:
     sentences = []
     for name in names:
         line = found.pieces[f"{name}/line"]
+        losses = floats(line["losses"])
         axes.plot(
             floats(line["steps"]),
-            floats(line["losses"]),
+            losses,
             color=style[name].color,
             linestyle=style[name].dash,
             label=name,
         )
         sentences.append(
-            f"{name}: the loss of {float(line['loss']):.3g} rises by {float(line['sharpness']):,.0f} % of 1 + itself "
-            "within the line (sharpness)."
+            f"{name}: the loss is {float(line['loss']):.3g} at the student and at most {np.nanmax(losses):.3g} on the "
+            f"line; sharpness {float(line['sharpness']):,.0f} %."
         )
     make_log(axes)
     axes.set_xlabel("step, in lengths of each filter")
@@ -64,7 +65,8 @@ def landscape_plot(run: RunData, found: Findings) -> Plot | None:
     reading = (
         f"Each student's weights, 0, and what becomes of its task loss on {found.num_images:,} training images as they "
         "are moved along one direction, the same for all, scaled filter by filter (Li et al. 2018); batch norms keep "
-        "their statistics. A wide, flat valley is what DOT's figure 2 is about."
+        "their statistics. A wide, flat valley is what DOT's figure 2 is about. Sharpness is the rise to the highest "
+        "loss on the line, divided by 1 + the loss at the student (Keskar et al. 2017): the smaller, the flatter."
     )
     return Plot("landscape", "Loss landscape along a line", reading, figure, tuple(sentences))
 
