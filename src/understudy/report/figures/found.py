@@ -9,7 +9,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter
 
 from understudy.report.figures.base import Lacking, register_figure
 from understudy.report.figures.style import Plot, RowLook, is_narrow, legend_columns, shortened
@@ -126,7 +126,10 @@ def make_log(axes: Axes, *, x: bool = False) -> None:
     axis = axes.xaxis if x else axes.yaxis
     low, high = axis.get_view_interval()
     decades = np.log10(max(high, 1e-300) / max(low, 1e-300))
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.8 else (1,), numticks=9))
+    locator: Locator = LogLocator(subs=(1, 2, 5) if decades < 1.8 else (1,), numticks=9)
+    if sum(low <= tick <= high for tick in locator.tick_values(low, high)) < 2:
+        locator = MaxNLocator(4)  # a narrow range: a single number on an axis says nothing of its scale
+    axis.set_major_locator(locator)
     axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

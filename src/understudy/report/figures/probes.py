@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from understudy.report.figures.base import Lacking, register_figure
@@ -47,7 +48,7 @@ def cosines_plot(run: RunData, found: dict[str, Looks]) -> Plot | None:
         if min(np.nanmin(found[row].values[key]) for row in rows) < 0:
             axes.axhline(0, color="#b6bac2", linewidth=1, zorder=1)
         axes.set_title(title, pad=8)
-        axes.set_xlabel("step")
+        _count_steps(axes)
     add_legend(figure, style, rows)
     reading = (
         "v is the momentum that moves the weights, v = v distill + v task. The nearer a cosine is to 1, the more that "
@@ -125,14 +126,14 @@ def spectrum_plot(run: RunData, found: dict[str, Looks]) -> Plot | None:
                 alpha=1 - 0.7 * place / max(1, values.shape[1]), marker="." if len(values) == 1 else None,
             )  # fmt: skip
         axes.set_title(shortened(f"{row}: {layer}", 30), pad=8)
-        axes.set_xlabel("step")
+        _count_steps(axes)
         make_log(axes)
     for row, layer in layers:
         draw_line(
             last, found[row].places["step"], found[row].values[f"{layer}/correlation"], style[row], f"{row}: {layer}"
         )
     last.set_title("input with output", pad=8)
-    last.set_xlabel("step")
+    _count_steps(last)
     add_legend(figure, style, list(dict.fromkeys(row for row, _ in layers)))
     reading = (
         f"Up to {MOST_VALUES} singular values of each connector's weight: one that sinks to 0 is a direction of the "
@@ -157,8 +158,8 @@ def shifts_plot(run: RunData, found: dict[str, Looks]) -> Plot | None:
             draw_line(axes, found[row].places["step"], found[row].values[key], style[row], row)
     for axes, title in zip(panels, ("mean over blocks", "last block"), strict=True):
         axes.set_title(title, pad=8)
-        axes.set_xlabel("step")
-        axes.set_yscale("log")
+        _count_steps(axes)
+        make_log(axes)
     panels[0].set_ylabel("mu_T, share of the output's size")
     add_legend(figure, style, rows)
     reading = (
@@ -167,3 +168,9 @@ def shifts_plot(run: RunData, found: dict[str, Looks]) -> Plot | None:
         "shifts, blocks and scale are not published, so that values compare within this page)."
     )
     return Plot("shifts", "Translation equivariance while it trains", reading, figure)
+
+
+def _count_steps(axes: Axes) -> None:
+    """An axis of training steps, which are whole."""
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
