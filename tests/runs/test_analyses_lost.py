@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def test_a_piece_whose_tensors_are_lost_counts_as_not_done(tmp_path: Path, damag
     again = Kept(tmp_path, "similarity", {"a": 1})
     assert "kd/map" not in again
     assert "alone" in again
+
+
+def test_what_was_found_is_not_overwritten_by_why_it_cannot_be_made_now(tmp_path: Path) -> None:
+    Kept(tmp_path, "embeddings", {"num_images": 500}).add("kd/pca", Found({"a": 1}), seconds=1.0, num_pieces=1)
+    Kept(tmp_path, "embeddings", {"num_images": 2}).leave_out("a layout needs 3 images or more")
+    assert "kd/pca" in Kept(tmp_path, "embeddings", {"num_images": 500})
+    Kept(tmp_path, "fidelity", {"num_images": 2}).leave_out("there is no teacher")
+    assert json.loads((tmp_path / "fidelity.json").read_text())["problem"] == "there is no teacher"
 
 
 def test_a_teacher_that_the_run_trained_is_never_replaced_by_random_weights() -> None:

@@ -74,13 +74,23 @@ class Kept:
         }
         write_atomically(self.file, json_text(content, indent=1).encode())
 
+    def leave_out(self, problem: str) -> None:
+        """Write why the analysis cannot be made, except over what an earlier call has found."""
+        before = self._on_disk()
+        if before is None or not before["pieces"]:
+            self.write(num_pieces=0, problem=problem)
+
     def _before(self) -> dict[str, Any] | None:
+        found = self._on_disk()
+        return found if found is not None and found.get("identity") == self._identity else None
+
+    def _on_disk(self) -> dict[str, Any] | None:
         try:
             found = plain_json(text_of(self.file, most_bytes=MAX_BYTES))
         except (UserError, ValueError):
             return None
-        is_mine = isinstance(found, dict) and found.get("schema") == SCHEMA and found.get("identity") == self._identity
-        return found if is_mine and isinstance(found.get("pieces"), dict) else None
+        is_whole = isinstance(found, dict) and found.get("schema") == SCHEMA and isinstance(found.get("pieces"), dict)
+        return found if is_whole else None
 
     def _tensors_before(self) -> dict[str, Tensor]:
         try:

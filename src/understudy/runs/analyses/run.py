@@ -141,7 +141,7 @@ def _tasks(opened: Opened, options: AnalyzeOptions, display: Display) -> Iterato
         kept = Kept(opened.run.analysis, analysis.name, identity)
         problem = analysis.problem(opened)
         if problem is not None:
-            kept.write(num_pieces=0, problem=problem)
+            kept.leave_out(problem)
             display.say(f"left out  {analysis.name}: {problem}")
             continue
         pieces = list(analysis.pieces(opened))
