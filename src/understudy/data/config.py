@@ -45,7 +45,9 @@ class DataConfig(Config):
     class_names: str | None = None  # of masks: a file with the name of a class a line; None: as the folder says
     class_map: dict[int, int] | None = None  # of masks: the class of each value, others are ignored; None: the value is
     ignored: int = Field(default=255, ge=0, le=255)  # of masks: the value of pixels without a class
-    shorter_side: int | None = Field(default=None, ge=8)  # of images with masks, which are brought to it; None: as is
+    shorter_side: int | None = Field(default=None, ge=8)  # of images with masks or boxes, brought to it; None: as is
+    shorter_sides: tuple[int, ...] | None = None  # of images with boxes: one drawn in training, the largest evaluated
+    longer_side: int = Field(default=1333, ge=8)  # of images with boxes, at most
     copies: Literal["none", "rotations", "pairs"] = "none"  # rotations: by 90, 180, 270 degrees; pairs: a second view
     repeats: int = Field(
         default=1, ge=1, le=16

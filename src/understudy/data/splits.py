@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from understudy.core.image_size import ImageSize, height_and_width, size_of, size_text
+from understudy.data.augment.boxes import box_rendering, check_boxed, padded_size
 from understudy.data.augment.crops import first_samples
 from understudy.data.augment.dense import check_dense
 from understudy.data.cache import Cached, cached, first_readable
@@ -15,6 +16,7 @@ from understudy.data.config import DataConfig
 from understudy.data.divide import divided, reduced
 from understudy.data.duplicates import duplicate_notes
 from understudy.data.sources.base import Source, as_unit, images_in_memory, rows_of, small_size
+from understudy.data.sources.boxed import has_boxes, size_of_boxed
 from understudy.data.sources.detect import find
 from understudy.data.sources.found import BadImages, Found
 from understudy.data.sources.grey_range import note_on_greys, settle_greys
@@ -47,7 +49,8 @@ class DataSplits:
         greys: the values that became black and white, where the images have more than 8 bits.
         channels: of the images; other than 3 only in data sets made in Python.
         num_rotated: image files, of those that were looked at, whose EXIF orientation turned them.
-        window: usual size of what is cut out of the training images, where they have masks; None: they have none.
+        window: usual size of what is cut out of the training images, where they have masks, or at which they are
+            evaluated, where they have boxes; None: they have neither.
         num_unlabelled: training images whose label is -1: they join the distillation loss alone.
         notes: what a person should be told: files left out, memory taken, equal images under two labels.
     """
@@ -67,6 +70,11 @@ class DataSplits:
     num_unlabelled: int = 0
     window: ImageSize | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def have_boxes(self) -> bool:
+        """Whether images have boxes, so that `classes` are what is in them."""
+        return has_boxes(self.train)
 
 
 def open_data(config: DataConfig) -> DataSplits:
@@ -124,8 +132,11 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
     if not found.are_greys_settled:
         greys = settle_greys(found.splits["train"], found.splits.values(), config.grey_range)
         notes += note_on_greys(greys)
-    if has_masks(found.splits["train"]):
+    are_masked, are_boxed = has_masks(found.splits["train"]), has_boxes(found.splits["train"])
+    if are_masked:
         check_dense(config)
+    if are_boxed:
+        check_boxed(config)
     parts, origin = divided(found, config)
     parts["train"], note_on_part = reduced(parts["train"], config)
     unlabelled = read_unlabelled(parts["train"], config, greys)
@@ -136,7 +147,6 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
     names = {source: name for name, source in reversed(parts.items())}  # val and test are one under data.val: test
     rotations = count_rotations(names)
     notes += rotations.note(is_applied=config.exif_rotation)
-    are_masked = has_masks(parts["train"])
     once = {source: _once(source, config, what=f"the {found.name} {names[source]} images") for source in names}
     bad = [*found.bad, *(text for part in once.values() for text in part.bad)]
     notes += _notes_on_bad(BadImages(bad, ("image cannot be read", "images cannot be read")), config)
@@ -146,7 +156,7 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
             raise UserError(f"none of the {len(parts[name])} images of {found.name}'s {name} split can be read")
     train = decoded["train"].source
     mean, std = _statistics(train)
-    notes += [] if are_masked else _notes_on_classes(train, found.classes)
+    notes += [] if are_masked or are_boxed else _notes_on_classes(train, found.classes)
     notes += duplicate_notes(decoded, found.classes)
     notes += _notes_on_sizes(train, config)
     return DataSplits(
@@ -162,14 +172,14 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
         greys=greys,
         num_rotated=rotations.found if config.exif_rotation else 0,
         num_unlabelled=int((train.labels < 0).sum()),
-        window=_window(train) if are_masked else None,
+        window=_window(train) if are_masked else _shown_size(train, config) if are_boxed else None,
         notes=(*notes, *_notes_on_memory(part.source for part in once.values())),
     )
 
 
 def _once(source: Source, config: DataConfig, *, what: str) -> Cached:
-    """A source in memory, where its images are small and have no masks."""
-    mode = False if has_masks(source) else config.cache
+    """A source in memory, where its images are small and have neither masks nor boxes."""
+    mode = False if has_masks(source) or has_boxes(source) else config.cache
     return cached(source, mode, takes_rectangles=config.takes_rectangles, what=what)
 
 
@@ -178,6 +188,11 @@ def _window(train: Source) -> ImageSize:
     first = first_readable(train)
     longest = MOST_WINDOW if first is None else max(first.shape[-2:])
     return min(MOST_WINDOW, -(-longest // 32) * 32)
+
+
+def _shown_size(train: Source, config: DataConfig) -> ImageSize:
+    """Of the first image with boxes, as it is evaluated and padded."""
+    return size_of(padded_size([box_rendering(config).whole(size_of_boxed(train, 0))]))
 
 
 def size_as_given(data: DataSplits) -> ImageSize:

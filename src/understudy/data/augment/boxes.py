@@ -10,10 +10,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from understudy.core.boxes import Boxes
+from understudy.data.augment.config import Augment, CropFlip, NoAugment
+from understudy.data.config import DataConfig
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
 
-__all__ = ["BoxRendering", "padded", "padded_size", "rendered"]
+__all__ = ["BoxRendering", "box_augment_for", "box_rendering", "check_boxed", "padded", "padded_size", "rendered"]
 
 MULTIPLE = 32  # of which the sides of a padded batch are multiples: the largest stride of a backbone
 
@@ -29,8 +31,8 @@ class BoxRendering:
         UserError: sides that cannot be.
     """
 
-    shorter_sides: tuple[int, ...] | None = (640, 672, 704, 736, 768, 800)  # None: images as they are
-    longer_side: int = 1333  # pixels at most
+    shorter_sides: tuple[int, ...] | None = (640, 672, 704, 736, 768, 800)  # None: as images are, if not longer than
+    longer_side: int = 1333  # this at most, in pixels
     flip: bool = True  # mirror left to right, with probability 1/2
 
     def __post_init__(self) -> None:
@@ -53,11 +55,69 @@ class BoxRendering:
         return self._fitted(size, None if self.shorter_sides is None else max(self.shorter_sides))
 
     def _fitted(self, size: tuple[int, int], shorter: int | None) -> tuple[int, int]:
-        if shorter is None:
-            return size
-        factor = min(shorter / min(size), self.longer_side / max(size))
+        factor = min(1.0 if shorter is None else shorter / min(size), self.longer_side / max(size))
         height, width = (max(1, round(side * factor)) for side in size)
         return height, width
+
+
+def box_rendering(config: DataConfig) -> BoxRendering:
+    """How the settings show images with boxes.
+
+    Raises:
+        UserError: sides that cannot be.
+    """
+    if config.shorter_sides is not None and config.shorter_side is not None:
+        raise UserError("data.shorter_side and data.shorter_sides say the same of images with boxes; leave one out")
+    augment = box_augment_for(config)
+    return BoxRendering(
+        shorter_sides=config.shorter_sides if config.shorter_side is None else (config.shorter_side,),
+        longer_side=config.longer_side,
+        flip=isinstance(augment, CropFlip) and augment.flip,
+    )
+
+
+def box_augment_for(config: DataConfig) -> Augment:
+    """The settings' augmentation of images with boxes.
+
+    Raises:
+        UserError: one that does not move boxes.
+    """
+    mirrored = CropFlip(pad=0)
+    if config.augment == "auto":
+        return mirrored
+    if isinstance(config.augment, NoAugment) or config.augment in (mirrored, CropFlip(pad=0, flip=False)):
+        return config.augment
+    raise UserError(
+        f"data.augment: {config.augment.name} moves images alone, and these have boxes; leave it out (they are "
+        "mirrored half of the time, and data.shorter_side scales them), or take none"
+    )
+
+
+def check_boxed(config: DataConfig) -> None:
+    """Refuse settings of the data that are about images of one class each.
+
+    Raises:
+        UserError: naming them.
+    """
+    box_rendering(config)
+    if config.image_size is not None:
+        raise UserError(
+            "data.image_size: images with boxes are shown whole; data.shorter_side, or shorter_sides to draw from, "
+            "and data.longer_side say how large"
+        )
+    set_otherwise = {
+        "per_class": config.per_class is not None,
+        "unlabelled": config.unlabelled is not None,
+        "sampling: balanced": config.sampling == "balanced",
+        "repeats": config.repeats > 1,
+        "copies": config.copies != "none",
+        "mix": config.mix is not None,
+        "cache": config.cache not in ("auto", False),
+        "streaming": config.streaming,
+    }
+    wrong = [f"data.{name}" for name, is_set in set_otherwise.items() if is_set]
+    if wrong:
+        raise UserError(f"{', '.join(wrong)}: of images with one class each, and these have boxes; leave it out")
 
 
 def rendered(image: Tensor, boxes: Boxes, size: tuple[int, int], *, mirrored: bool = False) -> tuple[Tensor, Boxes]:

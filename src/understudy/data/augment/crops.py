@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from understudy.core.image_size import ImageSize, covering, height_and_width, size_of
 from understudy.data.augment.after_crop import with_parts
+from understudy.data.augment.boxes import box_augment_for
 from understudy.data.augment.config import (
     Augment,
     AugmentParts,
@@ -32,6 +33,7 @@ from understudy.data.augment.config import (
 )
 from understudy.data.config import DataConfig
 from understudy.data.sources.base import Source, images_in_memory, is_small
+from understudy.data.sources.boxed import has_boxes
 from understudy.data.sources.decoding import BadImageError
 from understudy.data.sources.masked import has_masks
 from understudy.utils.errors import UserError
@@ -62,6 +64,8 @@ def augment_for(config: DataConfig, source: Source) -> Augment:
     """
     if has_masks(source):
         return ScaleCrop() if config.augment == "auto" else config.augment
+    if has_boxes(source):
+        return box_augment_for(config)
     if isinstance(config.augment, ScaleCrop):
         raise UserError("data.augment: scale_crop is of images with masks, and these have none; take another one")
     if config.augment != "auto":

@@ -84,6 +84,7 @@ def check_dense(config: DataConfig) -> None:
         "mix": config.mix is not None,
         "cache": config.cache not in ("auto", False),
         "streaming": config.streaming,
+        "shorter_sides": config.shorter_sides is not None,
     }
     wrong = [f"data.{name}" for name, is_set in set_otherwise.items() if is_set]
     if wrong:

@@ -13,12 +13,15 @@ from understudy.core.batch import Batch
 from understudy.core.boxes import Boxes
 from understudy.data.augment.boxes import BoxRendering, padded, padded_size, rendered
 from understudy.data.loaders.plan import EpochPlan, Share
-from understudy.data.sources.base import as_unit
-from understudy.data.sources.boxed import BoxSource
+from understudy.data.sources.base import Source, as_unit
+from understudy.data.sources.boxed import boxes_of_image, size_of_boxed
 from understudy.data.sources.decoding import BadImageError
+from understudy.data.sources.found import BadImages
 from understudy.utils.errors import UserError
 
-__all__ = ["BoxEvalLoader", "BoxTrainLoader"]
+__all__ = ["BoxEvalLoader", "BoxTrainLoader", "images_at_once"]
+
+MOST_PIXELS = 2**23  # of a batch that is evaluated: eight photographs of 800 x 1333
 
 
 class BoxTrainLoader:
@@ -35,7 +38,8 @@ class BoxTrainLoader:
         seed: of order, sizes and mirroring.
         num_workers: processes that read images; 0: this one does.
         share: this process's part of every batch.
-        drop_last: whether a last batch that is smaller is left out.
+        drop_last: whether a last batch that is smaller is left out; one that has less images than processes is.
+        must_stop: whether an image that cannot be read stops the epoch.
         device: where batches arrive.
 
     Raises:
@@ -44,7 +48,7 @@ class BoxTrainLoader:
 
     def __init__(
         self,
-        source: BoxSource,
+        source: Source,
         rendering: BoxRendering,
         *,
         batch_size: int,
@@ -52,10 +56,12 @@ class BoxTrainLoader:
         num_workers: int = 0,
         share: Share | None = None,
         drop_last: bool = True,
+        must_stop: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         share = share or Share()
-        steps = len(source) // batch_size if drop_last else -(-len(source) // batch_size)
+        full, rest = divmod(len(source), batch_size)
+        steps = full + (not drop_last and rest >= share.world_size)
         if steps == 0 or batch_size < share.world_size:
             raise UserError(
                 f"no batch is left of {len(source)} images: {batch_size} a step, {share.world_size} processes; take a "
@@ -64,7 +70,7 @@ class BoxTrainLoader:
         self.batch_size, self.num_samples, self.steps_per_epoch = batch_size, len(source), steps
         self._plan = EpochPlan(len(source), batch_size, steps, seed, None, 1, share)
         self._source, self._rendering, self._num_workers = source, rendering, num_workers
-        self._device = torch.device(device)
+        self._device, self._must_stop = torch.device(device), must_stop
         self._skipped: dict[str, None] = {}
 
     @property
@@ -76,15 +82,24 @@ class BoxTrainLoader:
         """The batches of an epoch (1, 2, ...) from step `start_step` on; those before are not read.
 
         Raises:
-            UserError: no image can be read.
+            UserError: no image can be read, or one cannot and it must stop.
         """
         batches = _TrainBatches(self._source, self._rendering, self._plan, epoch)
         steps = range(start_step, self.steps_per_epoch)
         for found in _loaded(batches, steps, self._num_workers, self._device):
             self._skipped.update(dict.fromkeys(found.skipped))
+            if self._must_stop and found.skipped:
+                raise BadImages(found.skipped, ("image cannot be read", "images cannot be read")).error()
             if not len(found.indices):
                 raise UserError(f"none of the {self.num_samples} training images can be read: {found.skipped[0]}")
             yield found.batch(self._device, view=self._plan.view(epoch))
+
+
+def images_at_once(source: Source, rendering: BoxRendering, most: int) -> int:
+    """How many images are evaluated at once, by the largest of them: up to `most`, and to 8 million pixels."""
+    sizes = [rendering.whole(size_of_boxed(source, i)) for i in range(len(source))]
+    height, width = padded_size(sizes)
+    return max(1, min(most, MOST_PIXELS // (height * width)))
 
 
 class BoxEvalLoader:
@@ -101,7 +116,7 @@ class BoxEvalLoader:
 
     def __init__(
         self,
-        source: BoxSource,
+        source: Source,
         rendering: BoxRendering,
         *,
         batch_size: int = 8,
@@ -147,7 +162,7 @@ class _Found(NamedTuple):
 class _TrainBatches(Dataset[_Found]):
     """The steps of an epoch."""
 
-    def __init__(self, source: BoxSource, rendering: BoxRendering, plan: EpochPlan, epoch: int) -> None:
+    def __init__(self, source: Source, rendering: BoxRendering, plan: EpochPlan, epoch: int) -> None:
         self._source, self._rendering, self._plan = source, rendering, plan
         self._view, self._order = plan.view(epoch), plan.order(epoch).tolist()
 
@@ -160,8 +175,8 @@ class _TrainBatches(Dataset[_Found]):
         return _collated([one for one in shown if one is not None], size, skipped)
 
     def _drawn(self, index: int) -> tuple[tuple[int, int], bool]:
-        height, width = self._source.sizes[index].tolist()
-        return self._rendering.drawn((height, width), seed=self._plan.seed, view=self._view, index=index)
+        size = size_of_boxed(self._source, index)
+        return self._rendering.drawn(size, seed=self._plan.seed, view=self._view, index=index)
 
     def _shown(self, position: int, skipped: list[str]) -> tuple[Tensor, Boxes, int] | None:
         for further in range(len(self._order)):
@@ -172,28 +187,28 @@ class _TrainBatches(Dataset[_Found]):
             except BadImageError as error:
                 skipped.append(str(error))
                 continue
-            return (*rendered(image, self._source.target(index), size, mirrored=mirrored), index)
+            return (*rendered(image, boxes_of_image(self._source, index), size, mirrored=mirrored), index)
         return None
 
 
 class _EvalBatches(Dataset[_Found]):
     """Images in stored order."""
 
-    def __init__(self, source: BoxSource, rendering: BoxRendering, parts: Sequence[range]) -> None:
+    def __init__(self, source: Source, rendering: BoxRendering, parts: Sequence[range]) -> None:
         self._source, self._rendering, self._parts = source, rendering, parts
 
     def __getitem__(self, place: int) -> _Found:
         skipped: list[str] = []
         shown = []
         for index in self._parts[place]:
-            height, width = self._source.sizes[index].tolist()
+            size = size_of_boxed(self._source, index)
             try:
                 image = self._source.image(index)
             except BadImageError as error:
                 skipped.append(str(error))
                 continue
-            size = self._rendering.whole((height, width))
-            shown.append((*rendered(image, self._source.target(index), size), index))
+            boxes = boxes_of_image(self._source, index)
+            shown.append((*rendered(image, boxes, self._rendering.whole(size)), index))
         return _collated(shown, (1, 1), skipped)
 
 

@@ -8,6 +8,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from understudy.core.image_size import ImageSize, checked_size
+from understudy.data.augment.boxes import box_rendering, check_boxed
 from understudy.data.augment.config import Augment, AugmentParts, CropFlip, NoAugment
 from understudy.data.augment.copies import RotatedCopies, refuse_to_turn
 from understudy.data.augment.crops import Rendering, augment_for, first_samples, takes_rectangles
@@ -15,13 +16,16 @@ from understudy.data.augment.dense import DenseRendering, check_dense
 from understudy.data.augment.mix import MixedBatches
 from understudy.data.config import DataConfig
 from understudy.data.loaders.base import EvalLoader, TrainLoader
+from understudy.data.loaders.boxes import BoxEvalLoader, BoxTrainLoader, images_at_once
 from understudy.data.loaders.dense import DenseEvalLoader, DenseTrainLoader
 from understudy.data.loaders.disk import StreamEvalLoader, StreamTrainLoader
 from understudy.data.loaders.hub import HubEvalLoader, HubTrainLoader
 from understudy.data.loaders.memory import MemoryEvalLoader, MemoryTrainLoader
 from understudy.data.loaders.plain import PlainLoader, from_plain_loader
 from understudy.data.loaders.plan import EpochPlan, Share
+from understudy.data.loaders.workers import num_workers_for
 from understudy.data.sources.base import Source, small_size
+from understudy.data.sources.boxed import has_boxes
 from understudy.data.sources.masked import has_masks
 from understudy.data.sources.streamed import StreamedSource
 from understudy.data.splits import DataSplits
@@ -68,10 +72,12 @@ def train_loader(
         UserError: no batch is left by drop_last or for so many processes, RandAugment of images that are no longer 8
             bits, mixing without labels or class names, or turned copies of images that are no squares.
     """
+    source = data.train if isinstance(data, DataSplits) else data
+    if has_boxes(source):
+        return _boxed(source, config, seed=seed, share=Share(rank, world_size), device=torch.device(device))
     image_size, teacher_size = _two_sizes(image_size, teacher_size)
     if config.copies == "rotations":
         refuse_to_turn(image_size)
-    source = data.train if isinstance(data, DataSplits) else data
     augment = augment_for(config, source)
     _check_can_augment(source, augment)
     if has_masks(source):
@@ -95,6 +101,21 @@ def train_loader(
         num_classes = _num_classes_to_mix(data)
         return MixedBatches(loader, config.mix, num_classes=num_classes, seed=seed, rank=rank)
     return RotatedCopies(loader) if config.copies == "rotations" else loader
+
+
+def _boxed(source: Source, config: DataConfig, *, seed: int, share: Share, device: torch.device) -> BoxTrainLoader:
+    check_boxed(config)
+    return BoxTrainLoader(
+        source,
+        box_rendering(config),
+        batch_size=config.batch_size,
+        seed=seed,
+        num_workers=num_workers_for(config, source),
+        share=share,
+        drop_last=config.drop_last,
+        must_stop=config.on_bad_image == "stop",
+        device=device,
+    )
 
 
 def _two_sizes(image_size: ImageSize, teacher_size: ImageSize | None) -> tuple[ImageSize, ImageSize | None]:
@@ -174,6 +195,11 @@ def eval_loader(
     """
     image_size, teacher_size = _two_sizes(image_size, teacher_size)
     device, share = torch.device(device), Share(rank, world_size)
+    if has_boxes(source):
+        shown = box_rendering(config)
+        count = images_at_once(source, shown, config.eval_batch_size)
+        workers = num_workers_for(config, source)
+        return BoxEvalLoader(source, shown, batch_size=count, num_workers=workers, share=share, device=device)
     if has_masks(source):
         whole = DenseRendering(NoAugment(), image_size, config.shorter_side)
         return DenseEvalLoader(source, config, whole, share, device=device)

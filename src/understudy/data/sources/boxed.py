@@ -5,20 +5,44 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from understudy.core.boxes import Boxes
-from understudy.data.sources.base import FileSource
+from understudy.data.sources.base import FileSource, Source, holders, stored_at
 from understudy.data.sources.decoding import BadImageError, printable
 from understudy.utils.errors import UserError
 from understudy.utils.text import listed, plural
 
-__all__ = ["BoxCounts", "BoxSource", "BoxedImage", "box_source", "refuse_missing", "refuse_outside_paths"]
+__all__ = [
+    "ArrayBoxSource",
+    "BoxCounts",
+    "BoxSource",
+    "Boxed",
+    "BoxedImage",
+    "box_source",
+    "boxes_of_image",
+    "has_boxes",
+    "refuse_missing",
+    "refuse_outside_paths",
+    "size_of_boxed",
+]
 
 MOST_NAMED = 10
 SLACK = 1.0  # pixels that a box may reach beyond its image by rounding, without being counted
+
+
+@runtime_checkable
+class Boxed(Protocol):
+    """A source that knows the boxes on each of its images."""
+
+    def target(self, i: int) -> Boxes:
+        """The boxes of image i, crowds among them."""
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Height and width of image i, without decoding it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +94,7 @@ class BoxSource(FileSource):
     """
 
     def __init__(self, root: Path, paths: Sequence[str], boxes: Boxes) -> None:
-        super().__init__(root, paths, torch.full((len(paths),), -1))
+        super().__init__(root, paths, torch.zeros(len(paths), dtype=torch.int64))  # no image has a class of its own
         self.boxes = boxes
 
     @property
@@ -81,6 +105,15 @@ class BoxSource(FileSource):
     def target(self, i: int) -> Boxes:
         """The boxes of image i, crowds among them."""
         return self.boxes[i : i + 1]
+
+    def size(self, i: int) -> tuple[int, int]:
+        """As the annotations have it."""
+        height, width = self.sizes[i].tolist()
+        return height, width
+
+    def identity(self, i: int) -> bytes:
+        """The file's name and size, and its boxes."""
+        return super().identity(i) + _identity_of(self.target(i))
 
     def image(self, i: int) -> Tensor:
         """Read and decoded now.
@@ -96,6 +129,44 @@ class BoxSource(FileSource):
                 f"{width} x {height}"
             )
         return image
+
+
+class ArrayBoxSource:
+    """Equal-sized images in memory, and the boxes on them.
+
+    Args:
+        images: (N,3,H,W) uint8.
+        boxes: of all N images, in their order.
+    """
+
+    def __init__(self, images: Tensor, boxes: Boxes) -> None:
+        self.images = images
+        self.boxes = boxes
+        self.labels = torch.zeros(len(images), dtype=torch.int64)  # no image has a class of its own
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, i: int) -> Tensor:
+        """A view of image i."""
+        return self.images[i]
+
+    def target(self, i: int) -> Boxes:
+        """The boxes of image i."""
+        return self.boxes[i : i + 1]
+
+    def size(self, i: int) -> tuple[int, int]:
+        """The same for all."""
+        height, width = self.images.shape[2:]
+        return height, width
+
+    def name(self, i: int) -> str:
+        """Its number."""
+        return f"image {i}"
+
+    def identity(self, i: int) -> bytes:
+        """Its pixels and boxes."""
+        return bytes(self.images[i].numpy().tobytes()) + _identity_of(self.target(i))
 
 
 def box_source(root: Path, images: Sequence[BoxedImage]) -> tuple[BoxSource, BoxCounts]:
@@ -160,3 +231,26 @@ def refuse_outside_paths(path: str, *, what: str) -> str:
     if parts.is_absolute() or ".." in parts.parts or not parts.parts or ":" in parts.parts[0]:
         raise UserError(f"{what} names an image {printable(path)!r}, which is not a path below the folder of images")
     return str(parts)
+
+
+def has_boxes(source: Source) -> bool:
+    """Whether the boxes on every image of a source are known."""
+    return all(isinstance(holder, Boxed) for holder in holders(source))
+
+
+def boxes_of_image(source: Source, i: int) -> Boxes:
+    """The boxes of image i, from whoever holds it."""
+    holder, place = stored_at(source, i)
+    assert isinstance(holder, Boxed)
+    return holder.target(place)
+
+
+def size_of_boxed(source: Source, i: int) -> tuple[int, int]:
+    """Height and width of image i of a source with boxes, without decoding it."""
+    holder, place = stored_at(source, i)
+    assert isinstance(holder, Boxed)
+    return holder.size(place)
+
+
+def _identity_of(boxes: Boxes) -> bytes:
+    return f"{boxes.boxes.tolist()} {boxes.labels.tolist()} {boxes.crowd.tolist()}\n".encode()

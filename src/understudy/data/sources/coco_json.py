@@ -16,7 +16,7 @@ from understudy.utils.errors import UserError, shortened_repr
 from understudy.utils.text import plural
 from understudy.utils.untrusted import text_of, visible
 
-__all__ = ["is_coco", "read_coco"]
+__all__ = ["is_coco", "is_coco_for_sure", "read_coco"]
 
 MOST_BYTES = 2**31  # COCO's own training file has 470 MB
 _SPLIT = re.compile(r"(train|val|valid|test)(?![a-z])", re.IGNORECASE)
@@ -25,6 +25,12 @@ _SPLIT = re.compile(r"(train|val|valid|test)(?![a-z])", re.IGNORECASE)
 def is_coco(root: Path) -> bool:
     """Whether COCO's json files lie there."""
     return bool(_files(root))
+
+
+def is_coco_for_sure(root: Path) -> bool:
+    """Whether they lie where nothing else does: in annotations/, or under the name _annotations.coco.json."""
+    files = _files(root).values()
+    return any(file.parent.name == "annotations" or file.name == "_annotations.coco.json" for file in files)
 
 
 def read_coco(root: Path) -> Found:

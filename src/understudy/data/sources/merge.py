@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from understudy.data.sources.base import Source, joined
+from understudy.data.sources.boxed import has_boxes
 from understudy.data.sources.found import Found, SplitName
 from understudy.data.sources.masked import has_masks
-from understudy.data.sources.renumbered import Renumbered, RenumberedMasks
+from understudy.data.sources.renumbered import Renumbered, RenumberedBoxes, RenumberedMasks
 from understudy.utils.errors import UserError
 
 __all__ = ["merged"]
@@ -23,6 +24,8 @@ def merged(parts: Sequence[Found]) -> Found:
         return parts[0]
     if len({has_masks(part.splits["train"]) for part in parts}) > 1:
         raise UserError("data.root: some of these have masks and others one class an image; take one kind")
+    if len({has_boxes(part.splits["train"]) for part in parts}) > 1:
+        raise UserError("data.root: some of these have boxes and others one class an image; take one kind")
     largest = max(parts, key=lambda part: len(part.classes))
     for part in parts:
         if unknown := [name for name in part.classes if name not in largest.classes]:
@@ -51,4 +54,6 @@ def _renumbered(source: Source, part: Found, whole: Found) -> Source:
     numbers = [number_of[name] for name in part.classes]
     if has_masks(source):
         return RenumberedMasks(source, numbers, prefix=f"{part.name}: ")
+    if has_boxes(source):
+        return RenumberedBoxes(source, numbers, prefix=f"{part.name}: ")
     return Renumbered(source, numbers, prefix=f"{part.name}: ")
