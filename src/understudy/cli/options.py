@@ -26,7 +26,7 @@ __all__ = [
 Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [STRATEGY]... [KEY=VALUE]...", show_default=False)]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", metavar="FOLDER", help="Class folders, images/ and masks/, parquet, CIFAR, or digits."),
+    typer.Option("--data", metavar="FOLDER", help="Class folders, images with masks or boxes, parquet, CIFAR, digits."),
 ]
 AllowCode = Annotated[
     bool,
@@ -95,7 +95,7 @@ class RecipeOptions:
     data: DataOption = None
     task: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="classification or segmentation; without it, what the data are for."),
+        typer.Option(metavar="NAME", help="classification, segmentation or detection; without it, by the data."),
     ] = None
     method: Annotated[
         str | None,

@@ -66,7 +66,7 @@ def shapes_of(model: TappedModel, sample: Tensor) -> TapShapes:
     """
     output, shapes = model.dry_forward(sample[:2])
     outputs = _shapes_of(output)
-    is_asked = hasattr(model.module, "answer")  # its logits are answers to questions, as a detector's of proposals
+    is_asked = _is_asked(model)
     if LOGITS not in outputs and not is_asked:
         raise UserError(f"{model.model_name} must return (B,C) logits, got {_described(output)}")
     path = model.classifier
@@ -82,8 +82,15 @@ def num_outputs(model: TappedModel, sample: Tensor) -> int | None:
         UserError: the network cannot take such images.
     """
     output, _ = model.dry_forward(sample[:2])
+    if _is_asked(model):
+        return int(model.module.num_classes)  # type: ignore[arg-type]
     logits = _shapes_of(output).get(LOGITS)
     return None if logits is None else logits.channels
+
+
+def _is_asked(model: TappedModel) -> bool:
+    """Whether its logits are answers to questions, as a detector's are about proposals."""
+    return hasattr(model.module, "answer")
 
 
 def _shapes_of(output: object) -> dict[str, TapShape]:

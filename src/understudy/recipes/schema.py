@@ -27,7 +27,7 @@ from understudy.recipes.method_settings import method_config, method_configs, up
 from understudy.recipes.origin import Changed, Origin, changed_settings
 from understudy.recipes.published import check_published
 from understudy.recipes.row_settings import RowSettings, row_settings
-from understudy.tasks import SegmentationConfig
+from understudy.tasks import DetectionConfig, SegmentationConfig
 from understudy.trackers.base import ALWAYS, tracker_names
 from understudy.utils.errors import UserError, shortened_repr
 
@@ -104,8 +104,9 @@ class BankConfig(Config):
 class Recipe(Config):
     """Everything about a run."""
 
-    task: Literal["classification", "segmentation"] = "classification"  # what is learnt; of data with masks, the latter
+    task: Literal["classification", "segmentation", "detection"] = "classification"  # of masks or boxes, what they say
     segmentation: SegmentationConfig = SegmentationConfig()  # of that task
+    detection: DetectionConfig = DetectionConfig()  # likewise
     data: DataConfig
     teacher: TeacherConfig | None = None
     bank: BankConfig | None = None
@@ -317,7 +318,7 @@ class Recipe(Config):
     @property
     def task_settings(self) -> dict[str, Any]:
         """What the task is made with, beside what its data say."""
-        return {"settings": self.segmentation} if self.task == "segmentation" else {}
+        return {} if self.task == "classification" else {"settings": getattr(self, self.task)}
 
     def with_rows(self, rows: Sequence[str | RowSettings]) -> Recipe:
         """The same recipe for other rows."""

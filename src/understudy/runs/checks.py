@@ -17,6 +17,7 @@ from understudy.methods.combination import check_num_classes
 from understudy.models import Network
 from understudy.recipes.comparison import Variant
 from understudy.runs.components import Components
+from understudy.tasks import Detection, DetectorLike
 from understudy.training.build import refuse_dense
 from understudy.training.loss import is_on_local_rows
 from understudy.training.trial_pass import USUAL_IMAGES, training_problem
@@ -35,6 +36,7 @@ def check_rows(components: Components, rows: Sequence[Variant]) -> None:
         UserError: naming the method, or the network, and the way out.
     """
     config = components.recipe.data
+    _check_are_detectors(components)
     if config.copies == "rotations":
         refuse_to_turn(components.image_size)
     _check_further_teachers(components, rows)
@@ -55,6 +57,21 @@ def check_rows(components: Components, rows: Sequence[Variant]) -> None:
                 f"{smallest} ({_divided(components)}); set data.drop_last=true or another data.batch_size"
             )
     _check_smallest_pass(components)
+
+
+def _check_are_detectors(components: Components) -> None:
+    """Refuse networks that find no boxes, where boxes are learnt."""
+    if not isinstance(components.task, Detection):
+        return
+    recipe = components.recipe
+    if recipe.teacher is not None and recipe.teacher.also:
+        raise UserError("teacher.also: a detector learns from one teacher; leave it out")
+    for role, network in (("student", components.student_network), ("teacher", components.teacher_network)):
+        if network is not None and not isinstance(network.module, DetectorLike):
+            raise UserError(
+                f"{role} {network.name} is no detector; take fasterrcnn:BACKBONE, retinanet:BACKBONE or "
+                "fcos:BACKBONE over a network of timm's, or torchvision:NAME of one of its detectors"
+            )
 
 
 def _check_further_teachers(components: Components, rows: Sequence[Variant]) -> None:

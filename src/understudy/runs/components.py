@@ -15,7 +15,6 @@ from understudy.data import (
     TrainLoader,
     augment_for,
     eval_loader,
-    open_data,
     train_loader,
 )
 from understudy.data.augment.config import NoAugment, ResizedCrop
@@ -30,7 +29,7 @@ from understudy.models.cost import model_facts
 from understudy.recipes.schema import Recipe
 from understudy.runs.absent_files import refuse_absent_files
 from understudy.runs.bank.open import notes_on, open_banks, refuse_absent_banks, was_made_unturned
-from understudy.runs.data_task import task_of, with_task_of
+from understudy.runs.data_task import open_data_of, task_of, with_task_of
 from understudy.runs.networks import LARGE_IMAGE_SIZE, network_named, teacher_named, with_classes_numbered
 from understudy.tasks import Task
 from understudy.tasks.base import is_dense
@@ -167,7 +166,7 @@ def open_components(
     device = device_named(recipe.device, world)
     _check_names_exist(recipe, device, world)
     recipe, data = _opened_data(recipe, say)
-    if len(data.classes) < 2:
+    if len(data.classes) < 2 and not data.have_boxes:
         raise UserError(f"{data.name} has one class, {data.classes[0]!r}; there is nothing to tell apart")
     recipe = with_classes_numbered(recipe, data)
     create = partial(network_named, recipe=recipe, data=data, allow_code=allow_code, world=world)
@@ -210,11 +209,11 @@ def open_components(
 
 def _opened_data(recipe: Recipe, say: Callable[[str], None]) -> tuple[Recipe, DataSplits]:
     """The data, and the recipe with what they have settled."""
-    data = open_data(recipe.data)
+    data = open_data_of(recipe)
     if data.num_rotated and was_made_unturned(recipe):
         say(f"bank     {recipe.bank and recipe.bank.path} was made of images as they lie in their files: so are these")
         recipe = recipe.with_data(exif_rotation=False)
-        data = open_data(recipe.data)
+        data = open_data_of(recipe)
     for note in data.notes:
         say(note)
     recipe = with_task_of(recipe, data)

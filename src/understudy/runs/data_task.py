@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from understudy.data import DataSplits
+from understudy.data import DataSplits, open_data
+from understudy.data.sources.box_formats import with_box_format
 from understudy.recipes.schema import Recipe
 from understudy.tasks import TASKS, Task
 from understudy.utils.errors import UserError
 
-__all__ = ["task_of", "with_task_of"]
+__all__ = ["open_data_of", "task_of", "with_task_of"]
+
+
+def open_data_of(recipe: Recipe) -> DataSplits:
+    """The data of a recipe; of a folder that has masks and boxes, what its task is about.
+
+    Raises:
+        UserError: as `open_data`.
+    """
+    return open_data(with_box_format(recipe.data) if recipe.task == "detection" else recipe.data)
 
 
 def with_task_of(recipe: Recipe, data: DataSplits) -> Recipe:
@@ -16,6 +26,14 @@ def with_task_of(recipe: Recipe, data: DataSplits) -> Recipe:
     Raises:
         UserError: the recipe's task cannot be learnt from them.
     """
+    if data.have_boxes:
+        _refuse_beside_boxes(recipe, data)
+        return recipe.model_copy(update={"task": "detection"})
+    if recipe.task == "detection":
+        raise UserError(
+            f"task: detection learns from boxes, and {data.name} has none; give a folder with COCO's json, VOC's "
+            "Annotations or a data.yaml of YOLO's, or data.root: boxes-of-shapes"
+        )
     if data.window is not None:
         if recipe.bank is not None:
             raise UserError("bank: a bank keeps one prediction an image, and here every pixel has one; leave it out")
@@ -28,6 +46,18 @@ def with_task_of(recipe: Recipe, data: DataSplits) -> Recipe:
             "and masks/, or data.root: images=FOLDER,masks=FOLDER"
         )
     return recipe
+
+
+def _refuse_beside_boxes(recipe: Recipe, data: DataSplits) -> None:
+    if recipe.task == "segmentation":
+        raise UserError(f"task: segmentation learns from masks, and {data.name} has boxes; take task: detection")
+    if recipe.bank is not None:
+        raise UserError(
+            "bank: a bank keeps one prediction an image, and a detector's teacher is asked about boxes that are not "
+            "known beforehand; leave it out"
+        )
+    if recipe.teacher is not None and recipe.teacher.classes is not None:
+        raise UserError("teacher.classes: is of classifiers; a detector that teaches has the data's own classes")
 
 
 def task_of(recipe: Recipe, data: DataSplits) -> Task:

@@ -10,12 +10,13 @@ from torch import nn
 
 from understudy.core.batch import Batch
 from understudy.core.image_size import ImageSize
-from understudy.data import DataSplits, EvalLoader, Source, eval_loader, open_data
+from understudy.data import DataSplits, EvalLoader, Source, eval_loader
 from understudy.data.sources.base import rows_of
 from understudy.data.sources.found import BadImages
 from understudy.data.sources.renumbered import renumbered
 from understudy.distributed.launch import current, device_named
 from understudy.recipes.schema import Recipe
+from understudy.runs.data_task import open_data_of
 from understudy.runs.folder import RunFolder
 from understudy.runs.networks import LARGE_IMAGE_SIZE
 from understudy.runs.reopen import made_by_python, recipe_of, results_of, student_network_of
@@ -132,7 +133,7 @@ def images_of(
     if is_other:
         of_the_run = dict.fromkeys(("train_rows", "val_rows", "per_class", "fraction", "unlabelled"))
         recipe = recipe.with_data(**of_the_run, streaming=False, root=data)
-    found = open_data(recipe.data)
+    found = open_data_of(recipe)
     for note in found.notes if is_other else ():
         say(note)
     known = results.data.classes or tuple(str(number) for number in range(results.data.num_classes))

@@ -13,7 +13,7 @@ from understudy.core.outputs import logits_of
 from understudy.data import eval_loader
 from understudy.data.sources.base import rows_of
 from understudy.runs.components import Components
-from understudy.tasks.base import is_dense
+from understudy.tasks import Segmentation
 from understudy.tasks.segmentation import at_size
 from understudy.training.trainer import Trainer
 
@@ -28,7 +28,7 @@ def example_masks(components: Components, trainer: Trainer) -> dict[str, Tensor]
 
     Nothing of a task that has no masks. Masks of rows are examples/row/ROW/0, the teacher's examples/teacher/0.
     """
-    if not is_dense(components.task):
+    if not isinstance(components.task, Segmentation):
         return {}
     count = len(components.data.val)
     places = sorted({number * (count - 1) // max(1, COUNT - 1) for number in range(COUNT)})

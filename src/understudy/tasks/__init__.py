@@ -5,7 +5,7 @@ from understudy.tasks.box_evaluation import BoxEvaluation
 from understudy.tasks.class_evaluation import ClassEvaluation
 from understudy.tasks.class_weights import class_weights_for
 from understudy.tasks.classification import Classification
-from understudy.tasks.detection import Detection, DetectionConfig
+from understudy.tasks.detection import Detection, DetectionConfig, DetectorLike
 from understudy.tasks.pixel_evaluation import PixelEvaluation
 from understudy.tasks.segmentation import Segmentation, SegmentationConfig
 
@@ -17,6 +17,7 @@ __all__ = [
     "Classification",
     "Detection",
     "DetectionConfig",
+    "DetectorLike",
     "Evaluation",
     "Metric",
     "PixelEvaluation",
@@ -27,4 +28,8 @@ __all__ = [
 ]
 
 # By the name that a recipe says.
-TASKS: dict[str, type[Task]] = {"classification": Classification, "segmentation": Segmentation}
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "segmentation": Segmentation,
+    "detection": Detection,
+}
