@@ -14,6 +14,7 @@ from helpers.engine import read_metrics, reproducible_files, run_recipe
 from understudy import Recipe, UserError, load_student
 from understudy.recipes.comparison import rows_of
 from understudy.report import read_results
+from understudy.report.table import comparison_table
 from understudy.runs.checks import check_rows
 from understudy.runs.components import open_components
 from understudy.runs.evaluate import evaluate
@@ -68,6 +69,12 @@ def test_results_and_page_are_in_the_metrics_of_boxes(run: RunFolder) -> None:
     assert terms == {"dist.inter", "dist.intra"}
     page = (run.path / "report.html").read_text()
     assert "top-1" not in page
+    table = comparison_table(results)
+    assert [column.key for column in table.columns][:4] == ["row", "ap", "ap50", "ap75"]
+    assert [line.cells[2].value for line in table.lines] == [
+        results.teacher.val.scores["ap50"],
+        *[row.summary.scores["ap50"].mean for row in results.rows],
+    ]
     kept = load_file(run.predictions_file)
     assert kept["matches.num_images/val/dist/0"] == 4
 

@@ -60,7 +60,10 @@ class Table:
         return Table(tuple(self.columns[i] for i in kept), lines, self.notes)
 
 
-def _columns(metric: Metric, epoch: str) -> tuple[Column, ...]:
+BESIDE = {"ap": ("ap50", "ap75")}  # metrics that papers quote beside a headline, and so does the table
+
+
+def _columns(metric: Metric, epoch: str, beside: Sequence[Metric]) -> tuple[Column, ...]:
     """All columns that there can be, of a run whose rows are compared by this metric, at this epoch."""
     name, title, unit = metric.name, metric.title, metric.unit
     way: Literal["high", "low"] = "high" if metric.higher_is_better else "low"
@@ -68,6 +71,7 @@ def _columns(metric: Metric, epoch: str) -> tuple[Column, ...]:
         Column("row", "row"),
         Column(f"test_{name}", f"test {title}", _listed(unit, epoch), better=way),
         Column(name, title, _listed(unit, epoch), better=way),
+        *[Column(one.name, one.title, _listed(one.unit, epoch), better=way) for one in beside],
         Column("published", "published", _listed(title, unit)),
         Column(f"raw_{name}", "not averaged", _listed(unit, "last epoch"), better=way),
         Column(f"last_{name}", "last", "epoch", better=way),
@@ -98,11 +102,12 @@ def comparison_table(results: Results, timing: Timing | None = None) -> Table:
     timing = timing or Timing()
     best = results.best_row
     name = results.metric.name
-    lines = [Line(_teacher_cells(results, timing), "teacher")] if results.teacher else []
+    beside = [metric for metric in results.metrics if metric.name in BESIDE.get(name, ())]
+    lines = [Line(_teacher_cells(results, timing, beside), "teacher")] if results.teacher else []
     for row in results.rows:
         is_best = len(results.rows) > 1 and row is best
-        lines.append(Line(_row_cells(row, results.metric, timing), "best" if is_best else "row"))
-    columns = _columns(results.metric, results.epoch_words)
+        lines.append(Line(_row_cells(row, results.metric, timing, beside), "best" if is_best else "row"))
+    columns = _columns(results.metric, results.epoch_words, beside)
     empty = [
         column.key
         for i, column in enumerate(columns)
@@ -115,12 +120,13 @@ def comparison_table(results: Results, timing: Timing | None = None) -> Table:
     return Table(columns, tuple(lines), tuple(_notes(results))).without([*empty, *already_shown])
 
 
-def _row_cells(row: Row, metric: Metric, timing: Timing) -> tuple[Cell, ...]:
+def _row_cells(row: Row, metric: Metric, timing: Timing, beside: Sequence[Metric]) -> tuple[Cell, ...]:
     summary, name = row.summary, metric.name
     return (
         Cell(row.name, row.name),
         _spread(summary.test.get(name), metric),
         _spread(summary.scores.get(name), metric),
+        *[_spread(summary.scores.get(one.name), one) for one in beside],
         _published(row, name),
         _mean(summary.raw.get(name), metric),
         _mean(summary.last.get(name), metric),
@@ -134,11 +140,11 @@ def _row_cells(row: Row, metric: Metric, timing: Timing) -> tuple[Cell, ...]:
     )
 
 
-def _teacher_cells(results: Results, timing: Timing) -> tuple[Cell, ...]:
+def _teacher_cells(results: Results, timing: Timing, beside: Sequence[Metric]) -> tuple[Cell, ...]:
     teacher, metric = results.teacher, results.metric
     assert teacher is not None
 
-    def reached(scores: Scores | None) -> Cell:
+    def reached(scores: Scores | None, metric: Metric = metric) -> Cell:
         found = None if scores is None else scores.scores.get(metric.name)
         return Cell() if found is None else Cell(score(found, metric), found)
 
@@ -146,6 +152,7 @@ def _teacher_cells(results: Results, timing: Timing) -> tuple[Cell, ...]:
         Cell("teacher", "teacher"),
         reached(teacher.test),
         reached(teacher.val),
+        *[reached(teacher.val, one) for one in beside],
         *[Cell()] * 7,  # its best epoch is not known, and it agrees with itself
         _count(teacher.parameters),
         _count(teacher.macs),
