@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
 
 from helpers.displays import Eventful, press_ctrl_c
 from helpers.engine import read_metrics, reproducible_files, run_recipe
 from understudy import Recipe, UserError, load_student
+from understudy.cli.predictions import written_as
+from understudy.data import DataConfig
+from understudy.models.export import FORMATS
 from understudy.recipes.comparison import rows_of
 from understudy.report import read_results
 from understudy.report.table import comparison_table
+from understudy.runs.bank.make import BankOptions, make_banks
 from understudy.runs.checks import check_rows
 from understudy.runs.components import open_components
+from understudy.runs.console import Display
 from understudy.runs.evaluate import evaluate
+from understudy.runs.export import Wanted
+from understudy.runs.export import export as export_run
+from understudy.runs.finders import finder_of
 from understudy.runs.folder import RunFolder
+from understudy.runs.predict import predictions
 from understudy.utils.interrupted import Interrupted
 
 FEW = {f"rpn_{when}_nms_top_n_{mode}": 16 for when in ("pre", "post") for mode in ("train", "test")}
@@ -97,6 +110,46 @@ def test_the_students_folder_is_read_and_finds_boxes(run: RunFolder) -> None:
     assert list(maps) == ["p2", "p3", "p4", "p5", "p6"]
     assert found.boxes.shape[1] == 4
     assert student.classes == ("disc", "square", "triangle")
+
+
+def test_predict_gives_boxes_in_the_pictures_own_pixels_in_each_format(run: RunFolder, tmp_path: Path) -> None:
+    network = load_student(run.path)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    maps = network(torch.nn.functional.pad(images, (0, 6, 0, 24)))
+    (expected,) = maps.detector.detections(maps, torch.zeros(1, 3, 64, 96), torch.tensor([[40, 90]]))
+    (found,) = predictions(run.path, [picture], topk=3, say=print)
+    assert [answer.probability for answer in found.student] == pytest.approx(
+        expected.scores.sort(descending=True).values[:3].tolist()
+    )
+    offsets = (expected.boxes - torch.tensor(found.student[0].box)).abs().amax(dim=1)  # scores are close to each other
+    assert offsets.min() < 1e-2
+    larger = finder_of(network, DataConfig(root="boxes-of-shapes", shorter_side=80))
+    assert larger is not None
+    assert 50 < larger(images[0]).boxes.max() <= 90
+    picture.save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("none")
+    given = [tmp_path / "a.png", tmp_path / "b.png"]
+    lines = {
+        format: list(written_as(format, predictions(run.path, given, topk=1, say=print), has_teacher=False))
+        for format in ("table", "csv", "jsonl")
+    }
+    assert " at " in lines["table"][0]
+    header, first, bad = csv.DictReader(lines["csv"]).fieldnames, *csv.DictReader(lines["csv"])
+    assert header == ["image", "rank", "class", "probability", "x1", "y1", "x2", "y2", "problem"]
+    assert float(first["x1"]) == pytest.approx(found.student[0].box[0], abs=0.01)
+    assert bad["problem"]
+    assert json.loads(lines["jsonl"][0])["student"][0]["box"] == pytest.approx(found.student[0].box, abs=0.01)
+
+
+def test_what_detectors_do_not_have_yet_is_refused_in_words(run: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written into files to deploy yet"):
+        export_run(run, [Wanted(FORMATS["torchscript"](), tmp_path / "student.pt")], allow_code=False, say=print)
+    with pytest.raises(UserError, match="a detector's boxes are shown alone"):
+        predictions(run.path, [Image.new("RGB", (8, 8))], teacher=True, say=print)
+    with pytest.raises(UserError, match="bank: a bank keeps one prediction an image"):
+        make_banks(recipe_of(rows=[], method="dist"), out=tmp_path, options=BankOptions(), display=Display(quiet=True))
 
 
 @pytest.mark.parametrize(

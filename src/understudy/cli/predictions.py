@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
@@ -59,7 +60,8 @@ def _table(predictions: Iterable[Prediction], has_teacher: bool) -> Iterator[str
         if one.problem is not None:
             lines.append([visible(one.image), *who, f"cannot be read: {visible(one.problem)}"])
             continue
-        lines.append([visible(one.image), *who, *map(_words, one.student)])
+        said = [*map(_words, one.student)] or ["nothing found"]
+        lines.append([visible(one.image), *who, *said])
         if one.teacher is not None:
             lines.append(["", "teacher", *map(_words, one.teacher)])
     widths = [max((len(cell) for cell in column), default=0) for column in _columns(lines)]
@@ -74,19 +76,39 @@ def _columns(lines: list[list[str]]) -> Iterator[list[str]]:
 
 
 def _words(answer: Answer) -> str:
-    return f"{visible(answer.name)} {100 * answer.probability:.1f} %"
+    where = "" if answer.box is None else f" at {' '.join(f'{side:.0f}' for side in answer.box)}"
+    return f"{visible(answer.name)} {100 * answer.probability:.1f} %{where}"
 
 
 def _csv(predictions: Iterable[Prediction], has_teacher: bool) -> Iterator[str]:
-    """A row for each picture and rank; one that could not be read has a single row with its problem."""
+    """A row for each picture and rank; one that could not be read has a single row with its problem.
+
+    Of a detector a row for each box with its corners, and a single row of a picture on which nothing was found.
+    """
+    rest = iter(predictions)
+    first = next(rest, None)
+    if first is not None and first.has_boxes:
+        yield from _csv_of_boxes(chain([first], rest))
+        return
     of_teacher = ["teacher_class", "teacher_probability"] if has_teacher else []
     yield _csv_row(["image", "rank", "class", "probability", *of_teacher, "problem"])
-    for one in predictions:
+    for one in chain([] if first is None else [first], rest):
         if one.problem is not None:
             yield _csv_row([visible(one.image), "", "", "", *([""] * len(of_teacher)), visible(one.problem)])
         for rank, answer in enumerate(one.student):
             beside = [] if one.teacher is None else _cells(one.teacher[rank])
             yield _csv_row([visible(one.image), str(rank + 1), *_cells(answer), *beside, ""])
+
+
+def _csv_of_boxes(predictions: Iterable[Prediction]) -> Iterator[str]:
+    yield _csv_row(["image", "rank", "class", "probability", "x1", "y1", "x2", "y2", "problem"])
+    for one in predictions:
+        name = visible(one.image)
+        if not one.student:
+            yield _csv_row([name, *[""] * 7, visible(one.problem or "")])
+        for rank, answer in enumerate(one.student):
+            corners = [f"{side:.2f}" for side in answer.box or ()]
+            yield _csv_row([name, str(rank + 1), *_cells(answer), *corners, ""])
 
 
 def _cells(answer: Answer) -> list[str]:
@@ -114,7 +136,8 @@ def _json_lines(predictions: Iterable[Prediction], has_teacher: bool) -> Iterato
 
 
 def _object(answer: Answer) -> dict[str, object]:
-    return {"class": answer.name, "probability": round(answer.probability, 6)}
+    said: dict[str, object] = {"class": answer.name, "probability": round(answer.probability, 6)}
+    return said if answer.box is None else {**said, "box": [round(side, 2) for side in answer.box]}
 
 
 PREDICTION_FORMATS: dict[str, Callable[[Iterable[Prediction], bool], Iterator[str]]] = {

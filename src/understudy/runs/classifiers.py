@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
+from understudy.core.detection import Detections
 from understudy.core.image_size import ImageSize, height_and_width, size_from
 from understudy.core.outputs import logits_of
 from understudy.data.augment.config import NoAugment
@@ -24,6 +25,7 @@ from understudy.models.export.onnx import OnnxFile, open_onnx
 from understudy.models.network import channels_of
 from understudy.recipes.schema import Recipe
 from understudy.runs.components import open_components
+from understudy.runs.finders import finder_of
 from understudy.runs.folder import RunFolder
 from understudy.runs.reopen import image_sizes, made_by_python, recipe_of, results_of, student_network_of
 from understudy.utils.errors import UserError
@@ -45,6 +47,7 @@ class Classifier:
         applies_exif: whether image files are turned upright.
         greys: what becomes black and white of greys of more than 8 bits; None: by each image alone.
         channels: D of its images.
+        finds: of a detector, the boxes on a picture (3,H,W); None of others.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Classifier:
     applies_exif: bool = True
     greys: Greys | None = None
     channels: int = 3
+    finds: Callable[[Tensor], Detections] | None = None
 
     def prepared(self, image: Tensor) -> Tensor:
         """(3,H,W) uint8 as the classifier takes it, (3,*image_size) in [0,1], as evaluation shows it."""
@@ -92,7 +96,7 @@ def open_classifier(
     if run.is_run:
         network = student_network_of(run, allow_code=allow_code, module=module)
         recipe = recipe_of(run)
-        size = None if recipe.task == "segmentation" else image_sizes(run)[0]
+        size = image_sizes(run)[0] if recipe.task == "classification" else None
         return _of_network(network, size, recipe, str(path))
     if not path.exists():
         raise UserError(f"there is nothing at {path}; give a run folder, a student's folder or an ONNX file")
@@ -181,6 +185,7 @@ def _of_network(network: Network, size: ImageSize | None, recipe: Recipe | None,
         applies_exif=True if recipe is None else recipe.data.exif_rotation,
         greys=_greys_of(recipe),
         channels=network.prepare.channels,
+        finds=finder_of(network.prepared, None if recipe is None else recipe.data),
     )
 
 
@@ -195,6 +200,7 @@ def _of_module(module: nn.Module, size: ImageSize | None = None) -> Classifier:
         image_size=size if prepare is None or prepare.size is None else prepare.size,
         crop_share=1.0 if prepare is None else prepare.crop_share,
         channels=channels_of(module),
+        finds=finder_of(module, None),
     )
 
 

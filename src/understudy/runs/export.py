@@ -69,6 +69,7 @@ def export(
             written, after all others are.
     """
     check_wanted(wanted)
+    _refuse_detectors(run)
     network = student_network_of(run, allow_code=allow_code, module=module)
     size, teacher_size = image_sizes(run)
     images, problem = _images(run, data)
@@ -106,6 +107,14 @@ def export(
         metric=results_of(run).metric,
         failed=tuple(failed),
     )
+
+
+def _refuse_detectors(run: RunFolder) -> None:
+    if recipe_of(run).task == "detection":
+        raise UserError(
+            f"{run.path} is of detection, whose networks cannot be written into files to deploy yet; "
+            "understudy.load_student reads them, and their weights load into torchvision's own classes"
+        )
 
 
 def _subject(network: Network, size: ImageSize, recipe: Recipe, calibration: Sequence[Tensor]) -> Subject:

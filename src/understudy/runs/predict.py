@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from understudy.core.detection import Detections
 from understudy.data.sources.decoding import UNREADABLE, BadImageError, decoded, from_pil, printable, upright
 from understudy.data.sources.folders import image_files
 from understudy.data.sources.found import BadImages
@@ -35,10 +36,11 @@ Picture = tuple[str, Given]  # what it is called, and itself
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A class, and the probability that it was given."""
+    """A class, and the probability that it was given; of a detector also where it is."""
 
     name: str
     probability: float
+    box: tuple[float, float, float, float] | None = None  # x1, y1, x2, y2 in pixels of the picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,12 @@ class Prediction:
     Attributes:
         image: its path, or "image 3" of pictures from Python.
         student: the likeliest classes, the likeliest first; empty where the picture could not be read. Of a segmenter
-            the classes with most pixels, and their shares of them.
+            the classes with most pixels, and their shares of them; of a detector the surest boxes, if there are any.
         teacher: likewise, of its teacher; None where that was not asked.
         mask: (H,W) uint8 the class of every pixel, of a segmenter; None of others.
         teacher_mask: likewise.
         problem: what was wrong with the picture; None where it was read.
+        has_boxes: whether a detector answers.
     """
 
     image: str
@@ -61,10 +64,11 @@ class Prediction:
     problem: str | None = None
     mask: Tensor | None = field(default=None, repr=False, compare=False)
     teacher_mask: Tensor | None = field(default=None, repr=False, compare=False)
+    has_boxes: bool = False
 
     @property
     def name(self) -> str | None:
-        """The likeliest class; None where the picture could not be read."""
+        """The likeliest class; None where the picture could not be read, or nothing was found on it."""
         return self.student[0].name if self.student else None
 
 
@@ -83,7 +87,7 @@ def predictions(
     Args:
         student: a run folder, a student's folder, an ONNX file of `understudy export`, or what `load_student` gives.
         images: files, folders (all images in them, at any depth) or PIL images; one or several.
-        topk: so many of the likeliest classes.
+        topk: so many of the likeliest classes, or of the surest boxes.
         teacher: True: the teacher of the run beside it. A network: the teacher that Python handed over.
         module: for a student that was handed over in Python: a network that is built alike.
         allow_code: let a folder name a factory in your own code, which is then imported and called.
@@ -102,6 +106,8 @@ def predictions(
     _check_channels(classifier)
     if classifier.classes is None:
         say(f"{classifier.name} does not say what its classes are called; they are numbered from 0")
+    if classifier.finds is not None and teacher is not False:
+        raise UserError("teacher: a detector's boxes are shown alone; leave out the teacher, or predict with it apart")
     beside = None if teacher is False else _teacher(student, classifier, teacher, allow_code)
     return _each(pictures, classifier, beside, topk)
 
@@ -209,11 +215,12 @@ def _of_batch(
         by_teacher = iter(_answers(teacher, (image for image in seen if isinstance(image, Tensor)), topk))
     for (name, _), image in zip(batch, read, strict=True):
         if isinstance(image, str):
-            yield Prediction(name, problem=image)
+            yield Prediction(name, problem=image, has_boxes=student.finds is not None)
         else:
             said, mask = next(by_student)
             taught, teacher_mask = (None, None) if by_teacher is None else next(by_teacher)
-            yield Prediction(name, said, taught, mask=mask, teacher_mask=teacher_mask)
+            has_boxes = student.finds is not None
+            yield Prediction(name, said, taught, mask=mask, teacher_mask=teacher_mask, has_boxes=has_boxes)
 
 
 def _answers(
@@ -223,6 +230,8 @@ def _answers(
     stacked = list(images)
     if not stacked:
         return []
+    if classifier.finds is not None:
+        return [(_boxes(classifier, classifier.finds(image), topk), None) for image in stacked]
     logits = classifier.logits(torch.stack(stacked)).float()
     masks: list[Tensor | None] = [None] * len(stacked)
     if logits.ndim == 4:
@@ -239,3 +248,9 @@ def _answers(
         for row in zip(places.tolist(), values.tolist(), strict=True)
     ]
     return list(zip(answers, masks, strict=True))
+
+
+def _boxes(classifier: Classifier, found: Detections, topk: int) -> tuple[Answer, ...]:
+    """The surest boxes."""
+    rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+    return tuple(Answer(classifier.class_name(label), score, tuple(box)) for label, score, box in islice(rows, topk))

@@ -31,6 +31,7 @@ from understudy.runs.checks import check_rows
 from understudy.runs.component_changes import with_data_settings
 from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
+from understudy.runs.data_task import refuse_to_bank
 from understudy.runs.failures import readable_errors
 from understudy.runs.stop import StopRequest
 from understudy.runs.teacher import check_teacher, evaluate_teacher
@@ -108,6 +109,7 @@ def make_banks(
     ):
         components = open_components(recipe, allow_code=allow_code, say=display.say)
         recipe = components.recipe  # with the teacher's classes by number
+        refuse_to_bank(recipe.task)
         rows = rows_of(recipe)
         check_rows(components, rows)
         build_trainer(components, rows, recipe.seeds[0])  # taps the teacher, and refuses what a run would
