@@ -173,6 +173,14 @@ def test_what_does_not_go_with_boxes_is_refused(settings: dict[str, Any], messag
         check_rows(open_components(recipe, allow_code=False, say=print), rows_of(recipe))
 
 
+def test_a_student_whose_folder_could_not_be_read_is_refused() -> None:
+    components = open_components(recipe_of(), allow_code=False, say=print)
+    check_rows(components, rows_of(recipe_of()))
+    components.student_network.module.columns = (1, 2, 5)  # as of torchvision's weights for COCO
+    with pytest.raises(UserError, match="keeps the columns of its published weights"):
+        check_rows(components, rows_of(recipe_of()))
+
+
 @pytest.mark.slow
 def test_a_run_that_is_stopped_ends_the_same_bit_for_bit(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):

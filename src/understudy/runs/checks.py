@@ -72,6 +72,13 @@ def _check_are_detectors(components: Components) -> None:
                 f"{role} {network.name} is no detector; take fasterrcnn:BACKBONE, retinanet:BACKBONE or "
                 "fcos:BACKBONE over a network of timm's, or torchvision:NAME of one of its detectors"
             )
+    columns = getattr(components.student_network.module, "columns", ())
+    if columns and columns != tuple(range(columns[0], columns[0] + len(columns))):
+        raise UserError(
+            f"student {recipe.student.model} keeps the columns of its published weights, of which some belong to no "
+            "class, and a student's folder cannot tell which; set student.weights=none, or take another student (as a "
+            "teacher it is welcome)"
+        )
 
 
 def _check_further_teachers(components: Components, rows: Sequence[Variant]) -> None:
