@@ -44,7 +44,11 @@ def _masks(pairing: Pairing) -> dict[str, torch.Tensor]:
     return {f"weights.{tap}": torch.ones(len(pairing.labels), *size) for tap, size in sizes.items()}
 
 
+# Stages whose channels can be taken for queries, keys and values: 6 are three times 2.
+_OWN_TAPS = {"minilm": {"student_tap": "stages.3", "teacher_tap": "stages.1"}}
+
+
 def smallest(name: str) -> Method:
     """The method in float64 under its smallest settings; its connectors are the same every time."""
-    settings = {key: value for key, value in settings_of(name).items() if key != "name"}
+    settings = {key: value for key, value in settings_of(name).items() if key != "name"} | _OWN_TAPS.get(name, {})
     return built(name, whole_context(), **settings).double()
