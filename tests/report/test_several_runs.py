@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from helpers.command_line import done, refused
 from helpers.run_writer import results_of, write_run
+from understudy.report.figures.teachers import teachers_plot
 from understudy.report.several import differing_settings, joint_cautions, joint_table, joint_verdict, read_runs
 from understudy.utils.errors import UserError
 
@@ -121,3 +122,50 @@ def test_the_page_of_one_run_goes_where_it_is_told_and_a_finished_run_is_not_wai
     assert f"Page: {tmp_path / 'mine.html'}" in said
     assert "beats the student alone" in (tmp_path / "mine.html").read_text(encoding="utf-8")
     assert not (run / "report.html").exists()
+
+
+def with_teacher(run: Path, model: str, parameters: int) -> Path:
+    results = results_of(run)
+    results["teacher"] |= {"model": model, "parameters": parameters}
+    (run / "results.json").write_text(json.dumps(results))
+    return run
+
+
+def test_students_of_larger_teachers_are_drawn_above_their_teachers_sizes(tmp_path: Path) -> None:
+    small = with_teacher(write_run(tmp_path / "small"), "cifar:resnet20", 270_000)
+    large = with_teacher(write_run(tmp_path / "large", accuracy={"kd": 0.85}), "cifar:resnet110", 1_730_000)
+    runs = read_runs([large, small])  # drawn in the order of sizes, whatever the order of the runs
+
+    plot = teachers_plot(runs)
+
+    assert plot is not None
+    by_size = plot.figure.axes[0]
+    kd = next(
+        line for line in by_size.lines if list(line.get_ydata()) == [score_of(small, "kd"), score_of(large, "kd")]
+    )
+    assert list(kd.get_xdata()) == [270_000, 1_730_000]
+    told = str(plot.svg() and plot.hover())
+    assert "from cifar:resnet110 (large)" in told
+    assert "cifar:resnet20 itself" in told
+
+
+def score_of(run: Path, row: str) -> float:
+    results = results_of(run)
+    return float(next(one for one in results["rows"] if one["name"] == row)["summary"]["scores"]["top1"]["mean"])
+
+
+def test_runs_of_one_teacher_have_no_figure_of_teachers(tmp_path: Path) -> None:
+    runs = read_runs([write_run(tmp_path / "a"), write_run(tmp_path / "b")])
+
+    assert teachers_plot(runs) is None
+
+
+def test_students_that_differ_are_not_joined(tmp_path: Path) -> None:
+    small = with_teacher(write_run(tmp_path / "small"), "cifar:resnet20", 270_000)
+    large = with_teacher(write_run(tmp_path / "large"), "cifar:resnet110", 1_730_000)
+    results = results_of(large)
+    for row in results["rows"]:
+        row["student"]["model"] = "cifar:resnet14"
+    (large / "results.json").write_text(json.dumps(results))
+
+    assert teachers_plot(read_runs([small, large])) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from understudy.report.page import rendered, write_page
@@ -40,16 +41,17 @@ def _render(runs: Sequence[NamedRun]) -> str:
     from understudy.report.figures.accuracy import accuracy_plot  # with matplotlib
     from understudy.report.figures.cost import cost_plot
     from understudy.report.figures.style import narrow
+    from understudy.report.figures.teachers import teachers_plot
     from understudy.report.page_figures import shown
     from understudy.report.page_table import joint_page_table
     from understudy.report.run_page import run_page
 
     together = joint_run(runs)
     figures = []
-    for draw in (cost_plot, accuracy_plot):
-        plot = draw(together)
+    for draw in (partial(cost_plot, together), partial(accuracy_plot, together), partial(teachers_plot, runs)):
+        plot = draw()
         with narrow():
-            small = draw(together)
+            small = draw()
         if plot is not None:
             figures.append(shown(plot, small))
     return rendered(
