@@ -298,3 +298,6 @@ class TestInWords:
         said = done("analyze", "toy", "--out", tmp_path / "toy.svg")
         assert "0.738" in said
         assert (tmp_path / "toy.svg").read_text().startswith("<svg")
+
+    def test_the_toy_refuses_what_it_would_not_read(self) -> None:
+        assert "--what, --seed is of runs" in refused("analyze", "toy", "--what", "landscape", "--seed", "3")

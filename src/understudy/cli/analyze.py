@@ -43,8 +43,12 @@ def analyze(
     projectors go to analysis/NAME.json of the run. Ctrl-C stops, and the same command goes on from there.
     """
     from understudy.utils.errors import UserError
+    from understudy.utils.text import listed
 
     if list(map(str, runs)) == [TOY]:
+        given = {"--what": what, "--seed": seed, "--data": data, "--module": module}
+        if unread := [option for option, value in given.items() if value is not None]:
+            raise UserError(f"{listed(unread, 4)} is of runs; `understudy analyze toy` has but --out FILE.svg")
         typer.echo(_toy(out))
         return
     if out is not None:
