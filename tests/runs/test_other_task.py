@@ -56,6 +56,12 @@ def test_an_expected_top1_that_the_task_does_not_have_is_said_to_be_compared_wit
     )
 
 
+def test_a_teacher_is_held_to_what_was_published_in_the_tasks_headline() -> None:
+    assert any("the teacher was expected at 99.00 %, -" in line for line in checked(expected=99.0))
+    with pytest.raises(UserError, match="expected and expected_top1 both say what the teacher reaches"):
+        checked(expected=70.0, expected_top1=70.0)
+
+
 def test_a_whole_run_is_scored_in_the_tasks_metrics_alone(tmp_path: Path) -> None:
     told = Heard()
     run = run_recipe(tiny_recipe(SMALL), tmp_path / "run", display=told)

@@ -26,11 +26,19 @@ class Published(Config):
     task_loss: float | None = None  # nats, at the end, on the training images
     distill_loss: float | None = None  # likewise
     source: str  # paper and tables: "DOT, tables 3 (a) and 6"
+    runs: int | None = Field(default=None, ge=1)  # that the scores are a mean of, where the source says so
+    caveat: str | None = None  # why they may not stand beside a run of this recipe as they are
 
     @property
     def scores(self) -> dict[str, float]:
         """By metric, in its unit."""
         return dict(self.__pydantic_extra__ or {})
+
+    @property
+    def cited(self) -> str:
+        """'CIRKD, table 1; one run; images were BGR': the source, and what to know beside the scores."""
+        runs = [] if self.runs is None else ["one run" if self.runs == 1 else f"mean of {self.runs} runs"]
+        return "; ".join([self.source, *runs, *([self.caveat] if self.caveat else [])])
 
     @model_serializer
     def _without_what_is_not_reported(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from understudy.utils.errors import UserError, shortened_repr
 __all__ = ["ORIGIN", "WHERE", "merge_layers", "merged", "method_names", "nested", "settings_alone"]
 
 WHOLE = ("published",)  # settings of which a layer gives all or none: what a table says of one run, it says of no other
-ABOUT_A_MODEL = ("weights", "kwargs", "expected_top1")  # what another model does not inherit
+ABOUT_A_MODEL = ("weights", "kwargs", "expected", "expected_top1")  # what another model does not inherit
 ORIGIN = " origin"  # beside the settings (none is called so): the recipe one began with, and what was laid on it since
 WHERE = "where"  # beside the settings: rules for some students or methods, [{student: NAMES, update: {lr: 0.01}}]
 SUBJECTS = ("student", "method")  # what a rule may ask for

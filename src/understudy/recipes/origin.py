@@ -12,7 +12,7 @@ __all__ = ["Changed", "Origin", "changed_settings", "is_free"]
 # beside the outcome. Precision and memory format change roundings.
 FREE = (
     "data.root", "data.workers", "data.cache", "data.eval_batch_size", "data.on_bad_image",
-    "teacher.weights", "teacher.expected_top1", "teacher.allow_weak",
+    "teacher.weights", "teacher.expected", "teacher.expected_top1", "teacher.allow_weak",
     "seeds", "rows", "published", "device", "threads", "precision", "compile", "fold_teacher", "channels_last",
     "trackers", "log_every", "checkpoint_minutes", "checkpoint_steps", "lr_is_for_images",
 )  # fmt: skip

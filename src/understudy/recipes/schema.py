@@ -72,7 +72,8 @@ class TeacherConfig(Config):
     classes: str | tuple[int | str, ...] | dict[str, int | str] | None = None  # FILE: its class for each of the data's
     train_epochs: int = Field(default=0, ge=0)  # fine-tune it on the same data first, for so many epochs
     lr: float | None = Field(default=None, gt=0)  # of that fine-tuning; None: the recipe's
-    expected_top1: float | None = None  # percent; a teacher further off than 0.5 points is warned of
+    expected: float | None = None  # of the task's headline, as published; further off than 0.5 points is warned of
+    expected_top1: float | None = None  # percent; the same where the headline is top-1
     allow_weak: bool = False  # go on with a teacher at chance level
     also: dict[str, FurtherTeacher] = Field(default_factory=dict)  # further ones, by the head that learns from each
 
@@ -82,6 +83,8 @@ class TeacherConfig(Config):
             raise ValueError("classes: a teacher that is trained here learns the data's own classes; leave out one")
         if self.classes is not None and self.weights == "none":
             raise ValueError("classes: random weights know no classes; give weights, or leave classes out")
+        if self.expected is not None and self.expected_top1 is not None:
+            raise ValueError("expected and expected_top1 both say what the teacher reaches; leave out expected_top1")
         if self.also and (self.train_epochs > 0 or self.classes is not None):
             raise ValueError("also: several teachers know the data's classes already; leave out train_epochs, classes")
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +21,7 @@ from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.runs.stop import StopRequest
 from understudy.runs.watcher import RunWatcher
-from understudy.tasks import Evaluation, Metric
+from understudy.tasks import Evaluation, Task
 from understudy.tasks.base import headline_metric
 from understudy.teachers import KeptScores
 from understudy.trackers.base import Trackers
@@ -137,16 +137,20 @@ def check_teacher(components: Components, found: Evaluation | None, *, say: Call
             f"teacher {settings.model} {worthless}. {_way_out(settings, starts_from)}, or go on all the same with "
             "--allow-weak-teacher (allow_weak_teacher=True in Python)."
         )
-    if settings.expected_top1 is not None:
-        for warning in _off_expected(settings.expected_top1, found, task.metrics):
-            say(f"warning  {warning}")
+    for warning in _off_expected(settings, found, task):
+        say(f"warning  {warning}")
 
 
-def _off_expected(expected: float, found: Evaluation, metrics: Sequence[Metric]) -> Iterator[str]:
+def _off_expected(settings: TeacherConfig, found: Evaluation, task: Task) -> Iterator[str]:
     """How far the teacher is from what was published of it, where that is worth saying."""
-    metric = next((metric for metric in metrics if metric.name == EXPECTED_METRIC), None)
-    if metric is None:
-        yield f"teacher.expected_top1 is compared with nothing: this task has {', '.join(m.name for m in metrics)}"
+    expected, metric = settings.expected, headline_metric(task)
+    if settings.expected_top1 is not None:
+        known = {metric.name: metric for metric in task.metrics}
+        if EXPECTED_METRIC not in known:
+            yield f"teacher.expected_top1 is compared with nothing: this task has {', '.join(known)}"
+            return
+        expected, metric = settings.expected_top1, known[EXPECTED_METRIC]
+    if expected is None:
         return
     off = found.scores[metric.name] - expected
     if abs(off) > EXPECTED_WITHIN:
