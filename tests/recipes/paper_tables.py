@@ -1,4 +1,4 @@
-"""The papers' tables of classification accuracy, transcribed once, each cell with the recipe that trains it.
+"""The papers' tables, transcribed once, each cell with the recipe that trains it; of dense tasks in dense_tables.py.
 
 A row is named as the folder of its recipes: kd-b1 is KD under DIST's strategy B1. Accuracies are percent, losses nats.
 The order of numbers in a line is that of the printed table; `-` is a cell that the paper leaves empty.
@@ -17,9 +17,15 @@ class Cell:
 
     source: str  # paper and table, as a recipe names them
     recipe: str | None  # without "classification/"; None: one setting of a table that varies one
-    top1: float
-    top5: float | None = None
+    scores: dict[str, float]  # by metric
     task_loss: float | None = None
+
+
+def classified(
+    source: str, recipe: str | None, top1: float, top5: float | None = None, task_loss: float | None = None
+) -> Cell:
+    """A cell of a table of accuracies, in percent."""
+    return Cell(source, recipe, {"top1": top1} | ({} if top5 is None else {"top5": top5}), task_loss)
 
 
 def row_by_row(source: str, data: str, folders: str, lines: dict[str, str]) -> list[Cell]:
@@ -34,7 +40,7 @@ def row_by_row(source: str, data: str, folders: str, lines: dict[str, str]) -> l
         top5s = second.split() if second else ["-"] * len(top1s)
         for folder, top1, top5 in zip(folders.split(), top1s, top5s, strict=True):
             name = f"{data}/{folder}/{_name(folder, pair)}"
-            cells.append(Cell(source, name, float(top1), None if top5 == "-" else float(top5)))
+            cells.append(classified(source, name, float(top1), None if top5 == "-" else float(top5)))
     return cells
 
 
@@ -45,7 +51,7 @@ def _name(folder: str, pair: str) -> str:
 
 def varied(source: str, top1s: str) -> list[Cell]:
     """A table that varies one setting of one run."""
-    return [Cell(source, None, float(top1)) for top1 in top1s.split()]
+    return [classified(source, None, float(top1)) for top1 in top1s.split()]
 
 
 # --- Zhao et al., "DOT: A Distillation-Oriented Trainer", ICCV 2023 --------------------------------------------------
@@ -89,10 +95,10 @@ DOT_7 = row_by_row("DOT, table 7", "cifar100", "kd kd-dot", {
     "wrn_40_2-shufflenetv1": "74.83 75.92",
 })  # fmt: skip
 DOT_8 = [
-    Cell("DOT, table 8", "cifar100/alone/resnet8x4", 72.50, task_loss=0.2379),
-    Cell("DOT, table 8", "cifar100/kd/resnet32x4-resnet8x4", 73.33, task_loss=0.3844),
-    Cell("DOT, table 8", None, 73.51, task_loss=0.3801),  # 270 epochs
-    Cell("DOT, table 8", None, 73.63, task_loss=0.3818),  # 300 epochs
+    classified("DOT, table 8", "cifar100/alone/resnet8x4", 72.50, task_loss=0.2379),
+    classified("DOT, table 8", "cifar100/kd/resnet32x4-resnet8x4", 73.33, task_loss=0.3844),
+    classified("DOT, table 8", None, 73.51, task_loss=0.3801),  # 270 epochs
+    classified("DOT, table 8", None, 73.63, task_loss=0.3818),  # 300 epochs
 ]
 DOT_VARIED = [
     *varied("DOT, table 1", "73.33 74.08 74.22 75.12 74.43"),  # delta 0 to 0.09
@@ -180,13 +186,13 @@ def _table_4() -> list[Cell]:
         for pair, top1 in zip(_PAIRS.split(), line.split(), strict=True):
             name = f"{folder}/{_name(folder, pair)}"
             name = _UNDER_SSKDS_TEACHER.get(name, name)
-            cells.append(Cell("projector paper, table 4", f"cifar100/{name}", float(top1)))
+            cells.append(classified("projector paper, table 4", f"cifar100/{name}", float(top1)))
     return cells
 
 
 PROJECTOR_4 = _table_4()
 PROJECTOR_5 = [
-    Cell("projector paper, table 5", f"imagenet/{recipe}", top1, top5)
+    classified("projector paper, table 5", f"imagenet/{recipe}", top1, top5)
     for recipe, top1, top5 in (
         ("teachers/regnety_160", 82.6, 96.4),
         ("alone-deit/deit_tiny", 72.2, 91.1),
@@ -204,7 +210,7 @@ PROJECTOR_5 = [
 ]
 # Printed as errors, top-1 and top-5.
 PROJECTOR_6 = [
-    Cell("projector paper, table 6", f"imagenet/{recipe}", round(100 - error1, 2), round(100 - error5, 2))
+    classified("projector paper, table 6", f"imagenet/{recipe}", round(100 - error1, 2), round(100 - error5, 2))
     for recipe, error1, error5 in (
         ("teachers/resnet34", 26.69, 8.58),
         ("alone/resnet18", 30.25, 10.93),

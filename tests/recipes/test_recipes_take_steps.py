@@ -19,6 +19,9 @@ from understudy.training.trainer import Trainer
 
 # Stages of torchvision's networks, and pre-activations of timm's: neither are declared.
 FAST = ["imagenet/at/resnet34-resnet18", "imagenet/ofd/resnet50-mobilenetv1"]
+DENSE_DATA = {"segmentation": {"root": "shapes", "image_size": 64},
+              "detection": {"root": "boxes-of-shapes", "image_size": None, "shorter_side": None,
+                            "shorter_sides": [64, 96]}}  # fmt: skip
 FIRST_STAGES = {"ft": "paraphraser", "sskd": "head", "hsakd": "heads"}  # whose connectors a second run wants
 DIGITS = {
     "fraction": None,
@@ -29,6 +32,9 @@ DIGITS = {
     "val": "auto",
 }
 # Swin-L as it is built, with a hundredth of its weights.
+SMALL_SEGFORMER = {"model_type": "segformer", "hidden_sizes": [8, 16, 24, 32], "decoder_hidden_size": 16}
+FEW_PROPOSALS = {f"rpn_{when}_nms_top_n_{mode}": 32 for when in ("pre", "post") for mode in ("train", "test")}
+FEW_PROPOSALS |= {"box_batch_size_per_image": 32}
 SMALL_SWIN = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4]}
 
 
@@ -36,7 +42,8 @@ SMALL_SWIN = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4]
 def stand_in(name: str) -> dict[str, Any]:
     """A shipped recipe on eight digits or drawn shapes: four images a step, and twelve more where copies are beside."""
     shipped = read_recipe(name)
-    is_dense = shipped.get("task") == "segmentation"
+    task = shipped.get("task", "classification")
+    is_dense = task != "classification"
     is_large = not is_dense and (shipped["data"].get("image_size") or 0) >= 224
     size = 32 if is_large else 16  # pixels: a quarter of the work of twice as many
     over: dict[str, Any] = {
@@ -47,13 +54,27 @@ def stand_in(name: str) -> dict[str, Any]:
         "lr_is_for_images": None,
     }
     if is_dense:
-        masks = {"root": "shapes", "train_rows": "0:8", "val_rows": "100:104", "image_size": 64}
-        over |= {"data": {**over["data"], **masks}, "steps": None}
+        drawn = {**DENSE_DATA[task], "train_rows": "0:8", "val_rows": "100:104"}
+        over |= {"data": {**over["data"], **drawn}, "steps": None}
     if shipped.get("teacher"):
-        over["teacher"] = {"weights": "none", "allow_weak": True, "expected_top1": None}
+        over["teacher"] = {"weights": "none", "allow_weak": True, "expected_top1": None, "expected": None}
         if "swin_large" in shipped["teacher"]["model"]:
             over["teacher"]["kwargs"] = SMALL_SWIN
+    for side in ("teacher", "student"):
+        if shipped.get(side) and (small := small_kwargs(shipped[side]["model"])):
+            over.setdefault(side, {})["kwargs"] = small
     return merged(shipped, over)
+
+
+def small_kwargs(model: str) -> dict[str, Any]:
+    """What makes a network of the hub or a detector a small one."""
+    if model.startswith("hf:nvidia/mit-"):
+        return SMALL_SEGFORMER
+    if model.startswith("fasterrcnn:"):
+        return {**FEW_PROPOSALS, "width": 16, "head_width": 32}
+    if model.startswith("torchvision:fasterrcnn"):
+        return FEW_PROPOSALS
+    return {"width": 16} if model.startswith("retinanet:") else {}
 
 
 def trainer_of(recipe: Mapping[str, Any]) -> tuple[Components, Trainer]:
