@@ -102,7 +102,13 @@ class StepRecord:
 
     @classmethod
     def of_means(
-        cls, values: Mapping[str, Tensor], *, num_rows: int, num_labelled: Tensor, of_labelled: Collection[str] = ()
+        cls,
+        values: Mapping[str, Tensor],
+        *,
+        num_rows: int,
+        num_labelled: Tensor,
+        of_labelled: Collection[str] = (),
+        others: Mapping[str, Tensor] | None = None,
     ) -> StepRecord:
         """The record of scalars that are means over rows.
 
@@ -111,11 +117,13 @@ class StepRecord:
             num_rows: of which they are means.
             num_labelled: () how many of the rows carry a label.
             of_labelled: names of scalars that are means over these alone.
+            others: () by name of scalar, what it is a mean of instead: a loss over pixels beside rows of a coarser grid.
         """
         scalars = {name: value.detach().to(widest_dtype(value.device)) for name, value in values.items()}
         rows = next(iter(scalars.values())).new_full((), num_rows)
         labelled = num_labelled.to(rows)
         weights = {name: labelled if name in of_labelled else rows for name in scalars}
+        weights |= {name: count.to(rows) for name, count in (others or {}).items() if name in weights}
         return cls({name: value * weights[name] for name, value in scalars.items()}, weights)
 
     def __add__(self, other: StepRecord) -> StepRecord:

@@ -17,7 +17,7 @@ from understudy.tasks.base import BatchMeasures
 __all__ = ["Measures", "NotFinite", "record_of", "yardstick"]
 
 TEMPERATURE = 4.0  # one for all rows, whatever temperature their own method uses
-OF_TASK = ("task", "task_loss")  # means over the labelled predictions, as what the task measures is
+OF_TASK = ("task", "task_loss")  # means over the labelled predictions, as what the task measures is, or its own count
 
 
 def yardstick(pairing: Pairing) -> dict[str, Tensor]:
@@ -37,13 +37,16 @@ def yardstick(pairing: Pairing) -> dict[str, Tensor]:
         return {"kl_to_teacher": loss / TEMPERATURE**2}
 
 
-def record_of(losses: Losses, pairing: Pairing, measured: BatchMeasures) -> StepRecord:
+def record_of(
+    losses: Losses, pairing: Pairing, measured: BatchMeasures, *, of_task: Tensor | None = None
+) -> StepRecord:
     """What one pass is worth in the log: its losses and terms, and what is measured of every student alike.
 
     Args:
         losses: whole ones, which no share of the step has made smaller.
         pairing: that they were made of.
         measured: what the task measures of it.
+        of_task: () what the task loss is a mean of; None: the predictions that are measured.
     """
     weighted = {"task": losses.task}
     if losses.distill is not None:
@@ -54,6 +57,7 @@ def record_of(losses: Losses, pairing: Pairing, measured: BatchMeasures) -> Step
         num_rows=len(pairing.student_logits),
         num_labelled=measured.num_labelled,
         of_labelled=(*OF_TASK, *measured.means),
+        others=None if of_task is None else dict.fromkeys(OF_TASK, of_task),
     )
 
 

@@ -154,7 +154,8 @@ class Student:
             random_state=self.shared_random_state,
         )
         deployed = pairings.get(MEAN, pairings[MAIN])
-        record = record_of(whole, deployed, self.task.batch_measures(deployed))
+        of_task = self.task.num_labelled(batch) if is_dense(self.task) else None
+        record = record_of(whole, deployed, self.task.batch_measures(deployed), of_task=of_task)
         if self.probes is not None:
             self.probes.see(shared, pairing_of(pairings, IMAGES))
         self.update.accumulate(shared, scaler=self.scaler)
