@@ -117,7 +117,7 @@ class StepRecord:
             num_rows: of which they are means.
             num_labelled: () how many of the rows carry a label.
             of_labelled: names of scalars that are means over these alone.
-            others: () by name of scalar, what it is a mean of instead: a loss over pixels beside rows of a coarser grid.
+            others: () by name of scalar, what it is a mean of instead, as a loss over pixels beside coarser rows.
         """
         scalars = {name: value.detach().to(widest_dtype(value.device)) for name, value in values.items()}
         rows = next(iter(scalars.values())).new_full((), num_rows)
