@@ -8,7 +8,7 @@ from PIL import Image
 
 from understudy.core.batch import Batch
 from understudy.data.augment.boxes import BoxRendering, padded_size, rendered
-from understudy.data.loaders.boxes import BoxEvalLoader, BoxTrainLoader
+from understudy.data.loaders.boxes import BoxEvalLoader, BoxTrainLoader, grouped_order
 from understudy.data.loaders.plan import Share
 from understudy.data.sources.boxed import BoxedImage, BoxSource, box_source
 from understudy.utils.errors import UserError
@@ -116,3 +116,21 @@ def test_settings_that_leave_nothing_are_refused(source: BoxSource) -> None:
         train_loader(source, batch_size=6)
     with pytest.raises(UserError, match=r"no shorter side is longer than longer_side; got \(900,\) and 800"):
         BoxRendering(shorter_sides=(900,), longer_side=800)
+
+
+def test_upright_images_and_others_fill_batches_of_their_own() -> None:
+    order, upright = [4, 0, 3, 1, 6, 2, 5], [True, False, True, True, False, False, False]
+    found = grouped_order(order, upright, 2)
+    assert found == [4, 3, 0, 6, 2, 5, 1]
+    assert sorted(found) == sorted(order)
+
+
+def test_aspect_groups_are_the_same_for_any_number_of_processes(source: BoxSource) -> None:
+    whole = list(train_loader(source, aspect_groups=True, drop_last=False).epoch(1))
+    shares = [train_loader(source, aspect_groups=True, drop_last=False, share=Share(rank, 2)) for rank in range(2)]
+    for batch, first, second in zip(whole, *(loader.epoch(1) for loader in shares), strict=False):
+        assert batch.images.shape[2:] == first.images.shape[2:] == second.images.shape[2:]
+        assert torch.equal(batch.indices, torch.cat([first.indices, second.indices]))
+    is_upright = torch.tensor([height > width for height, width in SIZES])
+    kinds = [set(is_upright[batch.indices].tolist()) for batch in whole[:2]]
+    assert kinds == [{False}, {False}]  # one image of five is upright, and comes last

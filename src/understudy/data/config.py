@@ -48,6 +48,7 @@ class DataConfig(Config):
     shorter_side: int | None = Field(default=None, ge=8)  # of images with masks or boxes, brought to it; None: as is
     shorter_sides: tuple[int, ...] | None = None  # of images with boxes: one drawn in training, the largest evaluated
     longer_side: int = Field(default=1333, ge=8)  # of images with boxes, at most
+    aspect_groups: bool = False  # of images with boxes: upright ones and others in batches of their own; less padding
     copies: Literal["none", "rotations", "pairs"] = "none"  # rotations: by 90, 180, 270 degrees; pairs: a second view
     repeats: int = Field(
         default=1, ge=1, le=16

@@ -19,7 +19,7 @@ from understudy.data.sources.decoding import BadImageError
 from understudy.data.sources.found import BadImages
 from understudy.utils.errors import UserError
 
-__all__ = ["BoxEvalLoader", "BoxTrainLoader", "images_at_once"]
+__all__ = ["BoxEvalLoader", "BoxTrainLoader", "grouped_order", "images_at_once"]
 
 MOST_PIXELS = 2**23  # of a batch that is evaluated: eight photographs of 800 x 1333
 
@@ -40,6 +40,7 @@ class BoxTrainLoader:
         share: this process's part of every batch.
         drop_last: whether a last batch that is smaller is left out; one that has less images than processes is.
         must_stop: whether an image that cannot be read stops the epoch.
+        aspect_groups: whether upright images and others fill batches of their own, as far as they go.
         device: where batches arrive.
 
     Raises:
@@ -57,6 +58,7 @@ class BoxTrainLoader:
         share: Share | None = None,
         drop_last: bool = True,
         must_stop: bool = False,
+        aspect_groups: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         share = share or Share()
@@ -71,6 +73,8 @@ class BoxTrainLoader:
         self._plan = EpochPlan(len(source), batch_size, steps, seed, None, 1, share)
         self._source, self._rendering, self._num_workers = source, rendering, num_workers
         self._device, self._must_stop = torch.device(device), must_stop
+        sizes = [size_of_boxed(source, i) for i in range(len(source))] if aspect_groups else []
+        self._is_upright = [height > width for height, width in sizes]
         self._skipped: dict[str, None] = {}
 
     @property
@@ -84,7 +88,10 @@ class BoxTrainLoader:
         Raises:
             UserError: no image can be read, or one cannot and it must stop.
         """
-        batches = _TrainBatches(self._source, self._rendering, self._plan, epoch)
+        order = self._plan.order(epoch).tolist()
+        if self._is_upright:
+            order = grouped_order(order, [self._is_upright[index] for index in order], self.batch_size)
+        batches = _TrainBatches(self._source, self._rendering, self._plan, epoch, order)
         steps = range(start_step, self.steps_per_epoch)
         for found in _loaded(batches, steps, self._num_workers, self._device):
             self._skipped.update(dict.fromkeys(found.skipped))
@@ -93,6 +100,24 @@ class BoxTrainLoader:
             if not len(found.indices):
                 raise UserError(f"none of the {self.num_samples} training images can be read: {found.skipped[0]}")
             yield found.batch(self._device, view=self._plan.view(epoch))
+
+
+def grouped_order(order: Sequence[int], is_upright: Sequence[bool], batch_size: int) -> list[int]:
+    """The same samples in another order: a batch of one kind as soon as it is full, what is left over at the end.
+
+    Args:
+        order: samples in turn.
+        is_upright: of which kind each of them is.
+        batch_size: B.
+    """
+    waiting: tuple[list[int], list[int]] = ([], [])
+    found: list[int] = []
+    for index, upright in zip(order, is_upright, strict=True):
+        waiting[upright].append(index)
+        if len(waiting[upright]) == batch_size:
+            found += waiting[upright]
+            waiting[upright].clear()
+    return [*found, *waiting[False], *waiting[True]]
 
 
 def images_at_once(source: Source, rendering: BoxRendering, most: int) -> int:
@@ -162,9 +187,11 @@ class _Found(NamedTuple):
 class _TrainBatches(Dataset[_Found]):
     """The steps of an epoch."""
 
-    def __init__(self, source: Source, rendering: BoxRendering, plan: EpochPlan, epoch: int) -> None:
+    def __init__(
+        self, source: Source, rendering: BoxRendering, plan: EpochPlan, epoch: int, order: Sequence[int]
+    ) -> None:
         self._source, self._rendering, self._plan = source, rendering, plan
-        self._view, self._order = plan.view(epoch), plan.order(epoch).tolist()
+        self._view, self._order = plan.view(epoch), order
 
     def __getitem__(self, step: int) -> _Found:
         first = step * self._plan.batch_size

@@ -114,6 +114,7 @@ def _boxed(source: Source, config: DataConfig, *, seed: int, share: Share, devic
         share=share,
         drop_last=config.drop_last,
         must_stop=config.on_bad_image == "stop",
+        aspect_groups=config.aspect_groups,
         device=device,
     )
 
