@@ -98,23 +98,25 @@ def test_no_step_but_the_first_waits_for_the_gpu(row: str) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def rows_trained(capture: Any, rows: list[str] = ROWS, **options: Any) -> Trainer:
+def rows_trained(capture: Any, rows: list[str] = ROWS, *, dropout: float = 0.0, **options: Any) -> Trainer:
     """All rows under one teacher, 24 steps in three epochs."""
     teacher = small_teacher()
     teacher.model.to("cuda")
-    specs = [replace(spec_of(row, dropout=0.0), **options) for row in rows]
+    specs = [replace(spec_of(row, dropout=dropout), **options) for row in rows]
     for spec in specs:
         spec.model.to("cuda")
     tap_teacher(teacher, [config for spec in specs for config in spec.methods])
     sample = batches()[0].images.to("cuda")
     around = BuildContext(task=Classification(10), num_classes=10, sample=sample, teacher=teacher)
     students = [build_student(spec, around) for spec in specs]
-    trainer = Trainer(students, teacher=teacher, device=torch.device("cuda"), log_every=4, capture=capture)
+    trainer = Trainer(
+        students, teacher=teacher, device=torch.device("cuda"), log_every=4, capture=capture, say=lambda note: None
+    )
     trainer.fit([(batch.images, batch.targets) for batch in batches(8, last=5)], epochs=3)
     return trainer
 
 
-@pytest.mark.parametrize("options", [{}, {"precision": "bfloat16"}, {"compile": True}])
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.5}, {"precision": "bfloat16"}, {"compile": True}])
 def test_captured_steps_are_the_steps_themselves_bit_for_bit(options: dict[str, Any]) -> None:
     torch._dynamo.reset()
     plain, captured = rows_trained(False, **options), rows_trained(True, **options)
@@ -123,6 +125,30 @@ def test_captured_steps_are_the_steps_themselves_bit_for_bit(options: dict[str, 
         for name, value in tensors_of(ours).items():
             assert torch.equal(tensors_of(theirs)[name], value), f"{ours.name}: {name}"
     assert plain.history == captured.history
+
+
+def test_captured_steps_draw_on_where_plain_ones_would() -> None:
+    plain, captured = rows_trained(False, dropout=0.5), rows_trained(True, dropout=0.5)
+    for ours, theirs in zip(plain.students, captured.students, strict=True):
+        there = theirs.random_state.state_dict()
+        assert all(torch.equal(there[name], value) for name, value in ours.random_state.state_dict().items())
+
+
+def test_a_capture_that_fails_leaves_a_trainer_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits(trainer: Trainer, batch: Batch) -> Any:
+        if torch.cuda.is_current_stream_capturing():
+            batch.images.sum().item()
+        return whole(trainer, batch)
+
+    whole = Trainer.replayable_step
+    plain = rows_trained(False, ["kd"], dropout=0.5)
+    monkeypatch.setattr(Trainer, "replayable_step", waits)
+    fallen = rows_trained("auto", ["kd"], dropout=0.5)
+    assert fallen._captured.problem is not None
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    torch.rand(3, device="cuda")
+    for name, value in tensors_of(plain.students[0]).items():
+        assert torch.equal(tensors_of(fallen.students[0])[name], value), name
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from helpers.displays import Eventful, press_ctrl_c
 from helpers.engine import read_metrics, reproducible_files, run_recipe
@@ -20,7 +21,8 @@ from understudy.cli.predictions import written_as
 from understudy.data import DataConfig
 from understudy.models.export import FORMATS
 from understudy.recipes.comparison import rows_of
-from understudy.report import read_results
+from understudy.report import read_results, row_sentence
+from understudy.report.several import joint_verdict, read_runs
 from understudy.report.table import comparison_table
 from understudy.runs.bank.make import BankOptions, make_banks
 from understudy.runs.checks import check_rows
@@ -90,6 +92,31 @@ def test_results_and_page_are_in_the_metrics_of_boxes(run: RunFolder) -> None:
     ]
     kept = load_file(run.predictions_file)
     assert kept["matches.num_images/val/dist/0"] == 4
+
+
+def test_rows_are_held_against_each_other_with_intervals_of_ap_and_ap50(run: RunFolder) -> None:
+    results = read_results(run.path)
+    (found,) = results.comparisons
+    rows = {row.name: row.summary.scores for row in results.rows}
+    assert found.difference == pytest.approx(rows["dist"]["ap"].mean - rows["alone"]["ap"].mean, abs=1e-3)
+    assert found.beside["ap50"].difference == pytest.approx(
+        rows["dist"]["ap50"].mean - rows["alone"]["ap50"].mean, abs=1e-3
+    )
+    assert found.low <= found.difference <= found.high
+    assert (found.num_images, found.num_seeds) == (4, 1)
+    assert "; AP50 " in row_sentence(results, results.row("dist"))
+
+
+def test_several_runs_of_detectors_are_held_against_each_other(run: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "other")
+    said = joint_verdict(read_runs([run.path, tmp_path / "other"]))
+    assert "0.0 points apart (95 % interval 0.0 to 0.0)" in said
+    kept = load_file(tmp_path / "other/predictions.safetensors")
+    for row in ("alone", "dist"):
+        kept[f"matches.image/val/{row}/0"] = kept[f"matches.image/val/{row}/0"] + 4  # beyond the images
+    save_file(kept, tmp_path / "other/predictions.safetensors")
+    said = joint_verdict(read_runs([run.path, tmp_path / "other"]))
+    assert "What each image gave was not kept" in said
 
 
 def test_evaluate_gives_the_score_that_the_run_wrote(run: RunFolder) -> None:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,13 @@ import torch
 from understudy.core.boxes import Boxes
 from understudy.core.detection import Detections
 from understudy.tasks.box_ap import box_scores
+from understudy.tasks.box_evaluation import BoxEvaluation
+from understudy.tasks.box_found import best_score, found_boxes
 from understudy.tasks.box_matches import Matches, matched
+from understudy.tasks.box_resamples import resampled_ap
+
+# AP and AP50 by version 2.0.11, of ten images, some of which are there several times
+OF_PYCOCOTOOLS = [0.27281328132813276, 0.41128541425571125]
 
 
 def truth(*boxes: tuple[float, float, float, float, int], crowd: tuple[int, ...] = ()) -> Boxes:
@@ -23,22 +33,24 @@ def found(*boxes: tuple[float, float, float, float, int, float]) -> Detections:
     return Detections(rows, scores, labels)
 
 
-def drawn(seed: int, num_images: int = 12) -> Matches:
-    """Seeded boxes of three classes, and detections near some of them."""
-    generator = torch.Generator().manual_seed(seed)
+def drawn_pair(number: int, generator: torch.Generator) -> tuple[Boxes, Detections]:
+    """Boxes of three classes, and detections near some of them."""
 
     def boxes(count: int) -> torch.Tensor:
         low = torch.rand(count, 2, generator=generator) * 60
         return torch.cat([low, low + 5 + torch.rand(count, 2, generator=generator) * 60], dim=1)
 
-    images, detections = [], []
-    for number in range(num_images):
-        corners, labels = boxes(number % 4), torch.randint(0, 3, (number % 4,), generator=generator)
-        images.append(truth(*[(*box, label) for box, label in zip(corners.tolist(), labels.tolist(), strict=True)]))
-        near = torch.cat([corners + torch.randn(corners.shape, generator=generator) * 2, boxes(2)])
-        classes = torch.cat([labels, torch.randint(0, 3, (2,), generator=generator)])
-        detections.append(Detections(near, torch.rand(len(near), generator=generator), classes))
-    return matched(detections, Boxes.packed(images), num_classes=3)
+    corners, labels = boxes(number % 4), torch.randint(0, 3, (number % 4,), generator=generator)
+    there = truth(*[(*box, label) for box, label in zip(corners.tolist(), labels.tolist(), strict=True)])
+    near = torch.cat([corners + torch.randn(corners.shape, generator=generator) * 2, boxes(2)])
+    classes = torch.cat([labels, torch.randint(0, 3, (2,), generator=generator)])
+    return there, Detections(near, torch.rand(len(near), generator=generator), classes)
+
+
+def drawn(seed: int, num_images: int = 12) -> Matches:
+    generator = torch.Generator().manual_seed(seed)
+    images, detections = zip(*[drawn_pair(number, generator) for number in range(num_images)], strict=True)
+    return matched(list(detections), Boxes.packed(images), num_classes=3)
 
 
 def test_a_perfect_detector_scores_one_and_a_blind_one_zero() -> None:
@@ -91,3 +103,71 @@ def test_matches_do_not_depend_on_how_images_are_batched() -> None:
     whole = drawn(0)
     assert box_scores(Matches.joined([whole])).scores == box_scores(whole).scores
     assert 0 < box_scores(whole).scores["AP"] < 1
+
+
+def resampled_images(num_images: int, count: int) -> np.ndarray:
+    return np.random.default_rng(0).multinomial(num_images, np.full(num_images, 1 / num_images), size=count)
+
+
+def test_average_precision_of_resampled_images_is_that_of_box_scores() -> None:
+    matches, weights = drawn(3, num_images=20), resampled_images(20, 6)
+    expected = [box_scores(matches, row).scores for row in weights]
+    assert resampled_ap(matches, weights) == pytest.approx(
+        np.array([[scores["AP"], scores["AP50"]] for scores in expected]), abs=1e-12
+    )
+    nothing_found = matched([found()], truth((0, 0, 9, 9, 1)), num_classes=3)
+    assert resampled_ap(nothing_found, np.array([[1], [0]])).tolist() == [[0, 0], [-1, -1]]
+
+
+def test_average_precision_of_weighed_images_is_that_of_pycocotools_on_repeated_images() -> None:
+    generator = torch.Generator().manual_seed(4)
+    pairs = [drawn_pair(number, generator) for number in range(10)]
+    matches = matched([one for _, one in pairs], Boxes.packed([boxes for boxes, _ in pairs]), num_classes=3)
+    (weights,) = resampled_images(10, 1)
+    here = resampled_ap(matches, weights[None])[0].tolist()
+    assert here == pytest.approx(OF_PYCOCOTOOLS, abs=1e-8)
+    if find_spec("pycocotools") is not None:
+        repeated = [pair for pair, repeats in zip(pairs, weights, strict=True) for _ in range(repeats)]
+        assert of_pycocotools(repeated) == pytest.approx(OF_PYCOCOTOOLS, abs=1e-8)
+
+
+def of_pycocotools(pairs: list[tuple[Boxes, Detections]]) -> list[float]:
+    """AP and AP50 in float64 by the reference code."""
+    coco, evaluation = (import_module(f"pycocotools.{name}") for name in ("coco", "cocoeval"))
+
+    def annotated(corners: torch.Tensor, labels: torch.Tensor, image: int) -> list[dict[str, Any]]:
+        sizes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).double().tolist()
+        rows = zip(sizes, labels.tolist(), strict=True)
+        return [{"bbox": box, "category_id": label, "image_id": image, "area": 1, "iscrowd": 0} for box, label in rows]
+
+    there, said = coco.COCO(), coco.COCO()
+    facts = {"images": [{"id": n} for n in range(len(pairs))], "categories": [{"id": n} for n in range(3)]}
+    boxes = [one for n, (b, _) in enumerate(pairs) for one in annotated(b.boxes, b.labels, n)]
+    found = [one for n, (_, d) in enumerate(pairs) for one in annotated(d.boxes, d.labels, n)]
+    scores = [score for _, detections in pairs for score in detections.scores.tolist()]
+    found = [{**one, "score": score} for one, score in zip(found, scores, strict=True)]
+    for side, listed in ((there, boxes), (said, found)):
+        side.dataset = {**facts, "annotations": [{"id": n + 1, **one} for n, one in enumerate(listed)]}
+        side.createIndex()
+    reference = evaluation.COCOeval(there, said, "bbox")
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    return reference.stats[:2].tolist()
+
+
+def test_a_box_knows_the_score_that_it_was_found_with_and_sureness_is_where_f1_is_best() -> None:
+    there = truth((0, 0, 20, 20, 0), (50, 50, 90, 90, 1), (200, 200, 260, 260, 1))
+    some = found(
+        (0, 0, 20, 20, 0, 0.9), (50, 50, 90, 88, 1, 0.6), (100, 100, 120, 120, 0, 0.5), (200, 200, 260, 255, 1, 0.1),
+        (300, 300, 320, 320, 0, 0.3), (310, 300, 340, 320, 1, 0.2), (320, 300, 340, 320, 1, 0.15),
+    )  # fmt: skip
+    matches = matched([some], there, num_classes=2)
+    assert matches.box_score.tolist() == pytest.approx([0.9, 0.6, 0.1])
+    assert best_score(matches) == pytest.approx(0.6)
+    assert found_boxes(matches).tolist() == [True, True, False]
+    half = matched([found((0, 0, 20, 20, 0, 0.4))], there, num_classes=2)
+    assert BoxEvaluation.of(half).agreement_with(BoxEvaluation.of(matches)) == pytest.approx(50)
+    assert BoxEvaluation.of(matches).agreement_with(BoxEvaluation.of(half)) == pytest.approx(100)
+    blind = BoxEvaluation.of(matched([found()], there, num_classes=2))
+    assert BoxEvaluation.of(matches).agreement_with(blind) is None

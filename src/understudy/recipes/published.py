@@ -40,5 +40,5 @@ def _problems(task: str, source: Published) -> Iterator[tuple[str, str]]:
     for name, score in source.scores.items():
         if name not in metrics:
             yield name, unknown_name(name, [*metrics, *Published.model_fields])
-        elif metrics[name].unit == "%" and not 0 <= score <= 100:
+        elif metrics[name].is_of_100 and not 0 <= score <= 100:
             yield name, f"is a percentage from 0 to 100, got {score:g}"

@@ -55,7 +55,7 @@ def spread(summary: Summary | None, digits: int = 1) -> str:
 
 def score(value: float | None, metric: Metric) -> str:
     """A score without its unit: '94.6' of percent, three digits of anything else."""
-    return decimal(value) if metric.unit == "%" else loss(value)
+    return decimal(value) if metric.is_of_100 else loss(value)
 
 
 def score_spread(summary: Summary | None, metric: Metric) -> str:
@@ -78,7 +78,7 @@ def first_word(title: str) -> str:
 
 def differences(metric: Metric, *values: float) -> tuple[str, ...]:
     """Differences of scores: percentage points as `points` writes them, three digits of anything else."""
-    return points(*values) if metric.unit == "%" else tuple(f"{value + 0.0:.3g}" for value in values)
+    return points(*values) if metric.is_of_100 else tuple(f"{value + 0.0:.3g}" for value in values)
 
 
 def loss(value: float | None) -> str:

@@ -110,6 +110,7 @@ class RunData:
     predictions: Predictions | None = None
     certainty: Certainty | None = None  # how sure they are of it, where that was kept
     items: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # by row: (S, N), see `item_scores`
+    tensors: dict[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False)  # of predictions.safetensors
     ious: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # see `class_ious`
     examples: tuple[Example, ...] = ()  # of segmentation
     environment: dict[str, Any] = field(default_factory=dict)
@@ -139,6 +140,7 @@ def read_run(folder: Path) -> RunData:
         certainty=certainty_in(tensors or {}, results, len(predictions.labels)) if predictions else None,
         items=_items(tensors or {}, results) if predictions or not is_of_classes else {},
         ious={} if is_of_classes else class_ious(tensors or {}, results),
+        tensors=tensors or {},
         examples=() if is_of_classes else examples_in(tensors or {}, results),
         environment=read_environment(folder / "environment.json", missing),
         recipe=read_recipe_text(folder / "recipe.yaml", missing),

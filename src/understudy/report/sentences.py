@@ -53,6 +53,7 @@ def row_sentence(results: Results, row: Row) -> str:
         )
     else:
         start = f"{row.name} is {_difference(results, comparison, ALONE)}"
+    start += _beside_clause(results, comparison) if comparison is not None and row.name != ALONE else ""
     caveat = _selection_caveat(results) if row is results.best_row else ""
     return f"{start}.{caveat}"
 
@@ -198,6 +199,16 @@ def _difference(results: Results, comparison: Comparison, against: str) -> str:
     return f"{way} {against} by {by} (95 % interval {low} to {high}{_seeds_clause(comparison)})"
 
 
+def _beside_clause(results: Results, comparison: Comparison) -> str:
+    """'; AP50 +22.0 (16.1 to 28.0)': by metrics that are quoted beside the headline."""
+    said = []
+    for metric in results.metrics:
+        if (apart := comparison.beside.get(metric.name)) is not None:
+            amount, low, high = differences(metric, apart.difference, apart.low, apart.high)
+            said.append(f"; {metric.title} {'+' * (apart.difference > 0)}{amount} ({low} to {high})")
+    return "".join(said)
+
+
 def _not_separate(results: Results, comparison: Comparison, against: str) -> str:
     amount, low, high = differences(results.metric, comparison.difference, comparison.low, comparison.high)
     return (
@@ -208,7 +219,7 @@ def _not_separate(results: Results, comparison: Comparison, against: str) -> str
 
 def _amount(metric: Metric, difference: str) -> str:
     """'2.8 points' of percentages, '0.031 nats'."""
-    return f"{difference} points" if metric.unit == "%" else with_unit(difference, metric)
+    return f"{difference} points" if metric.is_of_100 else with_unit(difference, metric)
 
 
 def _seeds_clause(comparison: Comparison) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from understudy.analysis import Interval, paired_bootstrap
+from understudy.analysis import Interval
 from understudy.report.formatting import compact, differences, score, score_spread, with_unit
 from understudy.report.row_settings import flat_settings
 from understudy.report.run_data import RunData, Timing, read_run
 from understudy.report.table import Cell, Column, Line, Table
+from understudy.results.intervals import Samples, paired_difference, samples_of
 from understudy.results.schema import ALONE, Results, Row
 from understudy.utils.errors import UserError
 from understudy.utils.text import listed, two_digits
@@ -194,11 +195,17 @@ def joint_verdict(runs: Sequence[NamedRun]) -> str:
     start += f"; the best of {other.name} is {second.name} with {_reached(other, second)}"
     interval = _between(named, row, other, second)
     if interval is None:
-        return f"{start}. They have other seeds, so that no paired interval tells whether that is chance."
+        return f"{start}. {_why_no_interval(named, other)}, so that no paired interval tells whether that is chance."
     amount, low, high = differences(metric, interval.difference, interval.low, interval.high)
     verdict = "which may be chance" if interval.spans_zero else "more than chance explains"
-    unit = "points" if metric.unit == "%" else metric.unit
+    unit = "points" if metric.is_of_100 else metric.unit
     return f"{start}: {amount} {unit} apart (95 % interval {low} to {high}), {verdict}."
+
+
+def _why_no_interval(named: NamedRun, other: NamedRun) -> str:
+    if named.results.seeds != other.results.seeds:
+        return "They have other seeds"
+    return "What each image gave was not kept"
 
 
 def _reached(named: NamedRun, row: Row) -> str:
@@ -207,12 +214,24 @@ def _reached(named: NamedRun, row: Row) -> str:
 
 
 def _between(named: NamedRun, row: Row, other: NamedRun, second: Row) -> Interval | None:
-    """The paired interval over images and seeds; None where these are not the same."""
-    ours, theirs = named.run.items.get(row.name), other.run.items.get(second.name)
-    same_seeds = named.results.seeds == other.results.seeds
-    if ours is None or theirs is None or ours.shape != theirs.shape or not same_seeds:
+    """The paired interval over images and seeds; None where these are not the same, or not kept."""
+    if named.results.seeds != other.results.seeds:
         return None
-    return paired_bootstrap(ours, theirs)
+    ours, theirs = (_samples(one, of.name) for one, of in ((named, row), (other, second)))
+    apart = paired_difference(ours, theirs, absent=_absent(named))
+    return None if apart is None else apart.headline
+
+
+def _samples(named: NamedRun, row: str) -> Samples | None:
+    results, tensors = named.results, named.run.tensors
+    if results.task == "classification" and row not in named.run.items:  # whose labels do not fit the classes
+        return None
+    return samples_of(tensors, split=results.split, row=row, seeds=results.seeds)
+
+
+def _absent(named: NamedRun) -> str:
+    """What a class without pixels counts in this run."""
+    return str(dict(_settings(named.run.recipe)).get("segmentation.absent", "left_out"))
 
 
 def joint_cautions(runs: Sequence[NamedRun]) -> list[str]:

@@ -32,9 +32,7 @@ def _against_alone(results: Results, best: Row, alone: Row) -> str:
     metric, comparison = results.metric, results.comparison(best.name, ALONE)
     gap = metric.worth(results.score(best).mean) - metric.worth(results.score(alone).mean)
     (amount,) = differences(metric, gap)
-    by = (
-        f"{amount} points of {metric.title}" if metric.unit == "%" else f"{with_unit(amount, metric)} of {metric.title}"
-    )
+    by = f"{amount} points of {metric.title}" if metric.is_of_100 else f"{with_unit(amount, metric)} of {metric.title}"
     both = f"({_reached(results, best)} against {_reached(results, alone)})"
     if comparison is None:
         return f"{best.name} is ahead of the student alone by {by} {both}; no interval tells whether that is chance"

@@ -20,6 +20,7 @@ from understudy.tasks.base import Metric
 __all__ = [
     "ALONE",
     "SCHEMA",
+    "Apart",
     "Changed",
     "Comparison",
     "DataFacts",
@@ -122,6 +123,14 @@ class Row(Record):
     summary: RowSummary  # over the seeds
 
 
+class Apart(Record):
+    """Difference of two rows by one metric, with its 95 % interval."""
+
+    difference: Difference  # of `row` minus `against`, in the metric's unit
+    low: Difference  # lower end of the interval
+    high: Difference  # upper end
+
+
 class Comparison(Record):
     """Difference of two rows by the headline metric at the selected epoch, with its 95 % interval."""
 
@@ -133,6 +142,7 @@ class Comparison(Record):
     high: Difference  # upper end
     num_images: Count  # that it was drawn from
     num_seeds: Count  # likewise
+    beside: dict[str, Apart] = Field(default_factory=dict)  # likewise by other metrics, such as `ap50` beside `ap`
 
     @property
     def spans_zero(self) -> bool:

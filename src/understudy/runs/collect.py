@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from understudy.analysis.intervals import Interval, Summary, paired_bootstrap, summary
-from understudy.analysis.iou_intervals import paired_iou_bootstrap
+from understudy.analysis.intervals import Summary, summary
 from understudy.methods import MethodConfig
 from understudy.methods.combination import weighted
 from understudy.optim import DEFAULT_UPDATE
 from understudy.recipes import comparison
-from understudy.results.items import item_scores, pixel_counts
+from understudy.results.intervals import paired_difference, samples_of
 from understudy.results.schema import (
+    Apart,
     Changed,
     Comparison,
     DataFacts,
@@ -191,42 +191,35 @@ def _summary(values: Sequence[float | None]) -> Summary | None:
     return summary(there)
 
 
-def _interval(
-    results: Results, predictions: Mapping[str, Tensor], row: str, against: str, split: Split, absent: str
-) -> Interval | None:
-    """Of the difference of two rows; None where nothing was kept that it could be drawn from."""
-    own, other = (item_scores(predictions, split=split, row=one, seeds=results.seeds) for one in (row, against))
-    if own is not None and other is not None:
-        return paired_bootstrap(own, other)
-    ours, theirs = (pixel_counts(predictions, split=split, row=one, seeds=results.seeds) for one in (row, against))
-    if ours is None or theirs is None:
-        return None
-    return paired_iou_bootstrap(ours, theirs, absent=absent)
-
-
 def _comparisons(
     results: Results, rows: Sequence[comparison.Variant], predictions: Mapping[str, Tensor], *, absent: str
 ) -> list[Comparison]:
     """Differences between rows with their 95 % intervals, on test where there is one."""
     split: Split = "test" if results.data.num_test else "val"
-    found: list[Comparison] = []
     pairs = list(dict.fromkeys(_pairs(results, rows)))
+    named = dict.fromkeys(name for pair in pairs for name in pair)
+    samples = {name: samples_of(predictions, split=split, row=name, seeds=results.seeds) for name in named}
+    found: list[Comparison] = []
     for place, (row, against) in enumerate(pairs):
         if (against, row) in pairs[:place]:
             continue
-        interval = _interval(results, predictions, row, against, split, absent)
-        if interval is None:  # a task that does not tell item by item
+        apart = paired_difference(samples[row], samples[against], absent=absent)
+        if apart is None:  # a task that does not tell item by item
             continue
         found.append(
             Comparison(
                 row=row,
                 against=against,
                 split=split,
-                difference=interval.difference,
-                low=interval.low,
-                high=interval.high,
-                num_images=interval.num_images,
-                num_seeds=interval.num_seeds,
+                difference=apart.headline.difference,
+                low=apart.headline.low,
+                high=apart.headline.high,
+                num_images=apart.headline.num_images,
+                num_seeds=apart.headline.num_seeds,
+                beside={
+                    name: Apart(difference=one.difference, low=one.low, high=one.high)
+                    for name, one in apart.beside.items()
+                },
             )
         )
     return found

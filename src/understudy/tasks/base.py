@@ -34,9 +34,14 @@ class Metric:
 
     name: str  # in files and settings: `top1`
     title: str  # in tables and figures: `top-1`
-    unit: str = ""  # `%`, `nats`, `px`; empty for a number without one
+    unit: str = ""  # `%`, `points` (of 100), `nats`, `px`; empty for a number without one
     higher_is_better: bool = True  # which way is up
     word: str = ""  # what sentences call it where that is not its title: `accuracy`
+
+    @property
+    def is_of_100(self) -> bool:
+        """Whether it runs from 0 to 100, so that differences are points."""
+        return self.unit in ("%", "points")
 
     def worth(self, value: float) -> float:
         """The value turned so that the larger one is the better one."""
@@ -44,7 +49,7 @@ class Metric:
 
     def in_words(self, value: float) -> str:
         """'top-1 81.25 %', 'depth error 0.0512 m'."""
-        digits = 2 if self.unit == "%" else 4
+        digits = 2 if self.is_of_100 else 4
         return f"{self.title} {value:.{digits}f} {self.unit}".rstrip()
 
 

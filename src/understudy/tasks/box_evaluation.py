@@ -15,7 +15,8 @@ from understudy.core.detection import Detections
 from understudy.distributed.world import World
 from understudy.tasks.base import Evaluation, Metric
 from understudy.tasks.box_ap import box_scores
-from understudy.tasks.box_matches import Matches, matched
+from understudy.tasks.box_found import found_boxes
+from understudy.tasks.box_matches import ARRAYS, Matches, matched
 from understudy.utils.errors import UserError
 
 __all__ = ["METRICS", "BoxEvaluation", "BoxMatches"]
@@ -23,15 +24,14 @@ __all__ = ["METRICS", "BoxEvaluation", "BoxMatches"]
 _NAMES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "AP_small", "ap_medium": "AP_medium"}
 _NAMES |= {"ap_large": "AP_large", "ar100": "AR_100"}  # of COCO's, by ours
 METRICS = (
-    Metric("ap", "AP", "%"),  # COCO's: the mean over ten overlaps and over classes
-    Metric("ap50", "AP50", "%"),
-    Metric("ap75", "AP75", "%"),
-    Metric("ap_small", "AP small", "%"),  # of objects below 32 x 32 pixels; left out where there are none
-    Metric("ap_medium", "AP medium", "%"),
-    Metric("ap_large", "AP large", "%"),  # above 96 x 96
-    Metric("ar100", "AR", "%"),  # the share of boxes that are found, with 100 detections an image
+    Metric("ap", "AP", "points"),  # COCO's: the mean over ten overlaps and over classes
+    Metric("ap50", "AP50", "points"),
+    Metric("ap75", "AP75", "points"),
+    Metric("ap_small", "AP small", "points"),  # of objects below 32 x 32 pixels; left out where there are none
+    Metric("ap_medium", "AP medium", "points"),
+    Metric("ap_large", "AP large", "points"),  # above 96 x 96
+    Metric("ar100", "AR", "points"),  # the share of boxes that are found, with 100 detections an image
 )
-_ARRAYS = tuple(name for name in Matches.__slots__ if not name.startswith("num_"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,19 @@ class BoxEvaluation(Evaluation):
         by_class = torch.from_numpy(box_scores(self.matches).by_class)
         return torch.where(by_class < 0, torch.nan, 100 * by_class)
 
+    def agreement_with(self, other: Evaluation) -> float | None:
+        """Percentage of the boxes that the other (the teacher) finds which are found here, too."""
+        if not isinstance(other, BoxEvaluation) or len(other.matches.box_image) != len(self.matches.box_image):
+            return None
+        theirs = found_boxes(other.matches)
+        if not theirs.any():
+            return None
+        return float(100 * (found_boxes(self.matches) & theirs).sum() / theirs.sum())
+
     def tensors(self) -> dict[str, Tensor]:
         """The match lists: every score follows from them."""
         counts = {"num_images": self.matches.num_images, "num_classes": self.matches.num_classes}
-        arrays = {name: torch.from_numpy(getattr(self.matches, name)) for name in _ARRAYS}
+        arrays = {name: torch.from_numpy(getattr(self.matches, name)) for name in ARRAYS}
         return {**arrays, **{name: torch.tensor(value) for name, value in counts.items()}}
 
     def kept_as(self, split: str, of: str) -> dict[str, Tensor]:
@@ -66,7 +75,7 @@ class BoxEvaluation(Evaluation):
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor]) -> Self:
         """The evaluation of which `tensors` are kept."""
-        arrays = {name: tensors[name].numpy() for name in _ARRAYS}
+        arrays = {name: tensors[name].numpy() for name in ARRAYS}
         counts = {name: int(tensors[name]) for name in ("num_images", "num_classes")}
         return cls.of(Matches(**arrays, **counts))  # type: ignore[arg-type]
 

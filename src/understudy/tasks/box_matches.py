@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from understudy.core.boxes import Boxes
 from understudy.core.detection import Detections
 
-__all__ = ["AREAS", "IOU_THRESHOLDS", "MOST_DETECTIONS", "Matches", "matched"]
+__all__ = ["AREAS", "ARRAYS", "IOU_THRESHOLDS", "MOST_DETECTIONS", "Matches", "matched"]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
@@ -36,9 +36,12 @@ class Matches:
     rank: NDArray[np.int64]  # (n,) place among the detections of its class and image, by score
     is_right: _Bools  # (n,A,T) found a box
     is_ignored: _Bools  # (n,A,T) counts neither way: in a crowd, or out of the range of areas
+    corners: NDArray[np.float32]  # (n,4) x1, y1, x2, y2 in pixels of the file
     box_image: NDArray[np.int64]  # (g,) images and classes of the boxes that are there
     box_label: NDArray[np.int64]  # (g,)
     box_counts: _Bools  # (g,A) no crowd, and within the range
+    box_score: _Floats  # (g,) score of the detection that finds it at an overlap of 0.5; -1 where none does
+    box_corners: NDArray[np.float32]  # (g,4)
     num_images: int
     num_classes: int
 
@@ -46,15 +49,14 @@ class Matches:
     def joined(cls, parts: list[Matches]) -> Matches:
         """Those of several stretches of images, one after the other."""
         starts = np.cumsum([0, *(part.num_images for part in parts)])
-        arrays = {
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("label", "score", "rank", "is_right", "is_ignored", "box_label", "box_counts")
-        }
-        images = {
-            name: np.concatenate([getattr(part, name) + start for part, start in zip(parts, starts[:-1], strict=True)])
-            for name in ("image", "box_image")
-        }
-        return cls(**arrays, **images, num_images=int(starts[-1]), num_classes=parts[0].num_classes)
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
+        for name in ("image", "box_image"):
+            moved = [getattr(part, name) + start for part, start in zip(parts, starts[:-1], strict=True)]
+            arrays[name] = np.concatenate(moved)
+        return cls(**arrays, num_images=int(starts[-1]), num_classes=parts[0].num_classes)
+
+
+ARRAYS = tuple(field.name for field in fields(Matches) if not field.name.startswith("num_"))
 
 
 def matched(found: list[Detections], boxes: Boxes, num_classes: int) -> Matches:
@@ -108,7 +110,9 @@ def _of_class(image: _Image, label: int, number: int) -> dict[str, NDArray[Any]]
     areas, is_crowd = image.areas[there], image.crowd[there]
     counts = _within(areas) & ~is_crowd[:, None]  # (g,A)
     overlaps = _overlaps(corners, image.boxes[there], is_crowd)
-    is_right, is_ignored = _matched(overlaps, counts.T, is_crowd)
+    is_right, is_ignored, taken = _matched(overlaps, counts.T, is_crowd)
+    box_score = np.full(len(areas), -1.0)
+    box_score[taken[taken >= 0]] = image.scores[chosen][taken >= 0]
     is_outside = ~_within(_areas(corners))  # (D,A)
     return {
         "image": np.full(len(chosen), number),
@@ -117,14 +121,19 @@ def _of_class(image: _Image, label: int, number: int) -> dict[str, NDArray[Any]]
         "rank": np.arange(len(chosen)),
         "is_right": is_right,
         "is_ignored": is_ignored | (~is_right & ~is_ignored & is_outside[:, :, None]),
+        "corners": corners.astype(np.float32),
         "box_image": np.full(len(areas), number),
         "box_label": np.full(len(areas), label),
         "box_counts": counts,
+        "box_score": box_score,
+        "box_corners": image.boxes[there].astype(np.float32),
     }
 
 
-def _matched(overlaps: _Floats, counts: _Bools, is_crowd: _Bools) -> tuple[_Bools, _Bools]:
+def _matched(overlaps: _Floats, counts: _Bools, is_crowd: _Bools) -> tuple[_Bools, _Bools, NDArray[np.int64]]:
     """Which of D detections find a box that counts, and which one that does not: (D,A,T) each.
+
+    The third is (D,) which box that counts each finds at the lowest threshold and any area; -1 where none.
 
     Args:
         overlaps: (D,g).
@@ -134,8 +143,9 @@ def _matched(overlaps: _Floats, counts: _Bools, is_crowd: _Bools) -> tuple[_Bool
     num_found, num_boxes = overlaps.shape
     shape = (len(AREAS), len(IOU_THRESHOLDS))
     is_right, is_ignored = np.zeros((2, num_found, *shape), dtype=bool)
+    taken = np.full(num_found, -1)
     if not num_boxes:
-        return is_right, is_ignored
+        return is_right, is_ignored, taken
     is_left = np.ones((*shape, num_boxes), dtype=bool)  # (A,T,g) not yet found, or a crowd
     needed = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[None, :, None]
     ranges, thresholds = np.indices(shape)
@@ -148,9 +158,10 @@ def _matched(overlaps: _Floats, counts: _Bools, is_crowd: _Bools) -> tuple[_Bool
         best = num_boxes - 1 - values[..., ::-1].argmax(axis=2)  # of two alike the later one
         is_right[number] = has_first
         is_ignored[number] = ~has_first & has_second
+        taken[number] = best[0, 0] if has_first[0, 0] else -1
         takes = (has_first | has_second) & ~is_crowd[best]
         is_left[ranges[takes], thresholds[takes], best[takes]] = False
-    return is_right, is_ignored
+    return is_right, is_ignored, taken
 
 
 def _overlaps(found: _Floats, boxes: _Floats, is_crowd: _Bools) -> _Floats:

@@ -48,7 +48,7 @@ def accuracy_plot(run: RunData) -> Plot | None:
     told = [f"{row.name}: {with_unit(score_spread(results.score(row), metric), metric)}" for row in rows]
     hover_points(axes, [results.score(row).mean for row in rows], list(range(len(rows))), told)
     finish_rows(axes, [row.name for row in rows], measured(f"{metric.title} on {images_of(results)}", metric))
-    if metric.unit == "%":
+    if metric.is_of_100:
         within_percent(axes)
     bars = "; bars are 95 % intervals over images and seeds" if has_interval else ""
     way = "right" if metric.higher_is_better else "left"

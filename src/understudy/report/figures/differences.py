@@ -53,7 +53,7 @@ def difference_plot(run: RunData) -> Plot | None:
 
 def _gained(metric: Metric, against: str) -> str:
     """'points of top-1 ahead of the student alone': the row minus what it is held to, whichever way is up."""
-    unit = "points" if metric.unit == "%" else metric.unit
+    unit = "points" if metric.is_of_100 else metric.unit
     what = f"{unit} of {metric.title}" if unit else metric.title
     way = f"ahead of {against}" if metric.higher_is_better else f"above {against} (less is better)"
     return f"{what} {way}"
