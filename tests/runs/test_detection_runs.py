@@ -14,14 +14,17 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from helpers.detections import found, truth
 from helpers.displays import Eventful, press_ctrl_c
 from helpers.engine import read_metrics, reproducible_files, run_recipe
 from understudy import Recipe, UserError, load_student
 from understudy.cli.predictions import written_as
+from understudy.core.boxes import Boxes
 from understudy.data import DataConfig
 from understudy.models.export import FORMATS
 from understudy.recipes.comparison import rows_of
-from understudy.report import read_results, row_sentence
+from understudy.report import read_results, read_run, row_sentence, write_report
+from understudy.report.boxes import box_examples
 from understudy.report.several import joint_verdict, read_runs
 from understudy.report.table import comparison_table
 from understudy.runs.bank.make import BankOptions, make_banks
@@ -29,11 +32,13 @@ from understudy.runs.checks import check_rows
 from understudy.runs.components import open_components
 from understudy.runs.console import Display
 from understudy.runs.evaluate import evaluate
+from understudy.runs.example_boxes import most_lost
 from understudy.runs.export import Wanted
 from understudy.runs.export import export as export_run
 from understudy.runs.finders import finder_of
 from understudy.runs.folder import RunFolder
 from understudy.runs.predict import predictions
+from understudy.tasks.box_matches import matched
 from understudy.utils.interrupted import Interrupted
 
 FEW = {f"rpn_{when}_nms_top_n_{mode}": 16 for when in ("pre", "post") for mode in ("train", "test")}
@@ -117,6 +122,54 @@ def test_several_runs_of_detectors_are_held_against_each_other(run: RunFolder, t
     save_file(kept, tmp_path / "other/predictions.safetensors")
     said = joint_verdict(read_runs([run.path, tmp_path / "other"]))
     assert "What each image gave was not kept" in said
+
+
+def test_the_page_shows_ap_by_class_and_size_and_the_images_on_which_most_was_lost(run: RunFolder) -> None:
+    page = (run.path / "report.html").read_text()
+    assert all(f'<section id="{name}">' in page for name in ("aps", "boxes"))
+    assert '<section id="sizes">' not in page  # all shapes are small
+    assert "Every class in numbers (" in page
+    has_agreement = any(row.summary.agreement for row in read_results(run.path).rows)
+    assert ("share of the boxes that the teacher finds" in page) == has_agreement
+    kept = load_file(run.predictions_file)
+    images = [kept[f"examples/image/{number}"] for number in range(4)]
+    assert {image.shape for image in images} == {(3, 64, 64)}
+    assert sorted(int(kept[f"examples/index/{number}"]) for number in range(4)) == [0, 1, 2, 3]
+    card = (run.path / "student" / "README.md").read_text()
+    assert "pipeline_tag: object-detection" in card
+    assert "An object detector with 3 classes" in card
+    assert 'understudy.load_student("FOLDER")' in card
+
+
+def test_names_of_classes_are_escaped_and_damaged_boxes_are_passed_over(run: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    results["data"]["classes"][0] = "<b onclick=alert(1)>disc</b>"
+    (tmp_path / "run/results.json").write_text(json.dumps(results))
+    page = write_report(tmp_path / "run").read_text()
+    assert "<b onclick" not in page
+    assert "&lt;b onclick=alert(1)&gt;disc" in page
+    kept = load_file(tmp_path / "run/predictions.safetensors")
+    kept["examples/index/0"] = np.array(99)
+    kept["examples/scale/1"] = np.array([np.nan, 1.0])
+    kept["examples/image/2"] = kept["examples/image/2"][:1]
+    save_file(kept, tmp_path / "run/predictions.safetensors")
+    assert len(box_examples(read_run(tmp_path / "run"))) == 1
+    kept["matches.corners/val/alone/0"] = kept["matches.corners/val/dist/0"][:1]
+    kept["matches.corners/val/dist/0"] = kept["matches.corners/val/dist/0"][:1]
+    save_file(kept, tmp_path / "run/predictions.safetensors")
+    assert box_examples(read_run(tmp_path / "run")) == ()
+    assert '<section id="boxes">' not in write_report(tmp_path / "run").read_text()
+
+
+def test_the_images_that_come_first_are_those_on_which_the_student_lost_most() -> None:
+    there = [truth((0, 0, 20, 20, 0), (40, 40, 90, 90, 1)), truth((0, 0, 20, 20, 0)), truth((5, 5, 60, 60, 1))]
+    both, one, other = found((0, 0, 20, 20, 0, 0.9), (40, 40, 90, 90, 1, 0.8)), found((0, 0, 20, 20, 0, 0.9)), found()
+    teacher = matched([both, one, other], Boxes.packed(there), num_classes=2)
+    student = matched([other, other, found((5, 5, 60, 60, 1, 0.9))], Boxes.packed(there), num_classes=2)
+    assert most_lost(student, teacher).tolist() == [0, 1, 2]
+    assert most_lost(teacher, student).tolist() == [2, 1, 0]
+    assert most_lost(student, None).tolist() == [0, 1, 2]
 
 
 def test_evaluate_gives_the_score_that_the_run_wrote(run: RunFolder) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.detections import found, truth
 from understudy.core.boxes import Boxes
 from understudy.core.detection import Detections
 from understudy.tasks.box_ap import box_scores
@@ -18,19 +19,6 @@ from understudy.tasks.box_resamples import resampled_ap
 
 # AP and AP50 by version 2.0.11, of ten images, some of which are there several times
 OF_PYCOCOTOOLS = [0.27281328132813276, 0.41128541425571125]
-
-
-def truth(*boxes: tuple[float, float, float, float, int], crowd: tuple[int, ...] = ()) -> Boxes:
-    corners = torch.tensor([box[:4] for box in boxes]).reshape(-1, 4)
-    labels = torch.tensor([box[4] for box in boxes], dtype=torch.int64)
-    are_crowds = torch.tensor([number in crowd for number in range(len(boxes))], dtype=torch.bool)
-    return Boxes.of_image(corners, labels, (400, 400), crowd=are_crowds)
-
-
-def found(*boxes: tuple[float, float, float, float, int, float]) -> Detections:
-    rows = torch.tensor([box[:4] for box in boxes]).reshape(-1, 4)
-    scores, labels = torch.tensor([box[5] for box in boxes]), torch.tensor([box[4] for box in boxes], dtype=torch.int64)
-    return Detections(rows, scores, labels)
 
 
 def drawn_pair(number: int, generator: torch.Generator) -> tuple[Boxes, Detections]:

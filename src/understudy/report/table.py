@@ -71,7 +71,7 @@ def _columns(metric: Metric, epoch: str, beside: Sequence[Metric]) -> tuple[Colu
         Column("row", "row"),
         Column(f"test_{name}", f"test {title}", _listed(unit, epoch), better=way),
         Column(name, title, _listed(unit, epoch), better=way),
-        *[Column(one.name, one.title, _listed(one.unit, epoch), better=way) for one in beside],
+        *[Column(one.name, one.title, one.unit, better=way) for one in beside],
         Column("published", "published", _listed(title, unit)),
         Column(f"raw_{name}", "not averaged", _listed(unit, "last epoch"), better=way),
         Column(f"last_{name}", "last", "epoch", better=way),
@@ -164,6 +164,11 @@ def _notes(results: Results) -> Iterator[str]:
     yield basis_sentence(results)
     if any(results.metric.name in row.summary.best for row in results.rows):
         yield best_epoch_sentence(results)
+    if results.task == "detection" and any(row.summary.agreement for row in results.rows):
+        yield (
+            "A row agrees with the teacher on the share of the boxes that the teacher finds which it finds, too: at an "
+            "overlap of 0.5, by detections from the score on where the model's F1 is best."
+        )
     if any(row.summary.kl_to_teacher for row in results.rows):
         yield (
             "Task loss and KL to the teacher are one yardstick for every row: measured on training batches in the "

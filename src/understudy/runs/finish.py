@@ -21,6 +21,7 @@ from understudy.runs.cards import write_cards
 from understudy.runs.collect import assemble, scored_teacher
 from understudy.runs.components import Components
 from understudy.runs.context import Execution
+from understudy.runs.example_boxes import example_images
 from understudy.runs.folder import RunFolder
 from understudy.runs.sample_table import write_disagreements, write_sample_table
 from understudy.runs.seeds import kept_seed, save_predictions
@@ -40,7 +41,6 @@ def finish(execution: Execution) -> None:
         predictions |= evaluation.kept_as(split, "teacher")
     for _, of_seed in kept:
         predictions |= of_seed
-    save_predictions(predictions, run.predictions_file)
     results = assemble(
         components,
         execution.rows,
@@ -51,6 +51,8 @@ def finish(execution: Execution) -> None:
         predictions=predictions,
         notes=list(_notes(execution, records)),
     )
+    predictions |= example_images(predictions, results, components.data)
+    save_predictions(predictions, run.predictions_file)
     write_sample_table(predictions, results, components.data, run.sample_table_file)
     write_disagreements(predictions, results, components.data, run.disagreements_file)
     best = results.best_row or results.rows[0]
