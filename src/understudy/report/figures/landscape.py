@@ -31,6 +31,10 @@ def analysis_note(run: RunData) -> Lacking | None:
         "`understudy analyze RUN` adds the loss landscape and its curvature, fidelity and relations to the teacher, "
         "similarity of layers, equivariance, embeddings and projectors to this page."
     )
+    if run.results.task == "segmentation":
+        return None
+    if run.results.task == "detection":
+        why = "`understudy analyze RUN` adds how alike the levels of students and teacher are to this page."
     return Lacking("analysis", "Why the students are as they are", why)
 
 

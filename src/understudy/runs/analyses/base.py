@@ -50,6 +50,7 @@ class Analysis:
         problem: why it cannot be made of this run, with what would change that; None: it can.
         settings: what its results depend on beside the networks and the images.
         pieces: of the work, in order.
+        tasks: of whose runs it can be made.
     """
 
     name: str
@@ -59,6 +60,14 @@ class Analysis:
     problem: Callable[[Opened], str | None]
     settings: Callable[[Opened], Mapping[str, Any]]
     pieces: Callable[[Opened], Iterable[Piece]]
+    tasks: frozenset[str] = frozenset({"classification"})
+
+    def problem_of(self, opened: Opened) -> str | None:
+        """Why it cannot be made of a run, of its task or otherwise; None: it can."""
+        task = opened.recipe.task
+        if task not in self.tasks:
+            return f"it looks at one prediction an image, and a run of {task} has many"
+        return self.problem(opened)
 
 
 ANALYSES: dict[str, Analysis] = {}

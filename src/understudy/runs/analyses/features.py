@@ -49,7 +49,7 @@ def _features(opened: Opened, name: str, taps: Sequence[str]) -> Iterable[Mappin
 
 
 def _similarity(opened: Opened, row: str) -> Found:
-    ours, theirs = (layers_of(opened.network(name).module) for name in (row, TEACHER))
+    ours, theirs = (_compared(opened, name) for name in (row, TEACHER))
     found = CKA()
     pairs = zip(_features(opened, row, ours), _features(opened, TEACHER, theirs), strict=True)
     for student, teacher in pairs:
@@ -60,6 +60,12 @@ def _similarity(opened: Opened, row: str) -> Found:
         raise UserError("similarity of layers needs 4 images or more; set --images to more")
     values = torch.tensor([[table[one, other] for other in theirs] for one in ours], dtype=torch.float64)
     return Found({"student": ours, "teacher": theirs}, {"cka": values})
+
+
+def _compared(opened: Opened, name: str) -> list[str]:
+    """The layers of a network; the levels alone of a detector, whose head sees boxes."""
+    layers = layers_of(opened.network(name).module)
+    return layers if opened.recipe.task == "classification" else [one for one in layers if one != "embedding"]
 
 
 def _similarity_problem(opened: Opened) -> str | None:
@@ -137,6 +143,7 @@ SIMILARITY = register_analysis(
     Analysis(
         "similarity", "similarity of layers", 40, SPLIT, _similarity_problem, lambda _: {},
         lambda opened: [Piece(row, 2.0, TEACHER, partial(_similarity, opened, row)) for row in opened.rows],
+        frozenset({"classification", "detection"}),
     )
 )  # fmt: skip
 EMBEDDINGS = register_analysis(

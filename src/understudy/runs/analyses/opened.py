@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from understudy.core.taps import TappedModel
 from understudy.data import eval_loader
+from understudy.data.augment.boxes import box_rendering
+from understudy.data.loaders.boxes import BoxEvalLoader
 from understudy.data.sources.base import rows_of as image_rows
 from understudy.distributed.launch import device_named
 from understudy.models import Network, load_student_network
@@ -32,13 +34,14 @@ __all__ = ["TEACHER", "Opened", "Shown", "open_run"]
 TEACHER = "teacher"
 BATCH_SIZE = 128
 TIMED_IMAGES = 64
+BOXED_AT_ONCE = 8  # images with boxes, which may be large
 
 
 @dataclass(frozen=True)
 class Shown:
     """N images, as each network takes them, with their labels."""
 
-    images: Tensor  # (N,D,H,W) in [0,1], the student's
+    images: Tensor  # (N,D,H,W) in [0,1], the student's; empty of images with boxes, which are read when wanted
     teacher_images: Tensor  # the teacher's; the same tensor where it sees the same
     labels: Tensor  # (N,)
     numbers: Tensor  # (N,) places in the split
@@ -124,15 +127,26 @@ class Opened:
             self._shown[split] = _shown(self, split)
         return self._shown[split]
 
-    def images(self, name: str, split: str, *, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of images as a network takes them, normalised, and labels, on the device."""
+    def images(self, name: str, split: str, *, most: int | None = None) -> Iterator[tuple[Tensor, Any]]:
+        """Batches of images as a network takes them, normalised, and labels or boxes, on the device."""
         shown, network = self.shown(split), self.network(name)
         prepare = network.prepare.copied_to(self.device)
+        if self.recipe.task == "detection":
+            for batch in self._boxed(split, most):
+                self.check()
+                yield prepare(batch.images.to(self.device)), batch.targets
+            return
         images = shown.teacher_images if name == TEACHER else shown.images
         for start in range(0, len(shown) if most is None else min(most, len(shown)), BATCH_SIZE):
             self.check()
             here = slice(start, min(start + BATCH_SIZE, most or len(shown)))
             yield prepare(images[here].to(self.device)), shown.labels[here].to(self.device)
+
+    def _boxed(self, split: str, most: int | None) -> BoxEvalLoader:
+        """Images with boxes, padded to the largest of each batch; read when they are wanted."""
+        numbers = self.shown(split).numbers[:most]
+        some = image_rows(self.source.splits[split], numbers)
+        return BoxEvalLoader(some, box_rendering(self.recipe.data), batch_size=BOXED_AT_ONCE)
 
     def logits(self, name: str, split: str) -> Tensor:
         """(N,C) float32 on the CPU, of what is shown of a split."""
@@ -150,7 +164,9 @@ class Opened:
         with torch.no_grad():
             module(images)
             begin = time.perf_counter()
-            module(images).sum().item()
+            said = module(images)
+            first = next(iter(said.values())) if isinstance(said, Mapping) else said  # of a detector, its maps
+            first.sum().item()
         return (time.perf_counter() - begin) / len(images)
 
     def identity(self, split: str) -> dict[str, Any]:
@@ -191,8 +207,8 @@ def open_run(
         UserError: it is not finished, not of classification, of another seed, or its images cannot be shown again.
     """
     results, recipe = results_of(run), recipe_of(run)
-    if recipe.task != "classification":
-        raise UserError(f"{run.path} is of {recipe.task}; runs of classification can be analysed")
+    if recipe.task not in ("classification", "detection"):
+        raise UserError(f"{run.path} is of {recipe.task}; runs of classification and detection can be analysed")
     if seed is not None and seed not in results.seeds:
         raise UserError(f"{run.path} has no seed {seed}, only {', '.join(map(str, results.seeds))}")
     wanted = results.seeds[0] if seed is None else seed
@@ -221,6 +237,8 @@ def _shown(opened: Opened, split: str) -> Shown:
         raise UserError(f"none of the {split} images of {opened.source.data.name} has a label")
     count = min(opened.num_images, len(labelled))
     numbers = labelled[torch.linspace(0, len(labelled) - 1, count).round().long()]
+    if opened.recipe.task == "detection":  # whose sizes differ: see `Opened.images`
+        return Shown(torch.empty(0), torch.empty(0), source.labels[numbers], numbers)
     student_size, teacher_size = image_sizes(opened.run)
     loader = eval_loader(
         image_rows(source, numbers),

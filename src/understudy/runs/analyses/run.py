@@ -139,7 +139,7 @@ def _tasks(opened: Opened, options: AnalyzeOptions, display: Display) -> Iterato
     for analysis in options.chosen:
         identity = {**opened.identity(analysis.images), "settings": dict(analysis.settings(opened))}
         kept = Kept(opened.run.analysis, analysis.name, identity)
-        problem = analysis.problem(opened)
+        problem = analysis.problem_of(opened)
         if problem is not None:
             kept.leave_out(problem)
             display.say(f"left out  {analysis.name}: {problem}")
