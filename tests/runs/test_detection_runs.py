@@ -18,6 +18,7 @@ from helpers.detections import found, truth
 from helpers.displays import Eventful, press_ctrl_c
 from helpers.engine import read_metrics, reproducible_files, run_recipe
 from understudy import Recipe, UserError, load_student
+from understudy.cli.drawn_boxes import write_boxes
 from understudy.cli.predictions import written_as
 from understudy.core.boxes import Boxes
 from understudy.data import DataConfig
@@ -27,6 +28,7 @@ from understudy.report import read_results, read_run, row_sentence, write_report
 from understudy.report.boxes import box_examples
 from understudy.report.several import joint_verdict, read_runs
 from understudy.report.table import comparison_table
+from understudy.runs.analyses.run import AnalyzeOptions, analyze
 from understudy.runs.bank.make import BankOptions, make_banks
 from understudy.runs.checks import check_rows
 from understudy.runs.components import open_components
@@ -37,7 +39,7 @@ from understudy.runs.export import Wanted
 from understudy.runs.export import export as export_run
 from understudy.runs.finders import finder_of
 from understudy.runs.folder import RunFolder
-from understudy.runs.predict import predictions
+from understudy.runs.predict import Answer, Prediction, predictions
 from understudy.tasks.box_matches import matched
 from understudy.utils.interrupted import Interrupted
 
@@ -178,7 +180,11 @@ def test_evaluate_gives_the_score_that_the_run_wrote(run: RunFolder) -> None:
     written = results.row(results.deployed.row).seeds[0].selected.scores
     found = evaluate(run, split="val", data=None, allow_code=False)
     assert found.scores.scores == pytest.approx(written, rel=1e-3)
-    assert "(4 images)   AP " in found.text
+    first, *by_class = found.text.splitlines()
+    assert "(4 images)   AP " in first
+    assert all(f"   {title} " in first for title in ("AP50", "AP75", "AP small", "AR"))
+    assert len(by_class) == int(np.isfinite(found.scores.by_class.numpy()).sum()) > 0
+    assert by_class[0].startswith("AP of disc")
 
 
 def test_the_students_folder_is_read_and_finds_boxes(run: RunFolder) -> None:
@@ -221,6 +227,35 @@ def test_predict_gives_boxes_in_the_pictures_own_pixels_in_each_format(run: RunF
     assert float(first["x1"]) == pytest.approx(found.student[0].box[0], abs=0.01)
     assert bad["problem"]
     assert json.loads(lines["jsonl"][0])["student"][0]["box"] == pytest.approx(found.student[0].box, abs=0.01)
+
+
+def test_analyze_holds_levels_against_the_teachers_and_says_why_the_rest_is_left_out(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    copied = RunFolder(Path(shutil.copytree(run.path, tmp_path / "run")))
+    analyze([copied], AnalyzeOptions(), allow_code=False, display=Display(quiet=True))
+    found = json.loads((copied.analysis / "similarity.json").read_text())
+    layers = [f"stages.{number}" for number in range(5)]
+    assert found["pieces"]["dist"]["student"] == found["pieces"]["dist"]["teacher"] == layers
+    cka = load_file(copied.analysis / "similarity.safetensors")["dist/cka"]
+    assert cka.shape == (5, 5)
+    said = json.loads((copied.analysis / "landscape.json").read_text())
+    assert said["problem"] == "it looks at one prediction an image, and a run of detection has many"
+    assert "Similarity of layers" in (copied.path / "report.html").read_text()
+
+
+def test_predict_writes_pictures_with_boxes(run: RunFolder, tmp_path: Path) -> None:
+    pixels = np.full((40, 90, 3), 128, dtype=np.uint8)
+    (one,) = predictions(run.path, [Image.fromarray(pixels)], topk=2, say=print)
+    assert torch.equal(one.picture, torch.from_numpy(pixels).permute(2, 0, 1))
+    write_boxes(one, tmp_path)
+    drawn = np.asarray(Image.open(tmp_path / "image 0.png"))
+    assert drawn.shape == pixels.shape
+    x1, y1, *_ = (round(side) for side in one.student[0].box)
+    assert (drawn[min(39, y1 + 8), max(0, x1)] != 128).any()
+    assert (drawn == 128).any()
+    with pytest.raises(UserError, match="its student is no detector"):
+        write_boxes(Prediction("a.png", (Answer("cat", 0.9),)), tmp_path)
 
 
 def test_what_detectors_do_not_have_yet_is_refused_in_words(run: RunFolder, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+from understudy.cli.drawn_boxes import write_boxes
 from understudy.cli.predictions import check_prediction_format, write_mask, written_as
 from understudy.data.sources.found import BadImages
 from understudy.methods import METHODS
@@ -48,10 +49,12 @@ MOST_PROBLEMS = 5
 DEMOS = {  # recipe and data, by task
     "classification": ("digits/demo", "real handwritten digits (UCI, 1,797 images of 8x8 pixels)"),
     "segmentation": ("segmentation/shapes/demo", "shapes drawn on noise (192 images of 64x64 pixels, a mask each)"),
+    "detection": ("detection/shapes/demo", "shapes drawn on noise (512 images of 64x64 pixels, a box around each)"),
 }
 OWN_DATA = {  # by task: teacher, student and rows to try on data of one's own
     "classification": ("timm:resnet34", "timm:mobilenetv3_small_050", "alone,kd,dist,projector", "YOUR/IMAGES"),
     "segmentation": ("deeplabv3:resnet50", "fpn:mobilenetv3_small_100", "alone,kd,dist,at", "YOUR/MASKS"),
+    "detection": ("fasterrcnn:resnet50", "fasterrcnn:mobilenetv2_100", "alone,dkd,dist,fgfi", "YOUR/BOXES"),
 }
 DEFAULT_ROWS = ("alone", "kd", "kd+dot", "dist")
 
@@ -126,6 +129,7 @@ class Answering:
     format: str = "table"
     teacher: bool = False  # its answers beside the student's
     masks: Path | None = None  # where masks are written
+    boxes: Path | None = None  # where pictures with boxes are
 
 
 def predict(student: Path, images: Sequence[Path], how: Answering, *, module: str | None, allow_code: bool) -> None:
@@ -151,8 +155,11 @@ def predict(student: Path, images: Sequence[Path], how: Answering, *, module: st
             num_images += 1
             if one.problem is not None:
                 problems.append(f"{one.image}: {one.problem}")
-            elif how.masks is not None:
-                write_mask(one, how.masks)
+            else:
+                if how.masks is not None:
+                    write_mask(one, how.masks)
+                if how.boxes is not None:
+                    write_boxes(one, how.boxes)
             yield one
 
     for line in written_as(how.format, counted(), has_teacher=how.teacher):
@@ -209,10 +216,11 @@ def export(
 def next_commands(task: str = "classification") -> str:
     """Two commands to try after the demo of a task, in a form that can be pasted."""
     name, (teacher, student, rows, data) = _program(), OWN_DATA[task]
+    settings = " data.batch_size=4 update.lr=0.01" if task == "detection" else ""
     return (
         f"Next: {name} compare --teacher {teacher} --train-teacher 10 \\\n"
         f"          --student {student} --rows {rows} \\\n"
-        f"          --seeds 3 --data {data}\n"
+        f"          --seeds 3 --data {data}{settings}\n"
         f"      {name} methods            ({len(METHODS)} ways to distil, each with its paper)"
     )
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from understudy.cli.options import AllowCode, DataOption, MasksOption, ModuleOption
+from understudy.cli.options import AllowCode, BoxesOption, DataOption, MasksOption, ModuleOption
 
 __all__ = ["export", "predict", "push"]
 
@@ -15,17 +15,18 @@ __all__ = ["export", "predict", "push"]
 def predict(
     student: Annotated[Path, typer.Argument(metavar="RUN|STUDENT|FILE.onnx", help="What answers.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, and folders of them.")],
-    topk: Annotated[int, typer.Option(metavar="K", min=1, help="So many of the likeliest classes.")] = 3,
+    topk: Annotated[int, typer.Option(metavar="K", min=1, help="So many of the likeliest classes, or boxes.")] = 3,
     format: Annotated[str, typer.Option("--format", metavar="table|csv|jsonl", help="Of the answers.")] = "table",
     teacher: Annotated[bool, typer.Option("--teacher", help="The teacher's answers beside the student's.")] = False,
     masks: MasksOption = None,
+    boxes: BoxesOption = None,
     module: ModuleOption = None,
     allow_code: AllowCode = False,
 ) -> None:
-    """Say what is on pictures: names of classes and their probabilities."""
+    """Say what is on pictures: names of classes and their probabilities, and of a detector where they are."""
     from understudy.cli import commands
 
-    how = commands.Answering(topk=topk, format=format, teacher=teacher, masks=masks)
+    how = commands.Answering(topk=topk, format=format, teacher=teacher, masks=masks, boxes=boxes)
     commands.predict(student, images, how, module=module, allow_code=allow_code)
 
 

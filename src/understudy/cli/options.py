@@ -46,6 +46,11 @@ MasksOption = Annotated[
     typer.Option("--masks", metavar="FOLDER", help="Of a segmenter: write a PNG with the class of each pixel."),
 ]
 
+BoxesOption = Annotated[
+    Path | None,
+    typer.Option("--boxes", metavar="FOLDER", help="Of a detector: write the pictures with their boxes."),
+]
+
 Format = Annotated[str, typer.Option("--format", metavar="text|md|csv|latex", help="Of the table.")]
 
 _UPDATE = typer.Option(metavar="NAME")  # `name_updates` gives it its words

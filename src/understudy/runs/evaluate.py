@@ -41,6 +41,7 @@ class Images:
     which: str  # in words
     counts_all: bool  # whether train and val are one: nothing is trained on either
     num_classes: int  # that the student knows
+    class_names: Sequence[str]  # of these, by number
 
     def loader(self, split: str) -> EvalLoader:
         """Batches of a split in stored order, not augmented."""
@@ -106,7 +107,8 @@ def evaluate(
     if skipped := [name for loader in loaders for name in loader.skipped]:
         say(BadImages(skipped, ("image cannot be read", "images cannot be read")).note())
     what = f"{images.which} ({len(scores.per_item):,} images)"
-    return Evaluated(scores, f"{run.student}   {what}   {scores.in_words(task.metrics)}")
+    lines = [f"{run.student}   {what}   {scores.in_words(task.metrics)}"]
+    return Evaluated(scores, "\n".join([*lines, *scores.classes_in_words(list(map(visible, images.class_names)))]))
 
 
 def images_of(
@@ -155,6 +157,7 @@ def images_of(
         which=f"{found.name}, {which}{some}" if is_other else split,
         counts_all=is_undivided,
         num_classes=len(known),
+        class_names=known,
     )
 
 

@@ -56,6 +56,7 @@ class Prediction:
         teacher_mask: likewise.
         problem: what was wrong with the picture; None where it was read.
         has_boxes: whether a detector answers.
+        picture: (3,H,W) uint8 that its boxes are on; None of others.
     """
 
     image: str
@@ -65,6 +66,7 @@ class Prediction:
     mask: Tensor | None = field(default=None, repr=False, compare=False)
     teacher_mask: Tensor | None = field(default=None, repr=False, compare=False)
     has_boxes: bool = False
+    picture: Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str | None:
@@ -219,8 +221,10 @@ def _of_batch(
         else:
             said, mask = next(by_student)
             taught, teacher_mask = (None, None) if by_teacher is None else next(by_teacher)
-            has_boxes = student.finds is not None
-            yield Prediction(name, said, taught, mask=mask, teacher_mask=teacher_mask, has_boxes=has_boxes)
+            picture = None if student.finds is None else (255 * image).round().to(torch.uint8)
+            yield Prediction(
+                name, said, taught, mask=mask, teacher_mask=teacher_mask, has_boxes=picture is not None, picture=picture
+            )
 
 
 def _answers(

@@ -68,6 +68,14 @@ class Evaluation:
         """Its scores in one line, in the order of the task's metrics."""
         return "   ".join(metric.in_words(self.scores[metric.name]) for metric in metrics if metric.name in self.scores)
 
+    def classes_in_words(self, names: Sequence[str]) -> list[str]:
+        """Its headline class by class, a line each; none where a task does not tell.
+
+        Args:
+            names: of the classes, by number.
+        """
+        return []
+
     def tensors(self) -> dict[str, Tensor]:
         """What a bank keeps beside the scores, by name: `Task.restored` makes the evaluation of both again."""
         return {"per_item": self.per_item}

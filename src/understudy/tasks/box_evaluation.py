@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -18,6 +18,7 @@ from understudy.tasks.box_ap import box_scores
 from understudy.tasks.box_found import found_boxes
 from understudy.tasks.box_matches import ARRAYS, Matches, matched
 from understudy.utils.errors import UserError
+from understudy.utils.text import plural
 
 __all__ = ["METRICS", "BoxEvaluation", "BoxMatches"]
 
@@ -61,6 +62,16 @@ class BoxEvaluation(Evaluation):
         if not theirs.any():
             return None
         return float(100 * (found_boxes(self.matches) & theirs).sum() / theirs.sum())
+
+    def classes_in_words(self, names: Sequence[str]) -> list[str]:
+        """'AP of disc 29.90 points (84 boxes)', of each class that has a box."""
+        counts = np.bincount(
+            self.matches.box_label[self.matches.box_counts[:, 0]], minlength=self.matches.num_classes
+        ).tolist()
+        rows = zip(names, self.by_class.tolist(), counts, strict=True)
+        said = [(name, f"{ap:.2f}", plural(count, "box", "boxes")) for name, ap, count in rows if count]
+        width, digits = max(len(name) for name, _, _ in said), max(len(ap) for _, ap, _ in said)
+        return [f"AP of {name:<{width}}  {ap:>{digits}} points  ({boxes})" for name, ap, boxes in said]
 
     def tensors(self) -> dict[str, Tensor]:
         """The match lists: every score follows from them."""
