@@ -86,3 +86,9 @@ def test_what_to_do_next_fits_80_columns_and_can_be_pasted(task: str, data: str)
     assert max(map(len, lines)) <= 80
     command = "\n".join(lines[:3]).removeprefix("Next: ").replace("\\\n", " ")
     assert command.split()[-4:] == ["--seeds", "3", "--data", data]
+
+
+def test_what_to_do_next_with_boxes_takes_batches_that_fit_large_images() -> None:
+    lines = next_commands("detection").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[2].split() == ["--seeds", "3", "--data", "YOUR/BOXES", "data.batch_size=4", "update.lr=0.01"]

@@ -118,9 +118,11 @@ def bank(
 @app.command(cls=Command)
 def demo(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The run folder.")] = Path("runs/demo"),
-    task: Annotated[str, typer.Option(metavar="NAME", help="classification, or segmentation.")] = "classification",
+    task: Annotated[
+        str, typer.Option(metavar="NAME", help="classification, segmentation or detection.")
+    ] = "classification",
 ) -> None:
-    """Distil handwritten digits, or masks of drawn shapes, in a minute or two: no download, no settings."""
+    """Distil handwritten digits, or masks or boxes of drawn shapes, in a minute or two: no download, no settings."""
     from understudy.cli import commands
     from understudy.cli.output import print_outcome
 
