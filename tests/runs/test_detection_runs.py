@@ -35,11 +35,12 @@ from understudy.runs.components import open_components
 from understudy.runs.console import Display
 from understudy.runs.evaluate import evaluate
 from understudy.runs.example_boxes import most_lost
-from understudy.runs.export import Wanted
+from understudy.runs.export import BoxForm, Wanted
 from understudy.runs.export import export as export_run
 from understudy.runs.finders import finder_of
 from understudy.runs.folder import RunFolder
 from understudy.runs.predict import Answer, Prediction, predictions
+from understudy.runs.push import push_student
 from understudy.tasks.box_matches import matched
 from understudy.utils.interrupted import Interrupted
 
@@ -137,10 +138,6 @@ def test_the_page_shows_ap_by_class_and_size_and_the_images_on_which_most_was_lo
     images = [kept[f"examples/image/{number}"] for number in range(4)]
     assert {image.shape for image in images} == {(3, 64, 64)}
     assert sorted(int(kept[f"examples/index/{number}"]) for number in range(4)) == [0, 1, 2, 3]
-    card = (run.path / "student" / "README.md").read_text()
-    assert "pipeline_tag: object-detection" in card
-    assert "An object detector with 3 classes" in card
-    assert 'understudy.load_student("FOLDER")' in card
 
 
 def test_names_of_classes_are_escaped_and_damaged_boxes_are_passed_over(run: RunFolder, tmp_path: Path) -> None:
@@ -258,9 +255,57 @@ def test_predict_writes_pictures_with_boxes(run: RunFolder, tmp_path: Path) -> N
         write_boxes(Prediction("a.png", (Answer("cat", 0.9),)), tmp_path)
 
 
+@pytest.mark.slow
+def test_an_exported_file_finds_what_the_run_finds_and_is_scored_like_it(run: RunFolder, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs pip install 'understudy[export]'")
+    file = tmp_path / "student.onnx"
+    report = export_run(run, [Wanted(FORMATS["onnx"](), file)], allow_code=False, say=print)
+    text = report.describe()
+    assert "images (1,3,64,64), RGB in [0,1]; normalised inside\noutput   boxes, labels, scores; corners" in text
+    torchs, files = report.rows
+    assert files.score == pytest.approx(torchs.score, rel=1e-6)
+    assert set(files.latencies) == {(1, 1), (max(threads for threads, _ in files.latencies), 1)}
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(one) for one in pixels]
+    by_file = predictions(file, pictures, topk=3, say=print)
+    for ours, theirs in zip(by_file, predictions(run.path, pictures, topk=3, say=print), strict=True):
+        assert [answer.name for answer in ours.student] == [answer.name for answer in theirs.student]
+        assert len(ours.student) == 3
+        for one, other in zip(ours.student, theirs.student, strict=True):
+            assert one.probability == pytest.approx(other.probability, abs=1e-4)
+            assert one.box == pytest.approx(other.box, abs=1e-2)
+    wide = Image.fromarray(pixels[0]).resize((200, 120))  # scaled to fit into what the file takes
+    (found,) = predictions(file, [wide], topk=100, say=print)
+    assert 64 < max(answer.box[2] for answer in found.student if answer.box) <= 200
+    assert max(answer.box[3] for answer in found.student if answer.box) <= 120
+
+
+def test_what_cannot_be_written_of_a_detector_is_refused_in_words(run: RunFolder, tmp_path: Path) -> None:
+    wanted = [Wanted(FORMATS["pt2"](), tmp_path / "student.pt2")]
+    for boxes, message in (
+        (BoxForm(), "cannot hold how many boxes non-maximum suppression leaves"),
+        (BoxForm(raw=True), "a two-stage detector sifts its proposals"),
+        (BoxForm(size=(64, 50)), "is in multiples of 32, got 64 x 50"),
+    ):
+        with pytest.raises(UserError, match=message):
+            export_run(run, wanted, allow_code=False, boxes=boxes, say=print)
+    with pytest.raises(UserError, match="--raw is of detectors' files"):
+        BoxForm(raw=True).check("classification")
+
+
+def test_the_card_of_a_detector_is_of_a_detector_and_its_code_finds_boxes(run: RunFolder) -> None:
+    card = (run.path / "student" / "README.md").read_text()
+    assert "pipeline_tag: object-detection" in card
+    assert "A detector of objects in images with 3 classes: disc, square, triangle." in card
+    code = card.split("```python\n")[1].split("```")[0].replace("FOLDER", str(run.path / "student"))
+    scope: dict[str, Any] = {"images": torch.rand(2, 3, 64, 64)}
+    exec(code, scope)
+    assert len(scope["found"]) == 2
+    said = push_student(run.path, "me/shapes", dry_run=True, private=False, license=None)
+    assert "model.safetensors" in said
+
+
 def test_what_detectors_do_not_have_yet_is_refused_in_words(run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be written into files to deploy yet"):
-        export_run(run, [Wanted(FORMATS["torchscript"](), tmp_path / "student.pt")], allow_code=False, say=print)
     with pytest.raises(UserError, match="a detector's boxes are shown alone"):
         predictions(run.path, [Image.new("RGB", (8, 8))], teacher=True, say=print)
     with pytest.raises(UserError, match="bank: a bank keeps one prediction an image"):

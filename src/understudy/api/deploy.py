@@ -11,11 +11,12 @@ from typing import Any
 from torch import nn
 
 from understudy.api.distill import Result
+from understudy.core.image_size import checked_size
 from understudy.models.export import FORMATS, Format
 from understudy.models.export.onnx import Onnx
 from understudy.runs.console import Display
 from understudy.runs.evaluate import evaluate as evaluate_run
-from understudy.runs.export import Wanted
+from understudy.runs.export import BoxForm, Wanted
 from understudy.runs.export import export as export_run
 from understudy.runs.export_report import ExportReport
 from understudy.runs.folder import RunFolder, open_run_folder
@@ -143,6 +144,8 @@ def export(
     pt2: str | Path | None = None,
     torchscript: str | Path | None = None,
     openvino: str | Path | None = None,
+    raw: bool = False,
+    image_size: int | Sequence[int] | None = None,
     data: str | Path | None = None,
     most_images: int | None = None,
     module: nn.Module | None = None,
@@ -159,6 +162,8 @@ def export(
         pt2: file to write: a program of torch.export.
         torchscript: file to write: a traced network.
         openvino: folder to write, where OpenVINO is installed.
+        raw: of a one-stage detector: all boxes and scores by class, without non-maximum suppression.
+        image_size: that a detector's files take, a number or (height, width); None: that of the largest image.
         data: images to score and calibrate on in place of the run's own.
         most_images: validation images to score on; 0: none; None: all.
         module: as in `predict`.
@@ -180,7 +185,10 @@ def export(
         Wanted(format, given_path(file, what=name)) for name, (format, file) in formats.items() if file is not None
     ]
     where = None if data is None else str(given_path(data, what="data"))
-    report = export_run(folder, wanted, data=where, most_images=most_images, module=module, allow_code=allow_code)
+    boxes = BoxForm(size=None if image_size is None else checked_size(image_size), raw=raw)
+    report = export_run(
+        folder, wanted, data=where, most_images=most_images, module=module, boxes=boxes, allow_code=allow_code
+    )
     if report.failed:
         raise UserError("\n".join(report.failed))
     return report

@@ -11,7 +11,9 @@ from pathlib import Path
 import typer
 
 from understudy.cli.drawn_boxes import write_boxes
+from understudy.cli.overrides import image_size_typed
 from understudy.cli.predictions import check_prediction_format, write_mask, written_as
+from understudy.core.image_size import checked_size
 from understudy.data.sources.found import BadImages
 from understudy.methods import METHODS
 from understudy.models.export import FORMATS, Format
@@ -21,7 +23,7 @@ from understudy.recipes.schema import Recipe, load_recipe
 from understudy.runs.bank.make import BankOptions, make_banks
 from understudy.runs.console import Display
 from understudy.runs.evaluate import evaluate as evaluate_run
-from understudy.runs.export import Wanted, check_wanted
+from understudy.runs.export import BoxForm, Wanted, check_wanted
 from understudy.runs.export import export as export_run
 from understudy.runs.folder import RunFolder, open_run_folder
 from understudy.runs.folder_choice import goes_on_unturned
@@ -181,6 +183,13 @@ class Exports:
     pt2: Path | None = None
     torchscript: Path | None = None
     openvino: Path | None = None
+    image_size: str | None = None
+    raw: bool = False
+
+    def boxes(self) -> BoxForm:
+        """What is asked for of a detector's files."""
+        size = None if self.image_size is None else checked_size(image_size_typed(self.image_size), what="--image-size")
+        return BoxForm(size=size, raw=self.raw)
 
     def wanted(self) -> list[Wanted]:
         """The files with their formats."""
@@ -205,7 +214,14 @@ def export(
     folder = open_run_folder(run)
     built = built_alike(folder, module, allow_code=allow_code)
     report = export_run(
-        folder, wanted, data=data, most_images=images, module=built, allow_code=allow_code, say=_to_stderr
+        folder,
+        wanted,
+        data=data,
+        most_images=images,
+        module=built,
+        boxes=exports.boxes(),
+        allow_code=allow_code,
+        say=_to_stderr,
     )
     if report.failed:
         typer.echo(report.describe())

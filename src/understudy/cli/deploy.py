@@ -41,6 +41,12 @@ def export(
     pt2: Annotated[Path | None, typer.Option(metavar="FILE", help="A program of torch.export.")] = None,
     torchscript: Annotated[Path | None, typer.Option(metavar="FILE", help="A traced network.")] = None,
     openvino: Annotated[Path | None, typer.Option(metavar="FOLDER", help="OpenVINO, where it is installed.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Of a one-stage detector: all boxes and scores, without suppression.")
+    ] = False,
+    image_size: Annotated[
+        str | None, typer.Option("--image-size", metavar="HxW", help="Of a detector's file; the largest by default.")
+    ] = None,
     data: DataOption = None,
     images: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Score on so many validation images; all by default.")
@@ -52,7 +58,15 @@ def export(
     from understudy.cli import commands
 
     exports = commands.Exports(
-        onnx=onnx, opset=opset, float16=float16, int8=int8, pt2=pt2, torchscript=torchscript, openvino=openvino
+        onnx=onnx,
+        opset=opset,
+        float16=float16,
+        int8=int8,
+        pt2=pt2,
+        torchscript=torchscript,
+        openvino=openvino,
+        image_size=image_size,
+        raw=raw,
     )
     typer.echo(commands.export(run, exports, data=data, images=images, module=module, allow_code=allow_code))
 

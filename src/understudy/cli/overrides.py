@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from understudy.cli.options import RecipeOptions
     from understudy.recipes.schema import Recipe
 
-__all__ = ["has_typed_all_code", "resolve_recipe", "with_options"]
+__all__ = ["has_typed_all_code", "image_size_typed", "resolve_recipe", "with_options"]
 
 PUBLISHED = ("timm", "torchvision", "hf")  # sources of networks that come with weights
 DEFAULT_METHOD = "kd"  # where there is a teacher and nobody says what to do with it
@@ -58,7 +58,7 @@ def with_options(base: Mapping[str, Any], typed: RecipeOptions) -> dict[str, Any
             {
                 "root": typed.data,
                 "batch_size": typed.batch_size,
-                "image_size": None if typed.image_size is None else _image_size(typed.image_size),
+                "image_size": None if typed.image_size is None else image_size_typed(typed.image_size),
                 "workers": typed.workers,
             }
         ),
@@ -154,7 +154,7 @@ def _seeds(text: str) -> list[int]:
     return list(range(numbers[0])) if "," not in text else numbers
 
 
-def _image_size(text: str) -> int | list[int]:
+def image_size_typed(text: str) -> int | list[int]:
     """'224' or '96x160'."""
     if not re.fullmatch(r"\d{1,6}(\s*[x×]\s*\d{1,6})?", text.strip()):
         raise UserError(f"--image-size {text!r}: write pixels a side, such as 224, or HEIGHTxWIDTH, such as 96x160")

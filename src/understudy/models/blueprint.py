@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from understudy.core.image_size import ImageSize, size_from, size_text, squares_note
-from understudy.models.hub import first_line
+from understudy.models.hub import WeightsUnavailableError, first_line
 from understudy.utils.errors import UserError
 
 __all__ = ["Blueprint", "Normalisation", "refusals_said", "stated_size"]
@@ -37,6 +37,8 @@ def refusals_said(name: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
     """A library's refusal of the arguments in `kwargs`, as a UserError."""
     try:
         yield
+    except WeightsUnavailableError:  # says nothing of the arguments
+        raise
     except Exception as error:  # a network's constructor may fail in any way
         if not kwargs:
             raise

@@ -21,11 +21,11 @@ __all__ = ["FOLDER", "model_card"]
 FOLDER = "FOLDER"  # stands in the examples for where the student lies
 LIBRARIES = {"timm": "timm", "hf": "transformers"}  # that read a student without understudy, by the source of its name
 MOST_CLASSES = 20  # that are named
-
-KINDS = {  # by task: how the hub calls it and its metric, and what the student is
-    "classification": ("image-classification", "accuracy", "An image classifier"),
-    "segmentation": ("image-segmentation", "mean_iou", "A network that gives every pixel a class,"),
-    "detection": ("object-detection", "", "An object detector"),
+# By task: what the hub calls it and its usual metric there, and what a student of it is.
+_KINDS = {
+    "classification": ("image-classification", ["accuracy"], "An image classifier"),
+    "segmentation": ("image-segmentation", ["mean_iou"], "A segmenter, which names each pixel of an image,"),
+    "detection": ("object-detection", [], "A detector of objects in images"),
 }
 
 _NORMALISED = "# images of {size} px, normalised as timm.data.resolve_model_data_config(model) says"
@@ -42,11 +42,6 @@ _LOADED = {
         f'model = AutoModelForImageClassification.from_pretrained("{FOLDER}").eval()'
     ),
 }
-
-_FINDS = """
-maps = model(images)  # of its feature pyramid; height and width of images are multiples of 32, the rest is padding
-found = maps.detector.detections(maps, images, sizes)  # sizes: (B, 2) height and width without the padding
-found[0].boxes, found[0].scores, found[0].labels  # x1, y1, x2, y2 in pixels of the first image, the best first"""
 
 
 def model_card(
@@ -68,29 +63,28 @@ def model_card(
         dataset: the data set's name on the hub, where it is there.
         base_model: the name there of the network whose pretrained weights the student started from, likewise.
     """
-    front = yaml.safe_dump(_front_matter(results.task, row, dataset, base_model), sort_keys=False, allow_unicode=True)
+    front = yaml.safe_dump(_front_matter(results, row, dataset, base_model), sort_keys=False, allow_unicode=True)
     sections = [
         f"# {_plain(row.student.model)}, {results.data.num_classes} classes of {_plain(results.data.name)}",
         _opening(results, row),
-        f"## Use\n\n{_use(results.task, row.student)}",
+        f"## Use\n\n{_use(results, row.student)}",
         f"## Scores\n\n{_scores(results, row, seed)}",
         f"## How it was made\n\n{_making(results, row, seed, environment)}",
     ]
     return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _front_matter(task: str, row: Row, dataset: str | None, base_model: str | None) -> dict[str, Any]:
+def _front_matter(results: Results, row: Row, dataset: str | None, base_model: str | None) -> dict[str, Any]:
     """What the hub files a model under; a licence is nobody's to guess."""
-    source = _source(row.student)
-    library = LIBRARIES.get(source, "understudy")
+    task, metrics, _ = _KINDS.get(results.task, _KINDS["classification"])
+    library = LIBRARIES.get(_source(row.student), "understudy")
     methods = [str(method.get("name")) for method in row.methods]
-    kind, metric, _ = KINDS.get(task, KINDS["classification"])
-    tags = [kind, *(["knowledge-distillation"] if methods else []), "understudy", *methods]
+    tags = [task, *(["knowledge-distillation"] if methods else []), "understudy", *methods]
     return {
         "library_name": library,
-        "pipeline_tag": kind,
+        "pipeline_tag": task,
         "tags": list(dict.fromkeys(tags if library == "understudy" else [*tags, library])),
-        **({"metrics": [metric]} if metric else {}),
+        **({"metrics": metrics} if metrics else {}),
         **({"datasets": [dataset]} if dataset else {}),
         **({"base_model": base_model, "base_model_relation": "finetune"} if base_model else {}),
     }
@@ -100,26 +94,41 @@ def _opening(results: Results, row: Row) -> str:
     classes = results.data.classes
     named = f": {_plain(listed(classes, MOST_CLASSES))}" if classes else ""
     how = f"distilled from {_plain(results.teacher.model)}" if results.teacher and row.methods else "trained"
-    what = KINDS.get(results.task, KINDS["classification"])[2]
+    what = _KINDS.get(results.task, _KINDS["classification"])[2]
     return (
         f"{what} with {results.data.num_classes} classes{named}. It has "
         f"{compact(row.student.parameters)} parameters and was {how} by understudy, a tool for knowledge distillation."
     )
 
 
-def _use(task: str, student: ModelFacts) -> str:
+def _use(results: Results, student: ModelFacts) -> str:
     """Code that loads it: without understudy where another library reads the folder, then with it."""
+    if results.task == "detection":
+        return _use_of_detector(student)
     size = size_text(student.image_size) if student.image_size else "any size"
     own = f'model = understudy.load_student("{FOLDER}"{_further(student)})  # {_takes(student)}'
-    of_classes = _LOADED.get(_source(student), "") if task == "classification" else ""
-    ways = [of_classes, f"import understudy\n\n{own}{_FINDS if task == 'detection' else ''}"]
+    of_classes = _LOADED.get(_source(student), "") if results.task == "classification" else ""
+    ways = [of_classes, f"import understudy\n\n{own}"]
     return "\n\n".join(f"```python\n{code.replace('{size}', size)}\n```" for code in ways if code)
+
+
+def _use_of_detector(student: ModelFacts) -> str:
+    lines = [
+        "import torch",
+        "import understudy",
+        "",
+        f'model = understudy.load_student("{FOLDER}"{_further(student)})',
+        "with torch.no_grad():",
+        "    maps = model(images)  # (B, 3, H, W) in [0, 1], H and W multiples of 32",
+        "    found = maps.detector.detections(maps, images)  # of each image its boxes, scores and labels",
+    ]
+    return "```python\n" + "\n".join(lines) + "\n```"
 
 
 def _further(student: ModelFacts) -> str:
     if not _source(student):
         return f", module={re.sub(r'[^A-Za-z0-9_.]', '', student.model)}(...)"
-    from understudy.models.names import NAMED_SOURCES
+    from understudy.models.names import NAMED_SOURCES  # here, since it imports timm
 
     return "" if _source(student) in NAMED_SOURCES else ", allow_code=True"
 

@@ -25,7 +25,7 @@ from understudy.models.export.onnx import OnnxFile, open_onnx
 from understudy.models.network import channels_of
 from understudy.recipes.schema import Recipe
 from understudy.runs.components import open_components
-from understudy.runs.finders import finder_of
+from understudy.runs.finders import finder_of, finder_told
 from understudy.runs.folder import RunFolder
 from understudy.runs.reopen import image_sizes, made_by_python, recipe_of, results_of, student_network_of
 from understudy.utils.errors import UserError
@@ -251,11 +251,13 @@ def _of_onnx(file: Path) -> Classifier:
     except (ValueError, TypeError, LookupError) as error:
         raise UserError(f"{file}: what it says of its images cannot be read: {error}") from None
     classes = told.get("classes")
+    finds = finder_told(opened.run, told, name=str(file))
     return Classifier(
         name=str(file),
+        finds=finds,
         logits=_scaled(_one_by_one(opened), told.get("shorter_side")),
         classes=tuple(map(str, classes)) if isinstance(classes, list) else None,
-        image_size=image_size,
+        image_size=None if finds is not None else image_size,
         crop_share=crop if 0 < crop <= 1 else 1.0,
         applies_exif=told.get("exif_rotation") is not False,
         greys=range_of_greys,

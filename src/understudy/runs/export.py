@@ -7,21 +7,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from understudy.core.batch import Batch
 from understudy.core.image_size import ImageSize, height_and_width
 from understudy.core.outputs import LogitsAlone
 from understudy.data import eval_loader
-from understudy.data.sources.base import joined, rows_of
+from understudy.data.sources.base import rows_of
 from understudy.data.sources.grey_range import spread
 from understudy.models import Network
 from understudy.models.cost import Cost, count_macs, count_parameters
+from understudy.models.detectors.deployed import FoundBoxes
 from understudy.models.export import Format, Runner, Subject, Written, at_rest, write
 from understudy.models.export.latency import BATCH_SIZES, Latency, latency, thread_counts
 from understudy.recipes.schema import Recipe
 from understudy.runs.evaluate import Images, images_of
+from understudy.runs.export_boxes import box_predictors, box_source, box_subject, canvas_batches, check_canvas
 from understudy.runs.export_report import ExportReport, Measured
 from understudy.runs.folder import RunFolder
 from understudy.runs.reopen import image_sizes, recipe_of, results_of, student_network_of, teacher_of
@@ -29,10 +33,33 @@ from understudy.tasks import TASKS
 from understudy.tasks.base import headline_metric
 from understudy.utils.errors import UserError
 
-__all__ = ["Wanted", "check_wanted", "export"]
+__all__ = ["BoxForm", "Wanted", "check_wanted", "export"]
 
 CALIBRATION_IMAGES = 256  # of the training images, evenly spread
 CALIBRATION_BATCH = 32
+
+
+@dataclass(frozen=True)
+class BoxForm:
+    """What is asked for of a detector's files.
+
+    Attributes:
+        size: of the images that they take; None: what holds every image that is evaluated.
+        raw: all boxes and their scores by class, without non-maximum suppression.
+    """
+
+    size: ImageSize | None = None
+    raw: bool = False
+
+    def check(self, task: str) -> None:
+        """Refuse it of other students, and sizes that a pyramid cannot have.
+
+        Raises:
+            UserError: naming what is wrong.
+        """
+        if task != "detection" and (self.raw or self.size is not None):
+            raise UserError(f"{'--raw' if self.raw else '--image-size'} is of detectors' files; leave it out")
+        check_canvas(self.size)
 
 
 @dataclass(frozen=True)
@@ -51,6 +78,7 @@ def export(
     data: str | None = None,
     most_images: int | None = None,
     module: nn.Module | None = None,
+    boxes: BoxForm | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> ExportReport:
     """Write the run's student into files.
@@ -62,6 +90,7 @@ def export(
         data: images to score and calibrate on, in place of the run's own; see `evaluate`.
         most_images: validation images to score on, evenly spread; 0: none; None: all.
         module: as in `student_network_of`.
+        boxes: what is asked for of a detector's files.
         say: is told of each file as it is there.
 
     Raises:
@@ -69,24 +98,16 @@ def export(
             written, after all others are.
     """
     check_wanted(wanted)
-    _refuse_detectors(run)
+    boxes = boxes or BoxForm()
+    boxes.check(recipe_of(run).task)
     network = student_network_of(run, allow_code=allow_code, module=module)
     size, teacher_size = image_sizes(run)
     images, problem = _images(run, data)
     needs_calibration = any(one.format.name == "int8" for one in wanted)
     if needs_calibration and images is None:
         raise UserError(f"--int8 needs images to calibrate on: {problem}")
-    calibration = _calibration(images) if images is not None and needs_calibration else []
-    subject = _subject(network, size, recipe_of(run), calibration)
-    written, failed = [], []
-    for one in wanted:
-        try:
-            written.append(write(subject, one.file, one.format))
-            say(f"{one.file}   written")
-        except UserError as error:
-            failed.append(str(error))
-    if not written:
-        raise UserError("\n".join(failed))
+    subject = _subject(network, size, recipe_of(run), images, boxes, calibrates=needs_calibration)
+    written, failed = _written(subject, wanted, say)
     scores: Mapping[str, float] = {}
     of_what = f"not scored: {problem}" if images is None else ""
     if images is not None and most_images != 0:
@@ -96,32 +117,45 @@ def export(
             of_what = f"not scored: {error}"
     teacher = teacher_of(run, allow_code=allow_code)
     return ExportReport(
-        image_size=size,
+        image_size=subject.image_size,
+        outputs=subject.outputs,
+        is_single=subject.finds,
         channels=subject.channels,
         about=tuple(subject.about),
         written=tuple(written),
         rows=tuple(_rows(subject, written, scores, run)),
-        teacher=None if teacher is None else _teacher(teacher, teacher_size),
-        student=Cost(count_parameters(subject.model), count_macs(subject.model, size), 0.0),
+        teacher=None if teacher is None else _teacher(teacher, subject, teacher_size),
+        student=Cost(count_parameters(subject.model), count_macs(subject.model, subject.image_size), 0.0),
         scored_on=of_what,
         metric=results_of(run).metric,
         failed=tuple(failed),
     )
 
 
-def _refuse_detectors(run: RunFolder) -> None:
-    if recipe_of(run).task == "detection":
-        raise UserError(
-            f"{run.path} is of detection, whose networks cannot be written into files to deploy yet; "
-            "understudy.load_student reads them, and their weights load into torchvision's own classes"
-        )
+def _written(subject: Subject, wanted: Sequence[Wanted], say: Callable[[str], None]) -> tuple[list[Written], list[str]]:
+    """The files, and what went wrong with others; refused where there is none."""
+    written, failed = [], []
+    for one in wanted:
+        try:
+            written.append(write(subject, one.file, one.format))
+            say(f"{one.file}   written")
+        except UserError as error:
+            failed.append(str(error))
+    if not written:
+        raise UserError("\n".join(failed))
+    return written, failed
 
 
-def _subject(network: Network, size: ImageSize, recipe: Recipe, calibration: Sequence[Tensor]) -> Subject:
-    """What is written: a segmenter gives its map of logits alone, for images of any size."""
-    is_dense = recipe.task == "segmentation"
-    model = (LogitsAlone(network.prepared) if is_dense else network.prepared).eval()
+def _subject(
+    network: Network, size: ImageSize, recipe: Recipe, images: Images | None, boxes: BoxForm, *, calibrates: bool
+) -> Subject:
+    """What is written: a segmenter gives its map of logits alone, for images of any size; a detector its boxes."""
+    is_dense = recipe.task != "classification"
     about = _about(network, None if is_dense else size, recipe)
+    if recipe.task == "detection":
+        return box_subject(network, recipe, images, about, asked=boxes.size, raw=boxes.raw, calibrates=calibrates)
+    model = (LogitsAlone(network.prepared) if is_dense else network.prepared).eval()
+    calibration = _calibration(images) if images is not None and calibrates else []
     return Subject(model, size, about, calibration, takes_any_size=is_dense)
 
 
@@ -191,13 +225,19 @@ def _scores(
     """By the headline metric: of torch and of every file, on the same validation images; and which these are."""
     runners: dict[str, Runner] = {"torch": subject.model}
     runners |= {one.format.name: one.format.opened(one.file, torch.get_num_threads()) for one in written}
-    predictors = {name: partial(_predicted, run) for name, run in runners.items()}
+    has_boxes = images.recipe.task == "detection"
+    predictors: Mapping[str, Any] = {name: partial(_predicted, run) for name, run in runners.items()}
+    if has_boxes:
+        predictors = box_predictors(subject, runners)
     task = TASKS[images.recipe.task].for_data(images.num_classes, **images.recipe.task_settings)
     batches = images.loaders("val")
-    all_images = joined([images.splits[name] for name in images.counted("val")])
+    all_images = box_source(images)
     if most_images is not None and most_images < len(all_images):
         some = rows_of(all_images, torch.tensor(spread(len(all_images), most_images)))
+        all_images = some
         batches = [eval_loader(some, images.recipe.data, image_size=images.image_size)]
+    if has_boxes:
+        batches = [canvas_batches(all_images, images.recipe, height_and_width(subject.image_size))]
     with at_rest(subject.model):
         found = task.evaluate(predictors, (batch for loader in batches for batch in loader), torch.device("cpu"))
     metric = headline_metric(task).name
@@ -207,8 +247,8 @@ def _scores(
     }, f"{images.which} ({num_images:,} image{'s' * (num_images != 1)})"
 
 
-def _predicted(run: Runner, batch: object) -> Tensor:
-    return run(batch.images)  # type: ignore[attr-defined]
+def _predicted(run: Runner, batch: Batch) -> Any:
+    return run(batch.images)
 
 
 def _rows(subject: Subject, written: Sequence[Written], scores: Mapping[str, float], run: RunFolder) -> list[Measured]:
@@ -228,13 +268,16 @@ def _latencies(subject: Subject, opened: Callable[[int], Runner]) -> dict[tuple[
     found = {}
     for threads in thread_counts():
         run = opened(threads)
-        for batch_size in BATCH_SIZES:
-            found[threads, batch_size] = latency(partial(run, subject.images(batch_size)), threads=threads)
+        for batch_size in BATCH_SIZES[:1] if subject.finds else BATCH_SIZES:
+            images = subject.timed_on(batch_size)
+            found[threads, batch_size] = latency(partial(run, images), threads=threads)
     return found
 
 
-def _teacher(teacher: nn.Module, size: ImageSize) -> Cost:
-    images = Subject(teacher, size).images(1)
+def _teacher(teacher: nn.Module, subject: Subject, size: ImageSize) -> Cost:
+    if subject.outputs != ("logits",):  # a detector, as a whole like its student
+        teacher, size = FoundBoxes(teacher).eval(), subject.image_size
+    images = subject.timed_on(1) if subject.trials else Subject(teacher, size).images(1)
     with at_rest(teacher):
         taken = latency(lambda: teacher(images), threads=1)
         return Cost(count_parameters(teacher), count_macs(teacher, size), taken.p50)

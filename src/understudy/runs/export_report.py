@@ -39,6 +39,8 @@ class ExportReport:
     Attributes:
         image_size: of the images that the files take.
         channels: of these.
+        outputs: of the files, by name.
+        is_single: whether they take one image at a time.
         about: names of what each file says of itself.
         written: the files, in the order in which they were asked for.
         rows: torch first, then the files.
@@ -59,15 +61,20 @@ class ExportReport:
     scored_on: str
     metric: Metric
     failed: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ("logits",)
+    is_single: bool = False
 
     def describe(self) -> str:
         """The report in plain lines."""
         height, width = height_and_width(self.image_size)
         colours = "RGB " if self.channels == 3 else ""
         lines = [_file_line(one, row) for one, row in zip(self.written, self.rows[1:], strict=True)]
+        batch, of_any = ("1", "") if self.is_single else ("B", "; any B")
         lines.append(
-            f"input    images (B,{self.channels},{height},{width}), {colours}in [0,1]; normalised inside; any B"
+            f"input    images ({batch},{self.channels},{height},{width}), {colours}in [0,1]; normalised inside{of_any}"
         )
+        if self.outputs != ("logits",):
+            lines.append(f"output   {', '.join(self.outputs)}; corners of boxes are in pixels of the input")
         lines.append(_cost_line("student", self.student, self.rows[0].latencies[1, 1].p50))
         if self.teacher is not None:
             lines.append(_cost_line("teacher", self.teacher, self.teacher.latency_ms))

@@ -115,7 +115,11 @@ def _card(folder: Path, to: str, license: str | None) -> str:
     text = text.replace(f'"local-dir:{FOLDER}"', f'"hf-hub:{to}"').replace(
         f'load_student("{FOLDER}"', f'load_student(huggingface_hub.snapshot_download("{to}")'
     )
-    text = text.replace("import understudy\n\nmodel", "import huggingface_hub\nimport understudy\n\nmodel")
+    for before in ("", "import torch\n"):
+        text = text.replace(
+            f"```python\n{before}import understudy\n\nmodel",
+            f"```python\nimport huggingface_hub\n{before}import understudy\n\nmodel",
+        )
     text = text.replace(f'from_pretrained("{FOLDER}")', f'from_pretrained("{to}")')
     if license is None:
         return text

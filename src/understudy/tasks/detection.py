@@ -48,6 +48,14 @@ class DetectorLike(Protocol):
         """What it finds, by image."""
 
 
+@runtime_checkable
+class FinderLike(Protocol):
+    """What evaluation asks of whoever gave the maps."""
+
+    def detections(self, maps: Any, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """What it finds, by image."""
+
+
 class DetectionConfig(Config):
     """Settings of detection."""
 
@@ -198,7 +206,7 @@ class Detection:
                 for name, predict in predictors.items():
                     maps = predict(here)
                     detector = getattr(maps, "detector", None)
-                    if not isinstance(detector, DetectorLike):
+                    if not isinstance(detector, FinderLike):
                         raise _no_detector(type(maps).__name__)
                     matches[name].add(detector.detections(maps, here.images, boxes.sizes), boxes)
         return {name: found.read() for name, found in matches.items()}

@@ -34,6 +34,7 @@ class BoxRendering:
     shorter_sides: tuple[int, ...] | None = (640, 672, 704, 736, 768, 800)  # None: as images are, if not longer than
     longer_side: int = 1333  # this at most, in pixels
     flip: bool = True  # mirror left to right, with probability 1/2
+    within: tuple[int, int] | None = None  # height and width that no image is shown larger than
 
     def __post_init__(self) -> None:
         sides = (*(self.shorter_sides or (1,)), self.longer_side)
@@ -56,6 +57,8 @@ class BoxRendering:
 
     def _fitted(self, size: tuple[int, int], shorter: int | None) -> tuple[int, int]:
         factor = min(1.0 if shorter is None else shorter / min(size), self.longer_side / max(size))
+        if self.within is not None:
+            factor = min(factor, self.within[0] / size[0], self.within[1] / size[1])
         height, width = (max(1, round(side * factor)) for side in size)
         return height, width
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,16 @@ from understudy.core.boxes import Boxes
 from understudy.core.detection import Detections, Proposals, Scored
 from understudy.utils.errors import UserError
 
-__all__ = ["Detector", "Pyramid", "as_image_list", "as_targets", "level_names", "split_by_level"]
+__all__ = ["Detector", "Pyramid", "RawSifting", "as_image_list", "as_targets", "level_names", "split_by_level"]
+
+
+@dataclass(frozen=True, slots=True)
+class RawSifting:
+    """How the best of all boxes are chosen at the very end."""
+
+    min_score: float
+    most: int  # an image
+    overlap: float | None  # of two boxes of a class, above which the less sure one goes; None: all stay
 
 
 class Pyramid(dict[str, Tensor]):
@@ -41,6 +51,7 @@ class Detector(nn.Module):
         UserError: other columns than classes.
     """
 
+    sifting: RawSifting | None = None  # how the best of `raw` are chosen; None: boxes are sifted before the end, too
     background: int | None = 0  # its column; None: there is none, every column is a sigmoid
 
     def __init__(self, num_classes: int, columns: Sequence[int] | None, num_levels: int) -> None:
@@ -77,8 +88,12 @@ class Detector(nn.Module):
         """The detector's own losses, of its own proposals."""
 
     @abstractmethod
-    def detections(self, maps: Mapping[str, Tensor], images: Tensor, sizes: Tensor) -> list[Detections]:
-        """What is found, by image, in pixels of the batch; `sizes` (B,2) are the images' without padding."""
+    def detections(self, maps: Mapping[str, Tensor], images: Tensor, sizes: Tensor | None = None) -> list[Detections]:
+        """What is found, by image, in pixels of the batch; `sizes` (B,2) are the images' without padding, if any."""
+
+    def raw(self, maps: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+        """All boxes (B,A,4) and their probabilities by class (B,A,C), before any is sifted out."""
+        raise NotImplementedError(f"{type(self).__name__} sifts its boxes on the way")
 
     def forward(self, images: Tensor) -> Pyramid:
         """(B,3,H,W) images to maps (B,D,h,w) by level, "p2" at stride 4, "p3" at stride 8 and so on."""
@@ -105,7 +120,7 @@ def level_names(maps: Sequence[Tensor], images: Tensor) -> list[str]:
 
 def as_image_list(images: Tensor, sizes: Tensor | None = None) -> ImageList:
     """Images as torchvision's heads take them, with their sizes without padding."""
-    height, width = images.shape[2:]
+    height, width = map(int, images.shape[2:])  # plain numbers, also where a graph is traced
     shapes = [(height, width)] * len(images) if sizes is None else [(int(h), int(w)) for h, w in sizes.tolist()]
     return ImageList(images, shapes)
 

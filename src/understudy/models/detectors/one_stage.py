@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.ops import clip_boxes_to_image
 
 from understudy.core.boxes import Boxes
 from understudy.core.detection import Detections, Proposals, Scored
-from understudy.models.detectors.base import Detector, as_image_list, as_targets, split_by_level
+from understudy.models.detectors.base import Detector, RawSifting, as_image_list, as_targets, split_by_level
 from understudy.utils.errors import UserError
 
 __all__ = ["AnchorPlaces", "OneStage"]
@@ -48,6 +49,7 @@ class OneStage(Detector):
         super().__init__(num_classes, columns, 1 if isinstance(levels, Tensor) else len(levels))
         self.backbone, self.head = network.backbone, network.head
         self.anchor_generator = network.anchor_generator
+        self.sifting = RawSifting(network.score_thresh, network.detections_per_img, network.nms_thresh)
         self._network = (network,)  # in a tuple, so that its parts are not parts of this one twice
 
     def levels(self, images: Tensor) -> Sequence[Tensor]:
@@ -104,7 +106,7 @@ class OneStage(Detector):
         found: dict[str, Tensor] = self.head.compute_loss(targets, outputs, placed, matches)
         return found
 
-    def detections(self, maps: Mapping[str, Tensor], images: Tensor, sizes: Tensor) -> list[Detections]:
+    def detections(self, maps: Mapping[str, Tensor], images: Tensor, sizes: Tensor | None = None) -> list[Detections]:
         """Boxes after non-maximum suppression by class, the best first."""
         outputs = self.head([one.float() for one in maps.values()])
         listed, placed = as_image_list(images, sizes), self._placed(maps, images)
@@ -112,13 +114,28 @@ class OneStage(Detector):
         counts = [len(one) for one in by_level[0]]
         split = {name: list(torch.split(one, counts, dim=1)) for name, one in outputs.items()}
         found = self._network[0].postprocess_detections(split, by_level, listed.image_sizes)
-        classes = torch.full((outputs["cls_logits"].shape[2],), -1, device=images.device)
+        classes = torch.full((outputs["cls_logits"].shape[2],), -1, dtype=torch.int64, device=images.device)
         classes[list(self.columns)] = torch.arange(self.num_classes, device=images.device)
         detections = []
         for one in found:
             labels = classes[one["labels"]]
             detections.append(Detections(one["boxes"][labels >= 0], one["scores"][labels >= 0], labels[labels >= 0]))
         return detections
+
+    def raw(self, maps: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes cut to the images, and probabilities (FCOS: their root with that of its centre-ness)."""
+        outputs = self.head([one.float() for one in maps.values()])
+        placed = self._placed(maps, images[:1])[0]  # (A,4), alike for all images of a size
+        coder, moves = self._network[0].box_coder, outputs["bbox_regression"]
+        scores = outputs["cls_logits"].sigmoid()
+        if isinstance(self._network[0], FCOS):
+            boxes = coder.decode(moves, placed.expand(moves.shape[0], -1, -1))
+            scores = (scores * outputs["bbox_ctrness"].sigmoid()).sqrt()
+        else:
+            num_images, num_anchors = moves.shape[:2]
+            boxes = coder.decode_single(moves.flatten(0, 1), placed.repeat(num_images, 1))
+            boxes = boxes.reshape(num_images, num_anchors, 4)
+        return clip_boxes_to_image(boxes, as_image_list(images[:1]).image_sizes[0]), scores[..., list(self.columns)]
 
     def _placed(self, maps: Mapping[str, Tensor], images: Tensor) -> list[Tensor]:
         """(anchors,4) of each image."""

@@ -91,7 +91,7 @@ class TwoStage(Detector):
         of_class, of_box = fastrcnn_loss(logits.float(), deltas.float(), [table[proposals.labels]], [proposals.own])
         return {"classifier": of_class, "box": of_box, **proposals.losses}
 
-    def detections(self, maps: Mapping[str, Tensor], images: Tensor, sizes: Tensor) -> list[Detections]:
+    def detections(self, maps: Mapping[str, Tensor], images: Tensor, sizes: Tensor | None = None) -> list[Detections]:
         """Boxes after non-maximum suppression by class, the best first."""
         listed = as_image_list(images, sizes)
         maps = {name: one.float() for name, one in maps.items()}
@@ -116,6 +116,6 @@ class TwoStage(Detector):
 
     def _classes(self, labels: Tensor, num_columns: int) -> Tensor:
         """Class of the data, or C for the background and for columns of no class, of labels by column."""
-        table = torch.full((num_columns,), self.num_classes, device=labels.device)
+        table = torch.full((num_columns,), self.num_classes, dtype=torch.int64, device=labels.device)
         table[list(self.columns)] = torch.arange(self.num_classes, device=labels.device)
         return table[labels]

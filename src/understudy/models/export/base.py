@@ -13,21 +13,24 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from understudy.core.image_size import ImageSize, height_and_width
+from understudy.models.export.agreement import boxes_difference, logits_difference
 from understudy.models.network import channels_of
 from understudy.utils.errors import UserError
 from understudy.utils.installed import register
+from understudy.utils.text import plural
 
 __all__ = ["FORMATS", "Format", "Runner", "Subject", "Written", "at_rest", "silence", "write"]
 
-CHECKED_BATCHES = (1, 3)  # none of them the size that a graph is traced with
+CHECKED_BATCHES = (1, 3)  # of noise, none of them the size that a graph is traced with
 
-Runner = Callable[[Tensor], Tensor]  # (B,D,H,W) in [0,1] on the CPU to (B,C) logits
+# (B,D,H,W) in [0,1] on the CPU to (B,C) logits, or to a tuple of tensors where a subject has several outputs.
+Runner = Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Subject:
         about: what the file says of it, texts by name; those of structure as JSON.
         calibration: batches of images as in training, which ranges of whole numbers are chosen by.
         takes_any_size: whether images of other sizes are to be taken, too, where the format can.
+        outputs: what the model gives, by name.
+        finds: whether it gives boxes, labels and scores of one image at a time, of whatever number.
+        trials: images that files are held against torch on, beside noise; of one that finds, in place of noise.
     """
 
     model: nn.Module
@@ -47,6 +53,24 @@ class Subject:
     about: Mapping[str, str] = field(default_factory=dict)
     calibration: Sequence[Tensor] = ()
     takes_any_size: bool = False
+    outputs: tuple[str, ...] = ("logits",)
+    finds: bool = False
+    trials: Sequence[Tensor] = ()
+
+    @property
+    def example(self) -> Tensor:
+        """Noise that graphs are traced with."""
+        return self.images(1 if self.finds else 2)
+
+    def checked_on(self) -> list[Tensor]:
+        """Batches that files are held against torch on, other ones than a graph is traced with."""
+        if self.finds:
+            return list(self.trials) or [self.images(3)[:1]]
+        return [*self.trials, *map(self.images, CHECKED_BATCHES)]
+
+    def timed_on(self, batch_size: int) -> Tensor:
+        """Images whose latency is told: how long boxes take depends on what there is to see."""
+        return self.trials[0] if self.finds and self.trials else self.images(batch_size)
 
     @property
     def channels(self) -> int:
@@ -148,20 +172,34 @@ def write(subject: Subject, file: str | Path, format: Format) -> Written:
 def _checked(subject: Subject, format: Format, written: Path, file: Path) -> float:
     """How far the file is from torch; refused where that is too far."""
     run = format.opened(written, torch.get_num_threads())
-    difference = max(_difference(subject, run, batch_size) for batch_size in CHECKED_BATCHES)
+    batches = subject.checked_on()
+    with torch.no_grad():
+        expected = [subject.model(batch) for batch in batches]
+    if subject.finds and not any(len(labels) for _, labels, _ in expected):
+        raise UserError(
+            f"{file}: not written, since the student finds nothing on the {plural(len(batches), 'image')} that it is "
+            "held against torch on; train it longer, or name images with objects: --data FOLDER"
+        )
+    difference = _difference(subject, [run(batch) for batch in batches], expected)
     if format.tolerance is not None and not difference <= format.tolerance:
         raise UserError(
-            f"{file}: not written, since {format.title} differs from torch by {difference:.1e} on random images "
-            f"(at most {format.tolerance:.0e} is accepted); is there randomness in the network's forward pass?"
+            f"{file}: not written, since {format.title} differs from torch by {difference:.1e} on "
+            f"{'images of the data' if subject.trials else 'random images'} (at most {format.tolerance:.0e} is "
+            "accepted); is there randomness in the network's forward pass?"
         )
     return difference
 
 
-def _difference(subject: Subject, run: Runner, batch_size: int) -> float:
-    images = subject.images(batch_size)
-    with torch.no_grad():
-        expected = subject.model(images)
-        return float((run(images) - expected).abs().max() / expected.abs().max().clamp(min=1))
+def _difference(subject: Subject, found: Sequence[Any], expected: Sequence[Any]) -> float:
+    """Of what a file and torch gave of the same batches."""
+    if subject.finds:
+        return boxes_difference(found, expected, max(height_and_width(subject.image_size)))
+    pairs = [
+        pair
+        for ours, theirs in zip(found, expected, strict=True)
+        for pair in ([(ours, theirs)] if isinstance(ours, Tensor) else zip(ours, theirs, strict=True))
+    ]
+    return max(logits_difference(ours, theirs) for ours, theirs in pairs)
 
 
 @contextmanager

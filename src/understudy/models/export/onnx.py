@@ -17,12 +17,15 @@ from understudy.utils.errors import UserError
 __all__ = ["Onnx", "OnnxFile", "open_onnx", "write_graph"]
 
 PROTOBUF_LIMIT_BYTES = 2**31  # what one file can hold; above it the weights go into a second file
+OLD_EXPORTERS_OPSET = 18  # what the other one writes by default
 HALF_TOLERANCE = 5e-2  # of float16 weights and activations, relative to the largest logit
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Onnx(Format, name="onnx"):
     """Input "images" (B,D,H,W) in [0,1] with any B, output "logits" (B,C), both of 32 bits.
+
+    Of a detector: one image, and "boxes" (D,4), "labels" (D,) and "scores" (D,), of as many as are found.
 
     Args:
         opset: of ONNX's operations; None: torch's default.
@@ -40,6 +43,11 @@ class Onnx(Format, name="onnx"):
 
     def write(self, subject: Subject, file: Path) -> None:
         """The graph with its weights and what it says of itself."""
+        if self.float16 and subject.finds:
+            raise UserError(
+                f"{file.name}: --float16 is not of detectors: half precision tells pixels of boxes apart by 0.5 only; "
+                "leave it out, or take --int8"
+            )
         write_graph(subject, file, opset=self.opset)
         if self.float16:
             _halve(file)
@@ -55,7 +63,7 @@ class OnnxFile:
     """A file that onnxruntime has read.
 
     Attributes:
-        run: images to logits.
+        run: images to logits, or to a tuple of all outputs.
         about: what the file says of itself, texts by name.
         input_shape: of the images; words where a size is open.
     """
@@ -66,7 +74,7 @@ class OnnxFile:
 
 
 def open_onnx(file: Path, *, threads: int = 0) -> OnnxFile:
-    """A file of one input and, first, logits.
+    """A file of one input, and of logits or several outputs.
 
     Args:
         file: of any origin.
@@ -86,10 +94,11 @@ def open_onnx(file: Path, *, threads: int = 0) -> OnnxFile:
         session: Any = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common type of their own
         raise UserError(f"{file} cannot be read by onnxruntime: {first_line(error)}") from None
-    name, output = session.get_inputs()[0].name, session.get_outputs()[0].name
+    name = session.get_inputs()[0].name
 
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run([output], {name: images.numpy()})[0])
+    def run(images: Tensor) -> Any:
+        found = tuple(torch.from_numpy(one) for one in session.run(None, {name: images.numpy()}))
+        return found[0] if len(found) == 1 else found
 
     about = dict(session.get_modelmeta().custom_metadata_map)
     return OnnxFile(run, about, tuple(session.get_inputs()[0].shape))
@@ -105,15 +114,14 @@ def write_graph(subject: Subject, file: Path, *, opset: int | None = None) -> No
         with silence(), torch.no_grad():
             torch.onnx.export(
                 subject.model,
-                (subject.images(2),),
+                (subject.example,),
                 file,
                 input_names=["images"],
-                output_names=["logits"],
-                opset_version=opset,
-                dynamo=True,
-                dynamic_shapes=(_open_axes(subject),),
+                output_names=list(subject.outputs),
+                opset_version=OLD_EXPORTERS_OPSET if opset is None and subject.finds else opset,
                 external_data=_is_large(subject.model),
                 verbose=False,
+                **_exporter(subject),
             )
     except (RuntimeError, ValueError) as error:  # the exporter's own errors; their cause says what went wrong
         reason = first_line(error.__cause__ or error)
@@ -123,6 +131,16 @@ def write_graph(subject: Subject, file: Path, *, opset: int | None = None) -> No
         raise UserError(
             f"{file.name}: --opset {opset} cannot be had of this network; torch writes {found}, leave it out"
         )
+
+
+def _exporter(subject: Subject) -> dict[str, Any]:
+    """Which of torch's two exporters, and what is of any length.
+
+    The newer one cannot hold how many boxes non-maximum suppression leaves (torch 2.14, torchvision 0.29).
+    """
+    if subject.finds:
+        return {"dynamo": False, "dynamic_axes": {name: {0: "found"} for name in subject.outputs}}
+    return {"dynamo": True, "dynamic_shapes": (_open_axes(subject),)}
 
 
 def _open_axes(subject: Subject) -> dict[int, Any]:

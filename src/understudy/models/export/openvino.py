@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from understudy.models.export.base import Format, Runner, Subject, silence
 from understudy.models.export.onnx import ONNX_PACKAGES, write_graph
@@ -49,7 +50,13 @@ class OpenVino(Format, name="openvino"):
         settings = {"INFERENCE_NUM_THREADS": str(threads), "PERFORMANCE_HINT": "LATENCY"}
         settings["INFERENCE_PRECISION_HINT"] = "f32"  # its default is bfloat16 on processors that have it
         compiled: Any = openvino.Core().compile_model(str(file / FILE), "CPU", settings)
-        return lambda images: torch.from_numpy(compiled([images.numpy()])[0].copy())
+
+        def run(images: Tensor) -> Any:
+            made = compiled([images.numpy()])
+            found = tuple(torch.from_numpy(made[place].copy()) for place in range(len(compiled.outputs)))
+            return found[0] if len(found) == 1 else found
+
+        return run
 
 
 def _refuse_antialiasing(model: Any, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +22,15 @@ class Pt2(Format, name="pt2"):
 
     def write(self, subject: Subject, file: Path) -> None:
         """The exported program, and one extra file for each thing that is said of it."""
+        if subject.finds:
+            raise UserError(
+                f"{file.name}: torch.export cannot hold how many boxes non-maximum suppression leaves; take --onnx or "
+                "--torchscript, or --raw of a one-stage detector"
+            )
         try:
             with silence(), torch.no_grad():
                 shapes = ({0: torch.export.Dim("batch", min=1)},)
-                program = torch.export.export(subject.model, (subject.images(2),), dynamic_shapes=shapes)
+                program = torch.export.export(subject.model, (subject.example,), dynamic_shapes=shapes)
                 torch.export.save(program, file, extra_files=dict(subject.about))
         except (RuntimeError, ValueError, TypeError) as error:
             raise UserError(f"{file.name}: the network cannot be exported: {first_line(error)}") from error
@@ -34,9 +40,8 @@ class Pt2(Format, name="pt2"):
         with silence():
             module = torch.export.load(file).module()
 
-        def run(images: Tensor) -> Tensor:
+        def run(images: Tensor) -> Any:
             with torch.no_grad():
-                logits: Tensor = module(images)
-            return logits
+                return module(images)
 
         return run

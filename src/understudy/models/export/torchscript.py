@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class TorchScript(Format, name="torchscript"):
         """The trace of two images, frozen, and one extra file for each thing that is said of it."""
         try:
             with silence(), torch.no_grad():
-                traced = torch.jit.trace(subject.model, (subject.images(2),))  # type: ignore[no-untyped-call]
+                traced = torch.jit.trace(subject.model, (subject.example,))  # type: ignore[no-untyped-call]
                 extra = {name: text.encode() for name, text in subject.about.items()}
                 torch.jit.save(torch.jit.freeze(traced), str(file), _extra_files=extra)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -34,9 +35,8 @@ class TorchScript(Format, name="torchscript"):
         with silence():
             module = torch.jit.load(str(file), map_location="cpu")  # type: ignore[no-untyped-call]
 
-        def run(images: Tensor) -> Tensor:
+        def run(images: Tensor) -> Any:
             with torch.no_grad():
-                logits: Tensor = module(images)
-            return logits
+                return module(images)
 
         return run
