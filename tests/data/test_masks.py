@@ -19,9 +19,19 @@ from understudy.data.sources.mask_folders import CITYSCAPES
 from understudy.data.sources.masked import mask_of
 from understudy.utils.seeding import globally_seeded
 
+DARK = "shapes-on-dark"
+
 
 def config(root: object, **settings: object) -> DataConfig:
     return DataConfig.read({"root": str(root), "workers": 0, "batch_size": 4, **settings}, what="the test's data")
+
+
+def test_shapes_on_dark_are_the_shapes_before_a_darker_background() -> None:
+    first, second = (open_data(config(root, train_rows="0:2", val_rows="500:501")).train for root in ("shapes", DARK))
+    mask = mask_of(first, 1)
+    assert torch.equal(mask, mask_of(second, 1))
+    assert first.image(1)[:, mask > 0].equal(second.image(1)[:, mask > 0])
+    assert int(second.image(1)[:, mask == 0].max()) < 110 < int(first.image(1)[:, mask == 0].max())
 
 
 class TestLayouts:

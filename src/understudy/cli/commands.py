@@ -50,7 +50,7 @@ __all__ = [
 MOST_PROBLEMS = 5
 DEMOS = {  # recipe and data, by task
     "classification": ("digits/demo", "real handwritten digits (UCI, 1,797 images of 8x8 pixels)"),
-    "segmentation": ("segmentation/shapes/demo", "shapes drawn on noise (192 images of 64x64 pixels, a mask each)"),
+    "segmentation": ("segmentation/shapes/demo", "shapes drawn on noise (256 images of 64x64 pixels, a mask each)"),
     "detection": ("detection/shapes/demo", "shapes drawn on noise (512 images of 64x64 pixels, a box around each)"),
 }
 OWN_DATA = {  # by task: teacher, student and rows to try on data of one's own

@@ -24,21 +24,26 @@ __all__ = ["CLASSES", "drawn_shapes", "drawn_shapes_with_boxes"]
 CLASSES = ("background", "disc", "square", "triangle")
 HUES = torch.eye(3)  # that shapes lean towards, by class: a few images are enough to learn from
 SIDE = 64  # pixels
+GROUND = (0.25, 0.75)  # lowest and highest grey of the noise behind the shapes, which hides some of them
+DARK = (0.1, 0.35)  # behind shapes that stand out: a network of a few steps finds them
 SIZES: dict[SplitName, int] = {"train": 512, "val": 128}
 
 
-def drawn_shapes(count: int, *, seed: int, side: int = SIDE) -> tuple[Tensor, Tensor]:
+def drawn_shapes(
+    count: int, *, seed: int, side: int = SIDE, ground: tuple[float, float] = GROUND
+) -> tuple[Tensor, Tensor]:
     """Images with one to three shapes on a background of noise, and their masks.
 
     Args:
         count: N.
         seed: of all draws.
         side: of the images, in pixels.
+        ground: lowest and highest grey of the background, from 0 to 1.
 
     Returns:
         (N,3,side,side) uint8, and (N,side,side) uint8 class numbers: 0 the background, then as in CLASSES.
     """
-    images, masks, _ = _drawn(count, seed=seed, side=side)
+    images, masks, _ = _drawn(count, seed=seed, side=side, ground=ground)
     return images, masks
 
 
@@ -53,7 +58,7 @@ def drawn_shapes_with_boxes(count: int, *, seed: int, side: int = SIDE) -> tuple
     Returns:
         (N,3,side,side) uint8, and the boxes of all N images; class 0 is the first of CLASSES after the background.
     """
-    images, masks, objects = _drawn(count, seed=seed, side=side)
+    images, masks, objects = _drawn(count, seed=seed, side=side, ground=GROUND)
     return images, Boxes.packed([_boxes_of(*pair, side) for pair in zip(masks, objects, strict=True)])
 
 
@@ -74,7 +79,7 @@ def _boxes_of(mask: Tensor, objects: Tensor, side: int) -> Boxes:
     )
 
 
-def _drawn(count: int, *, seed: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
+def _drawn(count: int, *, seed: int, side: int, ground: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
     """Images, masks of classes, and (N,side,side) the number of the shape that is seen at each pixel, from 1 on."""
     generator = torch.Generator().manual_seed(hashed(seed, "shapes"))
 
@@ -86,8 +91,8 @@ def _drawn(count: int, *, seed: int, side: int) -> tuple[Tensor, Tensor, Tensor]
     rows, columns = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
     for number in range(count):
         coarse = drawn(1, 3, 4, 4)
-        ground = torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")[0]
-        image = 0.5 * ground + 0.25
+        smooth = torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")[0]
+        image = (ground[1] - ground[0]) * smooth + ground[0]
         for shape in range(1 + int(drawn(1) * 3)):
             kind, radius = 1 + int(drawn(1) * 3), side * (0.15 + 0.1 * float(drawn(1)))
             y, x = (float(radius + (side - 2 * radius) * value) for value in drawn(2))
@@ -127,6 +132,26 @@ class _Shapes(Reader, name="shapes"):
         """Drawn now."""
         splits = {split: ArrayMaskedSource(*drawn_shapes(count, seed=count)) for split, count in SIZES.items()}
         return Found("shapes", CLASSES, splits)
+
+
+class _ShapesOnDark(Reader, name="shapes-on-dark"):
+    """The name "shapes-on-dark": the same shapes before a background that hides none of them."""
+
+    asked = 0
+    takes_names = True
+
+    @classmethod
+    def is_name(cls, root: str) -> bool:
+        """Whether it says so."""
+        return root == "shapes-on-dark"
+
+    @classmethod
+    def open(cls, root: Path, config: DataConfig) -> Found:
+        """Drawn now."""
+        splits = {
+            split: ArrayMaskedSource(*drawn_shapes(count, seed=count, ground=DARK)) for split, count in SIZES.items()
+        }
+        return Found("shapes-on-dark", CLASSES, splits)
 
 
 class _BoxesOfShapes(Reader, name="boxes-of-shapes"):
