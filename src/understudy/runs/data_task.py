@@ -35,8 +35,6 @@ def with_task_of(recipe: Recipe, data: DataSplits) -> Recipe:
             "Annotations or a data.yaml of YOLO's, or data.root: boxes-of-shapes"
         )
     if data.window is not None:
-        if recipe.bank is not None:
-            raise UserError("bank: a bank keeps one prediction an image, and here every pixel has one; leave it out")
         if recipe.teacher is not None and recipe.teacher.classes is not None:
             raise UserError("teacher.classes: is of classifiers; a segmenter that teaches has the data's own classes")
         return recipe.model_copy(update={"task": "segmentation"})

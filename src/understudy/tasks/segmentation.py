@@ -71,6 +71,7 @@ class Segmentation:
     headline: str = "miou"
     batch_metrics: tuple[str, ...] = ("pixel_accuracy",)
     is_dense: bool = True
+    banked_maps: tuple[str, ...] = (LOGITS, AUX)  # outputs that a bank keeps, as (C,h,w) maps
 
     def __init__(
         self,

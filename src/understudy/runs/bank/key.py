@@ -26,6 +26,7 @@ __all__ = ["bank_key", "split_identity", "versions_here"]
 
 NUM_PROBED = 16  # images of a split that its identity is taken from in any case, beside all labels
 CHUNK = 4096  # images that are copied at once
+_OF_TRAINING = ("rows", "aux_weight")  # settings of segmentation that change nothing of what a teacher says
 AUGMENTING = ("understudy", "torch", "torchvision", "timm")  # what pixels and outputs hang on
 
 
@@ -60,6 +61,7 @@ def bank_key(recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student
             "size": image_size,
             "in_memory": data.native_size,  # these are augmented in whole batches, with other draws than in workers
             **filled,
+            **_of_masks(recipe, data, student),
             **({} if data.greys is None else {"greys": data.greys}),
             **({"exif_rotation": True} if data.num_rotated else {}),  # banks of before were made of none that is turned
         },
@@ -68,6 +70,14 @@ def bank_key(recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student
     }
     plain: dict[str, Any] = json.loads(json.dumps(key))  # tuples as they come back from a file
     return plain
+
+
+def _of_masks(recipe: Recipe, data: DataSplits, student: Network) -> dict[str, Any]:
+    """What windows of images with masks are made by, and the teacher's masks of whole images are scored by."""
+    if data.window is None:
+        return {}
+    told = recipe.segmentation.model_dump(mode="json", exclude=set(_OF_TRAINING))
+    return {"shorter_side": recipe.data.shorter_side, "padded_with": student.mean, "evaluation": told}
 
 
 def _digest_of_weights(weights: str | None) -> str | None:

@@ -38,7 +38,7 @@ from understudy.runs.teacher import check_teacher, evaluate_teacher
 from understudy.runs.threads import usable_threads
 from understudy.tasks import Evaluation
 from understudy.teachers.bank.identity import refuse_another, refuse_another_beside, version_note
-from understudy.teachers.bank.packing import BankLayout, joined_rows, packed
+from understudy.teachers.bank.packing import BankLayout, joined_rows, map_tapped, packed
 from understudy.teachers.bank.store import BankFolder, Manifest
 from understudy.utils.errors import UserError
 from understudy.utils.interrupted import Interrupted
@@ -136,12 +136,15 @@ def _layout(components: Components, methods: Sequence[MethodConfig], options: Ba
     shapes = components.shown_teacher.shapes(components.teacher_sample)
     data = components.recipe.data
     wanted = {tap for config in methods for tap in taps_of(config).teacher}
+    kept = getattr(components.task, "banked_maps", ())
+    maps = {name: _size(shape) for name, shape in shapes.outputs.items() if name in kept}
     known: dict[str, Any] = {
         "dtype": options.dtype,
-        "centred": options.dtype == "float16",
+        "centred": options.dtype == "float16" and not maps,
         "topk": options.topk,
         "num_classes": shapes.num_classes,
-        "taps": {tap: _size(shape) for tap, shape in shapes.items()},
+        "maps": maps,
+        "taps": {tap: _size(shape) for tap, shape in shapes.items() if map_tapped(tap, maps) is None},
         "groups": {tap: [name for name in shapes if name.startswith(f"{tap}.")] for tap in wanted - set(shapes)},
         "num_samples": len(components.data.train),
         "num_copies": {"none": 1, "pairs": 2, "rotations": 4}[data.copies],
@@ -160,7 +163,7 @@ def _size(shape: TapShape) -> tuple[int, ...]:
 
 
 def _refuse_maps(layout: BankLayout, shapes: Mapping[str, TapShape], options: BankOptions) -> None:
-    maps = {tap: shape for tap, shape in shapes.items() if shape.height is not None}
+    maps = {tap: shape for tap, shape in shapes.items() if tap in layout.taps and shape.height is not None}
     if not maps or options.feature_maps:
         return
     listed = ", ".join(f"{tap} {shape}" for tap, shape in maps.items())

@@ -29,6 +29,7 @@ __all__ = [
     "with_banked_teacher",
 ]
 
+_OF_WINDOWS = ("  images.augment", "  images.size", "  images.shorter_side")  # what a segmenter's windows are cut by
 BANKED_SETTINGS = ("model", "weights", "kwargs", "classes", "image_size")  # of the teacher, in a bank's key
 
 
@@ -99,6 +100,11 @@ def open_banks(
 def _way_back(found: list[str], recipe: Recipe) -> Iterator[str]:
     """What to do about weights whose bytes are others."""
     assert recipe.teacher is not None
+    if recipe.task == "segmentation" and any(line.startswith(_OF_WINDOWS) for line in found):
+        yield (
+            "logits of one window cannot be cut or enlarged into another's: at each pixel a segmenter says what it "
+            "makes of all that it was shown around it, at that scale"
+        )
     if any(line.startswith("  teacher.weights   here 'SHA-256") for line in found):
         yield (
             f"{recipe.teacher.weights} holds other weights than those that were banked; put back the file that the "

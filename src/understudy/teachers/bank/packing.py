@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from pydantic import Field, model_validator
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from understudy.core.config import Config
 from understudy.teachers.bank.class_rows import ClassRows
+from understudy.teachers.bank.map_rows import MapRows
 from understudy.teachers.bank.stored import DTYPES, StoredType, narrowed
 
-__all__ = ["BankLayout", "feature_names", "joined_rows", "named_alike", "packed", "unpacked"]
+__all__ = ["BankLayout", "feature_names", "joined_rows", "map_tapped", "named_alike", "packed", "unpacked"]
 
 PLACE_BYTES = 4 + 1  # int32 sample number and uint8 copy, with every row
 
@@ -25,6 +27,7 @@ class BankLayout(Config):
     centred: bool = False  # float16 logits are differences from an offset of their row, in float32; older banks: not
     topk: int | None = Field(default=None, ge=1)  # logits that are kept; None: all
     num_classes: int = Field(ge=1)  # C_t, the teacher's
+    maps: dict[str, tuple[int, int, int]] = Field(default_factory=dict)  # (C,h,w) of outputs by name; none: a row
     taps: dict[str, tuple[int, ...]] = Field(default_factory=dict)  # size of each feature: (D,) or (D,H,W)
     groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # what "stages" and "preact_stages" stand for
     num_samples: int = Field(ge=1, lt=2**31)  # N
@@ -51,8 +54,10 @@ class BankLayout(Config):
         return -(-self.num_steps // self.steps_per_shard)
 
     @property
-    def output(self) -> ClassRows:
-        """How the teacher's output is kept; a classifier's, which is all there is."""
+    def output(self) -> ClassRows | MapRows:
+        """How the teacher's output is kept: a classifier's as rows, a segmenter's as maps."""
+        if self.maps:
+            return MapRows(self.maps, self.dtype, topk=self.topk)
         return ClassRows(self.num_classes, self.dtype, topk=self.topk, centred=self.centred)
 
     @property
@@ -72,17 +77,17 @@ class BankLayout(Config):
         return range(start, min(start + self.steps_per_shard, self.num_steps))
 
 
-def packed(output: Tensor, features: Mapping[str, Tensor], layout: BankLayout) -> dict[str, Tensor]:
+def packed(output: Any, features: Mapping[str, Tensor], layout: BankLayout) -> dict[str, Tensor]:
     """What the disk keeps of the rows.
 
     Args:
-        output: the teacher's, as `layout.output` packs it: (B,C_t) logits.
+        output: the teacher's, as `layout.output` packs it: (B,C_t) logits, or maps by name.
         features: (B,D) or (B,D,H,W) by tap.
         layout: dtype and top-k.
 
     Returns:
-        On the CPU: the output's tensors (`ClassRows.packed`); and "features.TAP", or "last.TAP" (B,H,W,D) of
-        channels_last maps, which so come back in their own memory format.
+        On the CPU: the output's tensors (`ClassRows.packed`, `MapRows.packed`); and "features.TAP", or "last.TAP"
+        (B,H,W,D) of channels_last maps, which so come back in their own memory format.
 
     Raises:
         UserError: a value is NaN or infinite, or too large for float16.
@@ -96,13 +101,23 @@ def packed(output: Tensor, features: Mapping[str, Tensor], layout: BankLayout) -
     return kept
 
 
-def unpacked(kept: Mapping[str, Tensor], layout: BankLayout, taps: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
+def unpacked(kept: Mapping[str, Tensor], layout: BankLayout, taps: Iterable[str]) -> tuple[Any, dict[str, Tensor]]:
     """Output and features by tap in float32, from what `packed` made of the rows."""
+    output: Any = layout.output.unpacked(kept)
     features = {}
     for tap in taps:
+        if (name := map_tapped(tap, layout.maps)) is not None:
+            features[tap] = output[name]
+            continue
         here, last = feature_names(tap)
         features[tap] = (kept[here] if here in kept else kept[last].permute(0, 3, 1, 2)).float()
-    return layout.output.unpacked(kept), features
+    return output, features
+
+
+def map_tapped(tap: str, maps: Collection[str]) -> str | None:
+    """The output that a tap such as "output.logits" names, where it is kept as a map; None of other taps."""
+    name = tap.removeprefix("output.")
+    return name if name != tap and name in maps else None
 
 
 def feature_names(tap: str) -> tuple[str, str]:

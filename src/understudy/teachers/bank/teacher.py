@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from understudy.core.batch import Batch, Observation
 from understudy.core.tap_shapes import TapShapes
 from understudy.core.taps import TapShape
-from understudy.teachers.bank.packing import feature_names, unpacked
+from understudy.teachers.bank.packing import feature_names, map_tapped, unpacked
 from understudy.teachers.bank.store import BankFolder, Manifest
 from understudy.teachers.bank.view import BankView
 from understudy.teachers.base import KeptScores, Teacher
@@ -80,9 +80,13 @@ class BankTeacher(Teacher):
 
     def shapes(self, sample: Tensor) -> TapShapes:
         """Sizes of the tapped features, and what was stored of the network."""
+        layout = self.manifest.layout
+        outputs = {name: TapShape(*size) for name, size in layout.maps.items()}
+        tapped = {tap: map_tapped(tap, outputs) for tap in self.taps}
         return TapShapes(
-            {tap: TapShape(*self.manifest.layout.taps[tap]) for tap in self.taps},
+            {tap: TapShape(*layout.taps[tap]) if name is None else outputs[name] for tap, name in tapped.items()},
             num_classes=self.num_classes,
+            outputs=outputs,
             classifier=self._classifier,
             norms={tap: norm for tap, norm in self._norms.items() if tap in self.taps},
         )
@@ -131,8 +135,8 @@ class BankTeacher(Teacher):
         layout = self.manifest.layout
         for tap in taps:
             for name in layout.groups.get(tap, (tap,)):
-                if name not in layout.taps:
-                    there = ", ".join(["logits", *layout.taps])
+                if name not in layout.taps and map_tapped(name, layout.maps) is None:
+                    there = ", ".join([*(layout.maps or ["logits"]), *layout.taps])
                     raise UserError(
                         f"{self.name} does not hold {tap!r} of the teacher, only {there}; bank a recipe with this "
                         "method into another --out (feature maps with --feature-maps), or leave out the bank"
