@@ -22,6 +22,7 @@ from understudy.methods.shared.embeddings import pooled_to
 from understudy.methods.simkd import SimKD, SimKDStudent
 from understudy.methods.simreg import SimReg
 from understudy.methods.srrl import SRRL
+from understudy.methods.vkd import vkd_loss
 
 Named = Mapping[str, Tensor]
 
@@ -157,6 +158,13 @@ def _numbered(case: Case, stored: str, group: str) -> dict[str, Tensor]:
 
 def _stored(case: Case, stored: str, ours: str = "") -> dict[str, Tensor]:
     return {ours + name.removeprefix(stored): case[name] for name in case.inputs if name.startswith(stored)}
+
+
+@answers("vkd")
+def vkd(case: Case) -> dict[str, Tensor]:
+    projected = case["student_tokens"].mean(dim=1) @ case["weight"].T
+    loss = vkd_loss(projected, pooled(case["teacher_map"]), beta=case.hyper["beta"], eps=case.hyper["eps"])
+    return {"loss": case.hyper["alpha"] * loss}
 
 
 def _cloned(state: Named) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ SMALLEST: dict[str, Smallest] = {
     "at": Smallest(),
     "cc": Smallest(has_connectors=True),
     "cirkd": Smallest(),
+    "co_advise": Smallest(student="two tokens"),
     "crd": Smallest(method={"num_negatives": 16, "embedding_dim": 8}, has_connectors=True),
     "cwd": Smallest(has_connectors=True),
     "deit": Smallest(student="tokens"),
@@ -62,6 +63,7 @@ SMALLEST: dict[str, Smallest] = {
     "tfkd": Smallest(),
     "uskd": Smallest(has_connectors=True),
     "vid": Smallest(has_connectors=True),
+    "vkd": Smallest(has_connectors=True),
 }
 
 # Methods that learn from one label an image, too: those that classification can be tested with.
@@ -85,6 +87,11 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "tokens": {
         "model": "timm:deit_tiny_distilled_patch16_224",
         "kwargs": {"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2},
+        "weights": "none",
+    },
+    "two tokens": {
+        "model": "timm:deit_tiny_patch16_224",
+        "kwargs": {"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2, "tokens": 2},
         "weights": "none",
     },
 }

@@ -64,6 +64,7 @@ from understudy.methods.sskd import kept_kd_loss, sskd_loss
 from understudy.methods.tfkd import tfkd_loss
 from understudy.methods.uskd import uskd_loss
 from understudy.methods.vid import vid_loss
+from understudy.methods.vkd import vkd_loss
 from understudy.utils.errors import UserError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -128,6 +129,7 @@ VECTORS: dict[str, Loss] = {
     "projector_loss": projector_loss,
     "projector_ensemble_loss": projector_ensemble_loss,
     "simreg_loss": simreg_loss,
+    "vkd_loss": vkd_loss,
     "srrl_loss": lambda student, teacher: srrl_loss(student, teacher, torch.ones(3, 6), None),
     "pad_loss": lambda student, teacher: pad_loss(student, teacher, torch.zeros(8, 1)),
 }

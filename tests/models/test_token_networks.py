@@ -1,4 +1,4 @@
-"""Vision transformers that predict more than once: deit_conv, and timm's own with distillation tokens."""
+"""Vision transformers that predict more than once: deit_conv, co_advise, and timm's own with distillation tokens."""
 
 import importlib.util
 from pathlib import Path
@@ -49,6 +49,32 @@ def test_the_second_token_of_deit_conv_is_the_mean_of_its_patches() -> None:
     assert patches.shape == (2, 16, 24)
 
 
+def test_co_advises_tokens_are_the_means_of_its_two_stems() -> None:
+    module = network("understudy:co_advise_tiny").module.eval()
+    caught = {}
+    module.blocks[0].register_forward_pre_hook(lambda _, inputs: caught.update(tokens=inputs[0]))
+    module(IMAGES)
+    stem = module.patch_embed
+    by_convolutions, by_involutions = (part(IMAGES).flatten(2).mT for part in (stem.proj, stem.involutions))
+    class_token, *means = (caught["tokens"] - module.pos_embed)[:, :3].unbind(dim=1)
+    assert torch.allclose(class_token, module.cls_token[0].expand(2, -1), atol=1e-6)
+    for found, patches in zip(means, (by_convolutions, by_involutions), strict=True):
+        assert torch.allclose(found, patches.mean(dim=1), atol=1e-6)
+    assert torch.allclose((caught["tokens"] - module.pos_embed)[:, 3:], by_convolutions + by_involutions, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"dynamic_img_size": True}, "co_advise_tiny: dynamic_img_size cannot be True"),
+        ({"class_token": False}, "co_advise_tiny: class_token cannot be False"),
+    ],
+)
+def test_what_co_advises_network_has_not_is_refused(given: dict[str, bool], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        network("understudy:co_advise_tiny", **given)
+
+
 def test_a_stem_that_cannot_halve_its_patches_is_refused() -> None:
     with pytest.raises(UserError, match="patch_size must be even, got 3"):
         network("understudy:deit_conv_tiny", patch_size=3)
@@ -76,6 +102,7 @@ def test_one_token_makes_timms_own_distilled_network_bit_for_bit() -> None:
         ("timm:vit_tiny_patch16_224", {"tokens": 1, "reg_tokens": 2}),
         ("timm:vit_tiny_patch16_224", {"tokens": 3, "class_token": False, "global_pool": "avg"}),
         ("understudy:deit_conv_tiny", {}),
+        ("understudy:co_advise_tiny", {}),
     ],
 )
 def test_heads_are_apart_in_training_and_their_mean_is_deployed(name: str, kwargs: dict[str, int]) -> None:
@@ -86,7 +113,7 @@ def test_heads_are_apart_in_training_and_their_mean_is_deployed(name: str, kwarg
     assert torch.equal(logits_of(module), mean)
     found = module.train()(IMAGES)
     assert tuple(found) == head_names(module)
-    assert len(found) == kwargs.get("tokens", 1) + 1
+    assert len(found) == kwargs.get("tokens", 2 if "co_advise" in name else 1) + 1
     mean = logits_of(module)
     module.training = True  # of itself alone: batch norms as they are deployed
     assert torch.allclose(torch.stack([*module(IMAGES).values()]).mean(0), mean, atol=1e-6)
@@ -99,7 +126,12 @@ def test_patches_are_tapped_without_the_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kwargs"), [("timm:deit_tiny_patch16_224", {"tokens": 2}), ("understudy:deit_conv_tiny", {})]
+    ("name", "kwargs"),
+    [
+        ("timm:deit_tiny_patch16_224", {"tokens": 2}),
+        ("understudy:deit_conv_tiny", {}),
+        ("understudy:co_advise_tiny", {}),
+    ],
 )
 def test_a_saved_student_gives_the_same_logits(name: str, kwargs: dict[str, int], tmp_path: Path) -> None:
     made = network(name, **kwargs)
@@ -152,7 +184,12 @@ def test_tokens_that_cannot_be_given_are_refused_in_words(name: str, tokens: obj
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs pip install 'understudy[export]'")
 @pytest.mark.parametrize(
-    ("name", "kwargs"), [("timm:deit_tiny_patch16_224", {"tokens": 2}), ("understudy:deit_conv_tiny", {})]
+    ("name", "kwargs"),
+    [
+        ("timm:deit_tiny_patch16_224", {"tokens": 2}),
+        ("understudy:deit_conv_tiny", {}),
+        ("understudy:co_advise_tiny", {}),
+    ],
 )
 def test_the_onnx_file_holds_the_mean_of_the_heads(name: str, kwargs: dict[str, int], tmp_path: Path) -> None:
     module = network(name, **kwargs).module

@@ -21,8 +21,6 @@ NAMES = [name.removeprefix(ASSUMED) for name in recipe_names()]
 
 # What no recipe trains, and why.
 LEFT_OUT = {
-    "imagenet/co_advise-deit/regnety_160-deit_tiny": "a student of two stems, one of involutions",
-    "imagenet/co_advise-deit/regnety_160-deit_small": "a student of two stems, one of involutions",
     "imagenet/teachers/regnety_160": "a published checkpoint; its top-1 is teacher.expected_top1",
     "imagenet/teachers/resnet50_a1": "a published checkpoint; its top-1 is teacher.expected_top1",
     "detection/coco/teachers/fasterrcnn_resnet50": "detectron2's checkpoint; torchvision's stands in for it",

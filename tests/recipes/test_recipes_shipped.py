@@ -299,6 +299,18 @@ def test_the_projectors_own_student_has_its_released_objective(student: str, wid
     assert unbuilt(found.student.model, "{}").embed_dim == width
 
 
+@pytest.mark.parametrize(("student", "width"), [("tiny", 192), ("small", 384)])
+def test_co_advise_has_a_teacher_of_either_kind_for_a_token_each(student: str, width: int) -> None:
+    found = shipped(f"imagenet/co_advise/regnety_040-co_advise_{student}")
+    assert found.teacher is not None
+    assert (found.teacher.model, found.teacher.also["distilled2"].model) == ("timm:regnety_040", "understudy:rednet101")
+    (method,) = found.method
+    assert method.method.reads(method) == {"distilled": 1, "distilled2": 1}
+    assert (found.task_weight, weighted(method)[0], method.model_dump()["temperature"]) == (None, 1, 1)
+    assert (found.update.lr, found.data.batch_size) == (5e-4 * 1024 / 512, 1024)
+    assert unbuilt(found.student.model, "{}").embed_dim == width
+
+
 # --- Where the authors' code differs from a default -------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Networks by name: timm, torchvision, the field's CIFAR networks, and anyone's own."""
 
+from understudy.models import involution as rednets
 from understudy.models.cifar import imagenet_resnet as cifar_imagenet_resnet
 from understudy.models.cifar import mobilenetv2 as cifar_mobilenetv2
 from understudy.models.cifar import mobilenetv2_tiny as tiny_mobilenetv2
@@ -14,6 +15,7 @@ from understudy.models.create import create_model
 from understudy.models.names import known_names
 from understudy.models.network import Network, Prepare, in_format, network_of
 from understudy.models.student_folder import load_student, load_student_network, save_student
+from understudy.models.vit import co_advise as vit_co_advise
 from understudy.models.vit import deit_conv as vit_deit_conv
 from understudy.models.weights import load_weights, read_state_dict
 
@@ -43,8 +45,10 @@ __all__ = [
     "network_of",
     "published_keys",
     "read_state_dict",
+    "rednets",
     "save_published",
     "save_student",
     "tiny_mobilenetv2",
+    "vit_co_advise",
     "vit_deit_conv",
 ]

@@ -24,6 +24,17 @@ _Rules = tuple[tuple[str, str], ...]  # a pattern in our key, and what stands th
 _WRN: _Rules = ((r"^(block\d)\.", r"\1.layer."), (r"\.shortcut\.", ".convShortcut."))
 _IMAGENET_RESNET: _Rules = ((r"\.downsample\.", ".shortcut."), (r"^fc\.", "linear."))
 _MOBILENETV2: _Rules = ((r"^classifier\.", "classifier.0."),)
+_REDNET: _Rules = (  # mmclassification's, from which its authors' code is made
+    (r"^conv1\.0\.", "stem.0.conv."),
+    (r"^conv1\.1\.", "stem.0.bn."),
+    (r"^conv1\.3\.", "stem.1."),
+    (r"^conv1\.4\.", "stem.2."),
+    (r"^conv1\.6\.", "stem.4.conv."),
+    (r"^bn1\.", "stem.4.bn."),
+    (r"\.reduce\.0\.", ".conv1.conv."),
+    (r"\.reduce\.1\.", ".conv1.bn."),
+    (r"\.span\.", ".conv2."),
+)
 
 _RULES: dict[str, _Rules] = {  # every other cifar network has the published names itself
     **dict.fromkeys(("wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"), _WRN),
@@ -33,13 +44,14 @@ _RULES: dict[str, _Rules] = {  # every other cifar network has the published nam
 
 
 def published_keys(module: nn.Module) -> dict[str, str]:
-    """Published names of a cifar network's tensors by our own, of those alone whose names differ.
+    """Published names of a cifar network's or a RedNet's tensors by our own, of those alone whose names differ.
 
     Args:
-        module: any network; empty where no name differs, and for networks that are not of the cifar family.
+        module: any network; empty where no name differs, and for networks of other families.
     """
-    name = _cifar_name(module)
-    rules = _RULES.get(name, ()) if name else ()
+    name = _architecture(module)
+    rules = _REDNET if name.startswith("understudy_rednet") else _RULES.get(name.removeprefix("cifar_"), ())
+    rules = rules if name.startswith(("cifar_", "understudy_rednet")) else ()
     published = {own: _replaced(own, rules) for own in module.state_dict()}
     return {own: theirs for own, theirs in published.items() if theirs != own}
 
@@ -69,10 +81,15 @@ def save_published(module: nn.Module, file: str | Path) -> None:
 
 def _cifar_name(module: nn.Module) -> str | None:
     """`vgg8` of a network that timm built as `cifar_vgg8`; None of any other."""
+    name = _architecture(module)
+    return name.removeprefix("cifar_") if name.startswith("cifar_") else None
+
+
+def _architecture(module: nn.Module) -> str:
+    """What timm's registry calls a network; "" of any other."""
     config = getattr(module, "pretrained_cfg", None)
     architecture = config.get("architecture") if isinstance(config, Mapping) else None
-    is_cifar = isinstance(architecture, str) and architecture.startswith("cifar_")
-    return str(architecture).removeprefix("cifar_") if is_cifar else None
+    return architecture if isinstance(architecture, str) else ""
 
 
 def _replaced(key: str, rules: _Rules) -> str:

@@ -13,10 +13,10 @@ from torch import nn
 from understudy.models.vit.token_heads import with_tokens_
 from understudy.utils.errors import UserError
 
-__all__ = ["ConvStem", "deit_conv"]
+__all__ = ["DEFAULTS", "SIZES", "ConvStem", "deit_conv"]
 
 _STEM_CHANNELS = 64
-_SIZES = {"tiny": {"embed_dim": 192, "num_heads": 3}, "small": {"embed_dim": 384, "num_heads": 6}}
+SIZES = {"tiny": {"embed_dim": 192, "num_heads": 3}, "small": {"embed_dim": 384, "num_heads": 6}}
 
 
 class ConvStem(PatchEmbed):
@@ -59,7 +59,7 @@ def deit_conv(size: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
         kwargs: of timm's VisionTransformer: img_size, patch_size (even), depth, embed_dim, num_heads, ...
     """
     module: nn.Module = build_model_with_cfg(
-        _built, f"understudy_deit_conv_{size}", pretrained, **{"patch_size": 16, **_SIZES[size], **kwargs}
+        _built, f"understudy_deit_conv_{size}", pretrained, **{"patch_size": 16, **SIZES[size], **kwargs}
     )
     return module
 
@@ -73,21 +73,19 @@ def _convolution(in_channels: int, kernel: int, stride: int = 1) -> list[nn.Modu
     return [convolution, nn.BatchNorm2d(_STEM_CHANNELS), nn.ReLU(inplace=True)]
 
 
+DEFAULTS: dict[str, Any] = {
+    "num_classes": 1000,
+    "input_size": (3, 224, 224),
+    "crop_pct": 0.9,
+    "interpolation": "bicubic",
+    "fixed_input_size": True,
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "first_conv": "patch_embed.proj.conv.0",
+    "classifier": ("head", "head_dist"),
+}
 default_cfgs = generate_default_cfgs(  # timm looks for this name in the module of an entry point
-    {
-        f"understudy_deit_conv_{size}": {
-            "num_classes": 1000,
-            "input_size": (3, 224, 224),
-            "crop_pct": 0.9,
-            "interpolation": "bicubic",
-            "fixed_input_size": True,
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "first_conv": "patch_embed.proj.conv.0",
-            "classifier": ("head", "head_dist"),
-        }
-        for size in _SIZES
-    }
+    {f"understudy_deit_conv_{size}": DEFAULTS for size in SIZES}
 )
 
 

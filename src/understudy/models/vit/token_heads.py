@@ -107,14 +107,18 @@ class TokenHeads(VisionTransformer):
         return sum(logits[1:], logits[0]) / len(logits)
 
 
-def with_tokens_(vit: Any, num_tokens: int, *, name: str, are_learned: bool = True) -> nn.Module:
+def with_tokens_(
+    vit: Any, num_tokens: int, *, name: str, are_learned: bool = True, kind: type[TokenHeads] = TokenHeads
+) -> nn.Module:
     """Give a vision transformer of timm's distillation tokens, in place; what it has learnt stays.
 
     Args:
         vit: whose class token, registers and patches stay where they are; the tokens come behind the first two.
         num_tokens: n.
         name: what messages call it.
-        are_learned: the tokens are parameters; False: there is one, the mean of the patches' embeddings.
+        are_learned: the tokens are parameters; False: there is one, the mean of the patches' embeddings, unless
+            `kind` has others.
+        kind: what it becomes.
 
     Raises:
         UserError: a network of another class, or one that has distillation tokens already.
@@ -134,10 +138,10 @@ def with_tokens_(vit: Any, num_tokens: int, *, name: str, are_learned: bool = Tr
             f"{name}: patches of {patch[0]}x{patch[1]} pixels make no grid of images of {sides[0]}x{sides[1]}; set "
             "patch_size or the image size so that one divides the other"
         )
-    return _given_tokens_(vit, num_tokens, are_learned)
+    return _given_tokens_(vit, num_tokens, are_learned, kind)
 
 
-def _given_tokens_(vit: Any, num_tokens: int, are_learned: bool) -> nn.Module:
+def _given_tokens_(vit: Any, num_tokens: int, are_learned: bool, kind: type[TokenHeads]) -> nn.Module:
     like = next(vit.parameters())
     if vit.pos_embed is not None and not vit.no_embed_class:
         front, patches = vit.pos_embed.data.split([vit.num_prefix_tokens, vit.patch_embed.num_patches], dim=1)
@@ -145,7 +149,7 @@ def _given_tokens_(vit: Any, num_tokens: int, are_learned: bool) -> nn.Module:
     vit.dist_token = nn.Parameter(_first(num_tokens, vit.embed_dim, like)) if are_learned else None
     vit.num_prefix_tokens += num_tokens
     # The class and not a wrapper around it: the network keeps its own keys, and whatever timm knows of it.
-    vit.__class__ = TokenHeads
+    vit.__class__ = kind
     vit.head_names = (CLASS_HEAD, DISTILLED_HEAD, *(f"{DISTILLED_HEAD}{number}" for number in range(2, num_tokens + 1)))
     vit.distilled_training = False
     for path in vit._token_heads():
