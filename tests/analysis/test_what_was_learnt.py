@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError
 
@@ -142,6 +143,15 @@ class TestCurvature:
         assert largest_eigenvalues(loss, weights, count=4) == pytest.approx([5.0, 2.0, 0.5, -3.0])
         trace = hessian_trace(loss, weights, samples=400)
         assert abs(trace.mean - 4.5) < 4 * trace.standard_error
+
+    def test_of_attention_it_is_found_too(self) -> None:
+        given = torch.randn(1, 1, 4, 8, generator=torch.Generator().manual_seed(0))
+        weights = nn.Parameter(torch.eye(8))
+
+        def loss() -> Tensor:
+            return (F.scaled_dot_product_attention(given @ weights, given, given) ** 2).sum()
+
+        assert largest_eigenvalues(loss, [weights], count=1, steps=4)[0] > 0
 
     def test_of_a_small_network_it_is_the_hessians(self) -> None:
         torch.manual_seed(0)

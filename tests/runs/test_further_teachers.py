@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 import torch
 
+import understudy as us
 from helpers.engine import run_recipe, tiny_recipe
 from helpers.smallest_settings import TEACHERS
 from understudy import UserError
 from understudy.methods.losses.token import co_advise_objective
 from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import merged
+from understudy.report import read_results
+from understudy.report.table import comparison_table
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
 from understudy.runs.components import open_components
+from understudy.runs.further_teachers import check_further_teachers, evaluate_further_teachers
 
 torch.set_num_threads(1)
 
@@ -81,8 +85,35 @@ def test_further_teachers_that_cannot_teach_are_refused_in_words(over: dict[str,
         opened()
 
 
+def test_a_further_teacher_that_knows_nothing_is_refused_before_training() -> None:
+    recipe = tiny_recipe(merged(TWO, {"teacher": {"allow_weak": False}}))
+    components = open_components(recipe, allow_code=False, say=lambda text: None)
+    said: list[str] = []
+    found = evaluate_further_teachers(components)
+    with pytest.raises(UserError, match="which the head 'distilled2' learns from, scores .* no better than chance"):
+        check_further_teachers(components, found, say=said.append)
+    assert said[0].startswith("teacher  timm:vit_tiny_patch16_224   of distilled2   val top-1")
+
+
 @pytest.mark.slow
-def test_a_run_under_two_teachers_ends_with_a_page(tmp_path: Path) -> None:
+def test_a_run_under_two_teachers_ends_with_a_page_that_knows_both(tmp_path: Path) -> None:
     run = run_recipe(tiny_recipe({**TWO, "epochs": 1}), tmp_path / "run")
-    assert (run.path / "report.html").is_file()
-    assert "cifar:resnet8 and timm:vit_tiny_patch16_224" in (run.path / "results.json").read_text()
+    results = read_results(run.path)
+    assert results.teacher is not None
+    assert results.teacher.model == "cifar:resnet8 and timm:vit_tiny_patch16_224"
+    (other,) = results.teacher.also
+    assert (other.head, other.model) == ("distilled2", "timm:vit_tiny_patch16_224")
+    assert [line.cells[0].text for line in comparison_table(results).lines] == [
+        "teacher",
+        "teacher of distilled2",
+        "kd",
+    ]
+
+    found = us.analyze(run.path, images=16, points=3, what=["fidelity", "similarity", "calibration", "equivariance"])
+    pairs = ["kd", "kd beside the teacher of distilled2"]
+    assert list(found["fidelity"]["pieces"]) == list(found["similarity"]["pieces"]) == pairs
+    assert found["fidelity"]["pieces"][pairs[0]] != found["fidelity"]["pieces"][pairs[1]]
+    assert list(found["calibration"]["pieces"]) == ["kd", "teacher", "teacher of distilled2"]
+    assert (
+        "kd beside the teacher of distilled2: says what the teacher says on" in (run.path / "report.html").read_text()
+    )

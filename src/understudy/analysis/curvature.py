@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from understudy.utils.errors import UserError
 
@@ -111,7 +112,8 @@ def _flat_noise(parameters: Sequence[Tensor], seed: int) -> Tensor:
 
 def _hessian_times(loss: Loss, parameters: Sequence[Tensor], vector: Tensor) -> Tensor:
     """(P,) the Hessian's product with a vector (P,)."""
-    with torch.enable_grad():
+    # Attention by plain products: its fused kernels have no second derivative.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         gradients = torch.autograd.grad(loss(), parameters, create_graph=True, allow_unused=True)
         pieces = torch.split(vector, [parameter.numel() for parameter in parameters])
         reached = [(g, piece) for g, piece in zip(gradients, pieces, strict=True) if g is not None and g.requires_grad]

@@ -89,6 +89,12 @@ class TeacherConfig(Config):
             raise ValueError("also: several teachers know the data's classes already; leave out train_epochs, classes")
         return self
 
+    def only(self, head: str | None) -> TeacherConfig:
+        """The teacher of one head by itself; None: the first."""
+        if head is None:
+            return self.model_copy(update={"also": {}})
+        return TeacherConfig.nested({**self.also[head].model_dump(), "allow_weak": True})
+
     def size_asked_for(self, data: DataConfig) -> ImageSize | None:
         """The size that it is to be built for; None: what its own arguments say, or the size it prefers."""
         says_so_itself = any(self.kwargs.get(key) is not None for key in ("img_size", "image_size"))

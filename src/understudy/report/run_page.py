@@ -161,6 +161,10 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
         metric, reached = results.metric, results.teacher_score
         known = f", {metric.title} {with_unit(score(reached, metric), metric)}" if reached is not None else ""
         yield "Teacher", _model(results.teacher) + known
+        for one in results.teacher.also:
+            found = None if one.val is None else one.val.scores.get(metric.name)
+            known = "" if found is None else f", {metric.title} {with_unit(score(found, metric), metric)}"
+            yield f"Teacher of {one.head}", one.model + known
     for student in {row.student.model: row.student for row in results.rows}.values():
         yield "Student", _model(student)
     batch = f" of batches of {data.batch_size}" if data.batch_size else ""

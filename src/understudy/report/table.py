@@ -103,7 +103,7 @@ def comparison_table(results: Results, timing: Timing | None = None) -> Table:
     best = results.best_row
     name = results.metric.name
     beside = [metric for metric in results.metrics if metric.name in BESIDE.get(name, ())]
-    lines = [Line(_teacher_cells(results, timing, beside), "teacher")] if results.teacher else []
+    lines = [Line(cells, "teacher") for cells in _teachers_cells(results, timing, beside)]
     for row in results.rows:
         is_best = len(results.rows) > 1 and row is best
         lines.append(Line(_row_cells(row, results.metric, timing, beside), "best" if is_best else "row"))
@@ -140,24 +140,23 @@ def _row_cells(row: Row, metric: Metric, timing: Timing, beside: Sequence[Metric
     )
 
 
-def _teacher_cells(results: Results, timing: Timing, beside: Sequence[Metric]) -> tuple[Cell, ...]:
+def _teachers_cells(results: Results, timing: Timing, beside: Sequence[Metric]) -> Iterator[tuple[Cell, ...]]:
     teacher, metric = results.teacher, results.metric
-    assert teacher is not None
+    if teacher is None:
+        return
 
     def reached(scores: Scores | None, metric: Metric = metric) -> Cell:
         found = None if scores is None else scores.scores.get(metric.name)
         return Cell() if found is None else Cell(score(found, metric), found)
 
-    return (
-        Cell("teacher", "teacher"),
-        reached(teacher.test),
-        reached(teacher.val),
-        *[reached(teacher.val, one) for one in beside],
-        *[Cell()] * 7,  # its best epoch is not known, and it agrees with itself
-        _count(teacher.parameters),
-        _count(teacher.macs),
-        _speed(timing.measured(teacher.model, "teacher")),
-    )
+    unknown = [Cell()] * 7  # its best epoch is not known, and it agrees with itself
+    size = _count(teacher.parameters), _count(teacher.macs), _speed(timing.measured(teacher.model, "teacher"))
+    scored = [("teacher", teacher.test, teacher.val, size)]
+    scored += [(f"teacher of {one.head}", one.test, one.val, (Cell(), Cell(), Cell())) for one in teacher.also]
+    for name, test, val, costs in scored:
+        yield (
+            Cell(name, name), reached(test), reached(val), *[reached(val, one) for one in beside], *unknown, *costs
+        )  # fmt: skip
 
 
 def _notes(results: Results) -> Iterator[str]:

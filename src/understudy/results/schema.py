@@ -26,6 +26,7 @@ __all__ = [
     "DataFacts",
     "Deployed",
     "Headline",
+    "HeadsTeacher",
     "ModelFacts",
     "Results",
     "Row",
@@ -76,11 +77,21 @@ class ModelFacts(Record):
     image_size: ImageSize | None = None  # pixels: the side of a square, or [height, width]
 
 
+class HeadsTeacher(Record):
+    """A teacher beside the first, which one head of the student learns from."""
+
+    head: str  # of the student
+    model: str  # as in a recipe
+    val: Scores | None = None  # as the first one's
+    test: Scores | None = None  # likewise
+
+
 class Teacher(ModelFacts):
     """The teacher: a model, and what it reaches on the splits there are."""
 
     val: Scores | None = None  # null where its classes are not the data's
     test: Scores | None = None  # null where there is no such split, too
+    also: tuple[HeadsTeacher, ...] = ()  # further ones; the scores are the first one's, the size is of all
 
 
 class SeedResult(Record):

@@ -151,8 +151,13 @@ def open_teacher(
     return found
 
 
-def teacher_by_name(recipe: Recipe, allow_code: bool) -> Network:
+def teacher_by_name(recipe: Recipe, allow_code: bool, *, head: str | None = None) -> Network:
     """As a run opens it, with the normalisation that its data give.
+
+    Args:
+        recipe: with a teacher.
+        allow_code: as in `open_classifier`.
+        head: the one that this head learns from; None: the first.
 
     Raises:
         UserError: the run trained it itself, so that its name alone would give other weights; or it cannot be opened.
@@ -166,6 +171,7 @@ def teacher_by_name(recipe: Recipe, allow_code: bool) -> Network:
             "bank": None,
             "method": (),
             "rows": (),
+            "teacher": None if recipe.teacher is None else recipe.teacher.only(head),
             "student": recipe.student.model_copy(update={"weights": "none"}),
         }
     )

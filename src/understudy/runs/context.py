@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from understudy.recipes.comparison import Variant
@@ -29,3 +29,4 @@ class Execution:
     stop: StopRequest
     trackers: Trackers | None = None  # of the first process, once it has begun
     teacher: dict[str, Evaluation] = field(default_factory=dict)  # by split
+    further_teachers: Mapping[str, Mapping[str, Evaluation]] = field(default_factory=dict)  # by head, by split

@@ -23,6 +23,7 @@ from understudy.runs.components import Components
 from understudy.runs.context import Execution
 from understudy.runs.example_boxes import example_images
 from understudy.runs.folder import RunFolder
+from understudy.runs.further_teachers import scored_further_teachers
 from understudy.runs.sample_table import write_disagreements, write_sample_table
 from understudy.runs.seeds import kept_seed, save_predictions
 from understudy.tasks.base import is_dense
@@ -64,7 +65,10 @@ def finish(execution: Execution) -> None:
 
 def _teacher(execution: Execution) -> Teacher | None:
     teacher = execution.components.teacher
-    return None if teacher is None else scored_teacher(teacher.facts(), execution.teacher)
+    if teacher is None:
+        return None
+    also = scored_further_teachers(execution.components, execution.further_teachers)
+    return scored_teacher(teacher.facts(), execution.teacher).model_copy(update={"also": also})
 
 
 def _notes(execution: Execution, records: Sequence[SeedRecord]) -> Iterator[str]:

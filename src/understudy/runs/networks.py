@@ -61,10 +61,7 @@ def teacher_named(recipe: Recipe, create: Callable[[TeacherConfig], Network]) ->
     """The teacher of a recipe, with those beside it that single heads learn from."""
     assert recipe.teacher is not None
     first = create(recipe.teacher)
-    others = {
-        head: create(TeacherConfig.nested({**further.model_dump(), "allow_weak": True}))
-        for head, further in recipe.teacher.also.items()
-    }
+    others = {head: create(recipe.teacher.only(head)) for head in recipe.teacher.also}
     return beside(first, others) if others else first
 
 

@@ -17,6 +17,7 @@ from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows, length_notes, size_notes
 from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
+from understudy.runs.further_teachers import check_further_teachers, evaluate_further_teachers
 from understudy.runs.memory_format import choose_memory_format
 from understudy.runs.teacher import check_teacher, evaluate_teacher
 from understudy.runs.threads import choose_threads, usable_threads
@@ -59,6 +60,7 @@ def _check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
         )
     elif recipe.teacher is not None:
         check_teacher(components, evaluate_teacher(components).get("val"), say=display.say)
+        check_further_teachers(components, evaluate_further_teachers(components), say=display.say)
     display.say(describe.describe_rows(components, rows))
     for student in trainer.students:
         display.say(_taps_in_words(student))

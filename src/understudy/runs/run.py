@@ -31,6 +31,7 @@ from understudy.runs.failures import readable_errors
 from understudy.runs.finish import finish
 from understudy.runs.folder import RunFolder
 from understudy.runs.folder_choice import choose_run_folder, goes_on_unturned
+from understudy.runs.further_teachers import check_further_teachers, evaluate_further_teachers
 from understudy.runs.memory_format import choose_memory_format
 from understudy.runs.per_image import per_image_tensors
 from understudy.runs.seeds import is_kept, keep_seed
@@ -219,6 +220,8 @@ def _prepare_teacher(execution: Execution) -> None:
     )
     execution.teacher = evaluate_teacher(execution.components, stop=execution.stop)
     check_teacher(execution.components, execution.teacher.get("val"), say=execution.display.say)
+    execution.further_teachers = evaluate_further_teachers(execution.components, stop=execution.stop)
+    check_further_teachers(execution.components, execution.further_teachers, say=execution.display.say)
 
 
 def _run_seed(execution: Execution, seed: int) -> None:

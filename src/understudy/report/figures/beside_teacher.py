@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,17 +23,33 @@ TEACHER_LOOK = RowLook(TEACHER_COLOR, "dashed", "D")
 
 
 def _names(run: RunData, found: Findings) -> list[str]:
-    """The rows that something was found of, and the teacher."""
+    """The rows that something was found of, each beside every teacher, and the teachers."""
     pieces = [name for name in found.pieces if "problem" not in found.pieces[name]]
-    rows = [row.name for row in run.results.rows if row.name in pieces]
-    return [*rows, *(["teacher"] if "teacher" in pieces else [])]
+    rows = [name for row in run.results.rows for name in pieces if _row_of(name) == row.name]
+    return [*rows, *(name for name in pieces if _row_of(name) == "teacher" and name not in rows)]
+
+
+def _row_of(name: str) -> str:
+    """The row that a name is of, which may say beside which teacher; "teacher" of every teacher."""
+    return "teacher" if name.startswith("teacher of ") else name.partition(" beside the teacher of ")[0]
+
+
+def _looks(run: RunData, names: Sequence[str]) -> dict[str, RowLook]:
+    style = looks([row.name for row in run.results.rows])
+    return {name: style.get(_row_of(name), TEACHER_LOOK) for name in names}
+
+
+def _drawn(run: RunData, names: Sequence[str]) -> list[str]:
+    """As many as there is room for, the most telling rows first."""
+    rows = chosen_rows(run, [_row_of(name) for name in names], MOST_PANELS)
+    return [name for row in rows for name in names if _row_of(name) == row][:MOST_PANELS]
 
 
 @of_analysis("fidelity", "fidelity", "Fidelity to the teacher", place=84)
 def fidelity_plot(run: RunData, found: Findings) -> Plot | None:
     """Difference of class correlations between student and teacher, by row."""
     names = [name for name in _names(run, found) if f"{name}/apart" in found.tensors]
-    drawn = chosen_rows(run, names, MOST_PANELS)
+    drawn = _drawn(run, names)
     if not drawn:
         return None
     figure = new_figure(2.9)
@@ -72,7 +89,7 @@ def relations_plot(run: RunData, found: Findings) -> Plot | None:
     names = _names(run, found)
     if not names:
         return None
-    style = looks([row.name for row in run.results.rows])
+    style = _looks(run, names)
     figure = new_figure(1.3 + 0.34 * len(names))
     for axes, kind in zip(add_panels(figure, 2), ("image", "class"), strict=True):
         for place, name in enumerate(names):
@@ -95,7 +112,7 @@ def relations_plot(run: RunData, found: Findings) -> Plot | None:
 @of_analysis("similarity", "similarity", "Similarity of layers", place=86)
 def similarity_plot(run: RunData, found: Findings) -> Plot | None:
     """Linear CKA of every layer of the student with every layer of the teacher."""
-    names = chosen_rows(run, [name for name in _names(run, found) if f"{name}/cka" in found.tensors], MOST_PANELS)
+    names = _drawn(run, [name for name in _names(run, found) if f"{name}/cka" in found.tensors])
     if not names:
         return None
     figure = new_figure(2.9)
@@ -128,7 +145,7 @@ def equivariance_plot(run: RunData, found: Findings) -> Plot | None:
     names = _names(run, found)
     if not names:
         return None
-    style = looks([row.name for row in run.results.rows]) | {"teacher": TEACHER_LOOK}
+    style = _looks(run, names)
     figure = new_figure(3.4)
     axes = figure.add_subplot()
     for name in names:

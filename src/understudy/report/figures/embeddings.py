@@ -23,7 +23,14 @@ MOST_NAMED = 10  # classes with a key
 def embeddings_plot(run: RunData, found: Findings) -> Plot | None:
     """Principal components and t-SNE of the same validation images in every network."""
     rows = [row.name for row in run.results.rows if f"{row.name}/pca/places" in found.tensors]
-    teacher = ["teacher"] if "teacher/pca/places" in found.tensors else []
+    rows_here = {row.name for row in run.results.rows}
+    teacher = [
+        name
+        for tensor in found.tensors
+        if (name := tensor.removesuffix("/pca/places")) != tensor
+        and (name == "teacher" or name.startswith("teacher of "))
+        and name not in rows_here
+    ][: MOST_NETWORKS - 1]
     names = [*teacher, *chosen_rows(run, rows, MOST_NETWORKS - len(teacher))]
     if not names:
         return None

@@ -48,11 +48,11 @@ def _features(opened: Opened, name: str, taps: Sequence[str]) -> Iterable[Mappin
         yield features
 
 
-def _similarity(opened: Opened, row: str) -> Found:
-    ours, theirs = (_compared(opened, name) for name in (row, TEACHER))
+def _similarity(opened: Opened, pair: str) -> Found:
+    row, beside = opened.pairs[pair]
+    ours, theirs = (_compared(opened, name) for name in (row, beside))
     found = CKA()
-    pairs = zip(_features(opened, row, ours), _features(opened, TEACHER, theirs), strict=True)
-    for student, teacher in pairs:
+    for student, teacher in zip(_features(opened, row, ours), _features(opened, beside, theirs), strict=True):
         if len(next(iter(student.values()))) >= 4:  # a last batch of fewer tells nothing without bias
             found.add(student, teacher)
     table = found.result()
@@ -142,7 +142,10 @@ def _projection(opened: Opened, row: str) -> Found:
 SIMILARITY = register_analysis(
     Analysis(
         "similarity", "similarity of layers", 40, SPLIT, _similarity_problem, lambda _: {},
-        lambda opened: [Piece(row, 2.0, TEACHER, partial(_similarity, opened, row)) for row in opened.rows],
+        lambda opened: [
+            Piece(name, 2.0, teacher, partial(_similarity, opened, name))
+            for name, (_, teacher) in opened.pairs.items()
+        ],
         frozenset({"classification", "detection"}),
     )
 )  # fmt: skip

@@ -32,6 +32,7 @@ from understudy.utils.errors import UserError
 __all__ = ["TEACHER", "Opened", "Shown", "open_run"]
 
 TEACHER = "teacher"
+BESIDE = " beside the "  # in the names of pairs with another teacher than the first
 BATCH_SIZE = 128
 TIMED_IMAGES = 64
 BOXED_AT_ONCE = 8  # images with boxes, which may be large
@@ -87,8 +88,23 @@ class Opened:
 
     @property
     def names(self) -> list[str]:
-        """The rows, and the teacher where there is one."""
-        return [*self.rows, *([TEACHER] if self.teacher_problem is None else [])]
+        """The rows, and the teachers where there are any."""
+        return [*self.rows, *(self.teachers if self.teacher_problem is None else ())]
+
+    @cached_property
+    def teachers(self) -> Mapping[str, str | None]:
+        """The first teacher and those beside it by name, and the head that learns from each; None: the first."""
+        also = {} if self.recipe.teacher is None else self.recipe.teacher.also
+        return {TEACHER: None, **{f"{TEACHER} of {head}": head for head in also}}
+
+    @property
+    def pairs(self) -> dict[str, tuple[str, str]]:
+        """Every row beside every teacher, by the names of what is found out of them: a row's own for the first."""
+        return {
+            row if head is None else f"{row}{BESIDE}{teacher}": (row, teacher)
+            for row in self.rows
+            for teacher, head in self.teachers.items()
+        }
 
     @cached_property
     def teacher_problem(self) -> str | None:
@@ -98,7 +114,7 @@ class Opened:
         if made_by_python(self.run):
             return "the teacher was handed over in Python, and a run folder does not hold it"
         try:
-            network = self.network(TEACHER)
+            network, *_ = [self.network(name) for name in self.teachers]
         except UserError as error:
             return f"the teacher cannot be opened: {error}"
         if network.num_classes != self.results.data.num_classes:
@@ -108,9 +124,9 @@ class Opened:
         return None
 
     def network(self, name: str) -> Network:
-        """A row's student, or the teacher, on the device in evaluation mode."""
+        """A row's student, or a teacher, on the device in evaluation mode."""
         if name not in self._networks:
-            network = self._teacher() if name == TEACHER else self._student(name)
+            network = self._teacher(self.teachers[name]) if name in self.teachers else self._student(name)
             network.module.to(self.device).eval()
             self._networks[name] = network
         return self._networks[name]
@@ -136,7 +152,7 @@ class Opened:
                 self.check()
                 yield prepare(batch.images.to(self.device)), batch.targets
             return
-        images = shown.teacher_images if name == TEACHER else shown.images
+        images = shown.teacher_images if name in self.teachers else shown.images
         for start in range(0, len(shown) if most is None else min(most, len(shown)), BATCH_SIZE):
             self.check()
             here = slice(start, min(start + BATCH_SIZE, most or len(shown)))
@@ -184,10 +200,10 @@ class Opened:
     def _student(self, row: str) -> Network:
         return row_network_of(self.run, self.rows[row], self.seed, allow_code=self.allow_code, module=self.module)
 
-    def _teacher(self) -> Network:
+    def _teacher(self, head: str | None) -> Network:
         if self.run.teacher.is_dir():
             return load_student_network(self.run.teacher, allow_code=self.allow_code)
-        return teacher_by_name(self.recipe, self.allow_code)
+        return teacher_by_name(self.recipe, self.allow_code, head=head)
 
 
 def open_run(

@@ -23,13 +23,18 @@ def _needs_teacher(opened: Opened) -> str | None:
     return opened.teacher_problem
 
 
+def _of_pairs(opened: Opened, find: Callable[[Opened, str], Found]) -> Iterable[Piece]:
+    for name, (row, _) in opened.pairs.items():
+        yield Piece(name, 1.0, row, partial(find, opened, name))
+
+
 def _of_each(opened: Opened, names: Iterable[str], find: Callable[[Opened, str], Found]) -> Iterable[Piece]:
     for name in names:
         yield Piece(name, 1.0, name, partial(find, opened, name))
 
 
-def _fidelity(opened: Opened, row: str) -> Found:
-    student, teacher = opened.logits(row, SPLIT), opened.logits("teacher", SPLIT)
+def _fidelity(opened: Opened, pair: str) -> Found:
+    student, teacher = (opened.logits(name, SPLIT) for name in opened.pairs[pair])
     found = asdict(fidelity(student, teacher, opened.shown(SPLIT).labels))
     apart = torch.from_numpy(found.pop("apart"))
     return Found(found, {"apart": apart.float()} if len(apart) <= MOST_CLASSES else {})
@@ -45,8 +50,8 @@ def _calibration(opened: Opened, name: str) -> Found:
     return Found({**values, "top1": right, "effective_classes": used})
 
 
-def _relations(opened: Opened, row: str) -> Found:
-    student, teacher = (opened.logits(name, SPLIT).double().softmax(1) for name in (row, "teacher"))
+def _relations(opened: Opened, pair: str) -> Found:
+    student, teacher = (opened.logits(name, SPLIT).double().softmax(1) for name in opened.pairs[pair])
     found = relations(student, teacher)
     values = {
         f"mean_per_{kind}": float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
@@ -59,7 +64,7 @@ def _relations(opened: Opened, row: str) -> Found:
 FIDELITY = register_analysis(
     Analysis(
         "fidelity", "fidelity to the teacher", 20, SPLIT, _needs_teacher, lambda _: {},
-        lambda opened: _of_each(opened, opened.rows, _fidelity),
+        lambda opened: _of_pairs(opened, _fidelity),
     )
 )  # fmt: skip
 CALIBRATION = register_analysis(
@@ -71,6 +76,6 @@ CALIBRATION = register_analysis(
 RELATIONS = register_analysis(
     Analysis(
         "relations", "relations with the teacher", 30, SPLIT, _needs_teacher, lambda _: {},
-        lambda opened: _of_each(opened, opened.rows, _relations),
+        lambda opened: _of_pairs(opened, _relations),
     )
 )  # fmt: skip
