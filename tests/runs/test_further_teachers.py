@@ -90,7 +90,7 @@ def test_a_further_teacher_that_knows_nothing_is_refused_before_training() -> No
     components = open_components(recipe, allow_code=False, say=lambda text: None)
     said: list[str] = []
     found = evaluate_further_teachers(components)
-    with pytest.raises(UserError, match="which the head 'distilled2' learns from, scores .* no better than chance"):
+    with pytest.raises(UserError, match=r"which the head 'distilled2' learns from, scores .* no better than chance"):
         check_further_teachers(components, found, say=said.append)
     assert said[0].startswith("teacher  timm:vit_tiny_patch16_224   of distilled2   val top-1")
 
