@@ -50,6 +50,9 @@ METHODS: dict[str, Any] = {
         "distance": "correlation",
         "kl_weight": 0,
     },
+    "projector of all tokens": {"name": "projector", "student_tap": "norm:tokens", "kl_weight": 0},
+    "co_advise on one token": {"name": "co_advise", "on": "distilled"},
+    "vkd": {"name": "vkd"},
     "minilm": {"name": "minilm"},
     "fitnet": {"name": "fitnet"},
     "at": {"name": "at"},
@@ -62,8 +65,10 @@ PAIRS = [(one, other) for one, other in product(NETWORKS, NETWORKS) if "deit" in
 
 def is_refused(method: str, student: str, teacher: str) -> str | None:
     """What the refusal says, where a pair is refused."""
-    if method in ("deit hard", "deit soft", "dist on a token") and student not in TOKENS:
+    if method in ("deit hard", "deit soft", "dist on a token", "co_advise on one token") and student not in TOKENS:
         return "teaches the head 'distilled' of a distillation token, and .* has one head"
+    if method == "projector of all tokens" and student not in (*TOKENS, "vit"):
+        return "has nothing to tap at 'norm:tokens'|which are no tokens"
     if method == "minilm" and {student, teacher} - {"deit", "deit_conv", "vit"}:
         return "has no layer that gives queries, keys and values of whole images"
     return None

@@ -87,6 +87,19 @@ class TestShapes:
     def test_a_convolution_of_swin_that_is_channels_first_already_stays_so(self) -> None:
         assert shapes(features_of(SWIN, "patch_embed.proj")) == {"patch_embed.proj": (2, 12, 16, 16)}
 
+    def test_all_tokens_of_a_vit_are_one_vector(self) -> None:
+        name, size, kwargs = VIT
+        network = create_model(name, num_classes=5, weights="none", image_size=size, kwargs=kwargs).module.eval()
+        images, given = torch.rand(2, 3, size, size), {}
+        network.norm.register_forward_hook(lambda module, inputs, output: given.update(tokens=output))
+        _, features = TappedModel(network, ["norm:tokens"])(images)
+        assert given["tokens"].ndim == 3
+        assert torch.equal(features["norm:tokens"], given["tokens"].mean(dim=1))
+
+    def test_what_are_no_tokens_is_refused_as_such(self) -> None:
+        with pytest.raises(UserError, match=r"holds at 'layer1:tokens' is \(2, .*\), which are no tokens"):
+            TappedModel(timm.create_model("resnet18", num_classes=2), ["layer1:tokens"])(torch.rand(2, 3, 32, 32))
+
     def test_register_tokens_of_a_vit_are_no_places_of_the_map(self) -> None:
         name, size, kwargs = VIT  # 2x2 places, a class token and four registers: nine tokens, but no 3x3 map
         features = features_of((name, size, {**kwargs, "reg_tokens": 4}), "stages")

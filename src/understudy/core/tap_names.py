@@ -78,8 +78,11 @@ def expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str]
                 yield tap
                 continue
             path, _, side = resolved(module, tap).partition(":")
-            if side not in ("", "input"):
-                raise UserError(f"{name}: a tap is a module's output, 'path', or its input, 'path:input'; got {tap!r}")
+            if side not in ("", "input", "tokens"):
+                raise UserError(
+                    f"{name}: a tap is a module's output, 'path', its input, 'path:input', or the mean of all its "
+                    f"tokens, 'path:tokens'; got {tap!r}"
+                )
             if submodule(module, path) is None:
                 known = tap_names(module)
                 close = nearest(path, known)

@@ -32,8 +32,9 @@ class Taps:
 
     Names: "embedding" (the classifier's input), "stages" and "preact_stages" (all of them; they arrive as
     "stages.0", "stages.1", ...), "attention" (queries, keys and values of a vision transformer's last block, (B,3D,H,W)
-    on the grid of its patches), "module.path" for a module's output and "module.path:input" for its input, or
-    "output.NAME" for a tensor that the network gives ("output.logits" where it gives one alone).
+    on the grid of its patches), "module.path" for a module's output, "module.path:input" for its input and
+    "module.path:tokens" for the mean of all its tokens, those of class and distillation among them, or "output.NAME"
+    for a tensor that the network gives ("output.logits" where it gives one alone).
     """
 
     student: tuple[str, ...] = ()
@@ -257,6 +258,13 @@ class TappedModel(nn.Module):
             raise UserError(
                 f"what {self.model_name} holds at {tap!r} is {described(caught)}, not a tensor; tap a module inside it"
             )
+        if tap.endswith(":tokens"):
+            if feature.ndim != 3:
+                raise UserError(
+                    f"what {self.model_name} holds at {tap!r} is {tuple(feature.shape)}, which are no tokens (B,N,D); "
+                    "leave out :tokens"
+                )
+            return feature.mean(dim=1)
         is_channels_first = not self._are_channels_last[tap]
         sides = (images.shape[2], images.shape[3]) if images.ndim == 4 else (1, 1)
         mapped = as_map(feature, self.module, is_channels_first=is_channels_first, image_sides=sides)

@@ -159,7 +159,7 @@ class Projector(Method, name="projector"):
         distance_weight: float = Field(default=2.0, ge=0)  # imagenet/torchdistill/losses/single.py
         kl_weight: float = Field(default=1.0, ge=0)  # the same file; 0 in the paper's CIFAR-100 runs
         spatial: bool = False  # every place of the two maps is a row, on the smaller grid; false: their means are
-        student_tap: str = "embedding"  # of a vision transformer: the class token; norm: its patches
+        student_tap: str = "embedding"  # of a transformer: the class token; norm: its patches; norm:tokens: all tokens
         teacher_tap: str = "embedding"
 
     paper = Paper(
