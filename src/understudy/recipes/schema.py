@@ -290,9 +290,10 @@ class Recipe(Config):
                 "a bank is of a teacher that is trained already; train it first (`understudy train --student MODEL "
                 "--method none`), and set teacher.weights to that run's folder and teacher.train_epochs: 0"
             )
-        if self.data.mix is not None:
+        if self.data.sampling == "balanced":
             raise ValueError(
-                "data.mix: Mixup and CutMix show images that no bank has seen; leave out data.mix, or the bank"
+                "data.sampling: a bank has every image once a view, and balanced sampling draws some several times and "
+                "some not at all; leave out data.sampling, or the bank"
             )
         if self.teacher.also:
             raise ValueError("teacher.also: a bank holds what one teacher says; leave out teacher.also, or the bank")

@@ -231,7 +231,7 @@ def test_a_teacher_that_knows_nothing_is_not_banked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("over", "said"),
     [
-        ({"data": {"mix": {"mixup": 0.8}}}, "Mixup and CutMix show images that no bank has seen"),
+        ({"data": {"sampling": "balanced"}}, "balanced sampling draws some several times and some not at all"),
         ({"data": {"repeats": 3}}, "a bank holds one view of each sample an epoch; leave out data.repeats"),
         ({"teacher": {"train_epochs": 2}}, "a teacher that is trained already"),
         ({"teacher": None, "method": []}, r"a bank is of a teacher; set teacher\.model"),

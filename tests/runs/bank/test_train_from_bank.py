@@ -180,10 +180,8 @@ def test_unique_views_need_one_for_each_epoch(tmp_path: Path) -> None:
         opened(with_bank(small_recipe({"epochs": 3}), tmp_path, bank=unique))
 
 
-def test_mixup_and_streams_are_refused_with_a_bank(tmp_path: Path) -> None:
+def test_streams_are_refused_with_a_bank(tmp_path: Path) -> None:
     file = recipe_file(tmp_path, small_recipe())
-    said = refused("train", file, "--bank", tmp_path, "data.mix={mixup: 0.8}")
-    assert "Mixup and CutMix show images that no bank has seen; leave out data.mix, or the bank" in said
     said = refused("train", file, "--bank", tmp_path, "data.root=hf:some/images", "data.streaming=true")
     assert "a bank is asked by sample number" in said
 

@@ -55,7 +55,8 @@ class MixedBatches:
     """A TrainLoader whose every batch is mixed.
 
     What is drawn depends on seed, epoch, step and rank, not on the samples: other than the augmentation, it differs
-    between one process and several.
+    between one process and several. Where views repeat, whole epochs do: a view is an image with its partner and their
+    shares, so that it can be told by seed, view and sample alone, as a bank does.
 
     Args:
         loader: of (B,) labels 0..C-1.
@@ -63,10 +64,21 @@ class MixedBatches:
         num_classes: C.
         seed: of the run.
         rank: of this process.
+        num_views: epochs after which they repeat; None: never.
     """
 
-    def __init__(self, loader: TrainLoader, config: MixConfig, *, num_classes: int, seed: int, rank: int = 0) -> None:
+    def __init__(
+        self,
+        loader: TrainLoader,
+        config: MixConfig,
+        *,
+        num_classes: int,
+        seed: int,
+        rank: int = 0,
+        num_views: int | None = None,
+    ) -> None:
         self._loader = loader
+        self._num_views = num_views
         self._mixup = Mixup(  # type: ignore[no-untyped-call]
             mixup_alpha=config.mixup,
             cutmix_alpha=config.cutmix,
@@ -89,6 +101,7 @@ class MixedBatches:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The loader's batches, mixed."""
+        epoch = epoch if self._num_views is None else (epoch - 1) % self._num_views + 1
         for step, batch in enumerate(self._loader.epoch(epoch, start_step), start_step):
             yield mixed(batch, self._mixup, seed=hashed(self._seed, "mix", epoch, step, self._rank))
 

@@ -76,6 +76,8 @@ def train_loader(
     if has_boxes(source):
         return _boxed(source, config, seed=seed, share=Share(rank, world_size), device=torch.device(device))
     image_size, teacher_size = _two_sizes(image_size, teacher_size)
+    if config.mix is not None and num_views is not None:
+        config = _of_whole_batches(config, world_size)
     if config.copies == "rotations":
         refuse_to_turn(image_size)
     augment = augment_for(config, source)
@@ -99,8 +101,22 @@ def train_loader(
     loader = _augmented(source, config, rendering, plan, torch.device(device))
     if config.mix is not None:
         num_classes = _num_classes_to_mix(data)
-        return MixedBatches(loader, config.mix, num_classes=num_classes, seed=seed, rank=rank)
+        return MixedBatches(loader, config.mix, num_classes=num_classes, seed=seed, rank=rank, num_views=num_views)
     return RotatedCopies(loader) if config.copies == "rotations" else loader
+
+
+def _of_whole_batches(config: DataConfig, world_size: int) -> DataConfig:
+    """Settings under which every image meets the partner that it had when its view was banked.
+
+    Raises:
+        UserError: several processes, each of which would mix its own part of a batch.
+    """
+    if world_size > 1:
+        raise UserError(
+            f"data.mix: a bank's images were mixed in the batches of one process, and each of these {world_size} mixes "
+            "its own part; train in one process, or leave out data.mix, or the bank"
+        )
+    return config.model_copy(update={"on_bad_image": "stop"})  # one image less would give all others of it new partners
 
 
 def _boxed(source: Source, config: DataConfig, *, seed: int, share: Share, device: torch.device) -> BoxTrainLoader:

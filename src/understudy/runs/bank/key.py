@@ -44,6 +44,9 @@ def bank_key(recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student
     identities = {
         source: split_identity(source) for source in splits.values()
     }  # val and test are one under data.val: test
+    # Who is mixed with whom hangs on who stands in the same batch.
+    mix = recipe.data.mix
+    mixed = {} if mix is None else {"mix": mix.model_dump(mode="json"), "mixed_in_batches_of": recipe.data.batch_size}
     key = {
         "teacher": {
             "model": teacher.model,
@@ -62,6 +65,7 @@ def bank_key(recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student
             "in_memory": data.native_size,  # these are augmented in whole batches, with other draws than in workers
             **filled,
             **_of_masks(recipe, data, student),
+            **mixed,
             **({} if data.greys is None else {"greys": data.greys}),
             **({"exif_rotation": True} if data.num_rotated else {}),  # banks of before were made of none that is turned
         },

@@ -184,6 +184,8 @@ def _announce(banking: _Banking) -> None:
         [layout.output.in_words(), *(f"{tap} {'x'.join(map(str, size))}" for tap, size in layout.taps.items())]
     )
     copies = f" x {layout.num_copies} copies" if layout.num_copies > 1 else ""
+    if banking.components.recipe.data.mix is not None:
+        copies += f", each mixed with its partner in batches of {banking.components.recipe.data.batch_size}"
     banking.display.say(
         f"bank     {banking.out}: {plural(len(seeds), 'seed')} x "
         f"{plural(options.views, 'view')} of {layout.num_samples:,} images{copies}, {layout.row_bytes:,} bytes each "
@@ -228,7 +230,8 @@ def _write_missing(banking: _Banking, seed: int, folder: BankFolder, manifest: M
         banking.display.say(f"{label} is complete: {manifest.num_views} views in {folder.path}")
         return
     # An epoch's last, smaller batch is banked too, whether a run leaves it out or not.
-    components = with_data_settings(banking.components, {"drop_last": False})
+    of_mixed = {} if banking.components.recipe.data.mix is None else {"on_bad_image": "stop"}
+    components = with_data_settings(banking.components, {"drop_last": False, **of_mixed})
     loader = components.train_loader(seed)
     layout, done = manifest.layout, 0
     total = sum(len(layout.steps_of(number)) for _, number in missing)
