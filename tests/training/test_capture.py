@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import Tensor
 
 from helpers.engine import CLASSES, CPU, SmallNet, batches, small_net, small_teacher, spec_of
 from helpers.recorded_ops import recorded_ops
 from helpers.states import tensors_of
-from understudy import Trainer, UserError, methods
+from understudy import Batch, Trainer, UserError, methods
 from understudy.optim.ema import Averaging
 from understudy.optim.schedule import Schedule
 from understudy.tasks import Classification
 from understudy.training.build import BuildContext, build_student, tap_teacher
 from understudy.training.capture import CapturedSteps, PlainSteps
 from understudy.training.spec import StudentSpec
+from understudy.utils.seeding import RandomState, seeded
 
 
 def trainer_of(specs: list[StudentSpec], **options: Any) -> Trainer:
@@ -120,15 +124,133 @@ def test_a_run_that_was_resumed_goes_on_bit_for_bit() -> None:
             assert torch.equal(tensors_of(theirs)[name], value), name
 
 
-def test_a_step_that_draws_random_numbers_is_taken_as_it_comes_and_says_so() -> None:
+class DroppingNet(SmallNet):
+    """Dropout, and a drop path in front of it, as transformers have both."""
+
+    def __init__(self) -> None:
+        super().__init__(dropout=0.5)
+        self.drop_path = DropPath(0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.act(self.norm(self.conv(images)))
+        return self.fc(self.dropout(self.drop_path(hidden).mean((2, 3))))
+
+
+def drawing_specs() -> list[StudentSpec]:
+    """Two rows that draw in their networks, and one that draws negatives."""
+    with seeded(5):
+        networks = [DroppingNet() for _ in range(3)]
+    crd = methods.CRD.Config(embedding_dim=4, num_negatives=6)
+    kinds = [("kd", methods.KD.Config(), "joint"), ("kd+dot", methods.KD.Config(), "dot"), ("crd", crd, "joint")]
+    return [
+        StudentSpec(network, method=method, update=spec_of("kd+dot" if update == "dot" else "kd").update, name=name)
+        for network, (name, method, update) in zip(networks, kinds, strict=True)
+    ]
+
+
+def numbered(steps: int = 9) -> list[Batch]:
+    """The batches with the numbers of their samples."""
+    return [
+        replace(batch, indices=torch.arange(len(batch.images)) + 8 * place)
+        for place, batch in enumerate(batches(steps, last=5))
+    ]
+
+
+def test_replays_draw_what_steps_draw() -> None:
+    ends = []
+    for take in (plain, captured):
+        trainer = trainer_of(drawing_specs())
+        steps = take(trainer)
+        trainer.fit(numbered(), epochs=2)
+        ends.append(trainer)
+    assert steps.problem is None
+    assert (steps.num_recordings, steps.num_replays) == (1, 18 - 3 - 1 - 2)
+    assert_equal(*ends)
+    for ours, theirs in zip(ends[0].students, ends[1].students, strict=True):  # and both draw on from the same place
+        for one, other in (
+            (ours.random_state, theirs.random_state),
+            (ours.shared_random_state, theirs.shared_random_state),
+        ):
+            assert torch.equal(one.state_dict()["cpu"], other.state_dict()["cpu"])
+
+
+def test_a_resumed_run_draws_on_where_it_stopped() -> None:
+    whole, first, second = (trainer_of(drawing_specs(), stops_at_nan=True) for _ in range(3))
+    for trainer in (whole, first, second):
+        captured(trainer)
+    for trainer, epochs in ((whole, 3), (first, 2), (second, 1)):
+        for student in trainer.students:
+            student.schedule = Schedule(name="constant")
+        trainer.fit(numbered(), epochs=epochs)
+    second.load_state_dict(first.state_dict())
+    second.fit(numbered(), epochs=3)
+    assert second._captured.num_recordings == 2
+    for ours, theirs in zip(whole.students, second.students, strict=True):
+        for name, value in tensors_of(ours).items():
+            assert torch.equal(tensors_of(theirs)[name], value), f"{ours.name}: {name}"
+
+
+def test_a_row_that_draws_is_the_row_alone() -> None:
+    together, alone = trainer_of(drawing_specs()), trainer_of(drawing_specs()[2:])
+    for trainer in (together, alone):
+        captured(trainer)
+        trainer.fit(numbered(), epochs=1)
+    ours, theirs = tensors_of(together.students[2]), tensors_of(alone.students[0])
+    assert [name for name, value in ours.items() if not torch.equal(theirs[name], value)] == []
+
+
+class PythonsNet(SmallNet):
+    """Takes its own path at random, decided by Python."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * (1.0 if random.random() < 0.5 else 0.5)
+
+
+def test_a_step_that_draws_elsewhere_is_taken_as_it_comes_and_says_so() -> None:
     said: list[str] = []
-    trainer = trainer_of([StudentSpec(small_net(3, dropout=0.5), method=methods.KD.Config(), name="kd")])
+    trainer = trainer_of([StudentSpec(PythonsNet(), method=methods.KD.Config(), name="kd")])
     steps = captured(trainer, must=False, say=said.append)
     trainer.fit(data(), epochs=1)
     assert steps.num_recordings == 0
     assert said == [
-        "steps are not captured as a CUDA graph: kd draws random numbers in its step (dropout, drop path, negatives)"
+        "steps are not captured as a CUDA graph: the step draws random numbers elsewhere than on the GPU (by random, "
+        "NumPy or a CPU tensor)"
     ]
+
+
+def test_a_draw_from_a_state_that_the_graph_does_not_know_is_refused_as_cuda_does() -> None:
+    own, other = RandomState(1), RandomState(2)
+
+    def step() -> Tensor:
+        with own.swapped_in():
+            return torch.rand(3)
+
+    with pytest.raises(RuntimeError, match="not told of"):
+        recorded_ops(step, [other])
+    drawn, replay = recorded_ops(step, [own, other])
+    first = drawn.clone()
+    replay()
+    with RandomState(1).swapped_in():
+        assert torch.equal(torch.rand(3), first)
+        assert torch.equal(torch.rand(3), drawn)
+
+
+def test_memory_that_runs_out_in_a_recording_is_said_with_the_batch() -> None:
+    """torch raises an error of its own where it ends a recording that has failed, and hides the first."""
+
+    def runs_out(step: object, drawn_from: object) -> None:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture") from error
+
+    said: list[str] = []
+    trainer = trainer_of(specs_of(["kd"]))
+    trainer.students[0].update.prepare_capture(CPU)
+    trainer._captured = CapturedSteps(trainer, record=runs_out, must=False, say=said.append)
+    trainer.fit(data(), epochs=1)
+    assert said == ["steps are not captured as a CUDA graph: memory ran out with batches of 8"]
+    assert trainer.students[0].num_steps == 9
 
 
 class ReadingNet(SmallNet):

@@ -4,15 +4,20 @@ At the sizes of CIFAR a step waits for its hundreds of kernels to be launched. W
 on the tensors that they were recorded with; Python does not go through the step again. So batches are copied into
 tensors that stay where they are, the numbers that change from step to step live on the device (`Update.begin_step`),
 and whatever else of Python is in a step (`baked_in`: warm-up weights, a bank's view, who is trainable) has the step
-recorded anew where it changes. Steps of other shapes, such as an epoch's last, are taken as they come.
+recorded anew where it changes. What a step draws on the device (dropout, drop path, negatives) comes from generators
+that the graph is told of, and that checkpoints hold. Steps of other shapes, such as an epoch's last, are taken as they
+come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+import pickle
+import random
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +25,7 @@ from understudy.core.batch import Batch
 from understudy.core.compile import Capture
 from understudy.core.meters import StepRecord
 from understudy.utils.errors import UserError
+from understudy.utils.seeding import RandomState, random_state, renew_default_generator
 
 if TYPE_CHECKING:
     from understudy.training.trainer import Trainer
@@ -27,8 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["CapturedSteps", "Recorder", "capture_problem", "captured", "cuda_graph"]
 
 Step = Callable[[], list[StepRecord]]
-# Takes a step while recording it; the records, whose tensors every replay writes anew, and what replays it.
-Recorder = Callable[[Step], tuple[list[StepRecord], Callable[[], None]]]
+# Takes a step while recording it, told from which states it may draw on the device; the records, whose tensors every
+# replay writes anew, and what replays it.
+Recorder = Callable[[Step, Sequence[RandomState]], tuple[list[StepRecord], Callable[[], None]]]
 
 STEPS_BEFORE = 3  # taken as they come: libraries settle on their kernels, DOT learns which loss reaches what
 
@@ -164,35 +171,60 @@ class CapturedSteps:
         return shapes, look, *(student.baked_in(trainer.epoch) for student in trainer.students)
 
     def _watched(self, batch: Batch) -> list[StepRecord]:
-        """A step as it comes; one that draws random numbers is none to be replayed."""
-        states = [(s, s.random_state.state_dict(), s.shared_random_state.state_dict()) for s in self._trainer.students]
+        """A step as it comes; one that draws random numbers elsewhere than on the device is none to be replayed."""
+        names = list(self._random_states())
+        before = self._drawn_elsewhere()
         records = self._trainer.replayable_step(batch)
-        for student, own, shared in states:
-            if _differ(own, student.random_state.state_dict()) or _differ(
-                shared, student.shared_random_state.state_dict()
-            ):
-                self._give_up(f"{student.name} draws random numbers in its step (dropout, drop path, negatives)")
+        for name, was, now in zip([*names, "the step"], before, self._drawn_elsewhere(), strict=True):
+            if was != now and self.problem is None:
+                self._give_up(
+                    f"{name} draws random numbers elsewhere than on the GPU (by random, NumPy or a CPU tensor)"
+                )
         return records
+
+    def _random_states(self) -> dict[str, RandomState]:
+        """What the students draw from, by what draws."""
+        students = self._trainer.students
+        own = {student.name: student.random_state for student in students}
+        return own | {f"a method of {student.name}": student.shared_random_state for student in students}
+
+    def _drawn_elsewhere(self) -> list[object]:
+        """Where the generators of each of these, and then those of the process, stand, but for the device's."""
+        known = [state.state_dict() for state in self._random_states().values()]
+        found = [
+            [
+                (device, value.numpy().tobytes())
+                for device, value in state.items()
+                if device != self._trainer.device.type
+            ]
+            for state in (*known, random_state())
+        ]
+        return [*found[:-1], (found[-1], random.getstate(), pickle.dumps(np.random.get_state()))]
 
     def _recorded(self, key: Hashable, batch: Batch) -> list[StepRecord]:
         """Take a step while it is recorded; what fails is taken as it comes, and so is all that follows."""
         still = _still(batch)
         optimizers = [student.update.optimizer for student in self._trainer.students]
         groups = [[dict(group) for group in optimizer.param_groups] for optimizer in optimizers]
+        drawn_from = list(self._random_states().values())
+        stood_at = [state.state_dict() for state in drawn_from]
         try:
-            records, replay = self._record(lambda: self._trainer.replayable_step(still))
+            records, replay = self._record(lambda: self._trainer.replayable_step(still), drawn_from)
         except (RuntimeError, NotImplementedError) as error:  # torch's: an operation that waits, or no memory left
-            is_memory = isinstance(error, torch.OutOfMemoryError)
-            for optimizer, before in zip(optimizers, groups, strict=True):
-                optimizer.zero_grad()  # what the recording made has no values
-                for group, was in zip(optimizer.param_groups, before, strict=True):
-                    group.update(was)
-            what = f"memory ran out with batches of {len(batch.images)}" if is_memory else str(error).splitlines()[0]
-            self._give_up(what)
-            return self._trainer.replayable_step(batch)
-        self._recording = _Recording(key, still, records, replay)
-        self.num_recordings += 1
-        return records
+            problem = _in_words(error, len(batch.images))
+        else:
+            self._recording = _Recording(key, still, records, replay)
+            self.num_recordings += 1
+            return records
+        # Only here the error, and what it holds of the recording's memory, is gone.
+        for state, stood in zip(drawn_from, stood_at, strict=True):
+            state.load_state_dict(stood)
+        for optimizer, before in zip(optimizers, groups, strict=True):
+            optimizer.zero_grad()  # what the recording made has no values
+            for group, was in zip(optimizer.param_groups, before, strict=True):
+                group.update(was)
+        self._give_up(problem)
+        return self._trainer.replayable_step(batch)
 
     def _replayed(self, recording: _Recording, batch: Batch) -> list[StepRecord]:
         for name, tensor in _tensors(batch).items():
@@ -213,13 +245,36 @@ class CapturedSteps:
         self._say(f"steps are not captured as a CUDA graph: {problem}")
 
 
-def cuda_graph(step: Step) -> tuple[list[StepRecord], Callable[[], None]]:
+def cuda_graph(step: Step, drawn_from: Sequence[RandomState]) -> tuple[list[StepRecord], Callable[[], None]]:
     """Record a step as a CUDA graph, and take it."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        records = step()
+    for state in drawn_from:
+        if state.cuda_generator is not None:
+            graph.register_generator_state(state.cuda_generator)
+    stream = torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            records = step()
+    except BaseException:  # of which torch leaves behind the stream that it captured on, and a generator that refuses
+        torch.cuda.set_stream(stream)
+        renew_default_generator()
+        raise
     graph.replay()  # to be recorded is not to be run
     return records, graph.replay
+
+
+def _in_words(error: BaseException, num_images: int) -> str:
+    """What stood against a recording: the first error, since torch raises another when it ends what has failed."""
+    causes = list(_causes(error))
+    if any(isinstance(cause, torch.OutOfMemoryError) for cause in causes):
+        return f"memory ran out with batches of {num_images}"
+    return str(causes[-1]).splitlines()[0]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:
@@ -232,7 +287,3 @@ def _still(batch: Batch) -> Batch:
     """The batch in tensors of its own."""
     copies: dict[str, Any] = {name: tensor.clone() for name, tensor in _tensors(batch).items()}
     return replace(batch, **copies)
-
-
-def _differ(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
-    return any(not torch.equal(value, after[name]) for name, value in before.items())

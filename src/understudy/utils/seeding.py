@@ -21,6 +21,7 @@ __all__ = [
     "globally_seeded",
     "make_random_state",
     "random_state",
+    "renew_default_generator",
     "restore_drawing_state",
     "seeded",
 ]
@@ -32,6 +33,9 @@ _holder: list[str] = []  # name of the thread that trains
 class RandomState:
     """Generators of the CPU, of the current CUDA device and of Apple's GPU that advance only while they are swapped in.
 
+    On CUDA it is a generator of its own that the default one points to meanwhile. A CUDA graph that was told of it
+    (`register_generator_state`) draws from it at every replay what a step without the graph would draw.
+
     Args:
         seed: where they start.
     """
@@ -41,31 +45,59 @@ class RandomState:
         torch.manual_seed(seed)
         self._state = random_state()
         make_random_state(outside)
+        self.cuda_generator = _cuda_generator(self._state.pop("cuda", None))
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Draw from this state until the block ends; the one outside is left as it was.
-
-        While a CUDA graph is captured nothing is swapped: that cannot be recorded, and what is captured draws nothing.
-        """
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            yield
-            return
-        outside = random_state()
+        """Draw from this state until the block ends; the one outside is left as it was."""
+        outside, cuda_outside = _host_state(), _point_default_to(self.cuda_generator)
         make_random_state(self._state)
         try:
             yield
         finally:
-            self._state = random_state()
+            self._state = _host_state()
             make_random_state(outside)
+            _point_default_to(cuda_outside)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Where the generators stand."""
-        return dict(self._state)
+        cuda = {} if self.cuda_generator is None else {"cuda": self.cuda_generator.get_state()}
+        return {**self._state, **cuda}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put them there again."""
-        self._state = {device: value.cpu() for device, value in state.items()}
+        """Put them there again; on CUDA in a new generator, of which no graph knows."""
+        self._state = {device: value.cpu() for device, value in state.items() if device != "cuda"}
+        if "cuda" in state and torch.cuda.is_available():
+            self.cuda_generator = _cuda_generator(state["cuda"].cpu())
+
+
+def renew_default_generator() -> None:
+    """Have the default generator of the current CUDA device draw on from a new state.
+
+    The one that a failed capture was told of counts as captured ever after, and refuses to draw.
+    """
+    state = random_state()
+    if "cuda" in state:
+        _point_default_to(_cuda_generator(state["cuda"]))
+
+
+def _cuda_generator(state: Tensor | None) -> torch.Generator | None:
+    """A new one of the current CUDA device; None where there is no state for it to stand at."""
+    if state is None:
+        return None
+    generator = torch.Generator(device=torch.device("cuda", torch.cuda.current_device()))
+    generator.set_state(state)
+    return generator
+
+
+def _point_default_to(generator: torch.Generator | None) -> torch.Generator | None:
+    """Have the default generator draw from another one's state; one that points to the state it drew from before."""
+    if generator is None:
+        return None
+    default = torch.cuda.default_generators[generator.device.index]
+    before = default.graphsafe_get_state()
+    default.graphsafe_set_state(generator)
+    return before
 
 
 @contextmanager
@@ -103,9 +135,15 @@ def seeded(seed: int) -> Iterator[None]:
 
 def random_state() -> dict[str, Tensor]:
     """Where the generators of the CPU, of the current CUDA device and of Apple's GPU stand, those that there are."""
-    state = {"cpu": torch.get_rng_state()}
+    state = _host_state()
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _host_state() -> dict[str, Tensor]:
+    """The same without CUDA: what may be read and set while a CUDA graph is captured."""
+    state = {"cpu": torch.get_rng_state()}
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
     return state
