@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from understudy import Batch
+from understudy.core.batch import Batch, PlannedBatch
 from understudy.data import TrainLoader
+from understudy.data.loaders.base import planned_batches
 from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import BankConfig, Recipe, recipe_from
 from understudy.runs.bank.make import BankOptions, make_banks
@@ -62,14 +63,18 @@ class Blocks:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The next batches of whichever epoch it is."""
+        return (batch.made() for batch in self.planned(epoch, start_step))
+
+    def planned(self, epoch: int, start_step: int = 0) -> Iterator[Batch | PlannedBatch]:
+        """The same before they are made."""
         for _ in range(start_step, self.steps_per_epoch):
             yield next(self._batches)
 
 
-def _endless(loader: TrainLoader) -> Iterator[Batch]:
+def _endless(loader: TrainLoader) -> Iterator[Batch | PlannedBatch]:
     epoch = 1
     while True:
-        yield from loader.epoch(epoch)
+        yield from planned_batches(loader, epoch)
         epoch += 1
 
 

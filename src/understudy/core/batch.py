@@ -16,7 +16,7 @@ from torch import Tensor
 from understudy.core.boxes import Boxes
 from understudy.core.outputs import changed_outputs
 
-__all__ = ["IMAGES", "MAIN", "Activation", "Batch", "Losses", "Observation", "Pairing"]
+__all__ = ["IMAGES", "MAIN", "Activation", "Batch", "Losses", "Observation", "Pairing", "PlannedBatch"]
 
 MAIN = "main"  # the Pairing that every task has: the predictions that are deployed
 IMAGES = "images"  # that of features, a row an image; in classification it is the main one
@@ -36,6 +36,15 @@ class Batch:
     copies: Tensor | None = None  # (B,) which simultaneous copy of the sample; 0 is the plain one
     view: int = 0  # which version of the augmentation this epoch is
 
+    @property
+    def num_images(self) -> int:
+        """B."""
+        return len(self.images)
+
+    def made(self) -> Batch:
+        """Itself; see `PlannedBatch`."""
+        return self
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
@@ -51,6 +60,47 @@ class Batch:
             if isinstance(value := getattr(self, name), Tensor | Boxes)
         }
         return replace(self, **changed)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBatch:
+    """A batch that is still to be made: numbers on the device, and what makes a Batch of them there.
+
+    A step that makes its batch itself can be captured as a CUDA graph together with that: a replay needs the numbers of
+    the next batch alone.
+
+    Attributes:
+        keys: (n,B) int64, which sample each row is of, and what is drawn for it.
+        make: a pure function of the keys, and of what stays where it is; it reads nothing from the device.
+        view: which version of the augmentation this epoch is.
+        then: what is done to the batch next, in turn.
+    """
+
+    keys: Tensor
+    make: Callable[[Tensor], Batch]
+    view: int = 0
+    then: tuple[Callable[[Batch], Batch], ...] = ()
+
+    @property
+    def num_images(self) -> int:
+        """B of the keys, of which each may stand for several images."""
+        return self.keys.shape[1]
+
+    def made(self) -> Batch:
+        """The batch."""
+        batch = replace(self.make(self.keys), view=self.view)
+        for change in self.then:
+            batch = change(batch)
+        return batch
+
+    def and_then(self, change: Callable[[Batch], Batch]) -> PlannedBatch:
+        """The same with another change at its end."""
+        return replace(self, then=(*self.then, change))
+
+    def to(self, device: torch.device) -> Batch | PlannedBatch:
+        """Itself where it is made on `device`; else the batch, sent there."""
+        here = self.keys.device
+        return self if here.type == device.type and device.index in (None, here.index) else self.made().to(device)
 
 
 @dataclass(frozen=True, slots=True)

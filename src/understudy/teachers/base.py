@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from understudy.core.batch import Batch, Observation
+from understudy.core.batch import Batch, Observation, PlannedBatch
 from understudy.core.compile import Compile
 from understudy.core.tap_shapes import TapShapes
 
@@ -121,7 +121,7 @@ class Teacher(RunTeacher):
     def observe(self, batch: Batch) -> Observation:
         """What the teacher says about the batch."""
 
-    def baked_in(self, batch: Batch) -> Hashable:
+    def baked_in(self, batch: Batch | PlannedBatch) -> Hashable:
         """Everything of Python that a recording of this look (a captured CUDA graph) has in it: the view, as a rule."""
         return batch.view
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from understudy.core.batch import Batch, Observation
+from understudy.core.batch import Batch, Observation, PlannedBatch
 from understudy.core.compile import Compile, compiled
 from understudy.core.networks import all_modules, checked_network, shell_of
 from understudy.core.probabilities import are_probabilities, as_logits
@@ -158,7 +158,7 @@ class LiveTeacher(Teacher):
             assert self._run is not None
             return self._run.module.answer(output, question)  # type: ignore[operator]
 
-    def baked_in(self, batch: Batch) -> Hashable:
+    def baked_in(self, batch: Batch | PlannedBatch) -> Hashable:
         """What is run: it looks at the images alone."""
         return self._run, self._beside
 

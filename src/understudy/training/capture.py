@@ -1,12 +1,12 @@
 """The whole step of a Trainer as one CUDA graph: recorded once, replayed with one launch.
 
 At the sizes of CIFAR a step waits for its hundreds of kernels to be launched. What a graph replays are these kernels
-on the tensors that they were recorded with; Python does not go through the step again. So batches are copied into
-tensors that stay where they are, the numbers that change from step to step live on the device (`Update.begin_step`),
-and whatever else of Python is in a step (`baked_in`: warm-up weights, a bank's view, who is trainable) has the step
-recorded anew where it changes. What a step draws on the device (dropout, drop path, negatives) comes from generators
-that the graph is told of, and that checkpoints hold. Steps of other shapes, such as an epoch's last, are taken as they
-come.
+on the tensors that they were recorded with; Python does not go through the step again. So batches, or the numbers that
+they are made of on the device, are copied into tensors that stay where they are, the numbers that change from step to
+step live on the device (`Update.begin_step`), and whatever else of Python is in a step (`baked_in`: warm-up weights, a
+bank's view, who is trainable) has the step recorded anew where it changes. What a step draws on the device (dropout,
+drop path, negatives) comes from generators that the graph is told of, and that checkpoints hold. Steps of other shapes,
+such as an epoch's last, are taken as they come.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.core.batch import Batch
+from understudy.core.batch import Batch, PlannedBatch
 from understudy.core.compile import Capture
 from understudy.core.meters import StepRecord
 from understudy.utils.errors import UserError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CapturedSteps", "Recorder", "capture_problem", "captured", "cuda_graph"]
 
+AnyBatch = Batch | PlannedBatch
 Step = Callable[[], list[StepRecord]]
 # Takes a step while recording it, told from which states it may draw on the device; the records, whose tensors every
 # replay writes anew, and what replays it.
@@ -43,7 +44,7 @@ STEPS_BEFORE = 3  # taken as they come: libraries settle on their kernels, DOT l
 class Steps(Protocol):
     """How a trainer takes what is replayable of its steps."""
 
-    def __call__(self, batch: Batch) -> list[StepRecord]:
+    def __call__(self, batch: AnyBatch) -> list[StepRecord]:
         """Take a step on a batch."""
 
     def forget(self) -> None:
@@ -106,7 +107,7 @@ class PlainSteps:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
 
-    def __call__(self, batch: Batch) -> list[StepRecord]:
+    def __call__(self, batch: AnyBatch) -> list[StepRecord]:
         """Take a step."""
         return self._trainer.replayable_step(batch)
 
@@ -119,7 +120,7 @@ class _Recording:
     """One recorded step."""
 
     key: Hashable
-    batch: Batch  # that it reads
+    batch: AnyBatch  # that it reads
     records: list[StepRecord]  # that it writes
     replay: Callable[[], None]
 
@@ -150,7 +151,7 @@ class CapturedSteps:
         """Drop the recording."""
         self._recording, self._last = None, None
 
-    def __call__(self, batch: Batch) -> list[StepRecord]:
+    def __call__(self, batch: AnyBatch) -> list[StepRecord]:
         """Take a step: replayed where one like it was recorded, recorded where it is the second like it in a row."""
         if self.problem is not None:
             return self._trainer.replayable_step(batch)
@@ -163,14 +164,15 @@ class CapturedSteps:
         self._num_plain += 1
         return self._watched(batch)
 
-    def _baked_in(self, batch: Batch) -> Hashable:
+    def _baked_in(self, batch: AnyBatch) -> Hashable:
         """Everything of Python that a recording of this step would have in it."""
         trainer = self._trainer
         shapes = tuple((name, tensor.shape, tensor.dtype, tensor.stride()) for name, tensor in _tensors(batch).items())
         look = None if trainer.teacher is None else trainer.teacher.baked_in(batch)
-        return shapes, look, *(student.baked_in(trainer.epoch) for student in trainer.students)
+        made = (batch.make, batch.then) if isinstance(batch, PlannedBatch) else ()
+        return shapes, made, look, *(student.baked_in(trainer.epoch) for student in trainer.students)
 
-    def _watched(self, batch: Batch) -> list[StepRecord]:
+    def _watched(self, batch: AnyBatch) -> list[StepRecord]:
         """A step as it comes; one that draws random numbers elsewhere than on the device is none to be replayed."""
         names = list(self._random_states())
         before = self._drawn_elsewhere()
@@ -201,7 +203,7 @@ class CapturedSteps:
         ]
         return [*found[:-1], (found[-1], random.getstate(), pickle.dumps(np.random.get_state()))]
 
-    def _recorded(self, key: Hashable, batch: Batch) -> list[StepRecord]:
+    def _recorded(self, key: Hashable, batch: AnyBatch) -> list[StepRecord]:
         """Take a step while it is recorded; what fails is taken as it comes, and so is all that follows."""
         still = _still(batch)
         optimizers = [student.update.optimizer for student in self._trainer.students]
@@ -211,7 +213,7 @@ class CapturedSteps:
         try:
             records, replay = self._record(lambda: self._trainer.replayable_step(still), drawn_from)
         except (RuntimeError, NotImplementedError) as error:  # torch's: an operation that waits, or no memory left
-            problem = _in_words(error, len(batch.images))
+            problem = _in_words(error, batch.num_images)
         else:
             self._recording = _Recording(key, still, records, replay)
             self.num_recordings += 1
@@ -226,7 +228,7 @@ class CapturedSteps:
         self._give_up(problem)
         return self._trainer.replayable_step(batch)
 
-    def _replayed(self, recording: _Recording, batch: Batch) -> list[StepRecord]:
+    def _replayed(self, recording: _Recording, batch: AnyBatch) -> list[StepRecord]:
         for name, tensor in _tensors(batch).items():
             getattr(recording.batch, name).copy_(tensor, non_blocking=True)
         recording.replay()
@@ -277,13 +279,13 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _tensors(batch: Batch) -> dict[str, Tensor]:
+def _tensors(batch: AnyBatch) -> dict[str, Tensor]:
     """What a batch consists of, by name."""
     named = {field.name: getattr(batch, field.name) for field in fields(batch)}
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
-def _still(batch: Batch) -> Batch:
+def _still(batch: AnyBatch) -> AnyBatch:
     """The batch in tensors of its own."""
     copies: dict[str, Any] = {name: tensor.clone() for name, tensor in _tensors(batch).items()}
     return replace(batch, **copies)

@@ -9,11 +9,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from understudy.core.batch import Batch, Observation
+from understudy.core.batch import Batch, Observation, PlannedBatch
 from understudy.core.compile import Capture, begin_compiled_step
 from understudy.core.meters import StepRecord
 from understudy.core.precision import Precision, autocast
 from understudy.data import TrainLoader, from_plain_loader
+from understudy.data.loaders.base import planned_batches
 from understudy.data.loaders.plain import PlainLoader, as_evaluated_batch, refuse_used_up
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import Evaluation, headline_metric
@@ -173,9 +174,9 @@ class Trainer:
         for student in self.students:
             student.train()
         is_plain = isinstance(loader, PlainLoader)
-        for batch in loader.epoch(self.epoch, self.step_in_epoch):
+        for batch in planned_batches(loader, self.epoch, self.step_in_epoch):
             if is_plain:
-                self._check_targets(batch)
+                self._check_targets(batch.made())
             if self.step + 1 not in self.left_out:
                 self.take_step(batch.to(self.device))
             self.step_in_epoch += 1
@@ -189,7 +190,7 @@ class Trainer:
         if not isinstance(batch.targets, Tensor) or batch.targets.device.type == "cpu":
             self.students[0].task.check_targets(batch.targets)
 
-    def take_step(self, batch: Batch) -> None:
+    def take_step(self, batch: Batch | PlannedBatch) -> None:
         """One step of every student on one batch, after one look of the teacher at it."""
         begin_compiled_step(self._compile_modes)
         progress = self.epoch - 1 + self.step_in_epoch / self.steps_per_epoch
@@ -202,13 +203,11 @@ class Trainer:
             self.measures.add(student.name, record)
         self.measures.end_step(self.step + 1)
 
-    def replayable_step(self, batch: Batch) -> list[StepRecord]:
-        """The look and every student's passes and new weights: all that a captured graph of a step does."""
-        rows, observations = self.world.rows(len(batch.images)), self.observations(batch)
-        return [
-            student.replayable_step(batch, observations[student.precision], self.epoch, rows)
-            for student in self.students
-        ]
+    def replayable_step(self, planned: Batch | PlannedBatch) -> list[StepRecord]:
+        """The batch, the look, every student's passes and new weights: all that a captured graph of a step does."""
+        batch = planned.made()
+        rows, seen = self.world.rows(len(batch.images)), self.observations(batch)
+        return [s.replayable_step(batch, seen[s.precision], self.epoch, rows) for s in self.students]
 
     def observations(self, batch: Batch) -> dict[Precision, Observation]:
         """A look for each precision: what a student is taught must not depend on who else is there."""

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from understudy.core.batch import Batch
+from understudy.core.batch import Batch, PlannedBatch
 from understudy.core.image_size import ImageSize, size_of, size_text
-from understudy.data.loaders.base import TrainLoader
+from understudy.data.loaders.base import TrainLoader, planned_batches
 from understudy.utils.errors import UserError
 
 __all__ = ["RotatedCopies", "refuse_to_turn", "with_rotations"]
@@ -62,7 +62,12 @@ class RotatedCopies:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The loader's batches, each with its rotations."""
-        return map(with_rotations, self._loader.epoch(epoch, start_step))
+        return (batch.made() for batch in self.planned(epoch, start_step))
+
+    def planned(self, epoch: int, start_step: int = 0) -> Iterator[Batch | PlannedBatch]:
+        """The same, where the loader can before they are made."""
+        for batch in planned_batches(self._loader, epoch, start_step):
+            yield batch.and_then(with_rotations) if isinstance(batch, PlannedBatch) else with_rotations(batch)
 
 
 def refuse_to_turn(size: ImageSize) -> None:

@@ -125,10 +125,16 @@ class Windows:
         is_flipped = hashed_tensor(key, "flip") % 2 == 1 if config.flip else None
         return cls(config.pad, offsets // side, offsets % side, is_flipped)
 
-    def at(self, rows: slice) -> Windows:
-        """Some places of the last axis, in a row."""
-        flips = None if self.is_flipped is None else self.is_flipped[..., rows].flatten()
-        return Windows(self.pad, self.top[..., rows].flatten(), self.left[..., rows].flatten(), flips)
+    def packed(self) -> Tensor:
+        """(R,N) int64 of windows (K,N): top, left and, where some are mirrored, whether each is, a row a copy."""
+        flips = [] if self.is_flipped is None else [self.is_flipped.long()]
+        return torch.cat([self.top, self.left, *flips])
+
+    @classmethod
+    def unpacked(cls, rows: Tensor, config: CropFlip, *, num_copies: int) -> Windows:
+        """Those of some columns of `packed`, one copy after the other."""
+        top, left, *flips = rows.reshape(-1, num_copies * rows.shape[1])
+        return cls(config.pad, top, left, flips[0] == 1 if flips else None)
 
     def of(self, images: Tensor) -> Tensor:
         """(B,3,H,W) to the windows of the same shape and dtype."""

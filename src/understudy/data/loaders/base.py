@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from understudy.core.batch import Batch
+from understudy.core.batch import Batch, PlannedBatch
 
-__all__ = ["EvalLoader", "TrainLoader"]
+__all__ = ["EvalLoader", "TrainLoader", "planned_batches"]
 
 
 class TrainLoader(Protocol):
@@ -50,3 +50,12 @@ class EvalLoader(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Batch]: ...
+
+
+def planned_batches(loader: TrainLoader, epoch: int, start_step: int = 0) -> Iterator[Batch | PlannedBatch]:
+    """The batches of an epoch from a step on; of a loader that makes them on the device, before they are made.
+
+    Such a loader has a method `planned` beside `epoch`.
+    """
+    planned: Callable[[int, int], Iterator[Batch | PlannedBatch]] = getattr(loader, "planned", loader.epoch)
+    return planned(epoch, start_step)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from understudy.core.batch import Batch
+from understudy.core.batch import Batch, PlannedBatch
 from understudy.core.image_size import ImageSize
 from understudy.data.augment.config import CropFlip, NoAugment
 from understudy.data.augment.crops import Windows, covered
@@ -31,7 +31,7 @@ class _Images:
         self.image_size = image_size
         self.teacher_size = teacher_size
 
-    def batch(self, images: Tensor, indices: Tensor, view: int = 0, copies: Tensor | None = None) -> Batch:
+    def batch(self, images: Tensor, indices: Tensor, copies: Tensor | None = None) -> Batch:
         unit = as_unit(images)
         return Batch(
             images=covered(unit, self.image_size),
@@ -39,7 +39,6 @@ class _Images:
             targets=self.labels[indices],
             indices=indices,
             copies=copies,
-            view=view,
         )
 
 
@@ -66,21 +65,28 @@ class MemoryTrainLoader:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (1, 2, ...) from step `start_step` on."""
-        plan, device = self._plan, self._stored.images.device
-        order = plan.order(epoch).to(device)
-        view = plan.view(epoch)
+        return (planned.made() for planned in self.planned(epoch, start_step))
+
+    def planned(self, epoch: int, start_step: int = 0) -> Iterator[PlannedBatch]:
+        """The same before they are made: a row of sample numbers, then what is drawn for each of its copies."""
+        plan, view = self._plan, self._plan.view(epoch)
+        order = plan.order(epoch).to(self._stored.images.device)
         windows = self._windows(order, view)
+        keys = order[None] if windows is None else torch.cat([order[None], windows.packed()])
         for step in range(start_step, self.steps_per_epoch):
             rows = plan.rows(step)
-            indices = order[rows.start : rows.stop]
-            copies = None
-            if plan.num_copies > 1:
-                copies = torch.arange(plan.num_copies, device=device).repeat_interleave(len(rows))
-                indices = indices.repeat(plan.num_copies)
-            images = self._stored.images[indices]
-            if windows is not None:
-                images = windows.at(slice(rows.start, rows.stop)).of(images)
-            yield self._stored.batch(images, indices, view, copies)
+            yield PlannedBatch(keys[:, rows.start : rows.stop], self._made, view)
+
+    def _made(self, keys: Tensor) -> Batch:
+        """The batch of (n,B) keys."""
+        indices, count, copies = keys[0], self._plan.num_copies, None
+        if count > 1:
+            copies = torch.arange(count, device=keys.device)[:, None].expand(-1, len(indices)).flatten()
+            indices = indices.repeat(count)
+        images = self._stored.images[indices]
+        if isinstance(self._augment, CropFlip):
+            images = Windows.unpacked(keys[1:], self._augment, num_copies=count).of(images)
+        return self._stored.batch(images, indices, copies=copies)
 
     def _windows(self, order: Tensor, view: int) -> Windows | None:
         """What `crop_flip` shows of a whole epoch, by copy and place in its order; None where it shows all."""

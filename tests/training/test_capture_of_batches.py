@@ -1,0 +1,97 @@
+"""Captured steps that make their batches of images on the device: only numbers of samples and draws are copied in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from helpers.engine import tiny_recipe
+from helpers.recorded_ops import recorded_ops
+from helpers.states import differing, tensors_of
+from understudy.core.batch import Batch, PlannedBatch
+from understudy.data.augment.config import CropFlip
+from understudy.data.augment.crops import crop_flip
+from understudy.data.loaders.base import planned_batches
+from understudy.data.sources.base import images_in_memory
+from understudy.recipes.comparison import rows_of
+from understudy.runs.build import build_trainer
+from understudy.runs.components import Components, open_components
+from understudy.training.capture import CapturedSteps
+from understudy.training.trainer import Trainer
+
+CROPS = {"name": "crop_flip", "pad": 2}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "crops": {"augment": CROPS},
+    "unflipped": {"augment": {**CROPS, "flip": False}},
+    "not augmented": {"augment": "none"},
+    "pairs": {"augment": CROPS, "copies": "pairs"},
+    "rotations": {"augment": CROPS, "copies": "rotations"},
+    "repeats": {"augment": CROPS, "repeats": 3},
+    "enlarged": {"augment": CROPS, "image_size": 12},
+}
+
+
+def opened(data: dict[str, Any], rows: list[str], **settings: Any) -> Components:
+    recipe = tiny_recipe({"data": data, "rows": rows, "seeds": [0], **settings})
+    return open_components(recipe, allow_code=False, say=lambda note: None)
+
+
+def trained(components: Components, *, is_captured: bool, **options: Any) -> Trainer:
+    trainer = build_trainer(components, rows_of(components.recipe), 0)
+    for student in trainer.students:
+        student.update.prepare_capture(components.device)
+    if is_captured:
+        trainer._captured = CapturedSteps(trainer, record=recorded_ops, must=True, say=print)
+    trainer.fit(components.train_loader(0), **options)
+    return trainer
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_planned_batch_is_the_batch(name: str) -> None:
+    components = opened(SETTINGS[name], ["alone"])
+    loader, again = (components.train_loader(0) for _ in range(2))
+    for epoch in (1, 2):
+        made = list(loader.epoch(epoch))
+        for batch, planned in zip(made, planned_batches(again, epoch), strict=True):
+            assert isinstance(planned, PlannedBatch)
+            there = planned.to(torch.device("cpu"))
+            assert there is planned
+            for field in ("images", "targets", "indices", "copies"):
+                one, other = getattr(batch, field), getattr(there.made(), field)
+                assert one is other is None or torch.equal(one, other), field
+            assert planned.view == batch.view == epoch - 1
+
+
+@pytest.mark.parametrize("copies", ["none", "pairs"])
+def test_its_pixels_are_a_function_of_seed_view_copy_and_number(copies: str) -> None:
+    components = opened({"augment": CROPS, "copies": copies}, ["alone"])
+    stored = images_in_memory(components.data.train)
+    assert stored is not None
+    for batch in components.train_loader(3).epoch(2):
+        shown = 0 if batch.copies is None else batch.copies
+        images = crop_flip(stored[batch.indices], batch.indices, CropFlip(pad=2), seed=3, view=1, copies=shown)
+        assert torch.equal(batch.images, images.float() / 255)
+
+
+@pytest.mark.parametrize("name", ["crops", "rotations"])
+def test_replays_make_their_batches(name: str) -> None:
+    components = opened({**SETTINGS[name], "batch_size": 12}, ["kd", "kd+dot"])
+    plain, captured = (trained(components, is_captured=way, epochs=2) for way in (False, True))
+    steps = captured._captured
+    assert isinstance(steps, CapturedSteps)
+    assert steps._recording is not None
+    assert isinstance(steps._recording.batch, PlannedBatch)
+    assert (steps.num_recordings, steps.num_replays) == (1, 14 - 3 - 1 - 2)
+    for ours, theirs in zip(plain.students, captured.students, strict=True):
+        assert differing(tensors_of(ours), tensors_of(theirs)) == []
+    assert plain.history == captured.history
+
+
+def test_mixed_batches_are_drawn_before_the_step_and_copied_in() -> None:
+    components = opened({"mix": {"mixup": 0.8, "cutmix": 1.0}, "batch_size": 12}, ["kd"])
+    assert isinstance(next(planned_batches(components.train_loader(0), 1)), Batch)
+    plain, captured = (trained(components, is_captured=way, epochs=2) for way in (False, True))
+    assert captured._captured.num_replays > 5
+    assert differing(tensors_of(plain.students[0]), tensors_of(captured.students[0])) == []
