@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from against_others import others
 from bare import matmul_rate
+from half_weights import one_by_one
 from measuring import add_common_arguments, device_of, in_turns, summary, timed
 from ours import banked, opened, recipe, training_block
 from torch.utils.flop_counter import FlopCounterMode
@@ -131,6 +132,12 @@ def groups(
         theirs = others(parts(), arguments, device, arguments.steps)
         return {**both(["kd+dot"], "kd+dot"), "plain loop kd+dot": theirs["plain loop kd+dot"]}
 
+    def casts() -> Group:
+        """bfloat16's weights cast all at once, as they are, beside autocast's casts at each use."""
+        group = both(["kd"], "kd, bfloat16", precision="bfloat16")
+        alone = both(["kd"], "kd, bfloat16 cast at each use", precision="bfloat16")
+        return {**group, **{name: one_by_one(block) for name, block in alone.items()}}
+
     yield "live", live
     yield "live, DOT", live_dot
     yield (
@@ -141,6 +148,7 @@ def groups(
         },
     )
     yield "five rows", lambda: {**both(["kd"], "one row"), **both(list(ROWS), "five rows")}
+    yield "casts", casts
     for precision, compile, batch in (("bfloat16", False, 0), ("float32", True, 0), ("bfloat16", True, 1024)):
         size = {"batch_size": batch if device.type == "cuda" else arguments.batch} if batch else {}
         said = ", ".join([precision, *(["compiled"] if compile else []), *([f"batch {batch}"] if batch else [])])

@@ -1,6 +1,8 @@
 """torch.compile's setting for graphs that are gone through twice."""
 
+import os
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +10,9 @@ import torch
 import torch._functorch.config as functorch
 import torch.nn.functional as F
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from understudy.core.compile import compiled, graphs_retained
+from understudy.core.compile import compile_cache, compiled, graphs_retained
 from understudy.core.taps import TappedModel
 from understudy.methods.kd import kd_loss
 from understudy.models import create_model
@@ -34,6 +37,21 @@ def test_nothing_is_set_where_no_graph_is_retained_or_a_network_is_only_compiled
     compiled(TappedModel(nn.Linear(2, 2)), True)
     with graphs_retained(False):
         assert functorch.donated_buffer is before
+
+
+def test_compiled_code_is_kept_where_it_outlives_a_restart_or_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+    assert compile_cache() == tmp_path / "mine"
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert compile_cache() == tmp_path / "understudy" / "torch-compiled"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "understudy" / "torch-compiled")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert compile_cache() == Path(default_cache_dir())
 
 
 @pytest.mark.slow

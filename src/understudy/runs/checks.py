@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from understudy.core.compile import compile_cache
 from understudy.core.image_size import has_shape_of, height_and_width, size_of, size_text
 from understudy.data import DataConfig, Share
 from understudy.data.augment.copies import refuse_to_turn
@@ -24,7 +25,7 @@ from understudy.training.trial_pass import USUAL_IMAGES, training_problem
 from understudy.utils.errors import UserError
 from understudy.utils.text import plural
 
-__all__ = ["check_rows", "length_notes", "size_notes"]
+__all__ = ["check_rows", "compile_notes", "length_notes", "size_notes"]
 
 COPIES = {"none": 1, "pairs": 2, "rotations": 4}
 
@@ -139,6 +140,17 @@ def length_notes(components: Components, rows: Sequence[Variant]) -> list[str]:
         if (note := row.update.length_note(steps)) is not None:
             notes.setdefault(note, []).append(row.name)
     return [f"note     {', '.join(names)}: {note}" for note, names in notes.items()]
+
+
+def compile_notes(components: Components) -> list[str]:
+    """What to say before networks are compiled: how long that takes, and where it is kept."""
+    recipe = components.recipe
+    if not recipe.compile:
+        return []
+    return [
+        f"note     compile: {str(recipe.compile).lower()} compiles student and teacher in the first steps, seconds to "
+        f"minutes the first time; what was compiled before is read from {compile_cache()}"
+    ]
 
 
 def _check_smallest_pass(components: Components) -> None:

@@ -14,7 +14,7 @@ from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import Recipe
 from understudy.runs import describe
 from understudy.runs.build import build_trainer
-from understudy.runs.checks import check_rows, length_notes, size_notes
+from understudy.runs.checks import check_rows, compile_notes, length_notes, size_notes
 from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.runs.further_teachers import check_further_teachers, evaluate_further_teachers
@@ -43,7 +43,7 @@ def _check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     refuse_absent_packages(recipe.trackers)
     components = open_components(recipe, allow_code=allow_code, say=display.say)
     check_rows(components, rows)
-    for note in [*size_notes(components), *length_notes(components, rows)]:
+    for note in [*size_notes(components), *length_notes(components, rows), *compile_notes(components)]:
         display.say(note)
     display.say(describe.describe_data(components))
     for line, style in describe.describe_starts(components):

@@ -21,7 +21,7 @@ from understudy.report import write_report
 from understudy.runs import checkpoint
 from understudy.runs.bank.open import limit_views
 from understudy.runs.build import build_trainer
-from understudy.runs.checks import check_rows, length_notes, size_notes
+from understudy.runs.checks import check_rows, compile_notes, length_notes, size_notes
 from understudy.runs.component_changes import in_world, with_recipe, with_views
 from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
@@ -106,7 +106,7 @@ def _opened(
         for note in components.data.notes:
             display.say(note)
     check_rows(components, rows)
-    for note in [*size_notes(components), *length_notes(components, rows)]:
+    for note in [*size_notes(components), *length_notes(components, rows), *compile_notes(components)]:
         display.say(note)
     return components
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from understudy.core.batch import Batch, Observation, PlannedBatch
 from understudy.core.compile import Compile, compiled
+from understudy.core.half_weights import HalfWeights
 from understudy.core.networks import all_modules, checked_network, shell_of
 from understudy.core.probabilities import are_probabilities, as_logits
 from understudy.core.tap_shapes import TapShapes, num_outputs, shapes_of
@@ -82,6 +83,7 @@ class LiveTeacher(Teacher):
         self._lean: nn.Module | None = None  # the network with folded norms; None: there is none (yet)
         self._run: TappedModel | None = None  # what looks at images: `model`, or what was made of it
         self._beside: TappedModel | None = None  # looks once more, for the taps that folding would change
+        self._halves: dict[TappedModel, HalfWeights] = {}  # of either
         self._modules: tuple[nn.Module, ...] = ()  # of all these
         self._wanted: tuple[str, ...] = ()  # taps as they were asked for
         self._made_of: tuple[Any, ...] | None = None  # weights behind `_run`
@@ -135,7 +137,7 @@ class LiveTeacher(Teacher):
         if not is_same:
             self._lean = self._made_of = None
         self.model = self.model.retapped(wanted)
-        self._run, self._wanted = None, wanted
+        self._run, self._wanted, self._halves = None, wanted, {}
 
     def observe(self, batch: Batch) -> Observation:
         """Logits and tapped features of the batch."""
@@ -143,14 +145,24 @@ class LiveTeacher(Teacher):
         # no_grad rather than inference_mode: tensors from the latter cannot be saved for backward.
         with torch.no_grad(), self._in_evaluation_mode():
             run = self._ready(images)
-            output, features = run(images)
+            with self._halves_of(run, images):
+                output, features = run(images)
             if self._beside is not None:
-                features = features | self._beside(images)[1]
+                with self._halves_of(self._beside, images):
+                    features = features | self._beside(images)[1]
         return Observation(
             output=self._logits(output),
             features={tap: features[tap] for tap in self.model.taps},
             ask=self._ask if hasattr(self.model.module, "answer") else None,
         )
+
+    def _halves_of(self, run: TappedModel, images: Tensor) -> AbstractContextManager[None]:
+        """Under autocast, half-precision copies of what is run, made once where it is a copy of the network anyway."""
+        if self.compile or not self.fold_batch_norm:
+            return nullcontext()
+        if run not in self._halves:
+            self._halves[run] = HalfWeights(run, are_constant=True)
+        return self._halves[run].in_place(images)
 
     def _ask(self, output: Any, question: Any) -> Any:
         """What the network answers, which has looked already and given `output`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
 from understudy.core.compile import Compile, compiled, graphs_retained
+from understudy.core.half_weights import HalfWeights
 from understudy.core.heads import MEAN
 from understudy.core.meters import StepRecord
 from understudy.core.precision import Precision, autocast, grad_scaler, upcast_all
@@ -97,6 +99,7 @@ class Student:
         self._local_methods = [w.method for w in self.methods if w.method.config.rows == "local"]
         self._checks = FirstPairings()
         self._compiled: TappedModel | None = None
+        self._halves = HalfWeights(model)  # of a step in half; compiled code casts by itself
 
     def begin_step(self, *, progress: float, epochs: int) -> None:
         """Set the learning rate for `progress` epochs behind us (0-based, fractional) of `epochs`."""
@@ -140,7 +143,8 @@ class Student:
 
     def _descend(self, batch: Batch, observation: Observation, epoch: int, part: PassShare) -> StepRecord:
         """One forward pass and its backward pass(es)."""
-        with autocast(self.precision, self.device):
+        halves = nullcontext() if self.compile else self._halves.in_place(batch.images)
+        with autocast(self.precision, self.device), halves:
             task_loss, found = self._paired(batch, observation)
         pairings = upcast_all(found)
         self._checks.check(pairings, self.methods, part.rows)
