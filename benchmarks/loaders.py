@@ -1,10 +1,11 @@
 """Images a second of the training loader alone, beside a torchvision DataLoader of the same crops.
 
 understudy reads image files anew at every epoch (`cache: false`) or keeps them scaled down as JPEG (`cache: resized`);
-torchvision is an ImageFolder with RandomResizedCrop, flip and ToTensor in a DataLoader. All decode in as many workers
-and take turns in one process, an epoch each.
+with `decode: gpu` it decodes and crops these as whole batches on the device, without workers: by nvJPEG on CUDA, by the
+same code and libjpeg elsewhere, where a run would refuse it. torchvision is an ImageFolder with RandomResizedCrop, flip
+and ToTensor in a DataLoader. All others decode in as many workers; all take turns in one process, an epoch each.
 
-    python benchmarks/loaders.py --data FOLDER [--size 224] [--workers 2] [--turns 5] [--json FILE]
+    python benchmarks/loaders.py --data FOLDER [--size 224] [--workers 2] [--device cuda] [--turns 5] [--json FILE]
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from understudy.data import DataConfig, open_data, train_loader
+from understudy.data import DataConfig, Share, TrainLoader, open_data, train_loader
+from understudy.data.augment.config import ResizedCrop
+from understudy.data.loaders.on_device import DeviceTrainLoader
+from understudy.data.loaders.plan import EpochPlan
 from understudy.data.resized import resized_source
-from understudy.data.sources.base import Source
 
 
 def main() -> None:
@@ -32,30 +35,42 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    settings = {"root": arguments.data, "batch_size": arguments.batch, "workers": arguments.workers, "cache": False}
-    config = DataConfig.read(settings, what="data")
-    source = open_data(config).train
-    contestants = {
-        "torchvision": theirs(arguments),
-        "understudy, cache: false": ours(source, config, arguments.size),
-        "understudy, cache: resized": ours(resized_source(source, arguments.size), config, arguments.size),
-    }
-    rows = summary(in_turns(contestants, arguments.turns, torch.device("cpu")), "torchvision")
+    device = torch.device(arguments.device)
+    rows = summary(in_turns(contestants(arguments, device), arguments.turns, device), "torchvision")
     lines = ["| loader | times the rate, clock | range | processor |", "| --- | ---: | ---: | ---: |"]
     for row in rows:
         low, high = (1 / end for end in reversed(row["range_wall"]))
         faster = 1 / row["times_wall"]
         lines.append(f"| {row['name']} | {faster:.2f} | {low:.2f} to {high:.2f} | {1 / row['times_processor']:.2f} |")
     facts = {name: value for name, value in vars(arguments).items() if isinstance(value, str | int)}
-    report("\n".join(lines), {"rows": rows, "images": len(source), **facts}, arguments.json)
+    report("\n".join(lines), {"rows": rows, **facts}, arguments.json)
 
 
-def ours(source: Source, config: DataConfig, size: int) -> Callable[[], None]:
+def contestants(arguments: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], None]]:
+    """An epoch of each loader, by name."""
+    settings = {"root": arguments.data, "batch_size": arguments.batch, "workers": arguments.workers, "cache": False}
+    config = DataConfig.read(settings, what="data")
+    source, size = open_data(config).train, arguments.size
+    kept = resized_source(source, size)
+    plan = EpochPlan.of(len(kept), config, seed=0, share=Share())
+    batched = DeviceTrainLoader(
+        kept, ResizedCrop(), plan, image_size=size, teacher_size=None, must_stop=False, device=device
+    )
+    return {
+        "torchvision": theirs(arguments, device),
+        "understudy, cache: false": ours(train_loader(source, config, seed=0, image_size=size, device=device)),
+        "understudy, cache: resized": ours(train_loader(kept, config, seed=0, image_size=size, device=device)),
+        "understudy, decode: gpu": ours(batched),
+    }
+
+
+def ours(loader: TrainLoader) -> Callable[[], None]:
     """An epoch of our loader, another one each time; its workers live on."""
-    loader, epochs = train_loader(source, config, seed=0, image_size=size), count(1)
+    epochs = count(1)
 
     def epoch() -> None:
         for batch in loader.epoch(next(epochs)):
@@ -64,17 +79,24 @@ def ours(source: Source, config: DataConfig, size: int) -> Callable[[], None]:
     return epoch
 
 
-def theirs(arguments: argparse.Namespace) -> Callable[[], None]:
+def theirs(arguments: argparse.Namespace, device: torch.device) -> Callable[[], None]:
     """An epoch of torchvision's, likewise."""
     root = Path(arguments.data)
     steps = [transforms.RandomResizedCrop(arguments.size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
     folder = ImageFolder(str(root / "train" if (root / "train").is_dir() else root), transforms.Compose(steps))
     workers = arguments.workers
-    loader = DataLoader(folder, arguments.batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+    loader = DataLoader(
+        folder,
+        arguments.batch,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+    )
 
     def epoch() -> None:
         for images, _ in loader:
-            assert len(images)
+            assert len(images.to(device, non_blocking=True))
 
     return epoch
 

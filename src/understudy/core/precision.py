@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Literal
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from understudy.core.batch import Pairing
 
-__all__ = ["Precision", "autocast", "grad_scaler", "upcast", "upcast_all", "widest_dtype"]
+__all__ = ["Precision", "autocast", "exact_products", "grad_scaler", "upcast", "upcast_all", "widest_dtype"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -57,3 +57,16 @@ def upcast(pairing: Pairing) -> Pairing:
         student_features={name: up(feature) for name, feature in pairing.student_features.items()},
         teacher_features={name: up(feature) for name, feature in pairing.teacher_features.items()},
     )
+
+
+@contextmanager
+def exact_products(device_type: str) -> Iterator[None]:
+    """No gradient, and products in float32 proper; TF32's ten bits would hide what a comparison is after."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = products.fp32_precision, convolutions.fp32_precision
+    products.fp32_precision = convolutions.fp32_precision = "ieee"
+    try:
+        with torch.no_grad(), torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        products.fp32_precision, convolutions.fp32_precision = before

@@ -62,6 +62,7 @@ class DataConfig(Config):
         "auto"  # auto: images of one size up to 64 pixels (see `takes_rectangles`); refused where they do not fit;
         # resized: larger training images, too, scaled down to 1.143 times their input size and kept as JPEG
     )
+    decode: Literal["workers", "gpu", "auto"] = "workers"  # who decodes and crops resized ones; auto: the faster, timed
 
     @field_validator("root", mode="before")
     @classmethod

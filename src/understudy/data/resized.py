@@ -53,11 +53,14 @@ class ResizedSource:
 
     def image(self, i: int) -> Tensor:
         """(3,H,W) or (1,H,W) uint8. Raises BadImageError where it could not be read."""
+        pixels: Tensor = decode_jpeg(self.file(i), mode=ImageReadMode.UNCHANGED)
+        return pixels
+
+    def file(self, i: int) -> Tensor:
+        """(bytes,) uint8, the JPEG file. Raises BadImageError where the image could not be read."""
         if i in self._unreadable:
             raise BadImageError(self._unreadable[i])
-        start = self._ends[i - 1] if i else 0
-        pixels: Tensor = decode_jpeg(self._files[start : self._ends[i]], mode=ImageReadMode.UNCHANGED)
-        return pixels
+        return self._files[self._ends[i - 1] if i else 0 : self._ends[i]]
 
     def name(self, i: int) -> str:
         """As the other source calls it."""

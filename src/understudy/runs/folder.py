@@ -76,6 +76,7 @@ class RunFolder:
         self.disagreements_file = path / "disagreements.parquet"  # small copies of the images to look at first
         self.report_file = path / "report.html"
         self.memory_format_file = path / "memory_format.json"  # where the recipe leaves it to a measurement
+        self.decoder_file = path / "decoder.json"  # likewise
         self.threads_file = path / "threads.json"  # how many CPU threads it takes
         self.handed_over_file = path / "handed_over.json"  # of networks and data that Python gave
         self.checkpoints = path / "checkpoints"

@@ -99,7 +99,7 @@ def choose_run_folder(
             _open_again(run, recipe, say)
         else:
             _refuse_another_run(run, recipe, given)
-    for file in (run.memory_format_file, run.threads_file):
+    for file in (run.memory_format_file, run.threads_file, run.decoder_file):
         if file.is_file() and run.differences(recipe, given):
             file.unlink()  # another recipe's networks were measured
     run.begin(_as_begun(run, recipe), environment or {}, given)

@@ -17,6 +17,7 @@ from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows, compile_notes, length_notes, size_notes
 from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
+from understudy.runs.decoding import check_decoder, choose_decoder
 from understudy.runs.further_teachers import check_further_teachers, evaluate_further_teachers
 from understudy.runs.memory_format import choose_memory_format
 from understudy.runs.teacher import check_teacher, evaluate_teacher
@@ -43,6 +44,7 @@ def _check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
     refuse_absent_packages(recipe.trackers)
     components = open_components(recipe, allow_code=allow_code, say=display.say)
     check_rows(components, rows)
+    check_decoder(components)
     for note in [*size_notes(components), *length_notes(components, rows), *compile_notes(components)]:
         display.say(note)
     display.say(describe.describe_data(components))
@@ -50,6 +52,7 @@ def _check(recipe: Recipe, *, allow_code: bool, display: Display) -> None:
         display.say(line, style=style)
     with TemporaryDirectory() as folder:  # a run keeps what it measured, this does not
         choose_threads(components, Path(folder) / "threads.json", say=display.say)
+        components = choose_decoder(components, Path(folder) / "decoder.json", say=display.say)
         components = choose_memory_format(components, Path(folder) / "memory_format.json", say=display.say)
     trainer = build_trainer(components, rows, recipe.seeds[0])
     if recipe.teacher is not None and recipe.teacher.train_epochs > 0:

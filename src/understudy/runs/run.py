@@ -26,6 +26,7 @@ from understudy.runs.component_changes import in_world, with_recipe, with_views
 from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.runs.context import Execution
+from understudy.runs.decoding import check_decoder, choose_decoder
 from understudy.runs.describe import describe_data, describe_rows, describe_starts
 from understudy.runs.failures import readable_errors
 from understudy.runs.finish import finish
@@ -106,6 +107,7 @@ def _opened(
         for note in components.data.notes:
             display.say(note)
     check_rows(components, rows)
+    check_decoder(components)
     for note in [*size_notes(components), *length_notes(components, rows), *compile_notes(components)]:
         display.say(note)
     return components
@@ -176,7 +178,8 @@ def _train_and_write(execution: Execution) -> None:
             for line, style in describe_starts(components):
                 display.say(line, style=style)
             _settle_threads(execution)
-            execution.components = choose_memory_format(components, run.memory_format_file, say=display.say)
+            settled = choose_decoder(components, run.decoder_file, say=display.say)
+            execution.components = choose_memory_format(settled, run.memory_format_file, say=display.say)
             if note := lr_note(execution.recipe):
                 display.say(f"warning  {note}")
             _prepare_teacher(execution)

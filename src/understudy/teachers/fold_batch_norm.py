@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["exact_products", "fold_batch_norms_", "largest_difference"]
+from understudy.core.precision import exact_products
+
+__all__ = ["fold_batch_norms_", "largest_difference"]
 
 # Exactly these: a subclass may standardise its weights first, or normalise by the batch.
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
@@ -60,19 +61,6 @@ def fold_batch_norms_(module: nn.Module, answer: Answer, *, keep: Collection[str
         pairs, said = _watched(module, answer)
         pairs = [pair for pair in pairs if spared.isdisjoint(pair.names)]
         return tuple(pair.names[1] for pair in _folded(module, pairs, answer, said)) if said else ()
-
-
-@contextmanager
-def exact_products(device_type: str) -> Iterator[None]:
-    """No gradient, and products in float32 proper; TF32's ten bits would hide what a comparison is after."""
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = products.fp32_precision, convolutions.fp32_precision
-    products.fp32_precision = convolutions.fp32_precision = "ieee"
-    try:
-        with torch.no_grad(), torch.autocast(device_type, enabled=False):
-            yield
-    finally:
-        products.fp32_precision, convolutions.fp32_precision = before
 
 
 def largest_difference(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:

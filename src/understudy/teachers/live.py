@@ -16,11 +16,12 @@ from understudy.core.batch import Batch, Observation, PlannedBatch
 from understudy.core.compile import Compile, compiled
 from understudy.core.half_weights import HalfWeights
 from understudy.core.networks import all_modules, checked_network, shell_of
+from understudy.core.precision import exact_products
 from understudy.core.probabilities import are_probabilities, as_logits
 from understudy.core.tap_shapes import TapShapes, num_outputs, shapes_of
 from understudy.core.taps import TappedModel, check_taps
 from understudy.teachers.base import Teacher
-from understudy.teachers.fold_batch_norm import exact_products, fold_batch_norms_, largest_difference
+from understudy.teachers.fold_batch_norm import fold_batch_norms_, largest_difference
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import fingerprint
 

@@ -9,7 +9,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from understudy.core.image_size import ImageSize, checked_size
 from understudy.data.augment.boxes import box_rendering, check_boxed
-from understudy.data.augment.config import Augment, AugmentParts, CropFlip, NoAugment
+from understudy.data.augment.config import Augment, AugmentParts, CropFlip, NoAugment, ResizedCrop
 from understudy.data.augment.copies import RotatedCopies, refuse_to_turn
 from understudy.data.augment.crops import Rendering, augment_for, first_samples, takes_rectangles
 from understudy.data.augment.dense import DenseRendering, check_dense
@@ -21,9 +21,11 @@ from understudy.data.loaders.dense import DenseEvalLoader, DenseTrainLoader
 from understudy.data.loaders.disk import StreamEvalLoader, StreamTrainLoader
 from understudy.data.loaders.hub import HubEvalLoader, HubTrainLoader
 from understudy.data.loaders.memory import MemoryEvalLoader, MemoryTrainLoader
+from understudy.data.loaders.on_device import DeviceTrainLoader, device_problem
 from understudy.data.loaders.plain import PlainLoader, from_plain_loader
 from understudy.data.loaders.plan import EpochPlan, Share
 from understudy.data.loaders.workers import num_workers_for
+from understudy.data.resized import ResizedSource
 from understudy.data.sources.base import Source, small_size
 from understudy.data.sources.boxed import has_boxes
 from understudy.data.sources.masked import has_masks
@@ -158,7 +160,28 @@ def _augmented(
         assert isinstance(augment, NoAugment | CropFlip)
         size, teacher_size = rendering.image_size, rendering.teacher_size
         return MemoryTrainLoader(source, augment, plan, image_size=size, teacher_size=teacher_size, device=device)
+    if config.decode == "gpu":
+        return _on_device(source, rendering, plan, must_stop=config.on_bad_image == "stop", device=device)
     return StreamTrainLoader(source, config, rendering, plan, device=device)
+
+
+def _on_device(
+    source: Source, rendering: Rendering, plan: EpochPlan, *, must_stop: bool, device: torch.device
+) -> DeviceTrainLoader:
+    if problem := device_problem(source, rendering.augment, device):
+        raise UserError(f"data.decode: gpu cannot be: {problem}. Leave it out, and workers decode")
+    assert isinstance(source, ResizedSource)
+    assert isinstance(rendering.augment, ResizedCrop)
+    size, teacher_size = rendering.image_size, rendering.teacher_size
+    return DeviceTrainLoader(
+        source,
+        rendering.augment,
+        plan,
+        image_size=size,
+        teacher_size=teacher_size,
+        must_stop=must_stop,
+        device=device,
+    )
 
 
 def _check_can_augment(source: Source, augment: Augment) -> None:

@@ -66,6 +66,7 @@ def bank_key(recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student
             **filled,
             **_of_masks(recipe, data, student),
             **mixed,
+            **({"decode": "gpu"} if recipe.data.decode == "gpu" else {}),
             **({} if data.greys is None else {"greys": data.greys}),
             **({"exif_rotation": True} if data.num_rotated else {}),  # banks of before were made of none that is turned
         },

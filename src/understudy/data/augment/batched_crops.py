@@ -1,0 +1,125 @@
+"""Random parts of images of any size, scaled to one size as a whole batch: `resized_crop` without Python per image.
+
+Scaling with antialiasing is linear in the pixels, rows and columns apart: it makes W_y @ part @ W_x^T of a part, where
+a row of W holds the weights of the pixels that an output pixel is made of. So parts of all sizes, padded, take two
+batched matrix products; mirroring is W_x upside down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from understudy.core.image_size import ImageSize, height_and_width
+from understudy.core.precision import exact_products
+from understudy.data.augment.config import ResizedCrop
+from understudy.utils.hashing import hashed_tensor
+
+__all__ = ["Parts", "scaling_weights"]
+
+TRIES = 10  # as torchvision's RandomResizedCrop draws before it takes the centre
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Which part of each image is shown, and whether mirrored; (B,) int64 on the CPU each, flips bool."""
+
+    top: Tensor
+    left: Tensor
+    height: Tensor
+    width: Tensor
+    is_flipped: Tensor
+
+    @classmethod
+    def drawn(
+        cls,
+        indices: Tensor,
+        sides: Tensor,
+        config: ResizedCrop,
+        *,
+        seed: int,
+        view: int,
+        copies: Tensor,
+        size: ImageSize,
+    ) -> Parts:
+        """Szegedy et al. 2015, as torchvision draws: so much of the area, of such a shape, anywhere; else the centre.
+
+        Args:
+            indices: (B,) int64 places in the data set; with seed, view and copy they decide everything.
+            sides: (B,2) heights and widths.
+            config: shares of the area, shapes, and whether half of the parts are mirrored.
+            seed: of the run.
+            view: version of the augmentation.
+            copies: (B,) int64.
+            size: of the student's images, whose shape `ratio` is a multiple of.
+        """
+        key, tries = hashed_tensor(seed, view, copies, indices), torch.arange(TRIES)
+        heights, widths = sides[:, :1], sides[:, 1:]
+        shape = height_and_width(size)[1] / height_and_width(size)[0]
+        low, high = (ratio * shape for ratio in config.ratio)
+        area = heights * widths * _between(*config.scale, hashed_tensor(key[:, None], "area", tries))
+        ratio = _between(math.log(low), math.log(high), hashed_tensor(key[:, None], "ratio", tries)).exp()
+        width, height = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
+        fits = (width > 0) & (width <= widths) & (height > 0) & (height <= heights)
+        first = fits.long().argmax(1, keepdim=True)
+        height, width = height.gather(1, first)[:, 0], width.gather(1, first)[:, 0]
+        top = hashed_tensor(key, "top") % (sides[:, 0] - height + 1).clamp_min(1)
+        left = hashed_tensor(key, "left") % (sides[:, 1] - width + 1).clamp_min(1)
+        centre_height, centre_width = _centre(sides, low, high)
+        is_drawn = fits.any(1)
+        height, width = torch.where(is_drawn, height, centre_height), torch.where(is_drawn, width, centre_width)
+        top = torch.where(is_drawn, top, (sides[:, 0] - height) // 2)
+        left = torch.where(is_drawn, left, (sides[:, 1] - width) // 2)
+        flips = hashed_tensor(key, "flip") % 2 == 1
+        return cls(top, left, height, width, flips if config.flip else torch.zeros_like(flips))
+
+    def of(self, images: Sequence[Tensor], sizes: Sequence[ImageSize]) -> list[Tensor]:
+        """(B,3,S,S) float32 in [0,1] at each size, of (3,H,W) uint8 images, on their device."""
+        device, boxes = images[0].device, torch.stack([self.top, self.left, self.height, self.width], 1).tolist()
+        most = int(self.height.max()), int(self.width.max())
+        padded = torch.zeros(len(images), images[0].shape[0], *most, dtype=torch.uint8, device=device)
+        for place, (image, (top, left, height, width)) in enumerate(zip(images, boxes, strict=True)):
+            padded[place, :, :height, :width] = image[:, top : top + height, left : left + width]
+        pixels = padded.float() / 255
+        found = []
+        with exact_products(device.type):
+            for size in sizes:
+                height, width = height_and_width(size)
+                rows = scaling_weights(self.height, most[0], height)
+                columns = scaling_weights(self.width, most[1], width)
+                columns = torch.where(self.is_flipped[:, None, None], columns.flip(1), columns)
+                rows, columns = (part.to(device, non_blocking=True)[:, None] for part in (rows, columns))
+                found.append(rows @ pixels @ columns.mT)
+        return found
+
+
+def scaling_weights(lengths: Tensor, most: int, size: int) -> Tensor:
+    """(B,S,L) float32 weights of L pixels, of which the first `lengths` (B,) are there, in S output pixels.
+
+    The triangle of bilinear interpolation, as wide as the output pixel where the image is made smaller: torch's
+    `interpolate` with antialias. A row adds up to 1.
+    """
+    scale = lengths[:, None, None].double() / size
+    centres = (torch.arange(size)[:, None] + 0.5) * scale  # (B,S,1)
+    places = torch.arange(most) + 0.5  # (L,)
+    weights = (1 - (places - centres).abs() / scale.clamp_min(1)).clamp_min(0)
+    weights = weights * (places < lengths[:, None, None])
+    return (weights / weights.sum(2, keepdim=True)).float()
+
+
+def _between(low: float, high: float, hashes: Tensor) -> Tensor:
+    return low + (high - low) * (hashes.double() / 2**63)
+
+
+def _centre(sides: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Heights and widths of the largest centres that are not too narrow and not too wide."""
+    height, width = sides[:, 0].double(), sides[:, 1].double()
+    wide = width / height
+    return (
+        torch.where(wide < low, width / low, height).round().long(),
+        torch.where(wide > high, height * high, width).round().long(),
+    )

@@ -1,0 +1,133 @@
+"""Batches of large images that are decoded and cropped whole on the device: nvJPEG, and two matrix products a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from understudy.core.batch import Batch
+from understudy.core.image_size import ImageSize
+from understudy.data.augment.batched_crops import Parts
+from understudy.data.augment.config import Augment, ResizedCrop
+from understudy.data.loaders.plan import EpochPlan
+from understudy.data.resized import ResizedSource
+from understudy.data.sources.base import Source
+from understudy.data.sources.decoding import BadImageError
+from understudy.data.sources.found import BadImages
+from understudy.utils.errors import UserError
+
+__all__ = ["DeviceTrainLoader", "device_problem"]
+
+
+def device_problem(source: Source, augment: Augment, device: torch.device) -> str | None:
+    """Why these images cannot be decoded and cropped on the device, with the way out; None: they can."""
+    if device.type != "cuda":
+        return f"that takes CUDA, and this run is on the {device.type}"
+    if not isinstance(augment, ResizedCrop):
+        return f"that takes data.augment: resized_crop, and this is {augment.name}"
+    if not isinstance(source, ResizedSource):
+        return "that takes images that are kept as JPEG; set data.cache: resized"
+    if augment.has_parts:
+        return "RandAugment, AutoAugment, colour jitter and erasing are done in workers; leave them out of data.augment"
+    if augment.interpolation != "bilinear":
+        return f"that scales bilinearly, and data.augment.interpolation is {augment.interpolation}"
+    return None
+
+
+class DeviceTrainLoader:
+    """A TrainLoader of images that are kept as JPEG in memory, for `data.decode: gpu`; it has no workers.
+
+    Pixels are a function of seed, view, copy and sample as ever. They are not those of workers: parts are drawn from
+    hashes as whole batches, other decoders round otherwise, and nothing is rounded to 8 bits after scaling.
+
+    Args:
+        source: of the files.
+        augment: without what follows the crop.
+        plan: of the epochs.
+        image_size: of the student's images.
+        teacher_size: of the teacher's, the same part; None where equal.
+        must_stop: whether an image that could not be read ends the run; else it gives way to the next of the order.
+        device: where images are decoded and cropped.
+    """
+
+    def __init__(
+        self,
+        source: ResizedSource,
+        augment: ResizedCrop,
+        plan: EpochPlan,
+        *,
+        image_size: ImageSize,
+        teacher_size: ImageSize | None,
+        must_stop: bool,
+        device: torch.device,
+    ) -> None:
+        self.batch_size = plan.batch_size
+        self.num_samples = plan.num_samples
+        self.steps_per_epoch = plan.num_steps
+        self._source = source
+        self._augment = augment
+        self._plan = plan
+        self._sizes = [image_size] if teacher_size is None else [image_size, teacher_size]
+        self._must_stop = must_stop
+        self._device = device
+        self._skipped: dict[str, None] = {}
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Images that could not be read so far, each once, with the reason."""
+        return tuple(self._skipped)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (1, 2, ...) from step `start_step` on.
+
+        Raises:
+            UserError: an image cannot be read and the run is to stop then, or none can be.
+        """
+        plan, order = self._plan, self._plan.order(epoch).tolist()
+        for step in range(start_step, self.steps_per_epoch):
+            places = list(plan.rows(step))
+            numbers = torch.tensor([self._readable(order, place) for place in places] * plan.num_copies)
+            copies = torch.arange(plan.num_copies).repeat_interleave(len(places))
+            shown = copies + plan.repeat_at(torch.tensor(places * plan.num_copies))  # one of the two is 0
+            yield self._batch(numbers, copies, shown, plan.view(epoch))
+
+    def _batch(self, numbers: Tensor, copies: Tensor, shown: Tensor, view: int) -> Batch:
+        pictures = self._decoded(numbers.tolist())
+        sides = torch.tensor([picture.shape[-2:] for picture in pictures])
+        parts = Parts.drawn(
+            numbers, sides, self._augment, seed=self._plan.seed, view=view, copies=shown, size=self._sizes[0]
+        )
+        images = parts.of(pictures, self._sizes)
+        return Batch(
+            images=images[0],
+            teacher_images=images[1] if len(images) > 1 else None,
+            targets=self._source.labels[numbers].to(self._device, non_blocking=True),
+            indices=numbers.to(self._device, non_blocking=True),
+            copies=copies.to(self._device, non_blocking=True) if self._plan.num_copies > 1 else None,
+            view=view,
+        )
+
+    def _decoded(self, numbers: Sequence[int]) -> list[Tensor]:
+        """(3,H,W) uint8 each, on the device; a sample that comes twice is decoded once."""
+        once = dict.fromkeys(numbers)
+        files = [self._source.file(number) for number in once]
+        found: list[Tensor] = decode_jpeg(files, mode=ImageReadMode.UNCHANGED, device=self._device)
+        there = dict(zip(once, found, strict=True))
+        return [there[number] for number in numbers]
+
+    def _readable(self, order: Sequence[int], place: int) -> int:
+        """The sample at a place of the order, or the next one that could be read."""
+        for further in range(len(order)):
+            number = order[(place + further) % len(order)]
+            try:
+                self._source.file(number)
+            except BadImageError as error:
+                self._skipped[str(error)] = None
+                if self._must_stop:
+                    raise BadImages([str(error)], ("image cannot be read", "images cannot be read")).error() from None
+                continue
+            return number
+        raise UserError(f"none of the {len(order)} training images can be read: {self.skipped[0]}")
