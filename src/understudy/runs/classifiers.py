@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from understudy.runs.components import open_components
 from understudy.runs.finders import finder_of, finder_told
 from understudy.runs.folder import RunFolder
 from understudy.runs.reopen import image_sizes, made_by_python, recipe_of, results_of, student_network_of
+from understudy.tasks.segmentation_settings import SegmentationConfig
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import given_path, plain_json
 
@@ -47,6 +49,7 @@ class Classifier:
         applies_exif: whether image files are turned upright.
         greys: what becomes black and white of greys of more than 8 bits; None: by each image alone.
         channels: D of its images.
+        align_corners: of a segmenter, how its logits are enlarged to the picture.
         finds: of a detector, the boxes on a picture (3,H,W); None of others.
     """
 
@@ -58,6 +61,7 @@ class Classifier:
     applies_exif: bool = True
     greys: Greys | None = None
     channels: int = 3
+    align_corners: bool = False
     finds: Callable[[Tensor], Detections] | None = None
 
     def prepared(self, image: Tensor) -> Tensor:
@@ -182,9 +186,12 @@ def teacher_by_name(recipe: Recipe, allow_code: bool, *, head: str | None = None
 
 def _of_network(network: Network, size: ImageSize | None, recipe: Recipe | None, name: str) -> Classifier:
     network.module.to(device_named("auto"))
+    is_dense = recipe is not None and recipe.task == "segmentation"
+    views = recipe.segmentation if recipe is not None and is_dense else SegmentationConfig()
     return Classifier(
         name=name,
-        logits=_scaled(_runs(network.prepared), None if recipe is None else recipe.data.shorter_side),
+        logits=_scaled(_viewed(_runs(network.prepared), views), None if recipe is None else recipe.data.shorter_side),
+        align_corners=views.align_corners,
         classes=network.classes,
         image_size=size,
         crop_share=network.prepare.crop_share,
@@ -229,6 +236,11 @@ def _runs(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return logits
 
 
+def _viewed(logits: Callable[[Tensor], Tensor], views: SegmentationConfig) -> Callable[[Tensor], Tensor]:
+    """The same after all looks that a segmenter's evaluation takes."""
+    return logits if views.looks_once else partial(views.seen, logits)
+
+
 def _scaled(logits: Callable[[Tensor], Tensor], shorter_side: Any) -> Callable[[Tensor], Tensor]:
     """The same on images that are brought to a shorter side first, as evaluation does where that is set."""
     if not isinstance(shorter_side, int) or isinstance(shorter_side, bool) or shorter_side < 1:
@@ -258,10 +270,12 @@ def _of_onnx(file: Path) -> Classifier:
         raise UserError(f"{file}: what it says of its images cannot be read: {error}") from None
     classes = told.get("classes")
     finds = finder_told(opened.run, told, name=str(file))
+    views = SegmentationConfig.read(told.get("segmentation") or {}, what=f"segmentation in {file}")
     return Classifier(
         name=str(file),
         finds=finds,
-        logits=_scaled(_one_by_one(opened), told.get("shorter_side")),
+        logits=_scaled(_viewed(_one_by_one(opened), views), told.get("shorter_side")),
+        align_corners=views.align_corners,
         classes=tuple(map(str, classes)) if isinstance(classes, list) else None,
         image_size=None if finds is not None else image_size,
         crop_share=crop if 0 < crop <= 1 else 1.0,

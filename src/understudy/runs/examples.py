@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from understudy.core.batch import Batch
-from understudy.core.outputs import logits_of
 from understudy.data import eval_loader
 from understudy.data.sources.base import rows_of
 from understudy.runs.components import Components
 from understudy.tasks import Segmentation
-from understudy.tasks.segmentation import at_size
+from understudy.tasks.base import Predictor
+from understudy.tasks.pixel_views import at_size
+from understudy.teachers.base import Teacher
 from understudy.training.trainer import Trainer
 
 __all__ = ["example_masks"]
@@ -49,12 +52,16 @@ def _of(batch: Batch, components: Components, trainer: Trainer) -> Mapping[str, 
     small = resize(batch.images.cpu(), size, antialias=True)[0]
     truth = resize(batch.targets.cpu()[None], size, interpolation=0)[0, 0]
     here = batch.to(components.device)
-    outputs = {f"row/{student.name}": student.predict(here) for student in trainer.students}
+    predictors: dict[str, Predictor] = {f"row/{student.name}": student.predict for student in trainer.students}
     if trainer.teacher is not None and trainer.teacher.looks_at_images and components.teacher_shares_classes:
-        outputs["teacher"] = trainer.teacher.observe(here).output
+        predictors["teacher"] = partial(_observed, trainer.teacher)
+    assert isinstance(components.task, Segmentation)
     masks = {}
-    for name, output in outputs.items():
-        logits = logits_of(output)
-        assert logits is not None, "it was evaluated before"
-        masks[name] = at_size(logits.float(), size).argmax(dim=1)[0].to(torch.uint8).cpu()
+    for name, predict in predictors.items():
+        logits = components.task.logits(predict, here)
+        masks[name] = at_size(logits, size).argmax(dim=1)[0].to(torch.uint8).cpu()
     return {"image": (255 * small).round().to(torch.uint8), "truth": truth.to(torch.uint8), **masks}
+
+
+def _observed(teacher: Teacher, batch: Batch) -> Any:
+    return teacher.observe(batch).output

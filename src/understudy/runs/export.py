@@ -31,6 +31,7 @@ from understudy.runs.folder import RunFolder
 from understudy.runs.reopen import image_sizes, recipe_of, results_of, student_network_of, teacher_of
 from understudy.tasks import TASKS
 from understudy.tasks.base import headline_metric
+from understudy.tasks.segmentation_settings import SegmentationConfig
 from understudy.utils.errors import UserError
 
 __all__ = ["BoxForm", "Wanted", "check_wanted", "export"]
@@ -204,6 +205,8 @@ def _about(network: Network, size: ImageSize | None, recipe: Recipe) -> dict[str
     }
     if recipe.data.grey_range != "auto":
         told["grey_range"] = list(recipe.data.grey_range)
+    if recipe.task == "segmentation" and recipe.segmentation != SegmentationConfig():
+        told["segmentation"] = recipe.segmentation.model_dump(mode="json", exclude_defaults=True)
     words = f"images (B,{channels},H,W), {colours}in [0,1]: scaled to cover size / crop, the centre of size cut out"
     if size is None:
         words = f"images (B,{channels},H,W), {colours}in [0,1], of any size; logits (B,C,h,w) are enlarged to them"

@@ -1,49 +1,92 @@
-"""Several looks at an image, larger, smaller and mirrored, whose probabilities are averaged: how papers evaluate."""
+"""Several looks at an image: windows that slide over it, larger, smaller and mirrored ones: how papers evaluate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.core.batch import Batch
-from understudy.tasks.base import Predictor
+from understudy.core.image_size import ImageSize, height_and_width
 
-__all__ = ["averaged_logits"]
+__all__ = ["at_size", "averaged_logits", "slid_logits", "window_places"]
+
+Look = Callable[[Tensor], Tensor]  # (B,3,H,W) images to (B,C,h,w) logits
 
 
-def averaged_logits(
-    predict: Predictor, batch: Batch, logits_in: Callable[[Any], Tensor], *, scales: Sequence[float], is_mirrored: bool
-) -> Tensor:
+def averaged_logits(look: Look, images: Tensor, *, scales: Sequence[float], is_mirrored: bool) -> Tensor:
     """The logits of one look, or the logarithm of the mean probabilities of several, on the grid of the largest.
 
     Args:
-        predict: a segmenter.
-        batch: whose images are looked at.
-        logits_in: finds the (B,C,h,w) logits in what the segmenter gives.
+        look: a segmenter.
+        images: (B,3,H,W).
         scales: factors of the images' sides; (1.0,) and no mirroring: one look.
         is_mirrored: whether each is looked at from left to right and from right to left.
     """
     if tuple(scales) == (1.0,) and not is_mirrored:
-        return logits_in(predict(batch))
-    height, width = batch.images.shape[2:]
+        return look(images)
+    height, width = images.shape[2:]
     total: Tensor | None = None
     count = 0
     for scale in sorted(scales, reverse=True):
         size = [max(1, round(side * scale)) for side in (height, width)]
-        images = batch.images
+        scaled = images
         if size != [height, width]:
-            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
+            scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
         for is_turned in (False, True) if is_mirrored else (False,):
-            shown = images.flip(-1) if is_turned else images
-            logits = logits_in(predict(replace(batch, images=shown)))
+            logits = look(scaled.flip(-1) if is_turned else scaled)
             probabilities = (logits.flip(-1) if is_turned else logits).softmax(dim=1)
             if total is not None and total.shape != probabilities.shape:
                 probabilities = F.interpolate(probabilities, size=total.shape[2:], mode="bilinear", align_corners=False)
             total, count = probabilities if total is None else total + probabilities, count + 1
     assert total is not None, "there is a scale"
     return (total / count).clamp_min(torch.finfo(total.dtype).tiny).log()
+
+
+def slid_logits(
+    look: Look, images: Tensor, *, window: ImageSize, stride: ImageSize, align_corners: bool = False
+) -> Tensor:
+    """Logits at every pixel: windows slide over the image, and where they overlap their logits are averaged.
+
+    As mmsegmentation's "slide": the last window of a row or column is moved back to end where the image does. Of an
+    image that is smaller than the window, the whole is looked at.
+
+    Args:
+        look: a segmenter.
+        images: (B,3,H,W).
+        window: height and width of what is looked at, in pixels.
+        stride: pixels between two windows.
+        align_corners: how the logits of a window are enlarged to its pixels.
+
+    Returns:
+        (B,C,H,W).
+    """
+    sides = tuple(images.shape[2:])
+    (height, width), steps = height_and_width(window), height_and_width(stride)
+    total: Tensor | None = None
+    counts = images.new_zeros(1, 1, *sides, dtype=torch.float32)
+    for top in window_places(sides[0], height, steps[0]):
+        for left in window_places(sides[1], width, steps[1]):
+            here = (..., slice(top, min(top + height, sides[0])), slice(left, min(left + width, sides[1])))
+            shown = images[here]
+            logits = at_size(look(shown), shown.shape[2:], align_corners=align_corners)
+            if total is None:
+                total = logits.new_zeros(*logits.shape[:2], *sides)
+            total[here] += logits
+            counts[here] += 1
+    assert total is not None, "an image has a window"
+    return total / counts.to(total.dtype)
+
+
+def window_places(side: int, window: int, stride: int) -> Iterator[int]:
+    """Where the windows along one side begin."""
+    for place in range(max(side - window + stride - 1, 0) // stride + 1):
+        yield max(min(place * stride, side - window), 0)
+
+
+def at_size(logits: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
+    """(B,C,h,w) logits at another size, bilinearly; as they are where they have it."""
+    if tuple(logits.shape[2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=align_corners)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
 from torch import Tensor
 
 from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
-from understudy.core.config import Config
 from understudy.core.outputs import LOGITS, named_outputs
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import BatchMeasures, ClassWeights, Evaluation, K, Metric, Predictor
 from understudy.tasks.class_weights import checked_weights
-from understudy.tasks.iou import AbsentClass
 from understudy.tasks.pixel_evaluation import METRICS, PixelEvaluation, PixelScores
-from understudy.tasks.pixel_views import averaged_logits
+from understudy.tasks.pixel_views import at_size
+from understudy.tasks.segmentation_settings import SegmentationConfig
 from understudy.utils.errors import UserError
 
 __all__ = ["IGNORED", "Segmentation", "SegmentationConfig", "at_size"]
@@ -28,26 +27,6 @@ __all__ = ["IGNORED", "Segmentation", "SegmentationConfig", "at_size"]
 IGNORED = 255  # the value of a pixel that is trained on and counted nowhere, in uint8 label maps
 AUX = "aux"  # the output of an auxiliary head, and the Pairing of its rows
 MOST_CLASSES = 255
-
-
-class SegmentationConfig(Config):
-    """Settings of segmentation."""
-
-    rows: Literal["all", "valid"] = (
-        "all"  # which pixels methods on logits see: all (DIST, CIRKD), or those with a label
-    )
-    aux_weight: float = Field(default=0.4, ge=0)  # of the auxiliary head's cross-entropy; PSPNet's, and CIRKD's code
-    align_corners: bool = False  # logits are enlarged corner on corner, as in CIRKD's code; False: as torchvision does
-    eval_scales: tuple[float, ...] = Field(default=(1.0,), min_length=1, max_length=16)  # of images, averaged
-    eval_mirrored: bool = False  # evaluation looks at each image from right to left, too
-    absent: AbsentClass = "left_out"  # a class that neither labels nor predictions have: left out of mIoU, or zero
-
-    @field_validator("eval_scales")
-    @classmethod
-    def _are_factors(cls, scales: tuple[float, ...]) -> tuple[float, ...]:
-        if not all(0.1 <= scale <= 8 for scale in scales) or len(set(scales)) < len(scales):
-            raise ValueError(f"are factors from 0.1 to 8, each once, got {list(scales)}")
-        return scales
 
 
 class Segmentation:
@@ -182,13 +161,7 @@ class Segmentation:
                 here = batch.to(device)
                 labels = _classes(here.targets)
                 for name, predict in predictors.items():
-                    logits = averaged_logits(
-                        predict,
-                        here,
-                        lambda output: _maps(output)[LOGITS],
-                        scales=self.settings.eval_scales,
-                        is_mirrored=self.settings.eval_mirrored,
-                    )
+                    logits = self.logits(predict, here)
                     for one, truth in zip(
                         torch.split(logits, 1), torch.split(labels, 1), strict=True
                     ):  # large maps, one by one
@@ -196,6 +169,10 @@ class Segmentation:
                             one, _nearest(truth, *one.shape[2:]), partial(self._enlarged, labels=truth), truth
                         )
         return {name: score.read(self.settings.absent) for name, score in scores.items()}
+
+    def logits(self, predict: Predictor, batch: Batch) -> Tensor:
+        """(B,C,h,w) what a segmenter says of a batch after all looks that an evaluation takes."""
+        return self.settings.seen(partial(_looked, predict, batch), batch.images)
 
     def restored(self, scores: Mapping[str, float], tensors: Mapping[str, Tensor]) -> PixelEvaluation:
         """The evaluation of which a bank kept scores and counts."""
@@ -250,11 +227,9 @@ class Segmentation:
         return self.class_weights
 
 
-def at_size(logits: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
-    """(B,C,h,w) logits at another size, bilinearly; as they are where they have it."""
-    if tuple(logits.shape[2:]) == tuple(size):
-        return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=align_corners)
+def _looked(predict: Predictor, batch: Batch, images: Tensor) -> Tensor:
+    """(B,C,h,w) logits of the batch with these images in place of its own."""
+    return _maps(predict(replace(batch, images=images)))[LOGITS]
 
 
 def _maps(output: Any) -> dict[str, Tensor]:
