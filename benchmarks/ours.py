@@ -11,7 +11,8 @@ from understudy.data import TrainLoader
 from understudy.data.loaders.base import planned_batches
 from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import BankConfig, Recipe, recipe_from
-from understudy.runs.bank.make import BankOptions, make_banks
+from understudy.runs.bank.layout import BankOptions
+from understudy.runs.bank.make import make_banks
 from understudy.runs.build import build_trainer
 from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display

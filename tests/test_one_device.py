@@ -18,7 +18,8 @@ from understudy.core.precision import upcast
 from understudy.distributed.world import RankCounts
 from understudy.models.cost import count_macs, images_per_second, model_facts
 from understudy.recipes.comparison import rows_of
-from understudy.runs.bank.make import BankOptions, make_banks
+from understudy.runs.bank.layout import BankOptions
+from understudy.runs.bank.make import make_banks
 from understudy.runs.build import build_trainer, deployed_network
 from understudy.runs.component_changes import with_teacher
 from understudy.runs.components import Components, open_components

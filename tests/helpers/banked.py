@@ -13,7 +13,8 @@ from helpers.engine import tiny_recipe
 from understudy.models import create_model
 from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import Recipe
-from understudy.runs.bank.make import BankOptions, make_banks
+from understudy.runs.bank.layout import BankOptions
+from understudy.runs.bank.make import make_banks
 from understudy.runs.build import build_trainer
 from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display

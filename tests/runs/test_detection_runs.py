@@ -29,7 +29,8 @@ from understudy.report.boxes import box_examples
 from understudy.report.several import joint_verdict, read_runs
 from understudy.report.table import comparison_table
 from understudy.runs.analyses.run import AnalyzeOptions, analyze
-from understudy.runs.bank.make import BankOptions, make_banks
+from understudy.runs.bank.layout import BankOptions
+from understudy.runs.bank.make import make_banks
 from understudy.runs.checks import check_rows
 from understudy.runs.components import open_components
 from understudy.runs.console import Display

@@ -14,7 +14,8 @@ from helpers.other_task import ByIoU
 from understudy import StudentSpec, UserError, trainer
 from understudy.api.distill import Result
 from understudy.report import read_results
-from understudy.runs.bank.make import BankOptions, make_banks
+from understudy.runs.bank.layout import BankOptions
+from understudy.runs.bank.make import make_banks
 from understudy.runs.components import open_components
 from understudy.runs.console import Display
 from understudy.runs.evaluate import evaluate

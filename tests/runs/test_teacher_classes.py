@@ -17,7 +17,8 @@ from understudy import UserError, distill
 from understudy.core.classifier import classifier_names
 from understudy.models import create_model, save_student
 from understudy.recipes.schema import Recipe, TeacherConfig
-from understudy.runs.bank.make import BankOptions, make_banks
+from understudy.runs.bank.layout import BankOptions
+from understudy.runs.bank.make import make_banks
 from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.runs.teacher import evaluate_teacher

@@ -106,7 +106,7 @@ def bank(
 ) -> None:
     """Run the teacher once over V views of the training set and store what the recipe's methods read of it."""
     from understudy.cli import commands
-    from understudy.runs.bank.make import BankOptions
+    from understudy.runs.bank.layout import BankOptions
 
     recipe, allow_code = resolve_recipe(typed)
     options = BankOptions(views=views, dtype=dtype, topk=topk, feature_maps=feature_maps)

@@ -20,7 +20,8 @@ from understudy.models.export import FORMATS, Format
 from understudy.models.export.onnx import Onnx
 from understudy.recipes.comparison import row_named, rows_of, written_out
 from understudy.recipes.schema import Recipe, load_recipe
-from understudy.runs.bank.make import BankOptions, make_banks
+from understudy.runs.bank.layout import BankOptions
+from understudy.runs.bank.make import make_banks
 from understudy.runs.console import Display
 from understudy.runs.evaluate import evaluate as evaluate_run
 from understudy.runs.export import BoxForm, Wanted, check_wanted

@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 from understudy.analysis import Summary
 from understudy.core.image_size import ImageSize
 from understudy.methods.combination import ALONE
-from understudy.results.values import Count, Difference, Number, NumberOrNone, Record, SeedSummary, Sources
+from understudy.results.comparison import Apart, Comparison, Split
+from understudy.results.values import Count, Number, NumberOrNone, Record, SeedSummary, Sources
 from understudy.tasks.base import Metric
 
 __all__ = [
@@ -43,8 +44,6 @@ MOST_ROWS = 500  # beyond which no figure can be drawn
 MOST_SEEDS = 1_000
 MOST_CLASSES = 1_000_000
 MOST_METRICS = 100
-
-Split = Literal["val", "test"]
 
 
 class Scores(Record):
@@ -132,33 +131,6 @@ class Row(Record):
     student: ModelFacts  # the network as deployed
     seeds: tuple[SeedResult, ...] = Field(default=(), max_length=MOST_SEEDS)  # one entry for each
     summary: RowSummary  # over the seeds
-
-
-class Apart(Record):
-    """Difference of two rows by one metric, with its 95 % interval."""
-
-    difference: Difference  # of `row` minus `against`, in the metric's unit
-    low: Difference  # lower end of the interval
-    high: Difference  # upper end
-
-
-class Comparison(Record):
-    """Difference of two rows by the headline metric at the selected epoch, with its 95 % interval."""
-
-    row: str  # the one
-    against: str  # the other
-    split: Split  # `val` or `test`
-    difference: Difference  # of `row` minus `against`, in the metric's unit: percentage points where that is %
-    low: Difference  # lower end of the interval
-    high: Difference  # upper end
-    num_images: Count  # that it was drawn from
-    num_seeds: Count  # likewise
-    beside: dict[str, Apart] = Field(default_factory=dict)  # likewise by other metrics, such as `ap50` beside `ap`
-
-    @property
-    def spans_zero(self) -> bool:
-        """True where these images and seeds cannot tell the two rows apart."""
-        return self.low <= 0 <= self.high
 
 
 class DataFacts(Record):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,17 +14,15 @@ from torch import Tensor
 
 from understudy.core.batch import Batch
 from understudy.core.precision import autocast
-from understudy.core.taps import TapShape
 from understudy.data import TrainLoader
 from understudy.data.sources.found import BadImages
 from understudy.distributed.environment import launched_world_size
 from understudy.distributed.launch import current, device_named
-from understudy.methods import MethodConfig
-from understudy.methods.combination import taps_of
 from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import Recipe
 from understudy.runs.bank.facts import stored_with, teacher_facts
 from understudy.runs.bank.key import bank_key, versions_here
+from understudy.runs.bank.layout import BankOptions, check_options, layout_of
 from understudy.runs.bank.open import bank_folder
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
@@ -38,7 +36,7 @@ from understudy.runs.teacher import check_teacher, evaluate_teacher
 from understudy.runs.threads import usable_threads
 from understudy.tasks import Evaluation
 from understudy.teachers.bank.identity import refuse_another, refuse_another_beside, version_note
-from understudy.teachers.bank.packing import BankLayout, joined_rows, map_tapped, packed
+from understudy.teachers.bank.packing import BankLayout, joined_rows, packed
 from understudy.teachers.bank.store import BankFolder, Manifest
 from understudy.utils.errors import UserError
 from understudy.utils.interrupted import Interrupted
@@ -47,20 +45,6 @@ from understudy.utils.machine import cpu_threads, denormals_flushed, tf32
 from understudy.utils.text import bytes_in_words, plural
 
 __all__ = ["BankOptions", "make_banks"]
-
-SHARD_SAMPLES = 16_384  # a kill loses at most so many looks of the teacher
-SHARD_BYTES = 64 * 2**20  # and a shard is written from memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class BankOptions:
-    """What is kept of every look."""
-
-    views: int = 8  # augmented versions of the training set
-    dtype: str = "float16"
-    topk: int | None = None
-    feature_maps: bool = False
-    shard_samples: int = SHARD_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -94,7 +78,7 @@ def make_banks(
     """
     if launched_world_size() > 1:
         raise UserError("a bank is made by one process; leave torchrun away (training from a bank may use it)")
-    _check_options(options)
+    check_options(options)
     # What is refused of a run with a bank is refused before there is one.
     Recipe.read({**recipe.as_dict(), "bank": {"path": str(out)}}, what="a bank of this recipe")
     recipe = recipe.model_copy(update={"bank": None})
@@ -113,65 +97,13 @@ def make_banks(
         rows = rows_of(recipe)
         check_rows(components, rows)
         build_trainer(components, rows, recipe.seeds[0])  # taps the teacher, and refuses what a run would
-        layout = _layout(components, [config for row in rows for config in row.method], options)
+        layout = layout_of(components, [config for row in rows for config in row.method], options)
         key = bank_key(recipe, components.data, image_size=components.image_size, student=components.student_network)
         banking = _Banking(components, layout, options, str(out), display, stop, key)
         _announce(banking)
         scores = evaluate_teacher(components, stop=stop)
         check_teacher(components, scores.get("val"), say=display.say)
         return [_bank_seed(banking, seed, scores) for seed in recipe.seeds]
-
-
-def _check_options(options: BankOptions) -> None:
-    if options.views < 1:
-        raise UserError(f"--views {options.views}: at least one is needed")
-    if options.dtype not in ("float16", "float32"):
-        raise UserError(f"--dtype {options.dtype!r}: there are float16 and float32")
-    if options.topk is not None and options.topk < 1:
-        raise UserError(f"--topk {options.topk}: at least one logit must be kept")
-
-
-def _layout(components: Components, methods: Sequence[MethodConfig], options: BankOptions) -> BankLayout:
-    """What a row of this bank holds, from a dry forward of the tapped teacher."""
-    shapes = components.shown_teacher.shapes(components.teacher_sample)
-    data = components.recipe.data
-    wanted = {tap for config in methods for tap in taps_of(config).teacher}
-    kept = getattr(components.task, "banked_maps", ())
-    maps = {name: _size(shape) for name, shape in shapes.outputs.items() if name in kept}
-    known: dict[str, Any] = {
-        "dtype": options.dtype,
-        "centred": options.dtype == "float16" and not maps,
-        "topk": options.topk,
-        "num_classes": shapes.num_classes,
-        "maps": maps,
-        "taps": {tap: _size(shape) for tap, shape in shapes.items() if map_tapped(tap, maps) is None},
-        "groups": {tap: [name for name in shapes if name.startswith(f"{tap}.")] for tap in wanted - set(shapes)},
-        "num_samples": len(components.data.train),
-        "num_copies": {"none": 1, "pairs": 2, "rotations": 4}[data.copies],
-        "batch_size": min(data.batch_size, len(components.data.train)),
-        "steps_per_shard": 1,
-    }
-    layout = BankLayout.read(known, what="this bank")
-    _refuse_maps(layout, shapes, options)
-    sample_bytes = layout.row_bytes * layout.num_copies
-    steps = min(options.shard_samples, SHARD_BYTES // sample_bytes) // layout.batch_size
-    return layout.model_copy(update={"steps_per_shard": max(1, steps)})
-
-
-def _size(shape: TapShape) -> tuple[int, ...]:
-    return tuple(side for side in (shape.channels, shape.height, shape.width) if side is not None)
-
-
-def _refuse_maps(layout: BankLayout, shapes: Mapping[str, TapShape], options: BankOptions) -> None:
-    maps = {tap: shape for tap, shape in shapes.items() if tap in layout.taps and shape.height is not None}
-    if not maps or options.feature_maps:
-        return
-    listed = ", ".join(f"{tap} {shape}" for tap, shape in maps.items())
-    raise UserError(
-        f"the methods of this recipe read feature maps of the teacher ({listed}), which make the bank "
-        f"{bytes_in_words(layout.view_bytes * options.views)} for {plural(options.views, 'view')} of a "
-        "seed; give --feature-maps if that is meant, or take methods on logits and embeddings"
-    )
 
 
 def _announce(banking: _Banking) -> None:
