@@ -28,6 +28,7 @@ from bare import matmul_rate
 from half_weights import one_by_one
 from measuring import add_common_arguments, device_of, in_turns, summary, timed
 from ours import banked, opened, recipe, training_block
+from side_by_side import blocks as side_by_side
 from torch.utils.flop_counter import FlopCounterMode
 
 from understudy.runs.components import Components
@@ -148,6 +149,13 @@ def groups(
         },
     )
     yield "five rows", lambda: {**both(["kd"], "one row"), **both(list(ROWS), "five rows")}
+
+    def students() -> Group:
+        """Five students of one architecture without a teacher's pass, one after the other and as one network."""
+        ways = side_by_side(student, len(ROWS), device, arguments.batch, arguments.steps, precision=arguments.precision)
+        return {f"{len(ROWS)} students, {way}": block for way, block in ways.items()}
+
+    yield "side by side", students
     yield "casts", casts
     for precision, compile, batch in (("bfloat16", False, 0), ("float32", True, 0), ("bfloat16", True, 1024)):
         size = {"batch_size": batch if device.type == "cuda" else arguments.batch} if batch else {}
