@@ -50,7 +50,7 @@ class Scores(Record):
     """What a model reaches on one split."""
 
     scores: dict[str, Number]  # by metric, in its unit; `top5` above five classes only
-    agreement: NumberOrNone = None  # % of the images on which student and teacher say the same, right or wrong
+    agreement: NumberOrNone = None  # % of images on which both say the same, right or wrong; of boxes the teacher finds
     epoch: Count | None = None  # counted from 1
 
     def of(self, metric: Metric) -> float:
