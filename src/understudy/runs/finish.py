@@ -104,6 +104,8 @@ def _timed_images(components: Components) -> int:
     most = components.recipe.data.eval_batch_size
     if not is_dense(components.task):
         return most
+    if components.data.have_boxes:  # a detector may see larger images than there are: SSD stretches them
+        most = min(most, components.recipe.data.batch_size)
     return min(most, max(1, MOST_PIXELS // math.prod(height_and_width(components.image_size))))
 
 

@@ -67,6 +67,10 @@ class Detector(nn.Module):
         self.stages = nn.ModuleList(nn.Identity() for _ in range(num_levels))  # where the levels are tapped
         self.feature_info = [{"module": f"stages.{level}"} for level in range(num_levels)]
 
+    def shown(self, images: Tensor) -> Tensor:
+        """Images as the backbone sees them: at a size of its own, where it has one."""
+        return images
+
     @abstractmethod
     def levels(self, images: Tensor) -> Sequence[Tensor]:
         """The maps of backbone and pyramid, fine ones first."""
@@ -97,6 +101,7 @@ class Detector(nn.Module):
 
     def forward(self, images: Tensor) -> Pyramid:
         """(B,3,H,W) images to maps (B,D,h,w) by level, "p2" at stride 4, "p3" at stride 8 and so on."""
+        images = self.shown(images)
         maps = [stage(one) for stage, one in zip(self.stages, self.levels(images), strict=True)]
         return Pyramid(dict(zip(level_names(maps, images), maps, strict=True)), self)
 

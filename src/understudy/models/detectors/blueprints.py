@@ -13,7 +13,7 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from understudy.core.image_size import ImageSize
-from understudy.models.blueprint import Blueprint, refusals_said
+from understudy.models.blueprint import Blueprint, Normalisation, refusals_said
 from understudy.models.detectors.sources import detector, faster_rcnn, one_stage, torchvision_detector
 from understudy.models.hub import WeightsUnavailableError, first_line, hub_within_reach, url_within_reach
 
@@ -26,6 +26,10 @@ _BUILDERS: dict[FamilyName, Callable[..., nn.Module]] = {
     "fcos": partial(one_stage, "fcos"),
 }
 FAMILIES: tuple[FamilyName, ...] = tuple(_BUILDERS)
+_NORMALISATIONS: dict[str, Normalisation] = {  # of torchvision's that do not take ImageNet's
+    "ssd300_vgg16": ((0.48235, 0.45882, 0.40784), (1 / 255,) * 3),
+    "ssdlite320_mobilenet_v3_large": ((0.5,) * 3, (0.5,) * 3),
+}
 _NO_CLASS = ("__background__", "N/A")  # columns of torchvision's weights for COCO that belong to none
 
 
@@ -57,7 +61,7 @@ def detector_blueprint(
 def torchvision_detectors() -> list[str]:
     """Names of torchvision's detectors that have an adapter."""
     known = torchvision.models.list_models(module=torchvision.models.detection)
-    return [name for name in known if name.startswith(("fasterrcnn", "maskrcnn", "retinanet", "fcos"))]
+    return [name for name in known if name.startswith(("fasterrcnn", "maskrcnn", "retinanet", "fcos", "ssd"))]
 
 
 def is_detector(name: str) -> bool:
@@ -93,7 +97,7 @@ def torchvision_detector_blueprint(name: str, num_classes: int, kwargs: Mapping[
     return Blueprint(
         build=built,
         pretrained=pretrained,
-        normalisation=(tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)),
+        normalisation=_NORMALISATIONS.get(name, (tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD))),
         prefers=None,
         resize_to=None,
         kwargs=dict(kwargs),

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.ssd import SSD
 from torchvision.ops import clip_boxes_to_image
 
 from understudy.core.boxes import Boxes
@@ -16,7 +17,7 @@ from understudy.core.detection import Detections, Proposals, Scored
 from understudy.models.detectors.base import Detector, RawSifting, as_image_list, as_targets, split_by_level
 from understudy.utils.errors import UserError
 
-__all__ = ["AnchorPlaces", "OneStage"]
+__all__ = ["AnchorPlaces", "OneStage", "checked_places"]
 
 
 class AnchorPlaces(NamedTuple):
@@ -39,12 +40,15 @@ class OneStage(Detector):
             of which eleven belong to no class.
     """
 
-    background = None
+    background: int | None = None
 
-    def __init__(self, network: RetinaNet | FCOS, num_classes: int, *, columns: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, network: RetinaNet | FCOS | SSD, num_classes: int, *, columns: Sequence[int] | None = None
+    ) -> None:
         with torch.no_grad():
             mode = network.training
-            levels = network.eval().backbone(torch.zeros(1, 3, 64, 64, device=next(network.parameters()).device))
+            size = network.transform.fixed_size or (64, 64)
+            levels = network.eval().backbone(torch.zeros(1, 3, *size, device=next(network.parameters()).device))
             network.train(mode)
         super().__init__(num_classes, columns, 1 if isinstance(levels, Tensor) else len(levels))
         self.backbone, self.head = network.backbone, network.head
@@ -59,7 +63,7 @@ class OneStage(Detector):
 
     def anchors(self, maps: Mapping[str, Tensor], images: Tensor) -> list[Tensor]:
         """By level, those that the head's answers are about."""
-        return split_by_level(self._placed(maps, images[:1])[0], maps)
+        return self._split(self._placed(maps, images[:1])[0], maps)
 
     def propose(self, maps: Mapping[str, Tensor], images: Tensor, boxes: Boxes) -> Proposals:
         """The anchors of objects, and as many others."""
@@ -85,15 +89,10 @@ class OneStage(Detector):
         """The head's logits at the anchors in question, and of all by level."""
         outputs = self.head([one.float() for one in maps.values()])
         logits = outputs["cls_logits"]  # (B, anchors, K)
-        asked: Any = proposals.question
-        if not isinstance(asked, AnchorPlaces) or asked.num_anchors != logits.shape[1]:
-            raise UserError(
-                "a one-stage detector answers about the anchors of another one with the same anchors and strides, and "
-                "the student has others; take a teacher of the student's family, or methods on maps alone"
-            )
+        places = checked_places(proposals.question, logits.shape[1])
         by_class = logits[..., list(self.columns)]
         return Scored(
-            logits=by_class.flatten(0, 1)[asked.places],
+            logits=by_class.flatten(0, 1)[places],
             own=outputs,
             levels=_levels(by_class, maps),
             activation="sigmoid",
@@ -114,13 +113,7 @@ class OneStage(Detector):
         counts = [len(one) for one in by_level[0]]
         split = {name: list(torch.split(one, counts, dim=1)) for name, one in outputs.items()}
         found = self._network[0].postprocess_detections(split, by_level, listed.image_sizes)
-        classes = torch.full((outputs["cls_logits"].shape[2],), -1, dtype=torch.int64, device=images.device)
-        classes[list(self.columns)] = torch.arange(self.num_classes, device=images.device)
-        detections = []
-        for one in found:
-            labels = classes[one["labels"]]
-            detections.append(Detections(one["boxes"][labels >= 0], one["scores"][labels >= 0], labels[labels >= 0]))
-        return detections
+        return [self._by_class(one, outputs["cls_logits"].shape[2]) for one in found]
 
     def raw(self, maps: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes cut to the images, and probabilities (FCOS: their root with that of its centre-ness)."""
@@ -132,10 +125,25 @@ class OneStage(Detector):
             boxes = coder.decode(moves, placed.expand(moves.shape[0], -1, -1))
             scores = (scores * outputs["bbox_ctrness"].sigmoid()).sqrt()
         else:
-            num_images, num_anchors = moves.shape[:2]
-            boxes = coder.decode_single(moves.flatten(0, 1), placed.repeat(num_images, 1))
-            boxes = boxes.reshape(num_images, num_anchors, 4)
+            boxes = self._decoded(moves, placed)
         return clip_boxes_to_image(boxes, as_image_list(images[:1]).image_sizes[0]), scores[..., list(self.columns)]
+
+    def _decoded(self, moves: Tensor, placed: Tensor) -> Tensor:
+        """(B,A,4) boxes of (B,A,4) moves of (A,4) anchors."""
+        num_images, num_anchors = moves.shape[:2]
+        boxes: Tensor = self._network[0].box_coder.decode_single(moves.flatten(0, 1), placed.repeat(num_images, 1))
+        return boxes.reshape(num_images, num_anchors, 4)
+
+    def _by_class(self, found: Mapping[str, Tensor], num_columns: int) -> Detections:
+        """What torchvision found on an image, without what is of no class of the data."""
+        classes = torch.full((num_columns,), -1, dtype=torch.int64, device=found["labels"].device)
+        classes[list(self.columns)] = torch.arange(self.num_classes, device=classes.device)
+        labels = classes[found["labels"]]
+        return Detections(found["boxes"][labels >= 0], found["scores"][labels >= 0], labels[labels >= 0])
+
+    def _split(self, anchors: Tensor, maps: Mapping[str, Tensor]) -> list[Tensor]:
+        """One image's anchors by level."""
+        return split_by_level(anchors, maps)
 
     def _placed(self, maps: Mapping[str, Tensor], images: Tensor) -> list[Tensor]:
         """(anchors,4) of each image."""
@@ -162,6 +170,20 @@ class OneStage(Detector):
         counts = [] if isinstance(network, RetinaNet) else [[one.shape[2] * one.shape[3] for one in maps.values()]]
         type(network).compute_loss(like, targets, {}, placed, *counts)
         return found
+
+
+def checked_places(question: Any, num_anchors: int) -> Tensor:
+    """The places that are asked about.
+
+    Raises:
+        UserError: they are of another family, or of other anchors.
+    """
+    if not isinstance(question, AnchorPlaces) or question.num_anchors != num_anchors:
+        raise UserError(
+            "a one-stage detector answers about the anchors of another one with the same anchors and strides, and "
+            "the student has others; take a teacher of the student's family, or methods on maps alone"
+        )
+    return question.places
 
 
 def _levels(logits: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:

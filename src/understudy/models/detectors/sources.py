@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
 
 from understudy.models.detectors.base import Detector
 from understudy.models.detectors.one_stage import OneStage
+from understudy.models.detectors.ssd import SingleShot
 from understudy.models.detectors.two_stage import TwoStage
 from understudy.utils.errors import UserError, unknown_name
 
@@ -193,7 +195,7 @@ def torchvision_detector(name: str, num_classes: int, **kwargs: Any) -> Detector
     known = torchvision.models.list_models(module=torchvision.models.detection)
     if name not in known:
         raise UserError(f"torchvision has no detector {name!r}; there are: {', '.join(known)}")
-    has_background = "rcnn" in name
+    has_background = "rcnn" in name or name.startswith("ssd")
     told = {"weights": None, "weights_backbone": None, "num_classes": num_classes + has_background}
     return detector(torchvision.models.get_model(name, **{**told, **kwargs}), num_classes)
 
@@ -211,9 +213,11 @@ def detector(network: nn.Module, num_classes: int, *, columns: Sequence[int] | N
     """
     if isinstance(network, GeneralizedRCNN):
         return TwoStage(network, num_classes, columns=columns)
+    if isinstance(network, SSD):
+        return SingleShot(network, num_classes, columns=columns)
     if isinstance(network, RetinaNet | FCOS):
         return OneStage(network, num_classes, columns=columns)
     raise UserError(
         f"{type(network).__name__} cannot be distilled as a detector; those that can are torchvision's Faster R-CNN, "
-        "Mask R-CNN (its boxes), RetinaNet and FCOS"
+        "Mask R-CNN (its boxes), RetinaNet, FCOS and SSD"
     )

@@ -29,6 +29,12 @@ __all__ = ["FORMATS", "Format", "Runner", "Subject", "Written", "at_rest", "sile
 
 CHECKED_BATCHES = (1, 3)  # of noise, none of them the size that a graph is traced with
 
+_WHY = "is there randomness in the network's forward pass?"
+_WHY_BOXES = (
+    "a student that has learnt little finds many boxes that are equally sure, of which rounding chooses: train it "
+    "longer; or is there randomness in its forward pass?"
+)
+
 # (B,D,H,W) in [0,1] on the CPU to (B,C) logits, or to a tuple of tensors where a subject has several outputs.
 Runner = Callable[[Tensor], Any]
 
@@ -185,7 +191,7 @@ def _checked(subject: Subject, format: Format, written: Path, file: Path) -> flo
         raise UserError(
             f"{file}: not written, since {format.title} differs from torch by {difference:.1e} on "
             f"{'images of the data' if subject.trials else 'random images'} (at most {format.tolerance:.0e} is "
-            "accepted); is there randomness in the network's forward pass?"
+            f"accepted); {_WHY_BOXES if subject.finds else _WHY}"
         )
     return difference
 
