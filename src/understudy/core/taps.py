@@ -83,6 +83,7 @@ class TappedModel(nn.Module):
         self._has_shown_classifier = False
         self._catcher = Catcher()
         self._handles: list[RemovableHandle] = []
+        self._holds = False  # whether they stay on the network; compiled code cannot look at the handles themselves
         # Found once: compiled code should not look for it.
         self._stage_places = {tap: resolved(module, tap) for tap in self.taps}
         named = {tap: output_name(module, tap) for tap in self.taps}
@@ -100,12 +101,13 @@ class TappedModel(nn.Module):
         """Leave the hooks on the network from now on, as compiled code wants it: it heeds none that come later."""
         if not self._handles:
             self._handles = place(self.module, self._places(), self._catcher)
+            self._holds = True
 
     def untapped(self) -> nn.Module:
         """The plain network, without hooks of this model."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._holds = [], False
         return self.module
 
     def retapped(self, taps: Iterable[str], module: nn.Module | None = None) -> TappedModel:
@@ -187,7 +189,7 @@ class TappedModel(nn.Module):
 
     def _watched(self, prepared: Tensor, also: Mapping[str, str]) -> tuple[Any, dict[str, Any], set[str]]:
         """Output of one pass, what was caught at the taps and at `also`, and where that was written into later."""
-        handles = [] if self._handles and not also else place(self.module, {**self._places(), **also}, self._catcher)
+        handles = [] if self._holds and not also else place(self.module, {**self._places(), **also}, self._catcher)
         try:
             output = self.module(prepared)
         finally:
