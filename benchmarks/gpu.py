@@ -2,7 +2,8 @@
 
 Prints a line as soon as it is measured, and writes the JSON file anew after each, so that a run that is cut off leaves
 all that it had. The lines come in the order of their worth: first one student taught live, then DOT, from a bank, five
-rows at once, then bfloat16, compiled networks and large batches. Before them go the tests of tests/test_on_cuda.py. A
+rows at once, then draws in the step, students side by side, bfloat16, compiled networks and large batches, and the
+loaders of photographs where a folder of some is given (--photos). Before them go the tests of tests/test_on_cuda.py. A
 group that does not fit the minutes any more is named and left out. On a CPU nothing is captured, and the same lines are
 printed at whatever size is asked for:
 
@@ -26,6 +27,7 @@ import torch
 from against_others import others
 from bare import matmul_rate
 from half_weights import one_by_one
+from loaders import contestants as of_photographs
 from measuring import add_common_arguments, device_of, in_turns, summary, timed
 from ours import banked, opened, recipe, training_block
 from side_by_side import blocks as side_by_side
@@ -55,6 +57,8 @@ def main() -> None:
     print(COLUMNS + "\n| --- |" + " ---: |" * 7, flush=True)
     with TemporaryDirectory() as folder:
         for name, made in groups(arguments, device, Path(folder)):
+            if arguments.only and name not in arguments.only:
+                continue
             if time.monotonic() > ends:
                 record["left_out"].append(name)
                 print(f"left out, for time: {name}", flush=True)
@@ -75,6 +79,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=50, help="of every contestant in a turn")
     parser.add_argument("--workers", type=int, default=8, help="of the others' DataLoaders")
     parser.add_argument("--data", default="../shared/data/cifar10")
+    parser.add_argument("--photos", help="a folder for each class of large images, for the loaders alone")
+    parser.add_argument("--only", nargs="+", help='groups, such as live "live, DOT" bank')
     parser.add_argument("--skip-tests", action="store_true")
     return parser.parse_args()
 
@@ -155,6 +161,7 @@ def groups(
         ways = side_by_side(student, len(ROWS), device, arguments.batch, arguments.steps, precision=arguments.precision)
         return {f"{len(ROWS)} students, {way}": block for way, block in ways.items()}
 
+    yield "random draws", lambda: both(["crd"], "crd, whose negatives are drawn in the step")
     yield "side by side", students
     yield "casts", casts
     for precision, compile, batch in (("bfloat16", False, 0), ("float32", True, 0), ("bfloat16", True, 1024)):
@@ -168,6 +175,16 @@ def groups(
                 **both(["kd+dot"], f"kd+dot, {said}", **settings),
             },
         )
+    if arguments.photos:
+        yield "loaders", lambda: loaders(arguments, device)
+
+
+def loaders(arguments: argparse.Namespace, device: torch.device) -> Group:
+    """An epoch of each loader, torchvision's first."""
+    chosen = {"data": arguments.photos, "size": 224, "workers": arguments.workers, "batch": arguments.batch}
+    return {
+        f"photographs, {name}": epoch for name, epoch in of_photographs(argparse.Namespace(**chosen), device).items()
+    }
 
 
 def measured(
@@ -180,13 +197,15 @@ def measured(
         flops = {what_of(name): flops_of(block) for name, block in made.items() if name.endswith("as they come")}
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        found = summary(in_turns(made, arguments.turns, device, warmup=2), first)
+        warmup = 2 if device.type == "cuda" else 1
+        found = summary(in_turns(made, arguments.turns, device, warmup=warmup), first)
     except Exception as error:  # the next group may do all the same
         yield {"group": group, "name": group, "failed": f"{type(error).__name__}: {error}".splitlines()[0]}
         return
     for row in found:
         batch = 1024 if "batch 1024" in row["name"] and device.type == "cuda" else arguments.batch
-        seconds, what = row["wall_s"] / arguments.steps, what_of(row["name"])
+        steps = getattr(made[row["name"]], "steps", arguments.steps)  # of an epoch of photographs
+        seconds, what = row["wall_s"] / steps, what_of(row["name"])
         hours = seconds * EPOCHS * -(-NUM_TRAIN // batch) / 3600
         yield {
             **row,

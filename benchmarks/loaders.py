@@ -11,12 +11,13 @@ and ToTensor in a DataLoader. All others decode in as many workers; all take tur
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 
 import torch
 from measuring import in_turns, report, summary
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -50,7 +51,24 @@ def main() -> None:
     report("\n".join(lines), {"rows": rows, **facts}, arguments.json)
 
 
-def contestants(arguments: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], None]]:
+class Epochs:
+    """An epoch of a loader at each call, another one each time; its workers live on.
+
+    Attributes:
+        steps: batches of an epoch.
+    """
+
+    def __init__(self, batches: Callable[[int], Iterable[Tensor]], steps: int) -> None:
+        self._batches = batches
+        self._epochs = count(1)
+        self.steps = steps
+
+    def __call__(self) -> None:
+        for images in self._batches(next(self._epochs)):
+            assert len(images)
+
+
+def contestants(arguments: argparse.Namespace, device: torch.device) -> dict[str, Epochs]:
     """An epoch of each loader, by name."""
     settings = {"root": arguments.data, "batch_size": arguments.batch, "workers": arguments.workers, "cache": False}
     config = DataConfig.read(settings, what="data")
@@ -68,23 +86,16 @@ def contestants(arguments: argparse.Namespace, device: torch.device) -> dict[str
     }
 
 
-def ours(loader: TrainLoader) -> Callable[[], None]:
-    """An epoch of our loader, another one each time; its workers live on."""
-    epochs = count(1)
-
-    def epoch() -> None:
-        for batch in loader.epoch(next(epochs)):
-            assert len(batch.images)
-
-    return epoch
+def ours(loader: TrainLoader) -> Epochs:
+    """Of our loader."""
+    return Epochs(lambda epoch: (batch.images for batch in loader.epoch(epoch)), loader.steps_per_epoch)
 
 
-def theirs(arguments: argparse.Namespace, device: torch.device) -> Callable[[], None]:
-    """An epoch of torchvision's, likewise."""
-    root = Path(arguments.data)
+def theirs(arguments: argparse.Namespace, device: torch.device) -> Epochs:
+    """Of torchvision's."""
+    root, workers = Path(arguments.data), arguments.workers
     steps = [transforms.RandomResizedCrop(arguments.size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
     folder = ImageFolder(str(root / "train" if (root / "train").is_dir() else root), transforms.Compose(steps))
-    workers = arguments.workers
     loader = DataLoader(
         folder,
         arguments.batch,
@@ -93,12 +104,7 @@ def theirs(arguments: argparse.Namespace, device: torch.device) -> Callable[[], 
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
     )
-
-    def epoch() -> None:
-        for images, _ in loader:
-            assert len(images.to(device, non_blocking=True))
-
-    return epoch
+    return Epochs(lambda epoch: (images.to(device, non_blocking=True) for images, _ in loader), len(loader))
 
 
 if __name__ == "__main__":
