@@ -26,8 +26,9 @@ from understudy.models.export import FORMATS
 from understudy.recipes.comparison import rows_of
 from understudy.report import read_results, read_run, row_sentence, write_report
 from understudy.report.boxes import box_examples
-from understudy.report.several import joint_verdict, read_runs
+from understudy.report.several import joint_table, joint_verdict, read_runs
 from understudy.report.table import comparison_table
+from understudy.results.matches import match_list
 from understudy.runs.analyses.run import AnalyzeOptions, analyze
 from understudy.runs.bank.layout import BankOptions
 from understudy.runs.bank.make import make_banks
@@ -118,6 +119,8 @@ def test_rows_are_held_against_each_other_with_intervals_of_ap_and_ap50(run: Run
 
 def test_several_runs_of_detectors_are_held_against_each_other(run: RunFolder, tmp_path: Path) -> None:
     shutil.copytree(run.path, tmp_path / "other")
+    columns = [column.key for column in joint_table(read_runs([run.path, tmp_path / "other"])).columns]
+    assert columns[:6] == ["run", "row", "ap", "ap50", "ap75", "lead"]
     said = joint_verdict(read_runs([run.path, tmp_path / "other"]))
     assert "0.0 points apart (95 % interval 0.0 to 0.0)" in said
     kept = load_file(tmp_path / "other/predictions.safetensors")
@@ -155,6 +158,9 @@ def test_names_of_classes_are_escaped_and_damaged_boxes_are_passed_over(run: Run
     kept["examples/image/2"] = kept["examples/image/2"][:1]
     save_file(kept, tmp_path / "run/predictions.safetensors")
     assert len(box_examples(read_run(tmp_path / "run"))) == 1
+    huge = {**kept, "matches.num_images/val/dist/0": np.array(10**12)}
+    assert match_list(huge, split="val", of="dist/0") is None
+    assert match_list(kept, split="val", of="dist/0") is not None
     kept["matches.corners/val/alone/0"] = kept["matches.corners/val/dist/0"][:1]
     kept["matches.corners/val/dist/0"] = kept["matches.corners/val/dist/0"][:1]
     save_file(kept, tmp_path / "run/predictions.safetensors")

@@ -13,9 +13,10 @@ from understudy.analysis import Interval
 from understudy.report.formatting import compact, differences, score, score_spread, with_unit
 from understudy.report.row_settings import flat_settings
 from understudy.report.run_data import RunData, Timing, read_run
-from understudy.report.table import Cell, Column, Line, Table
+from understudy.report.table import BESIDE, Cell, Column, Line, Table
 from understudy.results.intervals import Samples, paired_difference, samples_of
 from understudy.results.schema import ALONE, Results, Row
+from understudy.tasks import Metric
 from understudy.utils.errors import UserError
 from understudy.utils.text import listed, two_digits
 from understudy.utils.untrusted import plain_yaml
@@ -120,10 +121,12 @@ def joint_table(runs: Sequence[NamedRun]) -> Table:
     """A line for each row of each run: its score, its lead over its own run's student alone, its teacher, its cost."""
     metric = runs[0].results.metric
     unit, epoch = metric.unit, runs[0].results.epoch_words
+    beside = [one for one in runs[0].results.metrics if one.name in BESIDE.get(metric.name, ())]
     columns = (
         Column("run", "run"),
         Column("row", "row"),
         Column(metric.name, metric.title, f"{unit}, {epoch}" if unit else epoch, better=_way(metric.higher_is_better)),
+        *[Column(one.name, one.title, one.unit, better=_way(one.higher_is_better)) for one in beside],
         Column("lead", "ahead of", f"{ALONE} of its run", better=_way(metric.higher_is_better)),
         Column("teacher", "teacher"),
         Column(f"teacher_{metric.name}", f"teacher's {metric.title}", unit),
@@ -133,7 +136,7 @@ def joint_table(runs: Sequence[NamedRun]) -> Table:
     )
     best = _best(runs)
     lines = [
-        Line(_cells(named, row), "best" if best is not None and (named.name, row.name) == best[:2] else "row")
+        Line(_cells(named, row, beside), "best" if best is not None and (named.name, row.name) == best[:2] else "row")
         for named in runs
         for row in named.results.rows
     ]
@@ -145,14 +148,16 @@ def _way(higher_is_better: bool) -> Any:
     return "high" if higher_is_better else "low"
 
 
-def _cells(named: NamedRun, row: Row) -> tuple[Cell, ...]:
+def _cells(named: NamedRun, row: Row, beside: Sequence[Metric]) -> tuple[Cell, ...]:
     results, metric = named.results, named.results.metric
     found, teacher, agreement = results.score(row), results.teacher, row.summary.agreement
     speed = named.run.timing.speed_of(row.student.model, "student")
+    others = row.summary.test if results.split == "test" else row.summary.scores
     return (
         Cell(named.name, named.name),
         Cell(row.name, row.name),
         Cell(score_spread(found, metric), found.mean, found.std),
+        *[Cell(score_spread(s, one), s.mean, s.std) if (s := others.get(one.name)) else Cell() for one in beside],
         _lead(results, row),
         Cell(teacher.model, teacher.model) if teacher else Cell(),
         Cell(score(results.teacher_score, metric), results.teacher_score),

@@ -14,7 +14,7 @@ from understudy.results.schema import Results, Row, Scores
 from understudy.tasks import Metric
 from understudy.utils.text import two_digits
 
-__all__ = ["Cell", "Column", "Line", "Table", "comparison_table"]
+__all__ = ["BESIDE", "Cell", "Column", "Line", "Table", "comparison_table"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from understudy.analysis.arrays import ArrayLike, as_array
+from understudy.results.schema import MOST_CLASSES
 from understudy.tasks.box_matches import AREAS, ARRAYS, IOU_THRESHOLDS, Matches
 
 __all__ = ["match_list"]
 
+MOST_IMAGES = 5_000_000  # beyond which tables of so many rows would be made for a damaged file
 _KINDS = {"is_right": "b", "is_ignored": "b", "box_counts": "b"}
 _FLOATS = ("score", "corners", "box_score", "box_corners")
 _ENDS = {
@@ -39,7 +41,7 @@ def match_list(tensors: Mapping[str, ArrayLike], *, split: str, of: str) -> Matc
     if any(count.ndim or count.dtype.kind not in "iu" for count in counts.values()):
         return None
     num_images, num_classes = int(counts["num_images"]), int(counts["num_classes"])
-    if not _is_whole(arrays, num_images, num_classes):
+    if num_images > MOST_IMAGES or num_classes > MOST_CLASSES or not _is_whole(arrays, num_images, num_classes):
         return None
     return Matches(**arrays, num_images=num_images, num_classes=num_classes)
 

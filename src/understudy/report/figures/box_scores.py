@@ -58,6 +58,7 @@ def ap_plot(run: RunData) -> Plot | None:
     figure.legend(loc="outside lower center", ncols=legend_columns(3))
     part = f" ({len(shown)} of {data.num_classes} classes, those with the widest gaps)" * (len(shown) < len(known))
     beside = "" if teacher is None else "; the longer the line, the further student and teacher are apart"
+    beside += "; the grey tick is the student alone" * (best.name != ALONE and ALONE in precisions)
     text = f"Average precision of each class, over overlaps from 0.50 to 0.95{beside}{part}."
     return Plot("aps", f"Class by class: {best.name}{'' if teacher is None else ' and the teacher'}", text, figure)
 
