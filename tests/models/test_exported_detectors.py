@@ -45,11 +45,21 @@ def decided(family: str) -> Detector:
 
 @pytest.fixture(scope="module")
 def found() -> Subject:
-    return Subject(FoundBoxes(prepared(small_detector())), SIDE, {}, outputs=FoundBoxes.outputs, finds=True)
+    return Subject(
+        FoundBoxes(prepared(small_detector())),
+        SIDE,
+        {},
+        outputs=FoundBoxes.outputs,
+        finds=True,
+        is_ragged=True,
+        is_single=True,
+    )
 
 
 def test_onnx_finds_what_torch_finds_on_pictures_it_was_not_traced_with(found: Subject, tmp_path: Path) -> None:
-    trials = Subject(found.model, SIDE, {}, outputs=found.outputs, finds=True, trials=pictures(3))
+    trials = Subject(
+        found.model, SIDE, {}, outputs=found.outputs, finds=True, is_ragged=True, is_single=True, trials=pictures(3)
+    )
     file = write(trials, tmp_path / "student.onnx", Onnx())
     assert file.largest_difference < 1e-4
     run = Onnx().opened(file.file, 1)
@@ -70,11 +80,27 @@ def test_a_file_that_would_find_other_boxes_is_not_written(found: Subject, tmp_p
             boxes, labels, scores = super().forward(images)
             return boxes + torch.rand(()), labels, scores
 
-    jittered = Subject(Jittered(found.model.network), SIDE, {}, outputs=found.outputs, finds=True, trials=pictures(1))
+    jittered = Subject(
+        Jittered(found.model.network),
+        SIDE,
+        {},
+        outputs=found.outputs,
+        finds=True,
+        is_ragged=True,
+        is_single=True,
+        trials=pictures(1),
+    )
     with pytest.raises(UserError, match=r"differs from torch by .* on images of the data"):
         write(jittered, tmp_path / "student.onnx", FORMATS["torchscript"]())
     silent = Subject(
-        FoundBoxes(prepared(small_one_stage())), SIDE, {}, outputs=found.outputs, finds=True, trials=pictures(1)
+        FoundBoxes(prepared(small_one_stage())),
+        SIDE,
+        {},
+        outputs=found.outputs,
+        finds=True,
+        is_ragged=True,
+        is_single=True,
+        trials=pictures(1),
     )
     with pytest.raises(UserError, match="finds nothing on the 1 image that it is held against"):
         write(silent, tmp_path / "student.onnx", FORMATS["torchscript"]())

@@ -9,8 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from understudy.core.batch import Activation
+from understudy.utils.errors import UserError
 
-__all__ = ["Detections", "Proposals", "Scored"]
+__all__ = ["Detections", "OtherFamilyError", "Proposals", "Scored"]
+
+
+class OtherFamilyError(UserError):
+    """A head cannot be asked about what a detector of another family proposes; their maps can be compared."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from understudy.core.image_size import ImageSize, height_and_width, size_from, size_of, size_text, squares_note
 from understudy.models.blueprint import Blueprint, Normalisation, stated_size
+from understudy.models.hf_detectors import found_by_queries, is_detector, with_published_columns, without_heads
 from understudy.models.hub import WeightsUnavailableError, first_line, hub_within_reach, quiet_libraries
 from understudy.utils.errors import UserError, unknown_name
 
@@ -32,10 +33,11 @@ _NOT_SETTINGS = {"transformers_version", "dtype", "id2label", "label2id"}
 
 
 def hf_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]) -> Blueprint:
-    """An image classifier of transformers', or a segmenter, by its name on the hub or by its folder.
+    """An image classifier of transformers', a segmenter or a detector, by its name on the hub or by its folder.
 
     It is a segmenter where its configuration's `architectures` say "...ForSemanticSegmentation", as that of SegFormer's
-    fine-tuned weights does; for others, `kwargs` may say so. Segmenters take images of any size.
+    fine-tuned weights does, a detector where "...ForObjectDetection"; for others, `kwargs` may say so. Both
+    take images of any size.
 
     Where its configuration names an image size, images are resized to that, and `image_size` builds it for another.
     Settings in `kwargs` replace those of the published configuration; with a `model_type` among them they are the
@@ -54,16 +56,16 @@ def hf_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kwar
     config.num_labels = num_classes
     if "model_type" not in kwargs:  # a whole configuration is there to be changed
         image_size = stated_size(f"hf:{name}", kwargs, "image_size", image_size)
-    own_size = None if _is_segmenter(config) else _own_size(config)
+    own_size = None if _is_dense(config) else _own_size(config)
     if image_size and own_size:
         _resize(config, image_size)
     return Blueprint(
         build=partial(_random, library, name, config),
         pretrained=None if "model_type" in kwargs else partial(_pretrained, library, name, config),
         normalisation=normalisation,
-        prefers=None if _is_segmenter(config) else own_size or crop_size,
-        resize_to=None if _is_segmenter(config) else (image_size or own_size) if own_size else image_size,
-        kwargs=_settings(config) | ({"architectures": config.architectures} if _is_segmenter(config) else {}),
+        prefers=None if _is_dense(config) else own_size or crop_size,
+        resize_to=None if _is_dense(config) else (image_size or own_size) if own_size else image_size,
+        kwargs=_settings(config) | ({"architectures": config.architectures} if _is_dense(config) else {}),
     )
 
 
@@ -119,7 +121,10 @@ def folder_files(
         "image_mean": mean,
         "image_std": std,
     }
-    settings = _settings(config) | {"architectures": [type(module).__name__], "id2label": config.id2label}
+    settings = _settings(config) | {
+        "architectures": [getattr(module, "architecture", type(module).__name__)],
+        "id2label": config.id2label,
+    }
     return {"config.json": settings | named, "preprocessor_config.json": processor}
 
 
@@ -144,10 +149,21 @@ def _is_segmenter(config: Any) -> bool:
     return any(str(name).endswith("ForSemanticSegmentation") for name in config.architectures or ())
 
 
+def _is_dense(config: Any) -> bool:
+    return _is_segmenter(config) or is_detector(config)
+
+
 def _class_of(library: Any, config: Any) -> Any:
     """Of transformers, what builds the kind of network that is meant."""
+    if is_detector(config):
+        return library.AutoModelForObjectDetection
     wanted = "AutoModelForSemanticSegmentation" if _is_segmenter(config) else "AutoModelForImageClassification"
     return getattr(library, wanted)
+
+
+def _adapted(made: nn.Module, config: Any, columns: Sequence[int] | None = None) -> nn.Module:
+    """A network of transformers' as this package runs it."""
+    return found_by_queries(made, columns) if is_detector(config) else _logits_alone(made)
 
 
 def _random(library: Any, name: str, config: Any) -> nn.Module:
@@ -157,17 +173,20 @@ def _random(library: Any, name: str, config: Any) -> nn.Module:
                 copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
             )
     except Exception as error:  # settings that contradict each other fail in any way
-        kind = "a segmenter" if _is_segmenter(config) else "an image classifier"
+        kind = (
+            "a detector" if is_detector(config) else "a segmenter" if _is_segmenter(config) else "an image classifier"
+        )
         raise UserError(
             f"hf:{name} cannot be built as {kind}: {type(error).__name__}: {first_line(error)}"
             f"{squares_note(getattr(_sized(config), 'image_size', None))}"
         ) from error
-    return _logits_alone(made)
+    return _adapted(made, config)
 
 
 def _pretrained(library: Any, name: str, config: Any) -> nn.Module:
     """The published weights, with a new classifier where the class count differs or none was published."""
     with _within_reach(name), _no_progress_bars(library):
+        config, columns = with_published_columns(library, _place(name), config)
         loaded, report = _class_of(library, config).from_pretrained(
             _place(name),
             config=copy.deepcopy(config),
@@ -179,11 +198,12 @@ def _pretrained(library: Any, name: str, config: Any) -> nn.Module:
     own = f"{loaded.base_model_prefix}."  # what is not under it is the classifier
     absent = sorted(key for key in report["missing_keys"] if key.startswith(own))
     misshapen = sorted(key for key, *_ in report["mismatched_keys"] if key.startswith(own))
+    misshapen = without_heads(misshapen) if is_detector(config) else misshapen
     if absent or misshapen:
         # transformers would draw these at random and go on.
         what = "are of another shape for this image size and these settings" if misshapen else "are not among them"
         raise WeightsUnavailableError(f"{', '.join((misshapen or absent)[:3])} {what}")
-    return _logits_alone(loaded)
+    return _adapted(loaded, config, columns)
 
 
 def _published(library: Any, name: str) -> tuple[dict[str, Any], Any]:

@@ -120,7 +120,7 @@ def export(
     return ExportReport(
         image_size=subject.image_size,
         outputs=subject.outputs,
-        is_single=subject.finds,
+        is_single=subject.is_single,
         channels=subject.channels,
         about=tuple(subject.about),
         written=tuple(written),
@@ -271,7 +271,7 @@ def _latencies(subject: Subject, opened: Callable[[int], Runner]) -> dict[tuple[
     found = {}
     for threads in thread_counts():
         run = opened(threads)
-        for batch_size in BATCH_SIZES[:1] if subject.finds else BATCH_SIZES:
+        for batch_size in BATCH_SIZES[:1] if subject.is_single else BATCH_SIZES:
             images = subject.timed_on(batch_size)
             found[threads, batch_size] = latency(partial(run, images), threads=threads)
     return found

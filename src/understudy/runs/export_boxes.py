@@ -88,11 +88,13 @@ def box_subject(
         {
             **about,
             **{name: json.dumps(value) for name, value in told.items() if value is not None},
-            "input": _in_words(raw),
+            "input": _in_words(raw, is_single=model.is_single),
         },
         calibration=() if train is None else _some(train, shown, canvas, CALIBRATION_IMAGES),
         outputs=model.outputs,
         finds=not raw,
+        is_ragged=model.is_ragged,
+        is_single=model.is_single,
         trials=trials,
     )
 
@@ -101,16 +103,17 @@ def _as_told(sifting: RawSifting) -> dict[str, float | None]:
     return {"min_score": sifting.min_score, "most": sifting.most, "overlap": sifting.overlap}
 
 
-def _in_words(raw: bool) -> str:
+def _in_words(raw: bool, *, is_single: bool) -> str:
     first = (
         "images (1,3,H,W) of the size of canvas, RGB in [0,1]: scaled so that the shorter side is shorter_side "
         "(without it: as they are), the longer at most longer_side, and both within canvas, at the top left of black; "
         "mean and std are applied inside. "
     )
     if raw:
-        return first.replace("(1,", "(B,") + (
-            "boxes (B,A,4) are corners x1, y1, x2, y2 in pixels of it, scores (B,A,C) probabilities by class, before "
-            "the best are chosen as sifting says"
+        batch = "1" if is_single else "B"
+        return first.replace("(1,", f"({batch},") + (
+            f"boxes ({batch},A,4) are corners x1, y1, x2, y2 in pixels of it, scores ({batch},A,C) probabilities by "
+            "class, before the best are chosen as sifting says"
         )
     return first + (
         "boxes (D,4) are corners x1, y1, x2, y2 in pixels of it, labels (D,) numbers of classes, scores (D,) "

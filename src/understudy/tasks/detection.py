@@ -12,7 +12,7 @@ from torch import Tensor
 from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
 from understudy.core.boxes import Boxes
 from understudy.core.config import Config
-from understudy.core.detection import Detections, Proposals, Scored
+from understudy.core.detection import Detections, OtherFamilyError, Proposals, Scored
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import BatchMeasures, ClassWeights, Evaluation, K, Metric, Predictor
@@ -117,7 +117,7 @@ class Detection:
         proposals = detector.propose(maps, batch.images, boxes)
         scored = detector.score(maps, proposals)
         task_loss = torch.stack(list(detector.losses(proposals, scored).values())).sum()
-        taught = None if observation.output is None else self._answer(observation, proposals)
+        taught = self._answer(observation, proposals)
         rows = Pairing(
             _wide(scored.logits),
             None if taught is None else _wide(taught.logits),
@@ -140,14 +140,19 @@ class Detection:
         pairings = {MAIN: rows, FOREGROUND: _objects_of(rows, proposals.is_object), IMAGES: images}
         return task_loss, {**pairings, **_by_level(scored, taught)}
 
-    def _answer(self, observation: Observation, proposals: Proposals) -> Scored:
-        """What the teacher's head says of the student's proposals."""
+    def _answer(self, observation: Observation, proposals: Proposals) -> Scored | None:
+        """What the teacher's head says of the student's proposals; None where it is of another family, or not there."""
+        if observation.output is None:
+            return None
         if observation.ask is None:
             raise UserError(
                 "the teacher's head has to be asked about the boxes that the student proposes, and this teacher is a "
                 "bank or gives maps alone; take the live teacher, a detector of its own"
             )
-        scored: Scored = observation.ask(observation.output, proposals)
+        try:
+            scored: Scored = observation.ask(observation.output, proposals)
+        except OtherFamilyError:  # methods on rows are refused where they ask for it
+            return None
         num_classes = scored.logits.shape[1] - (scored.activation == "softmax")
         if num_classes != self.num_classes:
             raise UserError(

@@ -51,6 +51,7 @@ class Detector(nn.Module):
         UserError: other columns than classes.
     """
 
+    keeps_all: bool = False  # whether as many boxes are found on every image, without suppression
     sifting: RawSifting | None = None  # how the best of `raw` are chosen; None: boxes are sifted before the end, too
     background: int | None = 0  # its column; None: there is none, every column is a sigmoid
 
@@ -93,7 +94,10 @@ class Detector(nn.Module):
 
     @abstractmethod
     def detections(self, maps: Mapping[str, Tensor], images: Tensor, sizes: Tensor | None = None) -> list[Detections]:
-        """What is found, by image, in pixels of the batch; `sizes` (B,2) are the images' without padding, if any."""
+        """What is found, by image, in pixels of the batch; `sizes` (B,2) are the images' without padding.
+
+        Without `sizes` nothing is left out for lying outside, so that a file can hold it.
+        """
 
     def raw(self, maps: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
         """All boxes (B,A,4) and their probabilities by class (B,A,C), before any is sifted out."""

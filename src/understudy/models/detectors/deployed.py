@@ -23,10 +23,13 @@ class FoundBoxes(nn.Module):
     """
 
     outputs = ("boxes", "labels", "scores")
+    is_single = True
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        detector = detector_in(network)
+        self.is_ragged = detector is None or not detector.keeps_all
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What is found."""
@@ -44,6 +47,7 @@ class RawBoxes(nn.Module):
     """
 
     outputs = ("boxes", "scores")
+    is_ragged = False
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -54,6 +58,7 @@ class RawBoxes(nn.Module):
                 "--raw is of detectors that look once (retinanet, fcos, ssd and those with queries): a two-stage "
                 "detector sifts its proposals by non-maximum suppression before its head looks at them; leave it out"
             )
+        self.is_single = detector.keeps_all
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes and scores."""

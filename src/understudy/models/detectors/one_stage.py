@@ -13,9 +13,8 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import clip_boxes_to_image
 
 from understudy.core.boxes import Boxes
-from understudy.core.detection import Detections, Proposals, Scored
+from understudy.core.detection import Detections, OtherFamilyError, Proposals, Scored
 from understudy.models.detectors.base import Detector, RawSifting, as_image_list, as_targets, split_by_level
-from understudy.utils.errors import UserError
 
 __all__ = ["AnchorPlaces", "OneStage", "checked_places"]
 
@@ -179,7 +178,7 @@ def checked_places(question: Any, num_anchors: int) -> Tensor:
         UserError: they are of another family, or of other anchors.
     """
     if not isinstance(question, AnchorPlaces) or question.num_anchors != num_anchors:
-        raise UserError(
+        raise OtherFamilyError(
             "a one-stage detector answers about the anchors of another one with the same anchors and strides, and "
             "the student has others; take a teacher of the student's family, or methods on maps alone"
         )

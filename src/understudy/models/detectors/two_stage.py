@@ -11,9 +11,8 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from understudy.core.boxes import Boxes
-from understudy.core.detection import Detections, Proposals, Scored
+from understudy.core.detection import Detections, OtherFamilyError, Proposals, Scored
 from understudy.models.detectors.base import Detector, as_image_list, as_targets, split_by_level
-from understudy.utils.errors import UserError
 
 __all__ = ["Rois", "TwoStage"]
 
@@ -77,7 +76,7 @@ class TwoStage(Detector):
         """The box head, on what is pooled from these maps."""
         asked: Any = proposals.question
         if not isinstance(asked, Rois):
-            raise UserError(
+            raise OtherFamilyError(
                 "a two-stage detector answers about the boxes that another one proposes, and the student is of another "
                 "family; take a teacher of the student's family, or methods on maps alone"
             )

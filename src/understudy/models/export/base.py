@@ -50,7 +50,9 @@ class Subject:
         calibration: batches of images as in training, which ranges of whole numbers are chosen by.
         takes_any_size: whether images of other sizes are to be taken, too, where the format can.
         outputs: what the model gives, by name.
-        finds: whether it gives boxes, labels and scores of one image at a time, of whatever number.
+        finds: whether it gives boxes, labels and scores of one image.
+        is_ragged: whether there are as many outputs as are found, which only some formats can hold.
+        is_single: whether it takes one image at a time.
         trials: images that files are held against torch on, beside noise; of one that finds, in place of noise.
     """
 
@@ -61,22 +63,24 @@ class Subject:
     takes_any_size: bool = False
     outputs: tuple[str, ...] = ("logits",)
     finds: bool = False
+    is_ragged: bool = False
+    is_single: bool = False
     trials: Sequence[Tensor] = ()
 
     @property
     def example(self) -> Tensor:
         """Noise that graphs are traced with."""
-        return self.images(1 if self.finds else 2)
+        return self.images(1 if self.is_single else 2)
 
     def checked_on(self) -> list[Tensor]:
         """Batches that files are held against torch on, other ones than a graph is traced with."""
-        if self.finds:
+        if self.is_single:
             return list(self.trials) or [self.images(3)[:1]]
         return [*self.trials, *map(self.images, CHECKED_BATCHES)]
 
     def timed_on(self, batch_size: int) -> Tensor:
         """Images whose latency is told: how long boxes take depends on what there is to see."""
-        return self.trials[0] if self.finds and self.trials else self.images(batch_size)
+        return self.trials[0] if self.is_single and self.trials else self.images(batch_size)
 
     @property
     def channels(self) -> int:

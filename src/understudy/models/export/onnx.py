@@ -118,7 +118,7 @@ def write_graph(subject: Subject, file: Path, *, opset: int | None = None) -> No
                 file,
                 input_names=["images"],
                 output_names=list(subject.outputs),
-                opset_version=OLD_EXPORTERS_OPSET if opset is None and subject.finds else opset,
+                opset_version=OLD_EXPORTERS_OPSET if opset is None and subject.is_ragged else opset,
                 external_data=_is_large(subject.model),
                 verbose=False,
                 **_exporter(subject),
@@ -138,13 +138,15 @@ def _exporter(subject: Subject) -> dict[str, Any]:
 
     The newer one cannot hold how many boxes non-maximum suppression leaves (torch 2.14, torchvision 0.29).
     """
-    if subject.finds:
+    if subject.is_ragged:
         return {"dynamo": False, "dynamic_axes": {name: {0: "found"} for name in subject.outputs}}
     return {"dynamo": True, "dynamic_shapes": (_open_axes(subject),)}
 
 
 def _open_axes(subject: Subject) -> dict[int, Any]:
     """Axes of the images that are of any length."""
+    if subject.is_single:
+        return {}
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     return {**axes, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC} if subject.takes_any_size else axes
 

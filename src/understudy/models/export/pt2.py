@@ -22,14 +22,14 @@ class Pt2(Format, name="pt2"):
 
     def write(self, subject: Subject, file: Path) -> None:
         """The exported program, and one extra file for each thing that is said of it."""
-        if subject.finds:
+        if subject.is_ragged:
             raise UserError(
                 f"{file.name}: torch.export cannot hold how many boxes non-maximum suppression leaves; take --onnx or "
                 "--torchscript, or --raw of a one-stage detector"
             )
         try:
             with silence(), torch.no_grad():
-                shapes = ({0: torch.export.Dim("batch", min=1)},)
+                shapes = ({} if subject.is_single else {0: torch.export.Dim("batch", min=1)},)
                 program = torch.export.export(subject.model, (subject.example,), dynamic_shapes=shapes)
                 torch.export.save(program, file, extra_files=dict(subject.about))
         except (RuntimeError, ValueError, TypeError) as error:
