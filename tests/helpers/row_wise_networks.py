@@ -23,9 +23,9 @@ def dropout(num_classes: int) -> nn.Module:
 
 
 def segmenter(num_classes: int) -> nn.Module:
-    """deeplabv3 on a small MobileNet, with an auxiliary head, without dropout."""
-    name, kwargs = "deeplabv3:mobilenetv3_small_050", {"width": 8}
-    module = _row_wise(create_model(name, num_classes=num_classes, weights="none", kwargs=kwargs))
+    """deeplabv3 on a small ResNet, with an auxiliary head, without dropout."""
+    kwargs = {"width": 8, "channels": [8, 8, 16, 16], "stem_width": 8}
+    module = _row_wise(create_model("deeplabv3:resnet10t", num_classes=num_classes, weights="none", kwargs=kwargs))
     for child in module.modules():
         if isinstance(child, nn.Dropout):
             child.p = 0.0
