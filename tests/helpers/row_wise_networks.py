@@ -24,12 +24,22 @@ def dropout(num_classes: int) -> nn.Module:
 
 def segmenter(num_classes: int) -> nn.Module:
     """deeplabv3 on a small ResNet, with an auxiliary head, without dropout."""
+    return _row_wise(_segmenter(num_classes))
+
+
+def segmenter_with_batch_norms(num_classes: int) -> nn.Module:
+    """The same as it is built, but for dropout."""
+    module: nn.Module = _segmenter(num_classes).module
+    return module
+
+
+def _segmenter(num_classes: int) -> Any:
     kwargs = {"width": 8, "channels": [8, 8, 16, 16], "stem_width": 8}
-    module = _row_wise(create_model("deeplabv3:resnet10t", num_classes=num_classes, weights="none", kwargs=kwargs))
-    for child in module.modules():
+    network = create_model("deeplabv3:resnet10t", num_classes=num_classes, weights="none", kwargs=kwargs)
+    for child in network.module.modules():
         if isinstance(child, nn.Dropout):
             child.p = 0.0
-    return module
+    return network
 
 
 def _row_wise(network: Any) -> nn.Module:

@@ -53,9 +53,10 @@ class TestOptions:
         scores = [read_results(tmp_path / name).rows[0].seeds[0].selected.scores for name in ("averaged", "raw")]
         assert scores[0].keys() == scores[1].keys()
 
-    def test_compiled_networks_take_the_steps_of_plain_ones(
-        self, task: DenseTask, plain: dict[DenseTask, list[dict[str, float]]], tmp_path: Path
-    ) -> None:
-        found = losses(task, tmp_path / "run", compile=True)
-        for line, expected in zip(found, plain[task], strict=True):
-            assert line == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    def test_compiled_networks_take_the_steps_of_plain_ones(self, task: DenseTask, tmp_path: Path) -> None:
+        # Batch norms: torch 2.14.1 writes C++ that does not compile for group norms in channels_last, in training.
+        model = {"model": "helpers.row_wise_networks:segmenter_with_batch_norms"}
+        over = {"student": model, "teacher": model} if task == "segmentation" else {}
+        found, expected = (losses(task, tmp_path / str(how), compile=how, **over) for how in (True, False))
+        for line, other in zip(found, expected, strict=True):
+            assert line == pytest.approx(other, rel=1e-3, abs=1e-4)

@@ -8,7 +8,7 @@ from understudy.recipes.schema import Recipe
 from understudy.tasks import TASKS, Task
 from understudy.utils.errors import UserError
 
-__all__ = ["open_data_of", "refuse_to_bank", "task_of", "with_task_of"]
+__all__ = ["open_data_of", "task_of", "with_task_of"]
 
 
 def open_data_of(recipe: Recipe) -> DataSplits:
@@ -50,22 +50,12 @@ def _refuse_beside_boxes(recipe: Recipe, data: DataSplits) -> None:
     if recipe.task == "segmentation":
         raise UserError(f"task: segmentation learns from masks, and {data.name} has boxes; take task: detection")
     if recipe.bank is not None:
-        refuse_to_bank("detection")
+        raise UserError(
+            "bank: a detector's teacher is asked about boxes that are not known beforehand, and there is no bank of "
+            "its pyramid; train with the teacher itself"
+        )
     if recipe.teacher is not None and recipe.teacher.classes is not None:
         raise UserError("teacher.classes: is of classifiers; a detector that teaches has the data's own classes")
-
-
-def refuse_to_bank(task: str) -> None:
-    """Refuse a bank of a detector.
-
-    Raises:
-        UserError: the task is detection.
-    """
-    if task == "detection":
-        raise UserError(
-            "bank: a bank keeps one prediction an image, and a detector's teacher is asked about boxes that are not "
-            "known beforehand; train with the teacher itself"
-        )
 
 
 def task_of(recipe: Recipe, data: DataSplits) -> Task:

@@ -23,13 +23,13 @@ from understudy.recipes.schema import Recipe
 from understudy.runs.bank.facts import stored_with, teacher_facts
 from understudy.runs.bank.key import bank_key, versions_here
 from understudy.runs.bank.layout import BankOptions, check_options, layout_of
+from understudy.runs.bank.of_boxes import refuse_boxes
 from understudy.runs.bank.open import bank_folder
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
 from understudy.runs.component_changes import with_data_settings
 from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
-from understudy.runs.data_task import refuse_to_bank
 from understudy.runs.failures import readable_errors
 from understudy.runs.stop import StopRequest
 from understudy.runs.teacher import check_teacher, evaluate_teacher
@@ -93,8 +93,8 @@ def make_banks(
     ):
         components = open_components(recipe, allow_code=allow_code, say=display.say)
         recipe = components.recipe  # with the teacher's classes by number
-        refuse_to_bank(recipe.task)
         rows = rows_of(recipe)
+        refuse_boxes(components, rows, bytes_a_value=4 if options.dtype == "float32" else 2)
         check_rows(components, rows)
         build_trainer(components, rows, recipe.seeds[0])  # taps the teacher, and refuses what a run would
         layout = layout_of(components, [config for row in rows for config in row.method], options)
