@@ -148,8 +148,12 @@ class TestBadInput:
     def test_masks_in_colours(self, tmp_path: Path) -> None:
         masks_folder(tmp_path)
         for file in (tmp_path / "masks/train").iterdir():
-            Image.new("RGB", (32, 32)).save(file)
-        self.refused(tmp_path, "a mask is a PNG with a class number for each pixel .* this one has mode RGB")
+            Image.new("RGB", (32, 32), (0, 128, 0)).save(file)
+        self.refused(tmp_path, r"the mask is in colours; give a table of them \(classes.json")
+        for file in (tmp_path / "masks/train").iterdir():
+            Image.new("F", (32, 32)).save(file.with_suffix(".tiff"))
+            file.unlink()
+        self.refused(tmp_path, "a class number up to 255 or a colour for each pixel .* this one has mode F")
 
     def test_a_map_beyond_the_classes_and_masks_without_any(self, tmp_path: Path) -> None:
         masks_folder(tmp_path)

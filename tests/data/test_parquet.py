@@ -63,13 +63,15 @@ def test_string_class_in_val_that_train_lacks_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"img": [b""], "kind": [0], "mask": [b""]}), tmp_path / "train.parquet")
-    several = r"no column 'image'; it has: img, kind, mask \(img and mask could both be meant\); set data\.image_column"
+    pq.write_table(pa.table({"img": [b""], "kind": [0], "other": [b""]}), tmp_path / "train.parquet")
+    several = (
+        r"no column 'image'; it has: img, kind, other \(img and other could both be meant\); set data\.image_column"
+    )
     with pytest.raises(UserError, match=several):
         open_data(DataConfig(root=str(tmp_path)))
-    with pytest.raises(UserError, match=r"no column 'label'; it has: img, kind, mask; set data\.label_column"):
+    with pytest.raises(UserError, match=r"no column 'label'; it has: img, kind, other; set data\.label_column"):
         open_data(DataConfig(root=str(tmp_path), image_column="img"))
-    with pytest.raises(UserError, match=r"no column 'imge'; it has: img, kind, mask; set data\.image_column"):
+    with pytest.raises(UserError, match=r"no column 'imge'; it has: img, kind, other; set data\.image_column"):
         open_data(DataConfig(root=str(tmp_path), image_column="imge"))
 
 

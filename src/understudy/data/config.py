@@ -21,7 +21,7 @@ class DataConfig(Config):
     root: str  # a folder or file, several with commas between them, "hf:NAME" for the hub, or "digits"
     format: str = AUTO  # a reader's name; auto: by what lies there; see `understudy.data.readers`
     image_column: str = "image"  # parquet and hub; where it is missing, the only column of images is taken
-    label_column: str = "label"  # likewise, of numbers or names of classes
+    label_column: str = "label"  # likewise, of numbers or names of classes, or of masks
     streaming: bool = False  # hub only: images are never stored, and so have no numbers (no bank, no CRD)
 
     train_rows: str | None = None  # "0:10000" of the training split, in its stored order

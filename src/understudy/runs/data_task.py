@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from understudy.data import DataSplits, open_data
 from understudy.data.sources.box_formats import with_box_format
+from understudy.data.sources.panoptic import with_mask_format
 from understudy.recipes.schema import Recipe
 from understudy.tasks import TASKS, Task
 from understudy.utils.errors import UserError
@@ -17,7 +18,9 @@ def open_data_of(recipe: Recipe) -> DataSplits:
     Raises:
         UserError: as `open_data`.
     """
-    return open_data(with_box_format(recipe.data) if recipe.task == "detection" else recipe.data)
+    if recipe.task == "detection":
+        return open_data(with_box_format(recipe.data))
+    return open_data(with_mask_format(recipe.data) if recipe.task == "segmentation" else recipe.data)
 
 
 def with_task_of(recipe: Recipe, data: DataSplits) -> Recipe:

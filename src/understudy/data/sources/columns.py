@@ -13,7 +13,9 @@ from understudy.data.sources.found import checked_labels
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import plain_json
 
-__all__ = ["Columns", "classes_of", "columns_of", "is_unlabelled", "labels_of"]
+__all__ = ["Columns", "are_masks", "classes_of", "columns_of", "is_unlabelled", "labels_of"]
+
+MASK_COLUMNS = ("mask", "masks", "annotation", "annotations", "label", "labels", "segmentation", "semantic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +26,30 @@ class Columns:
     label: str = "label"
 
 
-def columns_of(schema: Any, wanted: Columns, where: str) -> Columns:
+def columns_of(schema: Any, wanted: Columns, where: str, *, masks: bool = False) -> Columns:
     """The wanted columns of a pyarrow schema; in place of a missing one, the only column that holds its kind.
+
+    Args:
+        schema: of the table.
+        wanted: names that were asked for.
+        where: for messages.
+        masks: whether the labels may be a column of images with the name of masks; labels of other kinds go before.
 
     Raises:
         UserError: one is missing, and no other or more than one could stand in for it.
     """
-    image = _column(schema, wanted.image, "image_column", _image_columns(schema), where)
+    pictures = _image_columns(schema)
+    alike = [name for name in pictures if name.lower() not in MASK_COLUMNS] if masks and len(pictures) > 1 else pictures
+    image = _column(schema, wanted.image, "image_column", alike, where)
     labels = [name for name in _label_columns(schema) if name != image]
+    if masks and not labels:
+        labels = [name for name in pictures if name != image and name.lower() in MASK_COLUMNS]
     return Columns(image, _column(schema, wanted.label, "label_column", labels, where))
+
+
+def are_masks(schema: Any, columns: Columns) -> bool:
+    """Whether the column of labels holds images, and so masks."""
+    return columns.label in _image_columns(schema)
 
 
 def _column(schema: Any, wanted: str, key: str, alike: Sequence[str], where: str) -> str:

@@ -25,24 +25,25 @@ def is_saved_by_datasets(root: Path) -> bool:
     return is_one_split or (root / "dataset_dict.json").is_file()
 
 
-def read_hub(root: str, wanted: Columns) -> Found:
+def read_hub(root: str, config: DataConfig) -> Found:
     """The splits train, validation and test of a data set; it is downloaded once, into the library's own cache.
 
     Args:
         root: hf:NAME, hf:NAME:CONFIGURATION, or a folder that `datasets` reads.
-        wanted: names of the two columns; see `read_parquet`.
+        config: names the two columns; see `read_parquet`.
 
     Raises:
         UserError: no such data set, no train split, or what `read_parquet` raises.
     """
+    wanted = Columns(config.image_column, config.label_column)
     tables: dict[SplitName, tuple[Any, Columns]] = {}
     for split, dataset in splits_by_name(loaded_from_hub(root, streaming=False), root).items():
         stored = dataset.flatten_indices() if dataset._indices is not None else dataset  # after select() or shuffle()
         schema = stored.features.arrow_schema
-        columns = columns_of(schema, wanted, root)
+        columns = columns_of(schema, wanted, root, masks=True)
         names = [columns.image, columns.label]
         tables[split] = stored.data.table.replace_schema_metadata(schema.metadata).select(names), columns
-    return found_in_tables(tables, name=_name(root), folder=Path(root))
+    return found_in_tables(tables, config, name=_name(root), folder=Path(root))
 
 
 def loaded_from_hub(root: str, *, streaming: bool) -> Any:
@@ -109,4 +110,4 @@ class _Hub(Reader, name="hub"):
     @classmethod
     def open(cls, root: Path, config: DataConfig) -> Found:
         """See `read_hub`."""
-        return read_hub(str(root), Columns(config.image_column, config.label_column))
+        return read_hub(str(root), config)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from understudy.data.sources.found import Found, SplitName, split_name
-from understudy.data.sources.mask_pairs import Pairs, class_names_at, found_masks, pairs_by_name
+from understudy.data.sources.mask_classes import NamedClasses, classes_at
+from understudy.data.sources.mask_pairs import Pairs, found_masks, pairs_by_name
 from understudy.data.sources.readers import Reader
 from understudy.utils.errors import UserError
+from understudy.utils.text import plural
 from understudy.utils.untrusted import given_path
 
 if TYPE_CHECKING:
@@ -68,19 +71,19 @@ class _Masks(Reader, name="masks"):
             if "classes" in folders:
                 config = config.model_copy(update={"class_names": str(folders["classes"])})
             images, masks = folders["images"], folders["masks"]
-            names = class_names_at(masks, masks.parent)
-            return found_masks(images.name, _splits_in(images, masks), config, classes=names)
+            names = classes_at(masks, masks.parent)
+            return found_masks(images.name, _splits_in(images, masks), config, named=names)
         found = _folders(root)
         if not found:
             raise UserError(f"{root} holds no images/ with masks/ beside them; or write data.root: images=A,masks=B")
-        names = class_names_at(root, *(masks for _, masks in found.values()))
+        names = classes_at(root, *(masks for _, masks in found.values()))
         splits: dict[SplitName, Pairs] = {}
         for split, (images, masks) in found.items():
-            names = names or class_names_at(masks.parent)
+            names = names or classes_at(masks.parent)
             splits |= _splits_in(images, masks) if split is None else {split: pairs_by_name(images, masks)}
         if "train" not in splits:
             raise UserError(f"{root} has masks for {', '.join(splits)}, and none for train")
-        return found_masks(root.name, splits, config, classes=names)
+        return found_masks(root.name, splits, config, named=names)
 
 
 class _Voc(Reader, name="voc"):
@@ -114,7 +117,7 @@ class _Voc(Reader, name="voc"):
             splits[split] = Pairs(root / "JPEGImages", images, root / "SegmentationClass", masks)
         if "train" not in splits:
             raise UserError(f"{root}/ImageSets/Segmentation has no train.txt")
-        return found_masks(root.name, splits, config, classes=class_names_at(root) or VOC)
+        return found_masks(root.name, splits, config, named=classes_at(root) or NamedClasses(VOC))
 
 
 class _Cityscapes(Reader, name="cityscapes"):
@@ -129,7 +132,7 @@ class _Cityscapes(Reader, name="cityscapes"):
 
     @classmethod
     def open(cls, root: Path, config: DataConfig) -> Found:
-        """train and val; the masks of test are not published.
+        """train and val; the masks of test are not published, and its images are counted.
 
         Raises:
             UserError: no train.
@@ -147,7 +150,16 @@ class _Cityscapes(Reader, name="cityscapes"):
         if "train" not in splits:
             raise UserError(f"{root}/gtFine/train holds no *_gtFine_labelIds.png")
         numbers = {value: number for number, value in enumerate(CITYSCAPES)}
-        return found_masks("cityscapes", splits, config, classes=tuple(CITYSCAPES.values()), class_map=numbers)
+        found = found_masks(
+            "cityscapes", splits, config, named=NamedClasses(tuple(CITYSCAPES.values())), class_map=numbers
+        )
+        test = root / "leftImg8bit/test"
+        if not (count := sum(1 for _ in test.rglob("*_leftImg8bit.png")) if test.is_dir() else 0):
+            return found
+        said = (
+            f"test: {plural(count, 'image')} whose masks are not published (left out; `understudy predict RUN {test}`)"
+        )
+        return replace(found, notes=(*found.notes, said))
 
 
 class _Ade20k(Reader, name="ade20k"):
@@ -172,7 +184,9 @@ class _Ade20k(Reader, name="ade20k"):
         names = [line.split("\t")[-1].strip() for line in lines if line.strip()]
         if len(names) != 150 or len(set(names)) < 150:
             names = [f"class {number}" for number in range(1, 151)]
-        return found_masks("ade20k", splits, config, classes=names, class_map={n + 1: n for n in range(150)})
+        return found_masks(
+            "ade20k", splits, config, named=NamedClasses(tuple(names)), class_map={n + 1: n for n in range(150)}
+        )
 
 
 def _parts_of(root: str) -> Mapping[str, str]:

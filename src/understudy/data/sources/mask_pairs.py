@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,19 +13,22 @@ import torch
 from understudy.data.sources.decoding import BadImageError, printable
 from understudy.data.sources.folders import image_files
 from understudy.data.sources.found import BadImages, Found, SplitName
-from understudy.data.sources.masked import MaskedSource, MaskTable
+from understudy.data.sources.mask_classes import NamedClasses, classes_in
+from understudy.data.sources.mask_table import MaskTable
+from understudy.data.sources.masked import FromFiles, MaskedSource
 from understudy.utils.errors import UserError
 from understudy.utils.text import listed, plural
+from understudy.utils.untrusted import given_path
 
 if TYPE_CHECKING:
     from understudy.data.config import DataConfig
 
-__all__ = ["Pairs", "class_names_at", "found_masks", "pairs_by_name"]
+__all__ = ["Pairs", "check_masks", "found_masks", "pairs_by_name", "settled_masks"]
 
 SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_seg", "_L", "_gtFine_labelIds", "_leftImg8bit")
-NAME_FILES = ("classes.txt", "classes.json", "labels.txt", "names.txt", "class_names.txt")
 MOST_READ = 400  # masks of a split, evenly spread, whose values are looked at before anything is trained
 SHOWN = 5
+MOST_CLASSES = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def found_masks(
     splits: Mapping[SplitName, Pairs],
     config: DataConfig,
     *,
-    classes: Sequence[str] | None,
+    named: NamedClasses | None,
     class_map: Mapping[int, int] | None = None,
 ) -> Found:
     """The splits of a data set with masks, once what is in them is known to be classes.
@@ -73,57 +75,52 @@ def found_masks(
         name: of the data set.
         splits: "train" among them.
         config: may name classes, map them and say what is ignored.
-        classes: names, where the layout or a file beside the masks says them.
+        named: the classes, where the layout or a file beside the masks names them.
         class_map: class of each value, where the layout has one of its own.
 
     Raises:
         UserError: masks that cannot be read, values that are no class, a map beyond the classes.
     """
-    told = _names_in(Path(config.class_names)) if config.class_names is not None else None
-    classes, class_map = told or classes, config.class_map or class_map
+    sources = {
+        split: MaskedSource(pairs.images, pairs.image_paths, pairs.masks, pairs.mask_paths, MaskTable(MOST_CLASSES))
+        for split, pairs in splits.items()
+    }
+    found = settled_masks(name, sources, config, named=named, class_map=class_map)
+    unpaired = [(split, pairs.num_unpaired) for split, pairs in splits.items() if pairs.num_unpaired]
+    notes = [f"{split}: {plural(count, 'image')} without a mask (left out)" for split, count in unpaired]
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def settled_masks(
+    name: str,
+    sources: Mapping[SplitName, FromFiles],
+    config: DataConfig,
+    *,
+    named: NamedClasses | None,
+    class_map: Mapping[int, int] | None = None,
+) -> Found:
+    """The splits of a data set, what the numbers of their masks mean settled and looked at; see `found_masks`."""
+    told = classes_in(given_path(config.class_names, what="data.class_names")) if config.class_names else named
+    classes: Sequence[str] | None = None if told is None else told.names
+    class_map = config.class_map or class_map
     notes = []
     if classes is None:
-        count = max(class_map.values()) + 1 if class_map else _highest_value(splits, config.ignored) + 1
+        count = max(class_map.values()) + 1 if class_map else _highest_value(sources["train"], config.ignored) + 1
         classes = [f"class {number}" for number in range(count)]
         notes.append(f"nothing names the classes of {name}'s masks (classes.txt, data.class_names): they are numbered")
     if class_map and not all(0 <= number < len(classes) for number in class_map.values()):
         raise UserError(f"data.class_map: maps to classes beyond the {len(classes)} that there are: {dict(class_map)}")
-    table = MaskTable(len(classes), None if class_map is None else dict(class_map), ignored=config.ignored)
-    sources = {
-        split: MaskedSource(pairs.images, pairs.image_paths, pairs.masks, pairs.mask_paths, table)
-        for split, pairs in splits.items()
-    }
+    table = MaskTable(
+        len(classes),
+        None if class_map is None else dict(class_map),
+        ignored=config.ignored,
+        colours=None if told is None else told.colours,
+    )
     for source in sources.values():
+        source.table = table
         source.applies_exif = config.exif_rotation
-        _check(source, config)
-    for split, pairs in splits.items():
-        if pairs.num_unpaired:
-            notes.append(f"{split}: {plural(pairs.num_unpaired, 'image')} without a mask (left out)")
+        check_masks(source, config)
     return Found(printable(name), tuple(classes), sources, notes=tuple(notes))
-
-
-def class_names_at(*folders: Path) -> list[str] | None:
-    """The names of the classes, from the first file of them in some folders; None where there is none."""
-    files = [folder / name for folder in folders for name in NAME_FILES if (folder / name).is_file()]
-    return _names_in(files[0]) if files else None
-
-
-def _names_in(file: Path) -> list[str]:
-    """Of a text file, a name a line; of JSON a list of names, or of objects with "name"."""
-    try:
-        text = file.read_text(encoding="utf-8")
-        if file.suffix == ".json":
-            read = json.loads(text)
-            read = read.get("classes", read) if isinstance(read, dict) else read
-            entries = list(read.values()) if isinstance(read, dict) else list(read)
-            names = [str(entry.get("name") if isinstance(entry, dict) else entry) for entry in entries]
-        else:
-            names = [line.strip() for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{printable(file)}: no names of classes can be read: {error}") from None
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"{printable(file)}: names of classes are to be there, and each once")
-    return [printable(name) for name in names]
 
 
 def _stem(path: str) -> str:
@@ -133,25 +130,25 @@ def _stem(path: str) -> str:
     return stem
 
 
-def _some(source: MaskedSource, most: int) -> list[int]:
+def _some(source: Sized, most: int) -> list[int]:
     return sorted({i * (len(source) - 1) // max(1, most - 1) for i in range(most)}) if len(source) else []
 
 
-def _highest_value(splits: Mapping[SplitName, Pairs], ignored: int) -> int:
+def _highest_value(source: FromFiles, ignored: int) -> int:
     """The highest class number in the masks of train, of many in evenly spread ones."""
-    pairs = splits["train"]
-    source = MaskedSource(pairs.images, pairs.image_paths, pairs.masks, pairs.mask_paths, MaskTable(255))
     highest = -1
     for i in _some(source, MOST_READ):
-        values = np.unique(source.values(i))
+        values = np.unique(source.numbers(i))
         values = values[(values != ignored) & (values != 255)]
         highest = max([highest, *map(int, values)])
     if highest < 1:
-        raise UserError(f"the masks in {printable(pairs.masks)} hold one class at most; there is nothing to tell apart")
+        raise UserError(
+            f"the masks of train, such as {source.mask_name(0)}, hold one class at most; there is nothing to tell apart"
+        )
     return highest
 
 
-def _check(source: MaskedSource, config: DataConfig) -> None:
+def check_masks(source: FromFiles, config: DataConfig) -> None:
     """Refuse masks that are not what they should be; those of a few damaged files are said later, and left out."""
     problems = []
     seen = torch.zeros(256, dtype=torch.bool)

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from understudy.data.sources.base import FileSource, Source, holders, stored_at
+from understudy.data.sources.base import EncodedSource, FileSource, Source, holders, stored_at
 from understudy.data.sources.decoding import UNREADABLE, BadImageError, printable
+from understudy.data.sources.mask_table import IGNORED, MaskTable, Values, mask_values
 
 __all__ = [
     "IGNORED",
     "ArrayMaskedSource",
-    "MaskTable",
+    "FromFiles",
     "Masked",
+    "MaskedCells",
     "MaskedSource",
     "has_masks",
     "mask_of",
     "size_of_image",
 ]
 
-IGNORED = 255  # of a pixel that has no class
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
@@ -41,44 +40,44 @@ class Masked(Protocol):
         """Height and width of image i, without decoding it."""
 
 
-class MaskTable:
-    """What the numbers in mask files mean.
+class FromFiles(EncodedSource):
+    """Base of sources whose masks are files, or the bytes of files."""
 
-    Args:
-        num_classes: C.
-        classes: number of the class by the value in a file; values that are not there are ignored. None: the value is
-            the class, and one that is no class is refused.
-        ignored: the value of pixels without a class, where there is no table.
-    """
+    table: MaskTable
 
-    def __init__(self, num_classes: int, classes: dict[int, int] | None = None, *, ignored: int = IGNORED) -> None:
-        self.num_classes = num_classes
-        self.is_closed = classes is None  # whether other values are refused
-        self.table = np.full(256, IGNORED, dtype=np.uint8)
-        known = {value: value for value in range(num_classes)} if classes is None else classes
-        for value, number in known.items():
-            self.table[value] = number
-        self.known = np.zeros(256, dtype=bool)
-        self.known[[*known, ignored, IGNORED]] = True
-        if classes is None and ignored != IGNORED:
-            self.table[ignored] = IGNORED
+    def values(self, i: int) -> Values:
+        """(H,W) what mask i holds, of a palette the numbers of its colours; or colours (H,W,3). See `mask_values`."""
+        raise NotImplementedError
 
-    def classes_of(self, values: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], name: str) -> Tensor:
-        """(H,W) class numbers of what a file holds.
+    def mask_name(self, i: int) -> str:
+        """What messages call mask i."""
+        raise NotImplementedError
+
+    def mask(self, i: int) -> Tensor:
+        """Read now."""
+        return self.table.classes_of(self.values(i), self.mask_name(i))
+
+    def numbers(self, i: int) -> Values:
+        """(H,W) the numbers that mask i holds.
 
         Raises:
-            BadImageError: a value that is no class.
+            BadImageError: it cannot be read, or holds colours.
         """
-        if self.is_closed and not self.known[values].all():
-            wrong = np.unique(values[~self.known[values]])
-            raise BadImageError(
-                f"{name}: the mask holds {', '.join(map(str, wrong[:5]))}, and there are {self.num_classes} classes "
-                f"(0..{self.num_classes - 1}); name all classes, or say with data.class_map what the numbers mean"
-            )
-        return torch.from_numpy(self.table[values])
+        values = self.values(i)
+        return values if values.ndim == 2 else self.table.classes_of(values, self.mask_name(i)).numpy()
+
+    def size(self, i: int) -> tuple[int, int]:
+        """By the image's header."""
+        try:
+            with self.opened(i) as file, Image.open(file) as image:
+                width, height = image.size
+                turned = self.applies_exif and image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
+                return (width, height) if turned else (height, width)
+        except UNREADABLE as error:
+            raise BadImageError(f"{self.name(i)}: {error}") from None
 
 
-class MaskedSource(FileSource):
+class MaskedSource(FromFiles, FileSource):
     """Image files below one folder, and mask files below another, pair by pair."""
 
     def __init__(
@@ -89,49 +88,58 @@ class MaskedSource(FileSource):
         self.mask_paths = mask_paths  # relative to mask_root
         self.table = table
 
-    def mask(self, i: int) -> Tensor:
-        """Read now."""
-        return self.table.classes_of(self.values(i), self.mask_name(i))
-
-    def values(self, i: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        """(H,W) what the file of mask i holds, of a palette the numbers of its colours.
-
-        Raises:
-            BadImageError: it cannot be read, or holds colours rather than numbers.
-        """
-        name = self.mask_name(i)
-        try:
-            with Image.open(io.BytesIO((self.mask_root / self.mask_paths[i]).read_bytes())) as image:
-                if image.mode not in ("P", "L", "1"):
-                    raise BadImageError(
-                        f"{name}: a mask is a PNG with a class number for each pixel (modes L, P, 1), this one has "
-                        f"mode {image.mode}; convert its colours to class numbers"
-                    )
-                return np.asarray(image, dtype=np.uint8)
-        except BadImageError:
-            raise
-        except UNREADABLE as error:
-            raise BadImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+    def values(self, i: int) -> Values:
+        """Of its file."""
+        return mask_values(lambda: (self.mask_root / self.mask_paths[i]).read_bytes(), self.mask_name(i))
 
     def mask_name(self, i: int) -> str:
-        """What messages call mask i."""
+        """Its path."""
         return printable(self.mask_paths[i])
-
-    def size(self, i: int) -> tuple[int, int]:
-        """By the file's header."""
-        try:
-            with self.opened(i) as file, Image.open(file) as image:
-                width, height = image.size
-                turned = self.applies_exif and image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
-                return (width, height) if turned else (height, width)
-        except UNREADABLE as error:
-            raise BadImageError(f"{self.name(i)}: {error}") from None
 
     def identity(self, i: int) -> bytes:
         """Names and sizes of both files."""
         path = self.mask_root / self.mask_paths[i]
         num_bytes = path.stat().st_size if path.is_file() else 0
         return super().identity(i) + f"{self.mask_name(i)}\0{num_bytes}\n".encode()
+
+
+class MaskedCells(FromFiles):
+    """Images of one column of a table, and masks of another.
+
+    Args:
+        images: (N) of the first.
+        masks: (N) of the second.
+        table: what their numbers mean.
+    """
+
+    def __init__(self, images: EncodedSource, masks: EncodedSource, table: MaskTable) -> None:
+        self.labels = torch.zeros(len(images), dtype=torch.int64)
+        self._images, self._masks = images, masks
+        self.table = table
+
+    def encoded(self, i: int) -> bytes:
+        """Of the image."""
+        return self._images.encoded(i)
+
+    def num_bytes(self, i: int) -> int:
+        """Of the image."""
+        return self._images.num_bytes(i)
+
+    def name(self, i: int) -> str:
+        """Of the image."""
+        return self._images.name(i)
+
+    def values(self, i: int) -> Values:
+        """Of its cell."""
+        return mask_values(lambda: self._masks.encoded(i), self.mask_name(i))
+
+    def mask_name(self, i: int) -> str:
+        """Its row."""
+        return f"the mask in {self._masks.name(i)}"
+
+    def identity(self, i: int) -> bytes:
+        """Names and sizes of both."""
+        return super().identity(i) + f"{self._masks.num_bytes(i)}\n".encode()
 
 
 class ArrayMaskedSource:

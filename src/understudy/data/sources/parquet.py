@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from understudy.data.cache import free_memory_bytes
 from understudy.data.sources.base import EncodedSource, Source
-from understudy.data.sources.columns import Columns, classes_of, columns_of, is_unlabelled, labels_of
+from understudy.data.sources.columns import Columns, are_masks, classes_of, columns_of, is_unlabelled, labels_of
 from understudy.data.sources.decoding import BadImageError, printable
 from understudy.data.sources.found import Found, SplitName, split_name
+from understudy.data.sources.mask_classes import classes_at
+from understudy.data.sources.mask_pairs import MOST_CLASSES, settled_masks
+from understudy.data.sources.mask_table import MaskTable
+from understudy.data.sources.masked import MaskedCells
 from understudy.data.sources.readers import Reader
 from understudy.utils.errors import UserError
 from understudy.utils.machine import hand_back_memory
@@ -78,7 +84,7 @@ def parquet_files(root: Path) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def read_parquet(root: Path, wanted: Columns) -> Found:
+def read_parquet(root: Path, config: DataConfig) -> Found:
     """The splits of train.parquet, val.parquet, train-00000-of-00002.parquet and so on; others are all train.
 
     Where a column of these names is missing and one other holds images or labels, that one is taken (CIFAR on the
@@ -89,16 +95,22 @@ def read_parquet(root: Path, wanted: Columns) -> Found:
         UserError: no such files, a column that is missing (with those there are), files of one split that do not go
             together, or a label outside the range.
     """
+    wanted = Columns(config.image_column, config.label_column)
     tables = {split: _table(paths, wanted) for split, paths in _files_by_split(root).items()}
-    return found_in_tables(tables, name=root.stem, folder=root if root.is_dir() else root.parent)
+    return found_in_tables(tables, config, name=root.stem, folder=root if root.is_dir() else root.parent)
 
 
-def found_in_tables(tables: Mapping[SplitName, tuple[Any, Columns]], *, name: str, folder: Path) -> Found:
+def found_in_tables(
+    tables: Mapping[SplitName, tuple[Any, Columns]], config: DataConfig, *, name: str, folder: Path
+) -> Found:
     """The splits of pyarrow tables, each with the names of its two columns.
 
     Raises:
         UserError: as `read_parquet`.
     """
+    table, columns = tables["train"]
+    if are_masks(table.schema, columns):
+        return _found_masks(tables, config, name=name, folder=folder)
     classes = classes_of(*tables["train"])
     splits: dict[SplitName, Source] = {}
     notes = []
@@ -108,6 +120,27 @@ def found_in_tables(tables: Mapping[SplitName, tuple[Any, Columns]], *, name: st
             continue
         splits[split] = ParquetSource(table[columns.image], labels_of(table, columns, classes, split), folder, split)
     return Found(name, classes, splits, notes=tuple(notes))
+
+
+def _found_masks(
+    tables: Mapping[SplitName, tuple[Any, Columns]], config: DataConfig, *, name: str, folder: Path
+) -> Found:
+    """Of tables with a column of images and one of masks."""
+    sources = {}
+    notes = []
+    for split, (table, columns) in tables.items():
+        if missing := table[columns.label].null_count:
+            if split == "test":
+                notes.append(f"the test split of {name} has no masks and is left out")
+                continue
+            raise UserError(f"{missing} rows of {split} have no mask in column {columns.label!r}; drop them")
+        empty = torch.zeros(len(table), dtype=torch.int64)
+        pictures, masks = (
+            ParquetSource(table[column], empty, folder, split) for column in (columns.image, columns.label)
+        )
+        sources[split] = MaskedCells(pictures, masks, MaskTable(MOST_CLASSES))
+    found = settled_masks(name, sources, config, named=classes_at(folder) if folder.is_dir() else None)
+    return replace(found, notes=(*found.notes, *notes))
 
 
 def _files_by_split(root: Path) -> dict[SplitName, list[Path]]:
@@ -179,7 +212,7 @@ def _schema(path: Path, wanted: Columns) -> tuple[Any, Columns]:
         schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is no parquet file: {str(error).splitlines()[0]}") from None
-    columns = columns_of(schema, wanted, str(path))
+    columns = columns_of(schema, wanted, str(path), masks=True)
     return pa.schema([schema.field(columns.image), schema.field(columns.label)], schema.metadata), columns
 
 
@@ -217,4 +250,4 @@ class _Parquet(Reader, name="parquet"):
     @classmethod
     def open(cls, root: Path, config: DataConfig) -> Found:
         """See `read_parquet`."""
-        return read_parquet(root, Columns(config.image_column, config.label_column))
+        return read_parquet(root, config)

@@ -13,7 +13,7 @@ from torch import Tensor
 from understudy.data.config import DataConfig
 from understudy.data.sources.decoding import BadImageError, from_pil
 from understudy.data.sources.found import Found, SplitName
-from understudy.data.sources.masked import MaskTable
+from understudy.data.sources.mask_table import MaskTable
 from understudy.data.splits import DataSplits, splits_of
 from understudy.utils.errors import UserError
 from understudy.utils.seeding import globally_seeded
