@@ -24,6 +24,7 @@ from understudy.core.image_size import ImageSize, height_and_width, size_from, s
 from understudy.models.blueprint import Blueprint, Normalisation, stated_size
 from understudy.models.hf_detectors import found_by_queries, is_detector, with_published_columns, without_heads
 from understudy.models.hub import WeightsUnavailableError, first_line, hub_within_reach, quiet_libraries
+from understudy.models.segmentation.queries import QUERY_SEGMENTERS, semantic_logits
 from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["folder_files", "hf_blueprint", "hf_class_names"]
@@ -36,7 +37,7 @@ def hf_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kwar
     """An image classifier of transformers', a segmenter or a detector, by its name on the hub or by its folder.
 
     It is a segmenter where its configuration's `architectures` say "...ForSemanticSegmentation", as that of SegFormer's
-    fine-tuned weights does, a detector where "...ForObjectDetection"; for others, `kwargs` may say so. Both
+    fine-tuned weights does, or Mask2Former, a detector where "...ForObjectDetection"; for others, `kwargs` may say so. Both
     take images of any size.
 
     Where its configuration names an image size, images are resized to that, and `image_size` builds it for another.
@@ -133,6 +134,8 @@ class _LogitsAlone:
 
     def forward(self, images: Tensor) -> Tensor:
         output: Any = super().forward(pixel_values=images, return_dict=True)  # type: ignore[misc]
+        if hasattr(output, "masks_queries_logits"):
+            return semantic_logits(output.class_queries_logits, output.masks_queries_logits)
         return output.logits  # type: ignore[no-any-return]
 
 
@@ -146,7 +149,8 @@ def _logits_alone(model: nn.Module) -> nn.Module:
 
 def _is_segmenter(config: Any) -> bool:
     """Whether the network that is meant gives a class for every pixel, by the name of its class."""
-    return any(str(name).endswith("ForSemanticSegmentation") for name in config.architectures or ())
+    names = [str(name) for name in config.architectures or ()]
+    return any(name.endswith("ForSemanticSegmentation") or name in QUERY_SEGMENTERS for name in names)
 
 
 def _is_dense(config: Any) -> bool:
@@ -158,6 +162,8 @@ def _class_of(library: Any, config: Any) -> Any:
     if is_detector(config):
         return library.AutoModelForObjectDetection
     wanted = "AutoModelForSemanticSegmentation" if _is_segmenter(config) else "AutoModelForImageClassification"
+    if any(name in QUERY_SEGMENTERS for name in config.architectures or ()):
+        wanted = "AutoModelForUniversalSegmentation"
     return getattr(library, wanted)
 
 
