@@ -15,6 +15,7 @@ from understudy.methods.shared.maps import full_precision
 from understudy.utils.errors import UserError
 
 __all__ = [
+    "cirkd_memory_loss",
     "cirkd_minibatch_loss",
     "class_similarity_loss",
     "dsd_loss",
@@ -190,6 +191,36 @@ def cirkd_minibatch_loss(student: Tensor, teacher: Tensor, *, temperature: float
     ours, theirs = (_similarities(side, temperature) for side in (student, teacher.detach()))
     divergence = F.kl_div(F.log_softmax(ours, dim=-1), F.log_softmax(theirs, dim=-1), reduction="sum", log_target=True)
     return divergence / ours[..., 0].numel()
+
+
+def cirkd_memory_loss(student: Tensor, teacher: Tensor, contrast: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """Cross-image relational distillation against a memory: which of its features each position is like.
+
+    Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR 2022, section 3.4: KL
+    from teacher to student of the softmaxes of cosine similarities to features of earlier images.
+
+    Args:
+        student: (N, D, H, W), brought to the teacher's channels; half types are raised to float32, wider ones stay.
+        teacher: (N, D, H, W); no gradient flows into it.
+        contrast: (K, D) unit vectors, of the teacher's features; no gradient flows into them.
+        temperature: T > 0 of both softmaxes.
+
+    Returns:
+        Scalar in nats: mean over images and positions. No T^2. The authors weigh it by 0.1.
+
+    Raises:
+        UserError: maps of different size or channels.
+    """
+    _refuse_other_positions("cirkd", student, teacher)
+    refuse_unlike_shapes("cirkd's memory", student, teacher)
+    ours, theirs = (
+        F.normalize(at_least_float32(side), dim=1).movedim(1, -1).flatten(0, -2)
+        @ contrast.detach().to(at_least_float32(side).dtype).mT
+        / temperature
+        for side in (student, teacher.detach())
+    )
+    divergence = F.kl_div(F.log_softmax(ours, dim=-1), F.log_softmax(theirs, dim=-1), reduction="sum", log_target=True)
+    return divergence / len(ours)
 
 
 def _similarities(maps: Tensor, temperature: float) -> Tensor:
