@@ -33,6 +33,7 @@ from understudy.methods.losses.dense import cwd_loss, fgfi_loss, skd_pairwise_lo
 from understudy.methods.losses.imitation import fgfi_pyramid_loss
 from understudy.methods.losses.kd_variants import elementwise_kd_loss, takd_objective
 from understudy.methods.losses.segmentation import (
+    cirkd_memory_loss,
     cirkd_minibatch_loss,
     class_similarity_loss,
     dsd_loss,
@@ -148,6 +149,7 @@ MAPS_OR_VECTORS: dict[str, Loss] = {
     "ofd_loss": lambda student, teacher: ofd_loss([student], [teacher], [-torch.ones(6)]),
     "vid_loss": lambda student, teacher: vid_loss(student, teacher, torch.zeros(6)),
 }
+CONTRAST = torch.eye(6)[:4]
 MAPS_ALONE: dict[str, Loss] = {
     "cwd_loss": cwd_loss,
     "skd_pairwise_loss": skd_pairwise_loss,
@@ -156,6 +158,7 @@ MAPS_ALONE: dict[str, Loss] = {
     "dsd_loss": of_lists(dsd_loss),
     "residual_attention_loss": of_lists(residual_attention_loss),
     "class_similarity_loss": class_similarity_loss,
+    "cirkd_memory_loss": lambda student, teacher: cirkd_memory_loss(student, teacher, CONTRAST),
     "cirkd_minibatch_loss": cirkd_minibatch_loss,
     "fgfi_pyramid_loss": lambda student, teacher: fgfi_pyramid_loss([student], [teacher], [torch.ones(8, 3, 4)]),
     "fgfi_loss": lambda student, teacher: fgfi_loss(student, teacher, torch.ones(8, *student.shape[2:])),

@@ -121,12 +121,17 @@ class CIRKD(StageMethod, name="cirkd"):
         counts = {"pixel": self.config.pixel_contrast, "region": self.config.region_contrast}
         terms = {}
         for name, weight in self.memory_weights.items():
-            contrast = self.memories[name].drawn(counts[name])
+            contrast = self._memory(name).drawn(counts[name])
             loss = cirkd_memory_loss(ours, theirs, contrast, temperature=self.config.temperature)
             terms[name] = weight * loss
         if self.training:
             self._remember(theirs.detach(), pairing.maps["labels"])
         return terms
+
+    def _memory(self, name: str) -> ClassMemory:
+        memory = self.memories[name]
+        assert isinstance(memory, ClassMemory)
+        return memory
 
     def _remember(self, teacher: Tensor, labels: Tensor) -> None:
         """Keep the teacher's features of this batch."""
@@ -134,6 +139,6 @@ class CIRKD(StageMethod, name="cirkd"):
         places = F.interpolate(labels[:, None].double(), size=teacher.shape[2:], mode="nearest").flatten(1).long()
         features = F.normalize(at_least_float32(teacher), dim=1).flatten(2)
         if "pixel" in self.memory_weights:
-            self.memories["pixel"].remember_(*sampled_positions(features, places, num_classes=classes, most=KEPT))
+            self._memory("pixel").remember_(*sampled_positions(features, places, num_classes=classes, most=KEPT))
         if "region" in self.memory_weights:
-            self.memories["region"].remember_(*region_means(features, places, num_classes=classes))
+            self._memory("region").remember_(*region_means(features, places, num_classes=classes))

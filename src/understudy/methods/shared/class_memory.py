@@ -91,7 +91,7 @@ def sampled_positions(features: Tensor, labels: Tensor, *, num_classes: int, mos
     drawn = torch.rand(labels.shape, device=labels.device)[:, None].masked_fill(~is_class, -1.0)  # (N,C,P)
     values, places = drawn.topk(min(most, labels.shape[1]), dim=2)  # (N,C,K)
     index = places.flatten(1)[:, None].expand(-1, features.shape[1], -1)
-    found = features.gather(2, index).unflatten(2, places.shape[1:])  # (N,D,C,K)
+    found = features.gather(2, index).view(*features.shape[:2], *places.shape[1:])  # (N,D,C,K)
     return found.permute(0, 3, 2, 1).flatten(0, 1), (values >= 0).transpose(1, 2).flatten(0, 1)
 
 
