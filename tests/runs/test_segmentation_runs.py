@@ -16,9 +16,12 @@ from helpers.engine import read_metrics, reproducible_files, run_recipe
 from helpers.masks import masks_folder, save_mask
 from understudy import Recipe, UserError, load_student
 from understudy.report import read_results
+from understudy.runs.data_task import open_data_of, task_of, with_task_of
 from understudy.runs.evaluate import evaluate
 from understudy.runs.folder import RunFolder
 from understudy.runs.predict import predictions
+from understudy.tasks.class_weights import balanced_by_pixels
+from understudy.tasks.segmentation import Segmentation
 from understudy.utils.interrupted import Interrupted
 
 SMALL = {"model": "deeplabv3:mobilenetv3_small_050", "kwargs": {"width": 8}, "weights": "none"}
@@ -121,6 +124,18 @@ def test_a_run_that_is_stopped_ends_the_same_bit_for_bit(run: RunFolder, data: P
     assert {name for name in expected if expected[name] != found.get(name)} <= {"results.json"}  # its run's name
 
 
+def test_balanced_weights_are_by_the_pixels_of_training_masks(data: Path) -> None:
+    recipe = recipe_of(data, class_weights="balanced")
+    opened = open_data_of(recipe)
+    task = task_of(with_task_of(recipe, opened), opened)
+    values = np.concatenate([np.asarray(Image.open(file)).ravel() for file in (data / "masks/train").glob("*.png")])
+    counts = np.bincount(values, minlength=256)[:4]
+    assert isinstance(task, Segmentation)
+    assert task.class_weights is not None
+    assert task.class_weights.numpy() == pytest.approx(counts.sum() / (4 * counts), rel=1e-6)
+    assert balanced_by_pixels(torch.tensor([6, 0, 2])).tolist() == pytest.approx([8 / 12, 0, 2])
+
+
 @pytest.mark.parametrize(
     ("over", "text"),
     [
@@ -135,7 +150,7 @@ def test_a_run_that_is_stopped_ends_the_same_bit_for_bit(run: RunFolder, data: P
             {"teacher": {**SMALL, "weights": "pretrained", "classes": [0, 1, 2, 3]}},
             "teacher.classes: is of classifiers",
         ),
-        ({"class_weights": "balanced"}, "class_weights: balanced counts images"),
+        ({"class_weights": [1, 2]}, "class_weights: one for each of the 4 classes"),
     ],
 )
 def test_what_does_not_go_with_masks_is_refused_in_words(data: Path, tmp_path: Path, over: Any, text: str) -> None:

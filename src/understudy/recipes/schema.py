@@ -123,7 +123,9 @@ class Recipe(Config):
     method: tuple[SerializeAsAny[MethodConfig], ...] = ()  # one mapping, a name, or a list of these; none: alone
     task_weight: float | None = Field(default=None, ge=0)  # None: the method's own default
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # of the task loss: the share that all classes divide
-    class_weights: Literal["balanced"] | tuple[float, ...] | None = None  # in the task loss; balanced: by their images
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = (
+        None  # in the task loss; balanced: by their images, or pixels
+    )
     update: SerializeAsAny[UpdateConfig] = Joint.Config()  # how losses become weights: a mapping, or its name
     schedule: Schedule = Schedule()
     lr_is_for_images: int | None = Field(default=None, ge=1)  # a step; a run with another number is told of it

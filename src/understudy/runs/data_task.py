@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from understudy.data import DataSplits, open_data
 from understudy.data.sources.box_formats import with_box_format
+from understudy.data.sources.masked import pixels_of_classes
 from understudy.data.sources.panoptic import with_mask_format
 from understudy.recipes.schema import Recipe
 from understudy.tasks import TASKS, Task
+from understudy.tasks.base import ClassWeights
+from understudy.tasks.class_weights import balanced_by_pixels
 from understudy.utils.errors import UserError
 
 __all__ = ["open_data_of", "task_of", "with_task_of"]
@@ -62,11 +65,18 @@ def _refuse_beside_boxes(recipe: Recipe, data: DataSplits) -> None:
 
 
 def task_of(recipe: Recipe, data: DataSplits) -> Task:
-    """The task of a recipe on its data."""
+    """The task of a recipe on its data; of masks, `class_weights: balanced` reads every one of train.
+
+    Raises:
+        UserError: weights that cannot be.
+    """
+    class_weights: ClassWeights = recipe.class_weights
+    if class_weights == "balanced" and recipe.task == "segmentation":
+        class_weights = balanced_by_pixels(pixels_of_classes(data.train, len(data.classes))).tolist()
     return TASKS[recipe.task].for_data(
         len(data.classes),
         data.train.labels,
         label_smoothing=recipe.label_smoothing,
-        class_weights=recipe.class_weights,
+        class_weights=class_weights,
         **recipe.task_settings,
     )

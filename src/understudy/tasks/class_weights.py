@@ -10,7 +10,7 @@ from torch import Tensor
 from understudy.tasks.base import ClassWeights
 from understudy.utils.errors import UserError
 
-__all__ = ["checked_weights", "class_weights_for"]
+__all__ = ["balanced_by_pixels", "checked_weights", "class_weights_for"]
 
 
 def class_weights_for(setting: ClassWeights, labels: Tensor, num_classes: int) -> Tensor | None:
@@ -41,6 +41,19 @@ def class_weights_for(setting: ClassWeights, labels: Tensor, num_classes: int) -
             "give a list of weights, or leave out data.streaming"
         )
     return (counts.sum() / (num_classes * counts.clamp(min=1).double())).float()
+
+
+def balanced_by_pixels(counts: Tensor) -> Tensor:
+    """N / (C * n_c) for n_c of N labelled pixels: all classes together count the same, a pixel 1 on average.
+
+    Args:
+        counts: (C,) pixels of each class; a class without any weighs nothing, and is none of the C.
+
+    Returns:
+        (C,) float32.
+    """
+    found, present = counts.double(), torch.count_nonzero(counts)
+    return torch.where(found > 0, found.sum() / (present * found.clamp_min(1)), 0.0).float()
 
 
 def checked_weights(weights: Tensor | Sequence[float], num_classes: int) -> Tensor:

@@ -84,10 +84,13 @@ class Segmentation:
         """The task on data of so many classes.
 
         Raises:
-            UserError: balanced class weights, for which every mask would have to be read first.
+            UserError: balanced class weights, for which masks would have to be read: `balanced_by_pixels` makes them.
         """
         if isinstance(class_weights, str):
-            raise UserError(f"class_weights: {class_weights} counts images; of masks, write a number for each class")
+            raise UserError(
+                f"class_weights: {class_weights} counts pixels, and no masks are at hand here; write a number for each "
+                "class"
+            )
         return cls(num_classes, label_smoothing=label_smoothing, class_weights=class_weights, settings=settings)
 
     def pair(self, student: TappedModel, observation: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:

@@ -23,6 +23,7 @@ __all__ = [
     "MaskedSource",
     "has_masks",
     "mask_of",
+    "pixels_of_classes",
     "size_of_image",
 ]
 
@@ -194,6 +195,17 @@ def mask_of(source: Source, i: int) -> Tensor:
     holder, place = stored_at(source, i)
     assert isinstance(holder, Masked)
     return holder.mask(place)
+
+
+def pixels_of_classes(source: Source, num_classes: int) -> Tensor:
+    """(C,) int64 pixels of each class in all masks that can be read; they are read now, one by one."""
+    counts = torch.zeros(num_classes, dtype=torch.int64)
+    for i in range(len(source)):
+        try:
+            counts += torch.bincount(mask_of(source, i).flatten(), minlength=256)[:num_classes]
+        except BadImageError:
+            continue  # whoever trains on it says so
+    return counts
 
 
 def size_of_image(source: Source, i: int) -> tuple[int, int]:
