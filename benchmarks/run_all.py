@@ -16,11 +16,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PAIRS = {"56": "resnet56-resnet20", "32x4": "resnet32x4-resnet8x4"}
-NEEDS_DATA = ("bank_step", "compare_rows", "against_others", "peak_memory", "growth")
+NEEDS_DATA = ("bank_step", "vit_step", "compare_rows", "against_others", "peak_memory", "growth")
 MOST_SECONDS = {"cpu": 1_200, "cuda": 150}  # of one benchmark
 
 CPU = {
     "step_time": "step_time --turns 11 --steps 4",
+    "vit_step": "vit_step --turns 9 --steps 2",
     "bank_step": "bank_step --turns 11 --steps 3",
     "dot_passes56": f"dot_passes --turns 11 --steps 2 --pair {PAIRS['56']} --compiled",
     "dot_passes32": f"dot_passes --turns 7 --steps 1 --pair {PAIRS['32x4']}",
@@ -34,6 +35,7 @@ CUDA = {
     "step_time_64": "step_time --turns 7 --steps 20 --batch 64 --compiled",
     "step_time_256": "step_time --turns 7 --steps 20 --batch 256 --precision bfloat16 --compiled",
     "dot_passes": "dot_passes --turns 7 --steps 10 --batch 256 --precision bfloat16 --compiled",
+    "vit_step": "vit_step --turns 7 --steps 20 --batch 256 --precision bfloat16 --width 192 --depth 12",
     "bank_step": "bank_step --turns 7 --steps 20 --batch 256 --precision bfloat16",
     "compare_rows": "compare_rows --turns 5 --steps 20 --batch 256 --precision bfloat16",
     "against_others": "against_others --turns 3 --steps 20 --batch 256 --precision bfloat16",

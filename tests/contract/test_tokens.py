@@ -13,6 +13,7 @@ from torch import nn
 
 from helpers.states import differing, flat
 from understudy import DOT, Batch, Classification, Joint, LiveTeacher, StudentSpec, UserError
+from understudy.core.precision import Precision, autocast
 from understudy.models import create_model
 from understudy.recipes.schema import method_config
 from understudy.training.build import BuildContext, build_student, tap_teacher
@@ -93,12 +94,14 @@ def network_named(name: str, seed: int) -> nn.Module:
     return create_model(model, num_classes=CLASSES, weights="none", image_size=32, kwargs=kwargs).module
 
 
-def built(method: str, student: str, teacher: str, update: Any) -> tuple[Student, LiveTeacher]:
+def built(
+    method: str, student: str, teacher: str, update: Any, *, precision: Precision = "float32"
+) -> tuple[Student, LiveTeacher]:
     config = method_config(METHODS[method])
     live = LiveTeacher(copy.deepcopy(network_named(teacher, 1)))
     around = BuildContext(task=Classification(CLASSES), num_classes=CLASSES, sample=IMAGES, teacher=live)
     tap_teacher(live, [config])
-    spec = StudentSpec(copy.deepcopy(network_named(student, 0)), method=config, update=update)
+    spec = StudentSpec(copy.deepcopy(network_named(student, 0)), method=config, update=update, precision=precision)
     made = build_student(spec, around)
     made.train()
     return made, live
@@ -138,3 +141,20 @@ def test_a_student_learns_resumes_and_predicts(case: tuple[str, str, str]) -> No
 def test_a_pair_that_cannot_be_is_refused_in_words(case: tuple[str, str, str]) -> None:
     with pytest.raises(UserError, match=is_refused(*case)):
         built(*case, Joint.Config())
+
+
+HALF = [case for case in ACCEPTED if case[1:] in {("deit", "resnet"), ("resnet", "deit"), ("deit", "vit")}]
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=" ".join(case)) for case in HALF])
+def test_networks_in_half_precision_learn_with_finite_losses(case: tuple[str, str, str]) -> None:
+    student, teacher = built(*case, update_of(HALF.index(case)), precision="bfloat16")
+    before = flat(student.state_dict())
+    with autocast("bfloat16", IMAGES.device):
+        seen = teacher.observe(BATCHES[0])
+    record = student.step(BATCHES[0], seen, epoch=1)
+    assert record.mean("distill").isfinite()
+    assert record.mean("task").isfinite()
+    moved = [name for name in differing(before, flat(student.state_dict())) if name.startswith("/model/")]
+    assert moved
+    assert all(flat(student.state_dict())[name].isfinite().all() for name in moved)
