@@ -154,7 +154,12 @@ def test_weights_for_other_classes_leave_every_head_as_it_was(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "kwargs"), [("timm:deit_tiny_patch16_224", {"tokens": 1}), ("understudy:deit_conv_tiny", {})]
+    ("name", "kwargs"),
+    [
+        ("timm:deit_tiny_patch16_224", {"tokens": 1}),
+        ("timm:deit_tiny_distilled_patch16_224", {}),
+        ("understudy:deit_conv_tiny", {}),
+    ],
 )
 def test_a_grid_that_does_not_divide_is_refused_in_words(name: str, kwargs: dict[str, int]) -> None:
     with pytest.raises(UserError, match="patches of 6x6 pixels make no grid of images of 16x16; set patch_size"):

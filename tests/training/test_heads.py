@@ -62,6 +62,19 @@ def test_deit_is_the_papers_objective_on_two_heads(batch: Batch, kind: Any, obje
     assert record.mean("task").item() + record.mean("distill").item() == pytest.approx(wanted.item(), rel=1e-6)
 
 
+def test_a_student_behind_its_normalisation_has_its_heads_all_the_same() -> None:
+    chain = nn.Sequential(nn.Identity(), network())
+    student, teacher = student_of(methods.DeiT.Config(), model=chain)
+    student.train()
+    _, pairings = student.task.pair(student.model, teacher.observe(BATCH), BATCH)
+    assert {"main", "distilled"} <= pairings.keys()
+
+
+def test_of_a_second_token_networks_with_two_are_offered() -> None:
+    with pytest.raises(UserError, match=r"with such tokens \(understudy:co_advise_tiny, or .*tokens=2\)"):
+        student_of(methods.CoAdvise.Config())
+
+
 def test_each_head_learns_from_its_own_target_alone() -> None:
     student, teacher = student_of(methods.DeiT.Config())
     student.train()

@@ -20,6 +20,7 @@ def head_names(network: nn.Module) -> tuple[str, ...]:
     It says them as `head_names`; networks of timm's with distillation (DeiT, LeViT, EfficientFormer) do not, and have
     two.
     """
+    network = _with_heads(network)
     names = getattr(network, "head_names", None)
     if names:
         return tuple(names)
@@ -28,12 +29,20 @@ def head_names(network: nn.Module) -> tuple[str, ...]:
 
 def open_heads_(network: nn.Module, is_open: bool = True) -> None:
     """Let a network with several heads give each one's logits in training, and not their mean."""
-    network.set_distilled_training(is_open)  # type: ignore[operator]
+    _with_heads(network).set_distilled_training(is_open)  # type: ignore[operator]
 
 
 def gives_heads(network: nn.Module) -> bool:
     """Whether it gives each head's logits while it is trained."""
-    return bool(getattr(network, "distilled_training", False))
+    return bool(getattr(_with_heads(network), "distilled_training", False))
+
+
+def _with_heads(network: nn.Module) -> nn.Module:
+    """The network itself, or what comes last in it where that is a chain, such as behind its normalisation."""
+    is_chain = (
+        isinstance(network, nn.Sequential) and len(network) > 0 and not hasattr(network, "set_distilled_training")
+    )
+    return _with_heads(network[-1]) if is_chain else network  # type: ignore[index]
 
 
 def named_heads(network: nn.Module, output: Any) -> Any:

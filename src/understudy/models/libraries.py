@@ -29,7 +29,7 @@ from understudy.models.segmentation.sources import (
     segmenter_blueprint,
     torchvision_segmenter_blueprint,
 )
-from understudy.models.vit.token_heads import with_tokens_
+from understudy.models.vit.token_heads import refuse_unfitting_patches, with_tokens_
 from understudy.utils.errors import UserError
 
 __all__ = ["SOURCES", "own_blueprint"]
@@ -139,6 +139,8 @@ def _timm_module(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.M
     own, num_tokens = _without_tokens(kwargs)
     with refusals_said(f"timm:{name}", own):
         module: nn.Module = timm.create_model(name, num_classes=num_classes, **own)
+    if "patch_size" in own:
+        refuse_unfitting_patches(module, name=f"timm:{name}")
     return _with_tokens(module, num_tokens, name)
 
 

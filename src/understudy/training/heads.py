@@ -33,9 +33,7 @@ def open_taught_heads_(network: nn.Module, methods: Sequence[MethodConfig], *, n
         if head.startswith(DISTILLED_HEAD) and head not in heads:
             raise UserError(
                 f"method {config.method.name!r} teaches the head {head!r} of a distillation token, and {name} has "
-                f"{_listed(heads)}; take a student with such tokens (timm:deit_tiny_distilled_patch16_224, "
-                "understudy:deit_conv_tiny, or one of timm's vision transformers with student.kwargs.tokens=1), or set "
-                "method.on=main"
+                f"{_listed(heads)}; take a student with such tokens ({_students_with(head)}), or set method.on=main"
             )
     if not set(read) & {*heads[1:], MEAN}:
         return
@@ -52,6 +50,17 @@ def open_taught_heads_(network: nn.Module, methods: Sequence[MethodConfig], *, n
             "classifier of its own; leave one of the two out"
         )
     open_heads_(network)
+
+
+def _students_with(head: str) -> str:
+    """Networks that have a head of this name, in words."""
+    number = head.removeprefix(DISTILLED_HEAD)
+    tokens = int(number) if number.isdigit() else 1
+    known = {
+        1: "timm:deit_tiny_distilled_patch16_224, understudy:deit_conv_tiny, or ",
+        2: "understudy:co_advise_tiny, or ",
+    }
+    return f"{known.get(tokens, '')}one of timm's vision transformers with student.kwargs.tokens={tokens}"
 
 
 def _listed(heads: Sequence[str]) -> str:

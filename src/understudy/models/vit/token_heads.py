@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from understudy.core.heads import CLASS_HEAD, DISTILLED_HEAD
 from understudy.utils.errors import UserError
 
-__all__ = ["MOST_TOKENS", "TokenHeads", "with_tokens_"]
+__all__ = ["MOST_TOKENS", "TokenHeads", "refuse_unfitting_patches", "with_tokens_"]
 
 MOST_TOKENS = 8
 _STD = 0.02  # of first weights, as in DeiT
@@ -132,13 +132,25 @@ def with_tokens_(
             f"{name} is a {type(vit).__name__}, and distillation tokens go into timm's plain VisionTransformer "
             "(vit_*, deit_*, deit3_*, ...) alone; leave out tokens, or take one of these"
         )
-    sides, patch = vit.patch_embed.img_size, vit.patch_embed.patch_size
-    if sides is not None and any(side % own for side, own in zip(sides, patch, strict=True)):
+    refuse_unfitting_patches(vit, name=name)
+    return _given_tokens_(vit, num_tokens, are_learned, kind)
+
+
+def refuse_unfitting_patches(vit: Any, *, name: str) -> None:
+    """Refuse a vision transformer whose patches do not fill its images; a network without patches passes.
+
+    Raises:
+        UserError: pixels at the right and at the bottom would be left unseen.
+    """
+    embed = getattr(vit, "patch_embed", None)
+    sides, patch = getattr(embed, "img_size", None), getattr(embed, "patch_size", None)
+    if not isinstance(sides, tuple) or not isinstance(patch, tuple) or getattr(embed, "dynamic_img_pad", False):
+        return
+    if any(side % own for side, own in zip(sides, patch, strict=True)):
         raise UserError(
             f"{name}: patches of {patch[0]}x{patch[1]} pixels make no grid of images of {sides[0]}x{sides[1]}; set "
             "patch_size or the image size so that one divides the other"
         )
-    return _given_tokens_(vit, num_tokens, are_learned, kind)
 
 
 def _given_tokens_(vit: Any, num_tokens: int, are_learned: bool, kind: type[TokenHeads]) -> nn.Module:
