@@ -70,3 +70,41 @@ def test_the_students_that_are_kept_predict_by_the_mean_of_their_heads(finished:
         heads.training = True
         apart = student(images)
     assert torch.allclose((apart["logits"] + apart["distilled"]) / 2, mean, atol=1e-6)
+
+
+CO_ADVISE: dict[str, Any] = {
+    "data": {"mix": {"mixup": 0.8, "cutmix": 1.0}},
+    "teacher": {
+        "also": {"distilled2": {"model": "understudy:rednet26", "weights": "none"}},
+        "allow_weak": True,
+    },
+    "student": {
+        "model": "understudy:co_advise_tiny",
+        "kwargs": {"patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 2, "drop_path_rate": 0.2},
+        "weights": "none",
+    },
+    "update": {"name": "dot", "optimizer": "adamw", "lr": 1e-3},
+    "method": {"name": "co_advise"},
+    "precision": "bfloat16",
+    "rows": [],
+    "seeds": [0],
+}
+
+
+@pytest.mark.slow
+def test_co_advise_is_stopped_goes_on_and_is_deployed_as_the_mean_of_three_heads(tmp_path: Path) -> None:
+    recipe = tiny_recipe(CO_ADVISE)
+    straight = run_recipe(recipe, tmp_path / "straight" / "run")
+    with pytest.raises(Interrupted):
+        run_recipe(recipe, tmp_path / "run", display=Eventful(1, 2, press_ctrl_c))
+    again, expected = (reproducible_files(run) for run in (run_recipe(recipe, tmp_path / "run"), straight))
+    assert [name for name in sorted({*again, *expected}) if again.get(name) != expected.get(name)] == []
+
+    student, images = load_student(straight.student), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        mean = student(images)
+        student[1].set_distilled_training()
+        student[1].training = True
+        apart = student(images)
+    assert apart.keys() == {"logits", "distilled", "distilled2"}
+    assert torch.allclose(torch.stack([*apart.values()]).mean(dim=0), mean, atol=1e-6)
