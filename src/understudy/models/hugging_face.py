@@ -37,8 +37,8 @@ def hf_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kwar
     """An image classifier of transformers', a segmenter or a detector, by its name on the hub or by its folder.
 
     It is a segmenter where its configuration's `architectures` say "...ForSemanticSegmentation", as that of SegFormer's
-    fine-tuned weights does, or Mask2Former, a detector where "...ForObjectDetection"; for others, `kwargs` may say so. Both
-    take images of any size.
+    fine-tuned weights does, or Mask2Former, a detector where "...ForObjectDetection"; for others, `kwargs` may say so.
+    Both take images of any size.
 
     Where its configuration names an image size, images are resized to that, and `image_size` builds it for another.
     Settings in `kwargs` replace those of the published configuration; with a `model_type` among them they are the
