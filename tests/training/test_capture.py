@@ -15,12 +15,12 @@ from torch import Tensor
 from helpers.engine import CLASSES, CPU, SmallNet, batches, small_net, small_teacher, spec_of
 from helpers.recorded_ops import recorded_ops
 from helpers.states import tensors_of
-from understudy import Batch, Trainer, UserError, methods
+from understudy import Batch, Joint, Trainer, UserError, methods
 from understudy.optim.ema import Averaging
 from understudy.optim.schedule import Schedule
 from understudy.tasks import Classification
 from understudy.training.build import BuildContext, build_student, tap_teacher
-from understudy.training.capture import CapturedSteps, PlainSteps
+from understudy.training.capture import CapturedSteps, PlainSteps, step_problem
 from understudy.training.spec import StudentSpec
 from understudy.utils.seeding import RandomState, seeded
 
@@ -281,6 +281,37 @@ def test_a_step_that_cannot_be_recorded_is_taken_as_it_comes_and_leaves_no_trace
 def test_what_must_be_captured_and_cannot_is_refused_with_the_reason() -> None:
     with pytest.raises(UserError, match="capture: true cannot be: the device is cpu, and only CUDA has graphs"):
         trainer_of(specs_of(["kd"]), capture=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"accumulate": 2}, "kd takes 2 passes a step; set accumulate: 1"),
+        ({"precision": "float16"}, "kd trains in float16, whose scaler may skip a step; set precision: bfloat16"),
+        ({"compile": "reduce-overhead"}, "kd is compiled into CUDA graphs of its own; set compile: true or false"),
+        (
+            {"update": Joint.Config(optimizer="nadam")},
+            "kd: NAdam keeps numbers of the step in Python; sgd and adamw can",
+        ),
+        ({"precision": "bfloat16"}, None),
+    ],
+)
+def test_what_stands_against_it_is_said_with_the_setting_to_change(options: dict[str, Any], said: str | None) -> None:
+    trainer = trainer_of([StudentSpec(small_net(3), method=methods.KD.Config(), name="kd", **options)])
+    problem = step_problem(trainer)
+    assert (problem is None) == (said is None)
+    assert said is None or said in str(problem)
+
+
+def test_replayed_steps_in_bfloat16_are_the_steps_themselves() -> None:
+    ends = []
+    for take in (plain, captured):
+        trainer = trainer_of(specs_of(["kd", "kd+dot"], precision="bfloat16"))
+        take(trainer)
+        trainer.fit(data(), epochs=2)
+        ends.append(trainer)
+    assert ends[1]._captured.num_replays > 8
+    assert_equal(*ends)
 
 
 def test_a_machine_without_cuda_takes_steps_as_they_come() -> None:

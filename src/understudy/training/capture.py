@@ -84,7 +84,7 @@ def capture_problem(trainer: Trainer) -> str | None:
 def step_problem(trainer: Trainer) -> str | None:
     """The same, whatever the device."""
     if trainer.world.size > 1:
-        return f"{trainer.world.size} processes train together, and their sums are not captured yet"
+        return f"{trainer.world.size} processes train together, whose sums are not captured yet; start one"
     for student in trainer.students:
         if student.accumulate > 1:
             return f"{student.name} takes {student.accumulate} passes a step; set accumulate: 1"
