@@ -22,6 +22,14 @@ from torch.utils._pytree import tree_leaves
 from understudy.utils.seeding import RandomState, make_random_state, random_state
 
 T = TypeVar("T")
+aten = torch.ops.aten
+
+# Whose outputs have as many rows as values say: a GPU has to be asked for that.
+SIZED_BY_VALUES = (
+    aten.nonzero.default, aten.masked_select.default, aten._unique2.default, aten.unique_dim.default,
+    aten.unique_consecutive.default, aten.repeat_interleave.Tensor, aten.bincount.default,
+)  # fmt: skip
+INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 
 
 class _Recording(TorchDispatchMode):
@@ -33,8 +41,11 @@ class _Recording(TorchDispatchMode):
         self._outside: list[Mapping[str, Tensor]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func is aten._local_scalar_dense.default:
             raise RuntimeError("operation not permitted when stream is capturing: a number is read from the device")
+        by_mask = func in INDEXING and any(one is not None and one.dtype == torch.bool for one in args[1])
+        if by_mask or func in SIZED_BY_VALUES:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {func} is sized by values")
         if torch.Tag.nondeterministic_seeded in func.tags:
             drawn = self._swapped_in[-1] if self._swapped_in else None
             if not any(drawn is state for state in self._drawn_from):

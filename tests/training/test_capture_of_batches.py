@@ -64,6 +64,16 @@ def test_a_planned_batch_is_the_batch(name: str) -> None:
             assert planned.view == batch.view == epoch - 1
 
 
+@pytest.mark.parametrize("name", ["pairs", "rotations"])
+def test_rows_that_are_no_copies_are_found_without_reading_the_device(name: str) -> None:
+    batch = next(opened(SETTINGS[name], ["alone"]).train_loader(0).epoch(1))
+    assert isinstance(batch.plain, slice)
+    assert torch.equal(batch.images[batch.plain], batch.images[batch.copies == 0])
+    half = batch.select(slice(0, len(batch.images) // 2 + 1))
+    assert isinstance(half.plain, torch.Tensor)
+    assert torch.equal(half.images[half.plain], batch.images[batch.plain])
+
+
 @pytest.mark.parametrize("copies", ["none", "pairs"])
 def test_its_pixels_are_a_function_of_seed_view_copy_and_number(copies: str) -> None:
     components = opened({"augment": CROPS, "copies": copies}, ["alone"])

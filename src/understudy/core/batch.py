@@ -35,6 +35,12 @@ class Batch:
     indices: Tensor | None = None  # (B,) places in the data set; None from a plain loader of (images, labels)
     copies: Tensor | None = None  # (B,) which simultaneous copy of the sample; 0 is the plain one
     view: int = 0  # which version of the augmentation this epoch is
+    num_plain: int | None = None  # so many rows of copy 0 come first, and no others; None: where they are is not known
+
+    @property
+    def plain(self) -> slice | Tensor:
+        """The rows that are no copies, or are copy 0."""
+        return _plain_rows(self.copies, self.num_plain)
 
     @property
     def num_images(self) -> int:
@@ -51,7 +57,7 @@ class Batch:
 
     def select(self, rows: slice) -> Batch:
         """Some of its images."""
-        return self._changed(lambda tensor: tensor[rows])
+        return replace(self._changed(lambda tensor: tensor[rows]), num_plain=None)
 
     def _changed(self, change: Callable[[Any], Any]) -> Batch:
         changed: dict[str, Any] = {
@@ -132,10 +138,16 @@ class Pairing:
     teacher_features: Mapping[str, Tensor] = field(default_factory=dict)
     indices: Tensor | None = None  # (M,) places in the data set
     copies: Tensor | None = None  # (M,)
+    num_plain: int | None = None  # as of a Batch
     maps: Mapping[str, Tensor] = field(default_factory=dict)  # (M,h,w) by name, such as the "labels" of pixels
     is_ragged: bool = False  # whether images have different numbers of rows
     activation: Activation = "softmax"  # "sigmoid": a prediction may be of several classes, or of none
     has_ignored: bool = False  # whether rows may have no label, which methods on hard labels are not shown then
+
+    @property
+    def plain(self) -> slice | Tensor:
+        """The rows that are no copies, or are copy 0."""
+        return _plain_rows(self.copies, self.num_plain)
 
     def select(self, rows: slice | Tensor) -> Pairing:
         """Some of the rows: a slice, or row numbers (n,) in the order wanted."""
@@ -175,3 +187,10 @@ class Losses:
     task: Tensor
     distill: Tensor | None  # None where nothing is distilled
     terms: Mapping[str, Tensor]  # detached, by name, before any weight
+
+
+def _plain_rows(copies: Tensor | None, num_plain: int | None) -> slice | Tensor:
+    """A slice where it is known; how many rows a mask keeps has to be read from the device."""
+    if copies is None:
+        return slice(None)
+    return copies == 0 if num_plain is None else slice(0, num_plain)

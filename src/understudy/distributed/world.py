@@ -111,6 +111,7 @@ class World:
             teacher_features={name: whole(tensor) for name, tensor in pairing.teacher_features.items()},
             indices=maybe(pairing.indices),
             copies=maybe(pairing.copies),
+            num_plain=None,
             maps={name: whole(one) for name, one in pairing.maps.items()},
         )
         # Each rank's rows come copy by copy; one process has all rows of copy 0, then all of copy 1.

@@ -83,7 +83,7 @@ class Classification:
         output, features = student(batch.images)
         heads = _heads_of(student.module, output)
         logits = heads[CLASS_HEAD]
-        plain = slice(None) if batch.copies is None else batch.copies == 0
+        plain = batch.plain
         task_loss = self._loss(logits[plain], batch.targets[plain])
         teacher_logits = None if observation.output is None else _as_logits(observation.output)
         pairing = Pairing(
@@ -94,6 +94,7 @@ class Classification:
             teacher_features=observation.features,
             indices=batch.indices,
             copies=batch.copies,
+            num_plain=batch.num_plain,
         )
         taught = named_outputs(observation.output)  # a teacher for one head alone is an output of the head's name
         others = {
@@ -113,7 +114,7 @@ class Classification:
 
     def num_labelled(self, batch: Batch) -> Tensor:
         """() how many images the cross-entropy is a mean of, each as often as its class counts."""
-        targets = batch.targets if batch.copies is None else batch.targets[batch.copies == 0]
+        targets = batch.targets[batch.plain]
         if targets.ndim == 2:
             return torch.full((), float(len(targets)), device=targets.device)
         if self.class_weights is None:
@@ -123,7 +124,7 @@ class Classification:
     def batch_measures(self, pairing: Pairing) -> BatchMeasures:
         """Top-1 on the labelled images that are no copies; of mixed labels their largest share counts."""
         with torch.no_grad():
-            plain = slice(None) if pairing.copies is None else pairing.copies == 0
+            plain = pairing.plain
             logits, labels = pairing.student_logits.detach()[plain], pairing.labels[plain]
             is_mixed = labels.ndim == 2
             hard = labels.argmax(dim=1) if is_mixed else labels

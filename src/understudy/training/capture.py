@@ -169,7 +169,7 @@ class CapturedSteps:
         trainer = self._trainer
         shapes = tuple((name, tensor.shape, tensor.dtype, tensor.stride()) for name, tensor in _tensors(batch).items())
         look = None if trainer.teacher is None else trainer.teacher.baked_in(batch)
-        made = (batch.make, batch.then) if isinstance(batch, PlannedBatch) else ()
+        made = (batch.make, batch.then) if isinstance(batch, PlannedBatch) else batch.num_plain
         return shapes, made, look, *(student.baked_in(trainer.epoch) for student in trainer.students)
 
     def _watched(self, batch: AnyBatch) -> list[StepRecord]:

@@ -29,7 +29,7 @@ def yardstick(pairing: Pairing) -> dict[str, Tensor]:
     if pairing.teacher_logits is None or pairing.activation != "softmax":
         return {}
     with torch.no_grad():
-        plain = slice(None) if pairing.copies is None else pairing.copies == 0
+        plain = pairing.plain
         student_logits, teacher_logits = pairing.student_logits.detach()[plain], pairing.teacher_logits[plain]
         if teacher_logits.shape != student_logits.shape:
             return {}

@@ -43,6 +43,7 @@ def with_rotations(batch: Batch) -> Batch:
         indices=None if batch.indices is None else batch.indices.repeat(NUM_ROTATIONS),
         copies=torch.arange(NUM_ROTATIONS, device=batch.images.device).repeat_interleave(len(batch.images)),
         view=batch.view,
+        num_plain=len(batch.images),
     )
 
 

@@ -31,7 +31,9 @@ class _Images:
         self.image_size = image_size
         self.teacher_size = teacher_size
 
-    def batch(self, images: Tensor, indices: Tensor, copies: Tensor | None = None) -> Batch:
+    def batch(
+        self, images: Tensor, indices: Tensor, copies: Tensor | None = None, num_plain: int | None = None
+    ) -> Batch:
         unit = as_unit(images)
         return Batch(
             images=covered(unit, self.image_size),
@@ -39,6 +41,7 @@ class _Images:
             targets=self.labels[indices],
             indices=indices,
             copies=copies,
+            num_plain=num_plain,
         )
 
 
@@ -86,7 +89,7 @@ class MemoryTrainLoader:
         images = self._stored.images[indices]
         if isinstance(self._augment, CropFlip):
             images = Windows.unpacked(keys[1:], self._augment, num_copies=count).of(images)
-        return self._stored.batch(images, indices, copies=copies)
+        return self._stored.batch(images, indices, copies, None if copies is None else keys.shape[1])
 
     def _windows(self, order: Tensor, view: int) -> Windows | None:
         """What `crop_flip` shows of a whole epoch, by copy and place in its order; None where it shows all."""
