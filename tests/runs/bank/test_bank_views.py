@@ -82,6 +82,19 @@ def test_a_view_that_was_let_go_is_read_again_when_it_is_asked_for(tmp_path: Pat
     assert torch.equal(asked(bank, 0), before)
 
 
+def test_a_step_that_was_recorded_on_a_view_is_none_of_the_same_view_read_again(tmp_path: Path) -> None:
+    """A captured step reads the rows where they lay."""
+    (folder,) = make(small_recipe(), tmp_path, views=2)
+    bank = BankTeacher(folder.path)
+    batches = [Batch(torch.zeros(1, 3, 8, 8), torch.zeros(1), view=view) for view in (0, 1)]
+    asked(bank, 0)
+    first = bank.baked_in(batches[0])
+    assert bank.baked_in(batches[0]) == first != bank.baked_in(batches[1])
+    asked(bank, 1)
+    asked(bank, 0)
+    assert bank.baked_in(batches[0]) != first
+
+
 def _held_by(bank: BankTeacher) -> list[object]:
     held = [*vars(bank).values()]
     return [*held, *(part for value in held if isinstance(value, tuple) for part in value)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from understudy.core.batch import Batch, Observation
+from understudy.core.batch import Batch, Observation, PlannedBatch
 from understudy.core.tap_shapes import TapShapes
 from understudy.core.taps import TapShape
 from understudy.teachers.bank.packing import feature_names, map_tapped, unpacked
@@ -48,6 +48,7 @@ class BankTeacher(Teacher):
             split: KeptScores(scores, _below(split, tensors)) for split, scores in self.manifest.teacher.scores.items()
         }
         self._view: tuple[int, BankView] | None = None
+        self._num_readings = 0  # of views
         self._checked: set[int] = set()  # views whose checksums were looked at
 
     @property
@@ -131,6 +132,11 @@ class BankTeacher(Teacher):
         output, features = unpacked(there, self.manifest.layout, self.taps)
         return Observation(output=output, features=features)
 
+    def baked_in(self, batch: Batch | PlannedBatch) -> Hashable:
+        """The view, and where its rows lie: read once more, they lie elsewhere."""
+        is_there = self._view is not None and self._view[0] == batch.view
+        return batch.view, self._num_readings if is_there else None
+
     def _expanded(self, taps: Iterable[str]) -> Iterable[str]:
         layout = self.manifest.layout
         for tap in taps:
@@ -153,6 +159,7 @@ class BankTeacher(Teacher):
                 for shard in range(self.manifest.layout.num_shards)
             ]
             self._checked.add(number)
+            self._num_readings += 1
             self._view = number, BankView(shards, self.manifest.layout, name=self.name, device=device)
         return self._view[1]
 
