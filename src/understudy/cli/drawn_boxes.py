@@ -49,10 +49,11 @@ def _draw(
     draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=width)
     text = f"{visible(answer.name)} {100 * answer.probability:.0f} %"
     try:
-        left, top, right, bottom = draw.textbbox((x1, y1), text, font=font)
+        _, _, right, bottom = draw.textbbox((0, 0), text, font=font)
     except UnicodeError:  # a font of few letters, where FreeType is not there
         text = text.encode("ascii", errors="replace").decode()
-        left, top, right, bottom = draw.textbbox((x1, y1), text, font=font)
-    up = bottom - top + 4 if y1 > bottom - top + 4 else 0  # above the box, or in it at the picture's upper edge
-    draw.rectangle((left - 2, top - 2 - up, right + 2, bottom + 2 - up), fill=colour)
-    draw.text((x1, y1 - up), text, fill="black", font=font)
+        _, _, right, bottom = draw.textbbox((0, 0), text, font=font)
+    left = max(0, min(x1, draw.im.size[0] - right - 4))  # all of it, at the right edge too
+    top = y1 - bottom - 4 if y1 > bottom + 4 else y1  # above the box, or in it at the upper edge
+    draw.rectangle((left, top, left + right + 3, top + bottom + 3), fill=colour)
+    draw.text((left + 2, top + 1), text, fill="black", font=font)
