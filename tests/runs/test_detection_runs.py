@@ -246,7 +246,9 @@ def test_analyze_holds_levels_against_the_teachers_and_says_why_the_rest_is_left
     assert cka.shape == (5, 5)
     said = json.loads((copied.analysis / "landscape.json").read_text())
     assert said["problem"] == "it looks at one prediction an image, and a run of detection has many"
-    assert "Similarity of layers" in (copied.path / "report.html").read_text()
+    page = (copied.path / "report.html").read_text()
+    assert '<section id="similarity">' in page
+    assert "Loss landscape" not in page
 
 
 def test_predict_writes_pictures_with_boxes(run: RunFolder, tmp_path: Path) -> None:

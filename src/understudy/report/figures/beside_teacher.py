@@ -109,7 +109,7 @@ def relations_plot(run: RunData, found: Findings) -> Plot | None:
     return Plot("relations", "Relations with the teacher", reading, figure)
 
 
-@of_analysis("similarity", "similarity", "Similarity of layers", place=86)
+@of_analysis("similarity", "similarity", "Similarity of layers", place=86, tasks=("classification", "detection"))
 def similarity_plot(run: RunData, found: Findings) -> Plot | None:
     """Linear CKA of every layer of the student with every layer of the teacher."""
     names = _drawn(run, [name for name in _names(run, found) if f"{name}/cka" in found.tensors])

@@ -24,7 +24,7 @@ Values = npt.NDArray[np.float64]
 
 
 def of_analysis(
-    name: str, what: str, title: str, *, place: int
+    name: str, what: str, title: str, *, place: int, tasks: Sequence[str] = ("classification",)
 ) -> Callable[[Callable[[RunData, Findings], Plot | None]], Callable[[RunData], Plot | Lacking | None]]:
     """Register a figure of an analysis: a function of the run and of what was found.
 
@@ -35,11 +35,12 @@ def of_analysis(
         what: the analysis.
         title: of the figure.
         place: on the page.
+        tasks: of whose runs the analysis can be made; the pages of others are silent about it.
     """
 
     def registered(draw: Callable[[RunData, Findings], Plot | None]) -> Callable[[RunData], Plot | Lacking | None]:
         def drawn(run: RunData) -> Plot | Lacking | None:
-            if not (run.folder / "analysis").is_dir():
+            if run.results.task not in tasks or not (run.folder / "analysis").is_dir():
                 return None
             again = f"`understudy analyze RUN --what {what}`"
             try:
