@@ -1,4 +1,4 @@
-"""Readers of images with boxes: COCO's json, VOC's xml, YOLO's txt."""
+"""Readers of images with boxes: COCO's json, VOC's xml, YOLO's txt, tables of Hugging Face."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from understudy.data.sources.boxed_tables import has_box_tables, read_box_tables
 from understudy.data.sources.coco_json import is_coco, is_coco_for_sure, read_coco
+from understudy.data.sources.columns import Columns
 from understudy.data.sources.found import Found
 from understudy.data.sources.readers import AUTO, Reader
 from understudy.data.sources.voc_xml import is_voc_boxes, read_voc_boxes
@@ -66,6 +68,22 @@ class _Yolo(Reader, name="yolo"):
     def open(cls, root: Path, config: DataConfig) -> Found:
         """As `read_yolo`."""
         return read_yolo(root)
+
+
+class _BoxTables(Reader, name="parquet-boxes"):
+    """Files of parquet with a column of images and one of boxes, as Hugging Face data sets have them."""
+
+    asked = 1  # before those with a class for each image
+
+    @classmethod
+    def sniff(cls, root: Path) -> bool:
+        """Whether there are such files, and no column of labels in them."""
+        return has_box_tables(root, Columns())
+
+    @classmethod
+    def open(cls, root: Path, config: DataConfig) -> Found:
+        """As `read_box_tables`."""
+        return read_box_tables(root, Columns(config.image_column, config.label_column))
 
 
 def _is_yolo(root: Path) -> bool:

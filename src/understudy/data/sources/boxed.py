@@ -23,8 +23,11 @@ __all__ = [
     "Boxed",
     "BoxedImage",
     "box_source",
+    "boxes_of",
     "boxes_of_image",
+    "checked_size",
     "has_boxes",
+    "identity_of",
     "refuse_missing",
     "refuse_outside_paths",
     "size_of_boxed",
@@ -113,7 +116,7 @@ class BoxSource(FileSource):
 
     def identity(self, i: int) -> bytes:
         """The file's name and size, and its boxes."""
-        return super().identity(i) + _identity_of(self.target(i))
+        return super().identity(i) + identity_of(self.target(i))
 
     def image(self, i: int) -> Tensor:
         """Read and decoded now.
@@ -121,14 +124,7 @@ class BoxSource(FileSource):
         Raises:
             BadImageError: it cannot be read, or has another size than its boxes are for.
         """
-        image = super().image(i)
-        height, width = self.sizes[i].tolist()
-        if tuple(image.shape[1:]) != (height, width):
-            raise BadImageError(
-                f"{self.name(i)}: the image has {image.shape[2]} x {image.shape[1]} pixels, and its boxes are for "
-                f"{width} x {height}"
-            )
-        return image
+        return checked_size(super().image(i), self.size(i), self.name(i))
 
 
 class ArrayBoxSource:
@@ -166,7 +162,22 @@ class ArrayBoxSource:
 
     def identity(self, i: int) -> bytes:
         """Its pixels and boxes."""
-        return bytes(self.images[i].numpy().tobytes()) + _identity_of(self.target(i))
+        return bytes(self.images[i].numpy().tobytes()) + identity_of(self.target(i))
+
+
+def checked_size(image: Tensor, size: tuple[int, int], name: str) -> Tensor:
+    """The image.
+
+    Raises:
+        BadImageError: it has another size than its boxes are for.
+    """
+    height, width = size
+    if tuple(image.shape[1:]) != (height, width):
+        raise BadImageError(
+            f"{name}: the image has {image.shape[2]} x {image.shape[1]} pixels, and its boxes are for "
+            f"{width} x {height}"
+        )
+    return image
 
 
 def box_source(root: Path, images: Sequence[BoxedImage]) -> tuple[BoxSource, BoxCounts]:
@@ -176,6 +187,12 @@ def box_source(root: Path, images: Sequence[BoxedImage]) -> tuple[BoxSource, Box
         root: of the images' paths.
         images: as they were read.
     """
+    boxes, counts = boxes_of(images)
+    return BoxSource(root, [image.path for image in images], boxes), counts
+
+
+def boxes_of(images: Sequence[BoxedImage]) -> tuple[Boxes, BoxCounts]:
+    """The boxes of images as they were read, put right as `box_source` says."""
     counts = BoxCounts(images=len(images))
     sizes = torch.tensor([image.size for image in images]).reshape(-1, 2)
     place = [number for number, image in enumerate(images) for _ in image.boxes]
@@ -203,7 +220,7 @@ def box_source(root: Path, images: Sequence[BoxedImage]) -> tuple[BoxSource, Box
     counts.cut, counts.outside, counts.flat = int(is_cut.sum()), int(is_outside.sum()), int(is_flat.sum())
     counts.crowds, counts.boxes = int(boxes.crowd.sum()), len(boxes.labels)
     counts.empty = len(images) - len(set(boxes.image.tolist()))
-    return BoxSource(root, [image.path for image in images], boxes), counts
+    return boxes, counts
 
 
 def refuse_missing(root: Path, paths: Iterable[str], *, what: str) -> None:
@@ -252,5 +269,6 @@ def size_of_boxed(source: Source, i: int) -> tuple[int, int]:
     return holder.size(place)
 
 
-def _identity_of(boxes: Boxes) -> bytes:
+def identity_of(boxes: Boxes) -> bytes:
+    """What tells these boxes from others."""
     return f"{boxes.boxes.tolist()} {boxes.labels.tolist()} {boxes.crowd.tolist()}\n".encode()

@@ -13,7 +13,16 @@ from understudy.data.sources.found import checked_labels
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import plain_json
 
-__all__ = ["Columns", "are_masks", "classes_of", "columns_of", "is_unlabelled", "labels_of"]
+__all__ = [
+    "Columns",
+    "are_masks",
+    "classes_of",
+    "columns_of",
+    "features_of",
+    "image_column_of",
+    "is_unlabelled",
+    "labels_of",
+]
 
 MASK_COLUMNS = ("mask", "masks", "annotation", "annotations", "label", "labels", "segmentation", "semantic")
 
@@ -52,6 +61,15 @@ def are_masks(schema: Any, columns: Columns) -> bool:
     return columns.label in _image_columns(schema)
 
 
+def image_column_of(schema: Any, wanted: Columns, where: str) -> str:
+    """The wanted column of images, or the only one that holds any.
+
+    Raises:
+        UserError: it is missing, and no other or more than one could stand in for it.
+    """
+    return _column(schema, wanted.image, "image_column", _image_columns(schema), where)
+
+
 def _column(schema: Any, wanted: str, key: str, alike: Sequence[str], where: str) -> str:
     if wanted in schema.names:
         return wanted
@@ -67,7 +85,7 @@ def _image_columns(schema: Any) -> list[str]:
     """Columns that the metadata calls images; failing these, structs with `bytes`, or binary ones."""
     import pyarrow as pa
 
-    features = _features(schema)
+    features = features_of(schema)
     if described := [name for name in schema.names if features.get(name, {}).get("_type") == "Image"]:
         return described
     found = []
@@ -82,7 +100,7 @@ def _label_columns(schema: Any) -> list[str]:
     """Columns that the metadata calls classes; failing these, whole numbers or strings whose name has "label"."""
     import pyarrow as pa
 
-    features = _features(schema)
+    features = features_of(schema)
     if described := [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]:
         # CIFAR-100 has coarse classes beside the fine ones, which everybody means.
         fine = [name for name in described if name.startswith("fine")]
@@ -94,7 +112,7 @@ def _label_columns(schema: Any) -> list[str]:
     return fine if len(fine) == 1 else found
 
 
-def _features(schema: Any) -> dict[str, Any]:
+def features_of(schema: Any) -> dict[str, Any]:
     """Of the `huggingface` metadata, by column; none where that is not what `datasets` writes."""
     try:
         found = plain_json((schema.metadata or {}).get(b"huggingface", b"{}").decode(errors="replace"))
@@ -110,7 +128,7 @@ def classes_of(table: Any, columns: Columns) -> tuple[str, ...]:
     """Class names: from the metadata, from labels that are strings, or the numbers."""
     import pyarrow as pa
 
-    names = _features(table.schema).get(columns.label, {}).get("names")
+    names = features_of(table.schema).get(columns.label, {}).get("names")
     if names and isinstance(names, list):
         return tuple(map(str, names))
     labels = table[columns.label]
@@ -140,7 +158,7 @@ def labels_of(table: Any, columns: Columns, classes: Sequence[str], split: str) 
     if column.null_count:
         raise UserError(f"{column.null_count} rows of {split} have no label in column {columns.label!r}; drop them")
     values = column.to_pylist()
-    own = _features(table.schema).get(columns.label, {}).get("names")
+    own = features_of(table.schema).get(columns.label, {}).get("names")
     if own and tuple(own) != tuple(classes):
         checked_labels(torch.tensor(values, dtype=torch.int64), len(own), what=f"{split}, {columns.label!r}")
         values = [own[value] for value in values]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from understudy.data.sources.boxed_tables import found_in_box_tables, wanted_of_boxes
 from understudy.data.sources.columns import Columns, columns_of
 from understudy.data.sources.found import Found, SplitName, split_name
 from understudy.data.sources.parquet import found_in_tables
@@ -30,19 +31,25 @@ def read_hub(root: str, config: DataConfig) -> Found:
 
     Args:
         root: hf:NAME, hf:NAME:CONFIGURATION, or a folder that `datasets` reads.
-        config: names the two columns; see `read_parquet`.
+        config: names the two columns; see `read_parquet`, and of boxes `found_in_box_tables`.
 
     Raises:
         UserError: no such data set, no train split, or what `read_parquet` raises.
     """
     wanted = Columns(config.image_column, config.label_column)
     tables: dict[SplitName, tuple[Any, Columns]] = {}
+    boxed: dict[SplitName, tuple[Any, Columns]] = {}
     for split, dataset in splits_by_name(loaded_from_hub(root, streaming=False), root).items():
         stored = dataset.flatten_indices() if dataset._indices is not None else dataset  # after select() or shuffle()
         schema = stored.features.arrow_schema
+        if (of_boxes := wanted_of_boxes(schema, wanted, root)) is not None:
+            boxed[split] = stored.data.table.replace_schema_metadata(schema.metadata), of_boxes
+            continue
         columns = columns_of(schema, wanted, root, masks=True)
         names = [columns.image, columns.label]
         tables[split] = stored.data.table.replace_schema_metadata(schema.metadata).select(names), columns
+    if "train" in boxed:
+        return found_in_box_tables(boxed, name=_name(root), folder=Path(root))
     return found_in_tables(tables, config, name=_name(root), folder=Path(root))
 
 

@@ -28,7 +28,7 @@ from understudy.utils.machine import hand_back_memory
 if TYPE_CHECKING:
     from understudy.data.config import DataConfig
 
-__all__ = ["ParquetSource", "found_in_tables", "parquet_files", "read_parquet"]
+__all__ = ["ParquetSource", "files_by_split", "found_in_tables", "parquet_files", "read_parquet"]
 
 
 class ParquetSource(EncodedSource):
@@ -96,7 +96,7 @@ def read_parquet(root: Path, config: DataConfig) -> Found:
             together, or a label outside the range.
     """
     wanted = Columns(config.image_column, config.label_column)
-    tables = {split: _table(paths, wanted) for split, paths in _files_by_split(root).items()}
+    tables = {split: _table(paths, wanted) for split, paths in files_by_split(root).items()}
     return found_in_tables(tables, config, name=root.stem, folder=root if root.is_dir() else root.parent)
 
 
@@ -143,7 +143,12 @@ def _found_masks(
     return replace(found, notes=(*found.notes, *notes))
 
 
-def _files_by_split(root: Path) -> dict[SplitName, list[Path]]:
+def files_by_split(root: Path) -> dict[SplitName, list[Path]]:
+    """The parquet files at a path by split, of their names; a lone one is train.
+
+    Raises:
+        UserError: none is train.
+    """
     files: dict[SplitName, list[Path]] = {}
     found = parquet_files(root)
     for path in found:
