@@ -191,17 +191,23 @@ def test_teachers_of_other_families_are_refused_on_rows_and_taken_on_maps() -> N
 
 @pytest.mark.parametrize("kind", ["detr", "rt_detr"])
 def test_a_students_folder_is_read_by_understudy_and_by_transformers(kind: str, tmp_path: Path) -> None:
-    network = create_model("hf:mine", num_classes=CLASSES, weights="none", kwargs=CONFIGS[kind])
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    network = create_model("hf:mine", num_classes=CLASSES, weights="none", mean=mean, std=std, kwargs=CONFIGS[kind])
     save_student(tmp_path, network, ["a", "b", "c"])
-    images, _ = batch()
+    pixels = torch.randint(0, 256, (3, SIDE, 2 * SIDE), dtype=torch.uint8)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    images = torch.as_tensor(processor(images=pixels, return_tensors="pt")["pixel_values"])
+    torch.testing.assert_close(images, network.prepare(pixels[None] / 255))
     ours, theirs = us.load_student(tmp_path), transformers.AutoModelForObjectDetection.from_pretrained(tmp_path).eval()
-    teacher = create_model(f"hf:{tmp_path}", num_classes=CLASSES).module.eval()
+    again = create_model(f"hf:{tmp_path}", num_classes=CLASSES)
+    teacher = again.module.eval()
     with torch.no_grad():
         expected = theirs(images).logits
         maps = teacher(images)
         assert torch.equal(teacher._decoded(maps, None).logits, expected)
-        maps = ours(images)
-        assert torch.equal(maps.detector._decoded(maps, None).logits, expected)
+        maps = ours(pixels[None] / 255)
+        torch.testing.assert_close(maps.detector._decoded(maps, None).logits, expected)
+    assert again.mean == pytest.approx(mean, abs=1e-5)
     assert theirs.config.id2label == {0: "a", 1: "b", 2: "c"}
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from understudy.models.detectors.query import QueryDetector
 
-__all__ = ["found_by_queries", "is_detector", "with_published_columns", "without_heads"]
+__all__ = ["found_by_queries", "is_detector", "processor_of", "with_published_columns", "without_heads"]
 
 _HEADS = ("class_embed", "score_head")  # within the network, as RT-DETR and D-FINE name them
 _NO_CLASS = ("N/A", "__background__")
@@ -24,6 +24,22 @@ def is_detector(config: Any) -> bool:
 def found_by_queries(made: Any, columns: Sequence[int] | None) -> nn.Module:
     """A detector of transformers' as a task asks it; `columns` of its logits are the classes, None: all are."""
     return QueryDetector(made, made.config.num_labels if columns is None else len(columns), columns=columns).train()
+
+
+def processor_of(module: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None) -> dict[str, Any] | None:
+    """The settings of the image processor that prepares a detector's images as they come; None of other networks."""
+    if not isinstance(module, QueryDetector):
+        return None
+    return {
+        "image_processor_type": "DetrImageProcessor" if module.has_background else "RTDetrImageProcessor",
+        "do_resize": False,
+        "do_pad": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": mean is not None,
+        "image_mean": mean,
+        "image_std": std,
+    }
 
 
 def without_heads(keys: Sequence[str]) -> list[str]:

@@ -22,7 +22,13 @@ from torch import Tensor, nn
 
 from understudy.core.image_size import ImageSize, height_and_width, size_from, size_of, size_text, squares_note
 from understudy.models.blueprint import Blueprint, Normalisation, stated_size
-from understudy.models.hf_detectors import found_by_queries, is_detector, with_published_columns, without_heads
+from understudy.models.hf_detectors import (
+    found_by_queries,
+    is_detector,
+    processor_of,
+    with_published_columns,
+    without_heads,
+)
 from understudy.models.hub import WeightsUnavailableError, first_line, hub_within_reach, quiet_libraries
 from understudy.models.segmentation.queries import QUERY_SEGMENTERS, semantic_logits
 from understudy.utils.errors import UserError, unknown_name
@@ -126,7 +132,8 @@ def folder_files(
         "architectures": [getattr(module, "architecture", type(module).__name__)],
         "id2label": config.id2label,
     }
-    return {"config.json": settings | named, "preprocessor_config.json": processor}
+    own = processor_of(module, mean, std)
+    return {"config.json": settings | named, "preprocessor_config.json": processor if own is None else own}
 
 
 class _LogitsAlone:
