@@ -26,6 +26,7 @@ from understudy.models.export import FORMATS
 from understudy.recipes.comparison import rows_of
 from understudy.report import read_results, read_run, row_sentence, write_report
 from understudy.report.boxes import box_examples
+from understudy.report.model_card import model_card
 from understudy.report.several import joint_table, joint_verdict, read_runs
 from understudy.report.table import comparison_table
 from understudy.results.matches import match_list
@@ -311,6 +312,12 @@ def test_the_card_of_a_detector_is_of_a_detector_and_its_code_finds_boxes(run: R
     scope: dict[str, Any] = {"images": torch.rand(2, 3, 64, 64)}
     exec(code, scope)
     assert len(scope["found"]) == 2
+    results = read_results(run.path)
+    row = results.rows[0]
+    named = row.model_copy(update={"student": row.student.model_copy(update={"model": "hf:someone/detr"})})
+    text = model_card(results, named, row.seeds[0], environment={})
+    assert "library_name: transformers" in text
+    assert "AutoModelForObjectDetection" in text
     said = push_student(run.path, "me/shapes", dry_run=True, private=False, license=None)
     assert "model.safetensors" in said
 

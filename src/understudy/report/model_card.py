@@ -122,7 +122,9 @@ def _use_of_detector(student: ModelFacts) -> str:
         "    maps = model(images)  # (B, 3, H, W) in [0, 1], H and W multiples of 32",
         "    found = maps.detector.detections(maps, images)  # of each image its boxes, scores and labels",
     ]
-    return "```python\n" + "\n".join(lines) + "\n```"
+    of_transformers = [_LOADED["hf"].replace("ForImageClassification", "ForObjectDetection")]
+    ways = [*(of_transformers if _source(student) == "hf" else []), "\n".join(lines)]
+    return "\n\n".join(f"```python\n{code}\n```" for code in ways)
 
 
 def _further(student: ModelFacts) -> str:
