@@ -252,6 +252,18 @@ def test_files_of_detectors_with_queries_need_no_suppression(kind: str, name: st
     assert write(subject, tmp_path / "student.file", FORMATS[name]()).largest_difference < 1e-4
 
 
+def test_a_network_that_transformers_built_is_taken_as_it_is() -> None:
+    network = transformers.AutoModelForObjectDetection.from_config(
+        transformers.DetrConfig.from_dict({**DETR, "num_labels": 91})
+    )
+    detector = us.detector(network, 91)
+    assert isinstance(detector, QueryDetector)
+    assert detector.state_dict().keys() == network.state_dict().keys()
+    assert detector.num_classes == 91
+    with pytest.raises(UserError, match="tells 91 classes apart, and 92 are wanted"):
+        us.detector(network, 92)
+
+
 def test_other_detectors_of_transformers_are_refused_in_words() -> None:
     kwargs = {"model_type": "yolos", "architectures": ["YolosForObjectDetection"], "num_hidden_layers": 1}
     with pytest.raises(UserError, match="a yolos cannot be distilled as a detector; of transformers'"):

@@ -373,6 +373,16 @@ def test_a_student_whose_folder_could_not_be_read_is_refused() -> None:
 
 
 @pytest.mark.slow
+def test_a_compiled_backbone_learns_what_an_eager_one_does(tmp_path: Path) -> None:
+    settings = {"rows": [], "method": "none", "teacher": None, "epochs": 1}
+    losses = []
+    for compile in (False, True):
+        made = run_recipe(recipe_of(**settings, compile=compile), tmp_path / f"{compile}")
+        losses += [line["train"]["task_loss"] for line in read_metrics(made) if line["kind"] == "epoch"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_a_run_that_is_stopped_ends_the_same_bit_for_bit(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run_recipe(recipe_of(), tmp_path / "run", display=Eventful(1, 3, press_ctrl_c))

@@ -263,8 +263,8 @@ def _detector_in(student: TappedModel) -> DetectorLike:
 
 def _no_detector(what: str) -> UserError:
     return UserError(
-        f"{what} is no detector; take fasterrcnn:BACKBONE or torchvision:NAME, or understudy.detector(network, "
-        "num_classes) of a network that torchvision built"
+        f"{what} is no detector; take fasterrcnn:BACKBONE, torchvision:NAME or hf:NAME, or "
+        "understudy.detector(network, num_classes) of a network that torchvision or transformers built"
     )
 
 

@@ -55,7 +55,7 @@ class QueryDetector(Detector):
         columns: which column of the logits is class c; None: 0..C-1. DETR's last one means no object.
 
     Raises:
-        UserError: a family that has no adapter.
+        UserError: a family that has no adapter, or less columns than classes.
     """
 
     background = None
@@ -70,6 +70,11 @@ class QueryDetector(Detector):
             )
         is_detr, inner = config.model_type == "detr", cast(Any, network.model)
         super().__init__(num_classes, columns, 1 if is_detr else len(inner.encoder_input_proj))
+        if max(self.columns) >= config.num_labels:
+            raise UserError(
+                f"the detector tells {config.num_labels} classes apart, and {num_classes} are wanted, up to column "
+                f"{max(self.columns)}; build it with as many (num_labels), or name its columns"
+            )
         for name, part in network.named_children():
             self.add_module(name, part)
         self.config = config

@@ -19,6 +19,7 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 
 from understudy.models.detectors.base import Detector
 from understudy.models.detectors.one_stage import OneStage
+from understudy.models.detectors.query import QueryDetector
 from understudy.models.detectors.ssd import SingleShot
 from understudy.models.detectors.two_stage import TwoStage
 from understudy.utils.errors import UserError, unknown_name
@@ -201,12 +202,13 @@ def torchvision_detector(name: str, num_classes: int, **kwargs: Any) -> Detector
 
 
 def detector(network: nn.Module, num_classes: int, *, columns: Sequence[int] | None = None) -> Detector:
-    """A network of torchvision's as a detector, on the same weights.
+    """A network of torchvision's or of transformers' as a detector, on the same weights.
 
     Args:
-        network: as torchvision builds it.
+        network: as its library builds it.
         num_classes: C of the data.
-        columns: which column of its logits is class c; None: 1..C behind the background, or 0..C-1 where there is none.
+        columns: which column of its logits is class c; None: 1..C behind the background where that is the first, else
+            0..C-1.
 
     Raises:
         UserError: a family that has no adapter.
@@ -217,7 +219,9 @@ def detector(network: nn.Module, num_classes: int, *, columns: Sequence[int] | N
         return SingleShot(network, num_classes, columns=columns)
     if isinstance(network, RetinaNet | FCOS):
         return OneStage(network, num_classes, columns=columns)
+    if hasattr(getattr(network, "config", None), "model_type"):
+        return QueryDetector(network, num_classes, columns=columns)
     raise UserError(
         f"{type(network).__name__} cannot be distilled as a detector; those that can are torchvision's Faster R-CNN, "
-        "Mask R-CNN (its boxes), RetinaNet, FCOS and SSD"
+        "Mask R-CNN (its boxes), RetinaNet, FCOS and SSD, and transformers' DETR, RT-DETR and D-FINE"
     )
