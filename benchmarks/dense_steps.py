@@ -54,22 +54,27 @@ def main() -> None:
     arguments = parsed()
     device = device_of(arguments)
     if arguments.of is not None:  # a child that trains, and says what it held
-        work = made(arguments.task, arguments, device)[arguments.of]
+        work = contestants(arguments.task, arguments, device)[arguments.of]()
         for _ in range(3):
             work()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     rows: list[dict[str, Any]] = []
-    for task in [arguments.task] if arguments.task else ROWS:
-        contestants = made(task, arguments, device)
+    tasks = [arguments.task] if arguments.task else list(ROWS)
+    if arguments.memory:  # first: a process hands its peak on to its children
+        rows += [
+            {**memory(task, *pair), "task": task}
+            for task in tasks
+            for pair in (("understudy", "bare"), ("five rows", "bare"))
+        ]
+    for task in tasks if arguments.turns else ():
+        makers = contestants(task, arguments, device)
         for name, base in (("understudy alone", "bare alone"), ("understudy", "bare"), ("five rows", "parts")):
-            found = in_turns({key: contestants[key] for key in (base, name)}, arguments.turns, device, warmup=1)
+            found = in_turns({key: makers[key]() for key in (base, name)}, arguments.turns, device, warmup=1)
             rows += [{**row, "task": task, "base": base} for row in summary(found, base) if row["name"] != base]
         if arguments.photographs is not None and task == "detection":
             found = in_turns(loaders(arguments.photographs, arguments.batch), arguments.turns, device)
             rows += [{**row, "task": task, "base": "decoding"} for row in summary(found, "decoding")][1:]
-        if arguments.memory:
-            rows += [{**memory(task, *pair), "task": task} for pair in (("understudy", "bare"), ("five rows", "bare"))]
     facts = {"batch": arguments.batch, "turns": arguments.turns, "steps_a_turn": arguments.steps, "side": SIDE}
     report(table(rows), {"rows": rows, **facts, "device": str(device)}, arguments.json)
 
@@ -79,7 +84,7 @@ def parsed() -> argparse.Namespace:
     add_common_arguments(parser)
     parser.set_defaults(batch=4)
     parser.add_argument("--task", choices=ROWS)
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--turns", type=int, default=7, help="0: memory alone")
     parser.add_argument("--steps", type=int, default=2, help="of every contestant in a turn")
     parser.add_argument("--photographs", type=Path, help="a folder of photographs with boxes in COCO's form")
     parser.add_argument("--memory", action="store_true", help="measure it too")
@@ -87,18 +92,20 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def made(task: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], object]]:
-    """Blocks of steps on the same batches, by name."""
+def contestants(
+    task: str, arguments: argparse.Namespace, device: torch.device
+) -> dict[str, Callable[[], Callable[[], object]]]:
+    """What makes blocks of steps on the same batches, by name."""
     batches = drawn(task, arguments.batch, arguments.steps, device)
     bare = bare_mask_step if task == "segmentation" else bare_box_step
     one = ROWS[task][1:2] if task == "segmentation" else ROWS[task][3:4]
     return {
-        "bare alone": bare(batches, device, has_teacher=False),
-        "understudy alone": ours(task, batches, ROWS[task][:1], device),
-        "bare": bare(batches, device, has_teacher=True),
-        "understudy": ours(task, batches, one, device),
-        "five rows": ours(task, batches, ROWS[task], device),
-        "parts": parts(task, batches, device),
+        "bare alone": lambda: bare(batches, device, has_teacher=False),
+        "understudy alone": lambda: ours(task, batches, ROWS[task][:1], device),
+        "bare": lambda: bare(batches, device, has_teacher=True),
+        "understudy": lambda: ours(task, batches, one, device),
+        "five rows": lambda: ours(task, batches, ROWS[task], device),
+        "parts": lambda: parts(task, batches, device),
     }
 
 
@@ -243,16 +250,21 @@ def targets_of(boxes: Boxes) -> list[dict[str, Tensor]]:
 
 
 def loaders(root: Path, batch: int) -> dict[str, Callable[[], object]]:
-    """An epoch of photographs by our loader, and the least that gives its images: each decoded, scaled and mirrored."""
+    """An epoch of photographs by our loader, and the least that gives its images: decoded, scaled, mirrored, padded."""
     source, rendering = read_coco(root).splits["train"], BoxRendering(shorter_sides=(160, 192), longer_side=320)
     loader = BoxTrainLoader(source, rendering, batch_size=batch, seed=0)
 
+    batching = torchvision.models.detection.transform.GeneralizedRCNNTransform(1, 1, [0.0], [1.0]).batch_images
+
     def decoding() -> None:
-        for index in range(loader.steps_per_epoch * batch):
-            image = source.image(index)
-            size, _ = rendering.drawn(tuple(image.shape[1:]), seed=0, view=0, index=index)
-            scaled = torchvision.transforms.v2.functional.resize(image, list(size), antialias=True)
-            torchvision.transforms.v2.functional.horizontal_flip(scaled).float().div_(255)
+        for step in range(loader.steps_per_epoch):
+            images = []
+            for index in range(step * batch, (step + 1) * batch):
+                image = source.image(index)
+                size, _ = rendering.drawn(tuple(image.shape[1:]), seed=0, view=0, index=index)
+                scaled = torchvision.transforms.v2.functional.resize(image, list(size), antialias=True)
+                images.append(torchvision.transforms.v2.functional.horizontal_flip(scaled).float().div_(255))
+            batching(images)
 
     return {"decoding": decoding, "loader": lambda: [None for _ in loader.epoch(1)]}
 
