@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from helpers.engine import read_metrics, reproducible_files, run_recipe
 from helpers.masks import masks_folder, save_mask
 from understudy import Recipe, UserError, load_student
 from understudy.report import read_results
+from understudy.runs.analyses.run import AnalyzeOptions, analyze
+from understudy.runs.console import Display
 from understudy.runs.data_task import open_data_of, task_of, with_task_of
 from understudy.runs.evaluate import evaluate
 from understudy.runs.folder import RunFolder
@@ -122,6 +125,24 @@ def test_a_run_that_is_stopped_ends_the_same_bit_for_bit(run: RunFolder, data: P
     again = run_recipe(recipe_of(data), tmp_path / "run")
     expected, found = reproducible_files(run), reproducible_files(again)
     assert {name for name in expected if expected[name] != found.get(name)} <= {"results.json"}  # its run's name
+
+
+def test_analyze_counts_the_pixels_that_have_the_teachers_class(run: RunFolder) -> None:
+    pages = analyze([run], AnalyzeOptions(), allow_code=False, display=Display(quiet=True))
+    found = json.loads((run.path / "analysis/pixels.json").read_text())
+    assert (set(found["pieces"]), found["identity"]["num_images"]) == ({"alone", "dist"}, 4)
+    kept = load_file(run.predictions_file)
+    for row, piece in found["pieces"].items():
+        right = kept[f"counts/val/{row}/0"][..., 0].sum()
+        labelled = kept[f"counts/val/{row}/0"][..., 2].sum()
+        wrong, is_right = piece["num_wrong"], labelled - piece["num_wrong"]
+        assert piece["num_pixels"] == labelled
+        by_parts = piece["agreement_where_right"] * is_right + piece["right_where_wrong"] * wrong
+        assert by_parts / 100 == pytest.approx(right)  # right together, and right alone
+        assert len(piece["iou_with_teacher"]) == 4
+    page = pages[0].read_text()
+    assert 'id="pixels"' in page
+    assert "Fidelity to the teacher" not in page
 
 
 def test_balanced_weights_are_by_the_pixels_of_training_masks(data: Path) -> None:

@@ -24,7 +24,7 @@ def analyze(
         typer.Option(
             metavar="NAME,...",
             help="calibration, fidelity, relations, similarity, projection, equivariance, embeddings, curvature, "
-            "landscape; all by default.",
+            "landscape; of segmenters pixels. All by default.",
         ),
     ] = None,
     images: Annotated[int, typer.Option(metavar="N", min=2, help="Look at so many images of a split.")] = 500,

@@ -62,13 +62,6 @@ class Analysis:
     pieces: Callable[[Opened], Iterable[Piece]]
     tasks: frozenset[str] = frozenset({"classification"})
 
-    def problem_of(self, opened: Opened) -> str | None:
-        """Why it cannot be made of a run, of its task or otherwise; None: it can."""
-        task = opened.recipe.task
-        if task not in self.tasks:
-            return f"it looks at one prediction an image, and a run of {task} has many"
-        return self.problem(opened)
-
 
 ANALYSES: dict[str, Analysis] = {}
 

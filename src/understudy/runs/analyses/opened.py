@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from understudy.core.batch import Batch
+from understudy.core.outputs import LogitsAlone, logits_of
 from understudy.core.taps import TappedModel
 from understudy.data import eval_loader
 from understudy.data.augment.boxes import box_rendering
 from understudy.data.loaders.boxes import BoxEvalLoader
+from understudy.data.sources.base import Source
 from understudy.data.sources.base import rows_of as image_rows
 from understudy.distributed.launch import device_named
 from understudy.models import Network, load_student_network
@@ -164,6 +167,30 @@ class Opened:
         some = image_rows(self.source.splits[split], numbers)
         return BoxEvalLoader(some, box_rendering(self.recipe.data), batch_size=BOXED_AT_ONCE)
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether images have masks, so that they are of any size and never in memory together."""
+        return self.recipe.task == "segmentation"
+
+    def count(self, split: str) -> int:
+        """How many images of a split are looked at."""
+        return len(_numbers(self, split)) if self.is_dense else len(self.shown(split))
+
+    def batches(self, split: str) -> Iterator[Batch]:
+        """At most `num_images` of a split with their masks, evenly spread over it, as they are evaluated."""
+        chosen = image_rows(_source(self, split), _numbers(self, split))
+        for batch in eval_loader(chosen, self.recipe.data, image_size=image_sizes(self.run)[0]):
+            self.check()
+            yield batch
+
+    def dense_logits(self, name: str, images: Tensor) -> Tensor:
+        """(B,C,h,w) of images in [0,1]."""
+        network = self.network(name)
+        with torch.no_grad():
+            found = logits_of(network.module(network.prepare.copied_to(self.device)(images)))
+        assert found is not None, "it was evaluated before"
+        return found.float()
+
     def logits(self, name: str, split: str) -> Tensor:
         """(N,C) float32 on the CPU, of what is shown of a split."""
         if (name, split) not in self._kept:
@@ -176,7 +203,11 @@ class Opened:
     def seconds_per_image(self, name: str, split: str) -> float:
         """Of a forward pass, measured on a few images."""
         module = self.network(name).module
-        images = next(iter(self.images(name, split, most=TIMED_IMAGES)))[0]
+        if self.is_dense:
+            images = next(iter(self.batches(split))).images.to(self.device)
+            module = LogitsAlone(module)
+        else:
+            images = next(iter(self.images(name, split, most=TIMED_IMAGES)))[0]
         with torch.no_grad():
             module(images)
             begin = time.perf_counter()
@@ -194,7 +225,7 @@ class Opened:
             "data": self.source.which,
             "split": split,
             "seed": self.seed,
-            "num_images": len(self.shown(split)),
+            "num_images": self.count(split),
         }
 
     def _student(self, row: str) -> Network:
@@ -220,11 +251,9 @@ def open_run(
     """Open a finished run.
 
     Raises:
-        UserError: it is not finished, not of classification, of another seed, or its images cannot be shown again.
+        UserError: it is not finished, of another seed, or its images cannot be shown again.
     """
     results, recipe = results_of(run), recipe_of(run)
-    if recipe.task not in ("classification", "detection"):
-        raise UserError(f"{run.path} is of {recipe.task}; runs of classification and detection can be analysed")
     if seed is not None and seed not in results.seeds:
         raise UserError(f"{run.path} has no seed {seed}, only {', '.join(map(str, results.seeds))}")
     wanted = results.seeds[0] if seed is None else seed
@@ -245,14 +274,7 @@ def open_run(
 
 
 def _shown(opened: Opened, split: str) -> Shown:
-    source = opened.source.splits.get(split)
-    if source is None:
-        raise UserError(f"{opened.source.data.name} has no {split} split")
-    labelled = (source.labels >= 0).nonzero().flatten()
-    if not len(labelled):
-        raise UserError(f"none of the {split} images of {opened.source.data.name} has a label")
-    count = min(opened.num_images, len(labelled))
-    numbers = labelled[torch.linspace(0, len(labelled) - 1, count).round().long()]
+    source, numbers = _source(opened, split), _numbers(opened, split)
     if opened.recipe.task == "detection":  # whose sizes differ: see `Opened.images`
         return Shown(torch.empty(0), torch.empty(0), source.labels[numbers], numbers)
     student_size, teacher_size = image_sizes(opened.run)
@@ -268,6 +290,22 @@ def _shown(opened: Opened, split: str) -> Shown:
     seen_alike = all(batch.teacher_images is None for batch in batches)
     labels = torch.cat([batch.targets for batch in batches])
     return Shown(images, images if seen_alike else torch.cat(teacher), labels, numbers[: len(labels)])
+
+
+def _source(opened: Opened, split: str) -> Source:
+    source = opened.source.splits.get(split)
+    if source is None:
+        raise UserError(f"{opened.source.data.name} has no {split} split")
+    return source
+
+
+def _numbers(opened: Opened, split: str) -> Tensor:
+    """Places of the labelled images that are looked at, evenly spread."""
+    labelled = (_source(opened, split).labels >= 0).nonzero().flatten()
+    if not len(labelled):
+        raise UserError(f"none of the {split} images of {opened.source.data.name} has a label")
+    count = min(opened.num_images, len(labelled))
+    return labelled[torch.linspace(0, len(labelled) - 1, count).round().long()]
 
 
 def _digest(file: Path) -> str | None:

@@ -137,9 +137,15 @@ def _tasks(opened: Opened, options: AnalyzeOptions, display: Display) -> Iterato
     """What is still to be done of a run."""
     pace: dict[str, float] = {}
     for analysis in options.chosen:
+        if opened.recipe.task not in analysis.tasks:
+            if options.what:
+                display.say(
+                    f"left out  {analysis.name}: of {' and '.join(sorted(analysis.tasks))}, not of {opened.recipe.task}"
+                )
+            continue
         identity = {**opened.identity(analysis.images), "settings": dict(analysis.settings(opened))}
         kept = Kept(opened.run.analysis, analysis.name, identity)
-        problem = analysis.problem_of(opened)
+        problem = analysis.problem(opened)
         if problem is not None:
             kept.leave_out(problem)
             display.say(f"left out  {analysis.name}: {problem}")
@@ -149,7 +155,7 @@ def _tasks(opened: Opened, options: AnalyzeOptions, display: Display) -> Iterato
         for piece in rest:
             if piece.of not in pace:
                 pace[piece.of] = opened.seconds_per_image(piece.of, analysis.images)
-            num_images = round(piece.passes * len(opened.shown(analysis.images)))
+            num_images = round(piece.passes * opened.count(analysis.images))
             yield _Task(analysis, kept, piece, len(pieces), num_images, num_images * pace[piece.of])
 
 
