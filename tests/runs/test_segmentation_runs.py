@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
+import understudy as us
 from helpers.displays import Eventful, press_ctrl_c
 from helpers.engine import read_metrics, reproducible_files, run_recipe
 from helpers.masks import masks_folder, save_mask
@@ -129,6 +130,8 @@ def test_a_run_that_is_stopped_ends_the_same_bit_for_bit(run: RunFolder, data: P
 
 def test_analyze_counts_the_pixels_that_have_the_teachers_class(run: RunFolder) -> None:
     pages = analyze([run], AnalyzeOptions(), allow_code=False, display=Display(quiet=True))
+    (other,) = us.analyze(run.path, what=["fidelity"]).values()
+    assert other["problem"] == "is of runs of classification, and this is one of segmentation"
     found = json.loads((run.path / "analysis/pixels.json").read_text())
     assert (set(found["pieces"]), found["identity"]["num_images"]) == ({"alone", "dist"}, 4)
     kept = load_file(run.predictions_file)

@@ -108,7 +108,7 @@ def analyze(
 
     Args:
         run: a run folder, or what `distill` gives.
-        what: names of analyses, as `understudy analyze --what`; empty: all of them.
+        what: names of analyses, as `understudy analyze --what`; empty: all that are of its task.
         images: at most so many of a split are looked at.
         points: of a loss landscape along each direction, an odd number.
         seed: whose students; None: the run's first.
@@ -131,7 +131,7 @@ def analyze(
     options = AnalyzeOptions(tuple(what), num_images=images, points=points, seed=seed, data=where)
     analyze_runs([folder], options, allow_code=allow_code, module=module, display=Display(quiet=quiet))
     files = {analysis.name: folder.analysis / f"{analysis.name}.json" for analysis in options.chosen}
-    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
 
 
 def export(

@@ -137,15 +137,13 @@ def _tasks(opened: Opened, options: AnalyzeOptions, display: Display) -> Iterato
     """What is still to be done of a run."""
     pace: dict[str, float] = {}
     for analysis in options.chosen:
-        if opened.recipe.task not in analysis.tasks:
-            if options.what:
-                display.say(
-                    f"left out  {analysis.name}: of {' and '.join(sorted(analysis.tasks))}, not of {opened.recipe.task}"
-                )
-            continue
+        is_of_this = opened.recipe.task in analysis.tasks
+        if not is_of_this and not options.what:
+            continue  # nobody asked for it
         identity = {**opened.identity(analysis.images), "settings": dict(analysis.settings(opened))}
         kept = Kept(opened.run.analysis, analysis.name, identity)
-        problem = analysis.problem(opened)
+        other = f"is of runs of {' and '.join(sorted(analysis.tasks))}, and this is one of {opened.recipe.task}"
+        problem = analysis.problem(opened) if is_of_this else other
         if problem is not None:
             kept.leave_out(problem)
             display.say(f"left out  {analysis.name}: {problem}")
