@@ -19,39 +19,26 @@ from understudy.core.taps import TappedModel
 from understudy.data import eval_loader
 from understudy.data.augment.boxes import box_rendering
 from understudy.data.loaders.boxes import BoxEvalLoader
-from understudy.data.sources.base import Source
 from understudy.data.sources.base import rows_of as image_rows
 from understudy.distributed.launch import device_named
 from understudy.models import Network, load_student_network
 from understudy.recipes.comparison import Variant, rows_of
 from understudy.recipes.schema import Recipe
 from understudy.report import Results
+from understudy.runs.analyses.images import Shown, labelled_places, shown_of, split_of
 from understudy.runs.classifiers import teacher_by_name
 from understudy.runs.evaluate import Images, images_of
 from understudy.runs.folder import RunFolder
 from understudy.runs.reopen import image_sizes, made_by_python, recipe_of, results_of, row_network_of
 from understudy.utils.errors import UserError
 
-__all__ = ["TEACHER", "Opened", "Shown", "open_run"]
+__all__ = ["TEACHER", "Opened", "open_run"]
 
 TEACHER = "teacher"
 BESIDE = " beside the "  # in the names of pairs with another teacher than the first
 BATCH_SIZE = 128
 TIMED_IMAGES = 64
 BOXED_AT_ONCE = 8  # images with boxes, which may be large
-
-
-@dataclass(frozen=True)
-class Shown:
-    """N images, as each network takes them, with their labels."""
-
-    images: Tensor  # (N,D,H,W) in [0,1], the student's; empty of images with boxes, which are read when wanted
-    teacher_images: Tensor  # the teacher's; the same tensor where it sees the same
-    labels: Tensor  # (N,)
-    numbers: Tensor  # (N,) places in the split
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 @dataclass
@@ -143,7 +130,7 @@ class Opened:
     def shown(self, split: str) -> Shown:
         """At most `num_images` of a split's labelled images, evenly spread over it."""
         if split not in self._shown:
-            self._shown[split] = _shown(self, split)
+            self._shown[split] = shown_of(self.source, split, self.num_images, self.run, self.recipe)
         return self._shown[split]
 
     def images(self, name: str, split: str, *, most: int | None = None) -> Iterator[tuple[Tensor, Any]]:
@@ -174,11 +161,11 @@ class Opened:
 
     def count(self, split: str) -> int:
         """How many images of a split are looked at."""
-        return len(_numbers(self, split)) if self.is_dense else len(self.shown(split))
+        return len(labelled_places(self.source, split, self.num_images)) if self.is_dense else len(self.shown(split))
 
     def batches(self, split: str) -> Iterator[Batch]:
         """At most `num_images` of a split with their masks, evenly spread over it, as they are evaluated."""
-        chosen = image_rows(_source(self, split), _numbers(self, split))
+        chosen = image_rows(split_of(self.source, split), labelled_places(self.source, split, self.num_images))
         for batch in eval_loader(chosen, self.recipe.data, image_size=image_sizes(self.run)[0]):
             self.check()
             yield batch
@@ -271,41 +258,6 @@ def open_run(
         run, recipe, results, rows, wanted, num_images, points, source,
         allow_code=allow_code, module=module, check=check,
     )  # fmt: skip
-
-
-def _shown(opened: Opened, split: str) -> Shown:
-    source, numbers = _source(opened, split), _numbers(opened, split)
-    if opened.recipe.task == "detection":  # whose sizes differ: see `Opened.images`
-        return Shown(torch.empty(0), torch.empty(0), source.labels[numbers], numbers)
-    student_size, teacher_size = image_sizes(opened.run)
-    loader = eval_loader(
-        image_rows(source, numbers),
-        opened.recipe.data,
-        image_size=student_size,
-        teacher_size=None if teacher_size == student_size else teacher_size,
-    )
-    batches = list(loader)
-    images = torch.cat([batch.images for batch in batches])
-    teacher = [batch.images if batch.teacher_images is None else batch.teacher_images for batch in batches]
-    seen_alike = all(batch.teacher_images is None for batch in batches)
-    labels = torch.cat([batch.targets for batch in batches])
-    return Shown(images, images if seen_alike else torch.cat(teacher), labels, numbers[: len(labels)])
-
-
-def _source(opened: Opened, split: str) -> Source:
-    source = opened.source.splits.get(split)
-    if source is None:
-        raise UserError(f"{opened.source.data.name} has no {split} split")
-    return source
-
-
-def _numbers(opened: Opened, split: str) -> Tensor:
-    """Places of the labelled images that are looked at, evenly spread."""
-    labelled = (_source(opened, split).labels >= 0).nonzero().flatten()
-    if not len(labelled):
-        raise UserError(f"none of the {split} images of {opened.source.data.name} has a label")
-    count = min(opened.num_images, len(labelled))
-    return labelled[torch.linspace(0, len(labelled) - 1, count).round().long()]
 
 
 def _digest(file: Path) -> str | None:
