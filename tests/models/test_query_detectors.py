@@ -241,7 +241,7 @@ def test_detections_are_the_surest_of_all_queries_in_pixels_of_the_image() -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["detr", "rt_detr"])
+@pytest.mark.parametrize("kind", ["detr", "rt_detr", "d_fine"])
 @pytest.mark.parametrize("name", ["onnx", "pt2"])
 def test_files_of_detectors_with_queries_need_no_suppression(kind: str, name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs pip install 'understudy[export]'")

@@ -111,18 +111,12 @@ def write_graph(subject: Subject, file: Path, *, opset: int | None = None) -> No
         UserError: an operation that ONNX lacks, or an opset that cannot be had.
     """
     try:
-        with silence(), torch.no_grad():
-            torch.onnx.export(
-                subject.model,
-                (subject.example,),
-                file,
-                input_names=["images"],
-                output_names=list(subject.outputs),
-                opset_version=OLD_EXPORTERS_OPSET if opset is None and subject.is_ragged else opset,
-                external_data=_is_large(subject.model),
-                verbose=False,
-                **_exporter(subject),
-            )
+        try:
+            _export(subject, file, opset, by_older_one=subject.is_ragged)
+        except (RuntimeError, ValueError):
+            if subject.is_ragged or not subject.is_single:
+                raise
+            _export(subject, file, opset, by_older_one=True)  # D-FINE has an operation that the newer one lacks
     except (RuntimeError, ValueError) as error:  # the exporter's own errors; their cause says what went wrong
         reason = first_line(error.__cause__ or error)
         raise UserError(f"{file.name}: the network cannot be written as ONNX: {reason}") from error
@@ -133,14 +127,28 @@ def write_graph(subject: Subject, file: Path, *, opset: int | None = None) -> No
         )
 
 
-def _exporter(subject: Subject) -> dict[str, Any]:
-    """Which of torch's two exporters, and what is of any length.
+def _export(subject: Subject, file: Path, opset: int | None, *, by_older_one: bool) -> None:
+    """By one of torch's two exporters.
 
     The newer one cannot hold how many boxes non-maximum suppression leaves (torch 2.14, torchvision 0.29).
     """
-    if subject.is_ragged:
-        return {"dynamo": False, "dynamic_axes": {name: {0: "found"} for name in subject.outputs}}
-    return {"dynamo": True, "dynamic_shapes": (_open_axes(subject),)}
+    how: dict[str, Any] = {"dynamo": True, "dynamic_shapes": (_open_axes(subject),)}
+    if by_older_one:
+        open_axes = {name: {0: "found"} for name in subject.outputs} if subject.is_ragged else {}
+        how = {"dynamo": False, "dynamic_axes": open_axes}
+        opset = OLD_EXPORTERS_OPSET if opset is None else opset
+    with silence(), torch.no_grad():
+        torch.onnx.export(
+            subject.model,
+            (subject.example,),
+            file,
+            input_names=["images"],
+            output_names=list(subject.outputs),
+            opset_version=opset,
+            external_data=_is_large(subject.model),
+            verbose=False,
+            **how,
+        )
 
 
 def _open_axes(subject: Subject) -> dict[int, Any]:
