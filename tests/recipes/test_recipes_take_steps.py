@@ -58,6 +58,8 @@ def stand_in(name: str) -> dict[str, Any]:
         over |= {"data": {**over["data"], **drawn}, "steps": None}
     if shipped.get("teacher"):
         over["teacher"] = {"weights": "none", "allow_weak": True, "expected_top1": None, "expected": None}
+        if also := shipped["teacher"].get("also"):
+            over["teacher"]["also"] = {head: {"weights": "none"} for head in also}
         if "swin_large" in shipped["teacher"]["model"]:
             over["teacher"]["kwargs"] = SMALL_SWIN
     for side in ("teacher", "student"):
