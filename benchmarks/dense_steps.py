@@ -2,8 +2,8 @@
 
 Steps: `bare` is the loop of torchvision's references/ on ready tensors: a network in training mode, its losses (of
 detectors those that it returns for images and targets), backward, SGD; with KD or DKD of a teacher without gradient.
-`understudy` is `Trainer.fit` on the same batches, with its checks, yardstick and log. Rows: five students beside each
-other, beside the sum of their parts (one pass of the teacher, then each student's steps). Loader: batches of
+`understudy` is `Trainer.take_step` on the same batches, with its checks, yardstick and log. Rows: five students
+beside each other, and the sum of their parts (one pass of the teacher, then each student's steps). Loader: batches of
 photographs as our loaders give them, beside decoding, scaling, cutting and mirroring them by torchvision's functions.
 Memory: the largest resident set of a process that trains, ours beside the bare loop.
 
@@ -155,9 +155,15 @@ def trainer(task: str, batches: list[us.Batch], rows: Any, device: torch.device)
 
 def ours(task: str, batches: list[us.Batch], rows: Any, device: torch.device) -> Callable[[], object]:
     training = trainer(task, batches, rows, device)
+    training.begin(epochs=1, steps_per_epoch=10**6)
+    for student in training.students:
+        student.train()
 
     def block() -> None:
-        training.fit(batches, epochs=training.epochs + 1)
+        for batch in batches:
+            training.take_step(batch)
+            training.step_in_epoch += 1
+        training.measures.close_interval()
 
     return block
 
