@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -19,15 +20,14 @@ from understudy.data import augment_for
 from understudy.data.loaders.on_device import device_problem
 from understudy.runs.component_changes import with_data_settings
 from understudy.runs.components import Components
-from understudy.utils import files
+from understudy.runs.kept_choice import kept_choice
 from understudy.utils.errors import UserError
-from understudy.utils.untrusted import plain_json, text_of
 
 __all__ = ["DecoderChoice", "check_decoder", "choose_decoder"]
 
 CHOICES = ("workers", "gpu")
 WARMUP, BATCHES, TURNS = 2, 6, 3  # of a trial
-MOST_BYTES = 10_000  # of a written choice
+LOST = "who decodes this run's images; begin anew, with data.decode: workers or gpu"
 
 
 class DecoderChoice(Config):
@@ -64,7 +64,9 @@ def choose_decoder(components: Components, file: Path, *, say: Callable[[str], N
     if problem:
         say(f"decode   auto takes workers: {problem}")
         return with_data_settings(components, {"decode": "workers"})
-    choice = components.world.from_first(lambda: _kept(file, lambda: _measured(components)))
+    choice = components.world.from_first(
+        lambda: kept_choice(DecoderChoice, file, partial(_measured, components), lost=LOST)
+    )
     rates = ", ".join(f"{who} {rate:,.0f}" for who, rate in choice.images_per_second.items())
     say(f"decode   auto takes {choice.decode}: {rates} images a second")
     return with_data_settings(components, {"decode": choice.decode})
@@ -99,17 +101,3 @@ def _measured(components: Components) -> DecoderChoice:
 def _wait(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def _kept(file: Path, measured: Callable[[], DecoderChoice]) -> DecoderChoice:
-    """The choice that a run has written down, or the one that is measured and written down now."""
-    if not file.exists():
-        choice = measured()
-        files.write_atomically(file, choice.model_dump_json().encode())
-        return choice
-    try:
-        return DecoderChoice.read(plain_json(text_of(file, most_bytes=MOST_BYTES)), what=str(file))
-    except ValueError as error:
-        raise UserError(
-            f"{file} does not say any more who decodes this run's images; begin anew, with data.decode: workers or gpu"
-        ) from error

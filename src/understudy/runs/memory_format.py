@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,16 +24,15 @@ from understudy.core.taps import TappedModel
 from understudy.models import Network, in_format
 from understudy.runs.component_changes import with_student_form, with_teacher
 from understudy.runs.components import Components
+from understudy.runs.kept_choice import kept_choice
 from understudy.training.trial_pass import training_problem
-from understudy.utils import files
 from understudy.utils.errors import UserError
 from understudy.utils.seeding import seeded
-from understudy.utils.untrusted import plain_json, text_of
 
 __all__ = ["Choice", "Trial", "choose_memory_format", "faster_format"]
 
 WARMUP, TURNS, MOST_SECONDS = 2, 7, 20.0  # of a trial; a slow network gets fewer turns
-MOST_BYTES = 10_000  # of a written choice
+LOST = "in which memory format this run began; begin anew, with channels_last: true or false"
 
 
 class Choice(Config):
@@ -86,7 +86,7 @@ def choose_memory_format(components: Components, file: Path, *, say: Callable[[s
     """
     if components.recipe.channels_last != "auto":
         return _contiguous_where_it_must(components, say) if components.recipe.channels_last else components
-    choice = components.world.from_first(lambda: _kept(file, lambda: _measured(components)))
+    choice = components.world.from_first(lambda: kept_choice(Choice, file, partial(_measured, components), lost=LOST))
     say(f"format   {choice.describe()}")
     settled = with_student_form(components, lambda network: in_format(network, choice.student))
     if components.teacher_network is None or choice.teacher is None:
@@ -148,25 +148,6 @@ def _measured(components: Components) -> Choice:
     trial = replace(trial, image_size=components.teacher_size or components.image_size, trains=False)
     teacher, teacher_seconds = faster_format(components.teacher_network, trial)
     return Choice(student=student, teacher=teacher, seconds={"student": seconds, "teacher": teacher_seconds})
-
-
-def _kept(file: Path, measured: Callable[[], Choice]) -> Choice:
-    """The choice that a run has written down, or the one that is measured and written down now.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    if not file.exists():
-        choice = measured()
-        files.write_atomically(file, choice.model_dump_json().encode())
-        return choice
-    try:
-        return Choice.read(plain_json(text_of(file, most_bytes=MOST_BYTES)), what=str(file))
-    except ValueError as error:
-        raise UserError(
-            f"{file} does not say any more in which memory format this run began; begin anew, with channels_last: true "
-            "or false"
-        ) from error
 
 
 def _runs_in_channels_last(
