@@ -128,13 +128,14 @@ def test_a_whole_run_has_nothing_to_say_about_missing_files(source):
 
 def test_a_published_number_is_shown_with_its_source(tmp_path):
     run = write_run(tmp_path)
-    data = results_of(run, published={"top1": 75.12, "source": "DOT, table 1"})
+    cited = {"top1": 75.12, "source": "DOT, table 1", "runs": 1, "caveat": "under another teacher"}
+    data = results_of(run, published=cited)
     data["data"]["batch_size"] = 64
     (run / "results.json").write_text(json.dumps(data))
 
     text = Page(write_report(run).read_text()).text
 
-    assert "Published: top-1 75.12 % (DOT, table 1)." in text
+    assert "Published: top-1 75.12 % (DOT, table 1; one run; under another teacher)." in text
     assert "8 epochs of batches of 64, seeds 0, 1, 2" in text
 
 

@@ -119,7 +119,7 @@ def _reported(published: Published, results: Results) -> str:
     losses = {"task loss": published.task_loss, "distill loss": published.distill_loss}
     said = [with_unit(f"{metric.title} {decimal(value, 2)}", metric) for metric, value in scores]
     said += [f"{name} {decimal(value, 4)}" for name, value in losses.items() if value is not None]
-    return ", ".join(said) + (f" ({published.source})" if published.source else "")
+    return ", ".join(said) + (f" ({published.cited})" if published.source else "")
 
 
 def _plain(value: object) -> str:

@@ -175,7 +175,7 @@ def _notes(results: Results) -> Iterator[str]:
         )
     if results.published:
         yield published_sentence(results)
-    elif sources := sorted({source.source for row in results.rows for source in row.published}):
+    elif sources := sorted({source.cited for row in results.rows for source in row.published}):
         yield f"Published: what papers report for a row's settings ({'; '.join(sources)})."
     if results.changed:
         yield changed_sentence(results)
