@@ -139,7 +139,7 @@ def _timm_module(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.M
     own, num_tokens = _without_tokens(kwargs)
     with refusals_said(f"timm:{name}", own):
         module: nn.Module = timm.create_model(name, num_classes=num_classes, **own)
-    if "patch_size" in own:
+    if "patch_size" in own and hasattr(module, "set_distilled_training"):  # of others a note speaks
         refuse_unfitting_patches(module, name=f"timm:{name}")
     return _with_tokens(module, num_tokens, name)
 
