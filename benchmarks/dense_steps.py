@@ -48,6 +48,7 @@ ROWS = {
                   {"name": "fgfi", "student_stages": [0, 1, 2], "teacher_stages": [0, 1, 2]}),
 }  # fmt: skip
 FEW = {"box_batch_size_per_image": 64, "rpn_post_nms_top_n_train": 200, "rpn_pre_nms_top_n_train": 400}
+SHOWN = (BoxRendering(shorter_sides=(160, 192), longer_side=320), BoxRendering())  # photographs; the other is COCO's
 
 
 def main() -> None:
@@ -73,8 +74,12 @@ def main() -> None:
             found = in_turns({key: makers[key]() for key in (base, name)}, arguments.turns, device, warmup=1)
             rows += [{**row, "task": task, "base": base} for row in summary(found, base) if row["name"] != base]
         if arguments.photographs is not None and task == "detection":
-            found = in_turns(loaders(arguments.photographs, arguments.batch), arguments.turns, device)
-            rows += [{**row, "task": task, "base": "decoding"} for row in summary(found, "decoding")][1:]
+            for shown in SHOWN:
+                found = in_turns(loaders(arguments.photographs, arguments.batch, shown), arguments.turns, device)
+                name = f"loader, {max(shown.shorter_sides or ())} px"
+                rows += [
+                    {**row, "name": name, "task": task, "base": "decoding"} for row in summary(found, "decoding")[1:]
+                ]
     facts = {"batch": arguments.batch, "turns": arguments.turns, "steps_a_turn": arguments.steps, "side": SIDE}
     report(table(rows), {"rows": rows, **facts, "device": str(device)}, arguments.json)
 
@@ -255,9 +260,9 @@ def targets_of(boxes: Boxes) -> list[dict[str, Tensor]]:
     return found
 
 
-def loaders(root: Path, batch: int) -> dict[str, Callable[[], object]]:
+def loaders(root: Path, batch: int, rendering: BoxRendering) -> dict[str, Callable[[], object]]:
     """An epoch of photographs by our loader, and the least that gives its images: decoded, scaled, mirrored, padded."""
-    source, rendering = read_coco(root).splits["train"], BoxRendering(shorter_sides=(160, 192), longer_side=320)
+    source = read_coco(root).splits["train"]
     loader = BoxTrainLoader(source, rendering, batch_size=batch, seed=0)
 
     batching = torchvision.models.detection.transform.GeneralizedRCNNTransform(1, 1, [0.0], [1.0]).batch_images
