@@ -7,7 +7,7 @@ beside each other, and the sum of their parts (one pass of the teacher, then eac
 photographs as our loaders give them, beside decoding, scaling, cutting and mirroring them by torchvision's functions.
 Memory: the largest resident set of a process that trains, ours beside the bare loop.
 
-    python benchmarks/dense_steps.py [--task detection] [--turns 7] [--steps 2] [--photographs COCO128] [--memory]
+    python benchmarks/dense_steps.py [--task detection] [--turns 7] [--photographs BOXES] [--masks MASKS] [--memory]
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from torch import Tensor, nn
 
 import understudy as us
 from understudy.core.boxes import Boxes
+from understudy.data import DataConfig, open_data, train_loader
 from understudy.data.augment.boxes import BoxRendering
+from understudy.data.augment.dense import masked_image
 from understudy.data.loaders.boxes import BoxTrainLoader
 from understudy.data.sources.coco_json import read_coco
 from understudy.data.sources.shapes import drawn_shapes, drawn_shapes_with_boxes
@@ -48,6 +50,7 @@ ROWS = {
                   {"name": "fgfi", "student_stages": [0, 1, 2], "teacher_stages": [0, 1, 2]}),
 }  # fmt: skip
 FEW = {"box_batch_size_per_image": 64, "rpn_post_nms_top_n_train": 200, "rpn_pre_nms_top_n_train": 400}
+WINDOW = 320  # of masks
 SHOWN = (BoxRendering(shorter_sides=(160, 192), longer_side=320), BoxRendering())  # photographs; the other is COCO's
 
 
@@ -80,6 +83,9 @@ def main() -> None:
                 rows += [
                     {**row, "name": name, "task": task, "base": "decoding"} for row in summary(found, "decoding")[1:]
                 ]
+        if arguments.masks is not None and task == "segmentation":
+            found = in_turns(mask_loaders(arguments.masks, arguments.batch), arguments.turns, device)
+            rows += [{**row, "task": task, "base": "decoding"} for row in summary(found, "decoding")[1:]]
     facts = {"batch": arguments.batch, "turns": arguments.turns, "steps_a_turn": arguments.steps, "side": SIDE}
     report(table(rows), {"rows": rows, **facts, "device": str(device)}, arguments.json)
 
@@ -92,6 +98,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=7, help="0: memory alone")
     parser.add_argument("--steps", type=int, default=2, help="of every contestant in a turn")
     parser.add_argument("--photographs", type=Path, help="a folder of photographs with boxes in COCO's form")
+    parser.add_argument("--masks", type=Path, help="a folder of photographs with masks")
     parser.add_argument("--memory", action="store_true", help="measure it too")
     parser.add_argument("--of", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -258,6 +265,37 @@ def targets_of(boxes: Boxes) -> list[dict[str, Tensor]]:
         here = boxes.image == image
         found.append({"boxes": boxes.boxes[here], "labels": boxes.labels[here] + 1})
     return found
+
+
+def mask_loaders(root: Path, batch: int) -> dict[str, Callable[[], object]]:
+    """Likewise with masks: decoded, scaled by a factor from 0.5 to 2, padded, cut to 320 pixels, mirrored."""
+    config = DataConfig(root=str(root), image_size=WINDOW, batch_size=batch, workers=0)
+    source = open_data(config).train
+    loader = train_loader(source, config, seed=0, image_size=WINDOW)
+    to = torchvision.transforms.v2.functional
+    nearest = torchvision.transforms.InterpolationMode.NEAREST
+
+    def decoding() -> None:
+        for step in range(loader.steps_per_epoch):
+            images, masks = [], []
+            for index in range(step * batch, (step + 1) * batch):
+                image, mask = masked_image(source, index)
+                factor, down, right, mirror = torch.rand(4).tolist()
+                size = [round(side * (0.5 + 1.5 * factor)) for side in image.shape[1:]]
+                image, mask = to.resize(image, size, antialias=True), to.resize(mask[None], size, interpolation=nearest)
+                pad = [0, 0, max(0, WINDOW - size[1]), max(0, WINDOW - size[0])]
+                image, mask = to.pad(image, pad), to.pad(mask, pad, fill=255)
+                place = [
+                    int(draw * (have - WINDOW + 1)) for draw, have in zip((down, right), image.shape[1:], strict=True)
+                ]
+                image, mask = (to.crop(one, *place, WINDOW, WINDOW) for one in (image, mask))
+                if mirror < 0.5:
+                    image, mask = to.horizontal_flip(image), to.horizontal_flip(mask)
+                images.append(image.float().div_(255))
+                masks.append(mask[0].long())
+            torch.stack(images), torch.stack(masks)
+
+    return {"decoding": decoding, "loader": lambda: [None for _ in loader.epoch(1)]}
 
 
 def loaders(root: Path, batch: int, rendering: BoxRendering) -> dict[str, Callable[[], object]]:

@@ -44,14 +44,13 @@ class MaskTable:
         self.colours = np.array([colour for colour, _ in in_order], dtype=np.int64)
         self.of_colours = np.array([number for _, number in in_order], dtype=np.uint8)
         self.is_closed = classes is None  # whether other values are refused
-        self.table = np.full(256, IGNORED, dtype=np.uint8)
+        table = bytearray([IGNORED] * 256)
         known = {value: value for value in range(num_classes)} if classes is None else classes
         for value, number in known.items():
-            self.table[value] = number
-        self.known = np.zeros(256, dtype=bool)
-        self.known[[*known, ignored, IGNORED]] = True
+            table[value] = number
         if classes is None and ignored != IGNORED:
-            self.table[ignored] = IGNORED
+            table[ignored] = IGNORED
+        self.table, self.known = bytes(table), bytes({*known, ignored, IGNORED})
 
     def classes_of(self, values: Values, name: str) -> Tensor:
         """(H,W) class numbers of what a file holds: numbers (H,W), or colours (H,W,3).
@@ -61,13 +60,14 @@ class MaskTable:
         """
         if values.ndim == 3:
             return self._of_colours(values, name)
-        if self.is_closed and not self.known[values].all():
-            wrong = np.unique(values[~self.known[values]])
+        found = values.tobytes()  # of which bytes.translate is three times as fast as indexing a table
+        if self.is_closed and (unknown := found.translate(None, self.known)):
+            wrong = sorted(set(unknown))
             raise BadImageError(
                 f"{name}: the mask holds {', '.join(map(str, wrong[:5]))}, and there are {self.num_classes} classes "
                 f"(0..{self.num_classes - 1}); name all classes, or say with data.class_map what the numbers mean"
             )
-        return torch.from_numpy(self.table[values])
+        return torch.frombuffer(bytearray(found.translate(self.table)), dtype=torch.uint8).reshape(values.shape)
 
     def _of_colours(self, values: Values, name: str) -> Tensor:
         if not len(self.colours):
