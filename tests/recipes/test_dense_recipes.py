@@ -63,3 +63,19 @@ def test_every_number_of_a_dense_task_says_why_it_may_not_stand_beside_ours() ->
     assert all(number.get("caveat") for number in numbers)
     (first,) = load_recipe(MV2.format("projector")).published
     assert first.cited == "projector paper, table 8; one run; detectron2's networks, and its teacher of 40.22"
+
+
+def test_rows_of_anybodys_boxes_take_the_defaults_of_detectors_where_a_method_has_others() -> None:
+    own = {
+        "task": "detection",
+        "data": {"root": "MY/BOXES"},
+        "teacher": {"model": "fasterrcnn:resnet50"},
+        "student": {"model": "fasterrcnn:mobilenetv2_100"},
+        "rows": ["alone", "reviewkd", "projector", "dist"],
+    }
+    rows = {row.name: row for row in rows_of(Recipe.read(own, what="own"))}
+
+    (reviewkd,), (projector,), (dist,) = (rows[name].method for name in ("reviewkd", "projector", "dist"))
+    assert (reviewkd.model_dump()["embedding"], projector.model_dump()["spatial"]) == (False, True)
+    assert rows["projector"].settings_from == "defaults of detection"
+    assert (dist, rows["dist"].settings_from) == (type(dist)(), "the method's own defaults")

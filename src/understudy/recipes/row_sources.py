@@ -37,13 +37,13 @@ class RowSource:
 
 @dataclass(frozen=True)
 class DataDefaults:
-    """What rows without a recipe of their own get on a data set: methods.yaml beside its recipes.
+    """What rows without a recipe of their own get on a data set: methods.yaml beside its recipes, else its task's.
 
     By method: `method`, its settings; `task_weight`; `update`, with settings that only one update has, such as the
     delta it takes under DOT. By update, for all methods: the same.
     """
 
-    name: str = ""  # 'cifar100'
+    name: str = ""  # 'cifar100', or 'detection'
     entries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def has(self, methods: Sequence[str]) -> bool:
@@ -67,11 +67,12 @@ class DataDefaults:
 
 
 def data_defaults(recipe: Recipe) -> DataDefaults:
-    """The defaults of the data set that the recipe began with; empty ones where it has none."""
-    data = recipe.origin.data
-    if data is None or f"{data}/{METHODS_FILE}" not in shipped_names():
-        return DataDefaults()
-    return DataDefaults(data.removeprefix(ASSUMED), settings_alone(read_shipped(f"{data}/{METHODS_FILE}")))
+    """The defaults of the data set that the recipe began with, else of its task; empty ones where it has none."""
+    for folder in (recipe.origin.data, recipe.task):
+        if folder is not None and f"{folder}/{METHODS_FILE}" in shipped_names():
+            settings = settings_alone(read_shipped(f"{folder}/{METHODS_FILE}"))
+            return DataDefaults(folder.removeprefix(ASSUMED), settings)
+    return DataDefaults()
 
 
 def shipped_row(recipe: Recipe, methods: Sequence[str], *, update: str, row: str) -> RowSource | None:

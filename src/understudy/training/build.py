@@ -182,9 +182,10 @@ def refuse_dense(config: MethodConfig, task: Task) -> None:
     taps = method.taps_for(config)
     wants = method.needs_for(config) - OF_PLACES
     if wants or "embedding" in (*taps.student, *taps.teacher):
+        without = "set method.embedding=false, or " if getattr(config, "embedding", False) else ""
         raise UserError(
             f"method {method.name!r} compares whole images, one embedding or one prediction each, and here every "
-            "image has many predictions; take a method on logits (kd, dkd, dist) or on maps (cwd, at, fitnet)"
+            f"image has many predictions; {without}take a method on logits (kd, dkd, dist) or on maps (cwd, at, fitnet)"
         )
 
 
