@@ -42,7 +42,7 @@ DENSE: dict[DenseTask, dict[str, Any]] = {
         "data": {"root": "boxes-of-shapes", "shorter_sides": [48, 64], "batch_size": 4},
         "student": DETECTOR,
         "teacher": {**DETECTOR, "allow_weak": True},
-        "update": {"lr": 0.001},  # norms that stand still keep no loss from growing, which would part one process from two
+        "update": {"lr": 0.001},  # norms that stand still keep no loss from growing
     },
     "segmentation": {
         "data": {"root": "shapes", "image_size": 48, "batch_size": 4},
