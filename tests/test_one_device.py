@@ -72,6 +72,9 @@ def test_the_guard_refuses_what_a_gpu_refuses() -> None:
         with pytest.raises(RuntimeError, match=r"same device|different devices"):
             here + there
         assert (there + there.to(CUDA)).device == CUDA
+        assert here.numpy().shape == (3,)
+        with pytest.raises(TypeError, match="cuda:0 device type tensor to numpy"):
+            there.numpy()
 
 
 def test_what_a_trainer_is_made_of_lies_on_its_device(components: Components) -> None:

@@ -11,9 +11,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
 __all__ = ["CUDA", "devices_of", "pretended_cuda"]
 
@@ -30,6 +31,7 @@ def pretended_cuda() -> Iterator[None]:
         mock.patch.object(torch, "Generator", _Generator),
         # torch copies the storage, of which a FakeTensor has none: it would read and write elsewhere.
         mock.patch.object(FakeTensor, "__deepcopy__", _copy, create=True),
+        mock.patch.object(FakeTensor, "numpy", _numpy, create=True),
         # Written in C to the memory of a tensor, and a FakeTensor has none.
         *(
             mock.patch.object(module, name, return_value=None)
@@ -82,6 +84,15 @@ def _copy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
     if id(tensor) not in memo:
         memo[id(tensor)] = tensor.detach().clone().requires_grad_(tensor.requires_grad)
     found: Tensor = memo[id(tensor)]
+    return found
+
+
+def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """Ones of its shape; torch refuses it where the tensor is on a GPU, and so is this one."""
+    if tensor.device.type != "cpu":
+        raise TypeError(f"can't convert {tensor.device} device type tensor to numpy")
+    with unset_fake_temporarily():
+        found: np.ndarray[Any, Any] = torch.ones(tensor.shape, dtype=tensor.dtype).numpy()
     return found
 
 
