@@ -12,7 +12,16 @@ from torch import Tensor
 
 from understudy.core.batch import Pairing
 
-__all__ = ["Precision", "autocast", "exact_products", "grad_scaler", "upcast", "upcast_all", "widest_dtype"]
+__all__ = [
+    "Precision",
+    "at_least_float32",
+    "autocast",
+    "exact_products",
+    "grad_scaler",
+    "upcast",
+    "upcast_all",
+    "widest_dtype",
+]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -34,6 +43,11 @@ def grad_scaler(precision: Precision, device: torch.device) -> torch.amp.GradSca
 def widest_dtype(device: torch.device) -> torch.dtype:
     """What sums are kept in: float64, which Apple's GPUs (mps) do not have; float32 there."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half types raised to float32; float32 and float64 stay as they are."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def upcast_all(pairings: Mapping[str, Pairing]) -> dict[str, Pairing]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from understudy.core.batch import IMAGES, MAIN, Activation, Pairing
 from understudy.core.config import Config
+from understudy.core.precision import at_least_float32
 from understudy.core.tap_shapes import TapShapes
 from understudy.core.taps import Taps
 from understudy.utils.errors import UserError, unknown_name
@@ -214,11 +215,6 @@ def method_named(name: str) -> type[Method]:
     if name not in METHODS:
         raise UserError(f"method {name!r} is {unknown_name(name, ['none', *METHODS])}")
     return METHODS[name]
-
-
-def at_least_float32(logits: Tensor) -> Tensor:
-    """Half types raised to float32; float32 and float64 stay as they are."""
-    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
 
 def comparable_logits(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from understudy.core.heads import CLASS_HEAD, MEAN, gives_heads, head_names, nam
 from understudy.core.labels import check_labels
 from understudy.core.meters import Meter
 from understudy.core.outputs import logits_of, named_outputs
+from understudy.core.precision import at_least_float32
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import BatchMeasures, ClassWeights, Evaluation, K, Metric, Predictor
@@ -284,4 +285,4 @@ def _as_logits(output: object) -> Tensor:
             f"a classifier must return a (B,C) tensor of logits, but this one returns {returned}; "
             "wrap it in a module whose forward returns the logits alone"
         )
-    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+    return at_least_float32(logits)

@@ -13,10 +13,12 @@ from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
 from understudy.core.boxes import Boxes
 from understudy.core.config import Config
 from understudy.core.detection import Detections, OtherFamilyError, Proposals, Scored
+from understudy.core.precision import at_least_float32
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import BatchMeasures, ClassWeights, Evaluation, K, Metric, Predictor
 from understudy.tasks.box_evaluation import METRICS, BoxEvaluation, BoxMatches
+from understudy.tasks.dense import checked_num_classes, rows_of_images
 from understudy.tasks.object_masks import MaskKind, ObjectMasks
 from understudy.utils.errors import UserError
 
@@ -86,9 +88,7 @@ class Detection:
     is_dense: bool = True
 
     def __init__(self, num_classes: int, *, settings: DetectionConfig | None = None) -> None:
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise UserError(f"num_classes of boxes must be a whole number from 1 on, got {num_classes!r}")
-        self.num_classes = num_classes
+        self.num_classes = checked_num_classes(num_classes, "boxes")
         self.settings = settings or DetectionConfig()
 
     @classmethod
@@ -119,24 +119,16 @@ class Detection:
         task_loss = torch.stack(list(detector.losses(proposals, scored).values())).sum()
         taught = self._answer(observation, proposals)
         rows = Pairing(
-            _wide(scored.logits),
-            None if taught is None else _wide(taught.logits),
+            at_least_float32(scored.logits),
+            None if taught is None else at_least_float32(taught.logits),
             proposals.labels,
             is_ragged=True,
             activation=scored.activation,
         )
-        count = len(batch.images)
-        images = Pairing(
-            student_logits=rows.student_logits.new_zeros(count, 0),
-            teacher_logits=None,
-            labels=rows.labels.new_full((count,), -1),
-            student_features=features,
-            teacher_features=observation.features,
-            indices=batch.indices,
-            maps=ObjectMasks(
-                self.settings.masks, lambda: detector.anchors(maps, batch.images), maps, batch.images, boxes, features
-            ),
+        masks = ObjectMasks(
+            self.settings.masks, lambda: detector.anchors(maps, batch.images), maps, batch.images, boxes, features
         )
+        images = rows_of_images(batch, observation, features, masks, rows.student_logits)
         pairings = {MAIN: rows, FOREGROUND: _objects_of(rows, proposals.is_object), IMAGES: images}
         return task_loss, {**pairings, **_by_level(scored, taught)}
 
@@ -245,10 +237,10 @@ def _by_level(scored: Scored, taught: Scored | None) -> dict[str, Pairing]:
                 f"level {name}: the student's head gives {tuple(logits.shape)} and the teacher's "
                 f"{tuple(theirs.shape)}; take detectors with the same anchors and strides"
             )
-        rows = _wide(logits).movedim(1, -1).flatten(0, -2)
+        rows = at_least_float32(logits).movedim(1, -1).flatten(0, -2)
         found[name] = Pairing(
             student_logits=rows,
-            teacher_logits=None if theirs is None else _wide(theirs).detach().movedim(1, -1).flatten(0, -2),
+            teacher_logits=None if theirs is None else at_least_float32(theirs).detach().movedim(1, -1).flatten(0, -2),
             labels=torch.full((len(rows),), -1, device=rows.device),
             activation=scored.activation,
         )
@@ -272,7 +264,3 @@ def _boxes_of(batch: Batch) -> Boxes:
     if not isinstance(batch.targets, Boxes):
         raise UserError(f"detection learns from understudy.core.boxes.Boxes, but got {type(batch.targets).__name__}")
     return batch.targets
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()

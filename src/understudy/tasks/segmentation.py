@@ -13,10 +13,12 @@ from torch import Tensor
 
 from understudy.core.batch import IMAGES, MAIN, Batch, Observation, Pairing
 from understudy.core.outputs import LOGITS, named_outputs
+from understudy.core.precision import at_least_float32
 from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import BatchMeasures, ClassWeights, Evaluation, K, Metric, Predictor
 from understudy.tasks.class_weights import checked_weights
+from understudy.tasks.dense import checked_num_classes, rows_of_images
 from understudy.tasks.pixel_evaluation import METRICS, PixelEvaluation, PixelScores
 from understudy.tasks.pixel_views import at_size
 from understudy.tasks.segmentation_settings import SegmentationConfig
@@ -60,13 +62,9 @@ class Segmentation:
         class_weights: Tensor | Sequence[float] | None = None,
         settings: SegmentationConfig | None = None,
     ) -> None:
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or not 1 <= num_classes <= MOST_CLASSES:
-            raise UserError(
-                f"num_classes of masks must be a whole number from 1 to {MOST_CLASSES}, got {num_classes!r}"
-            )
         if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing must be a share from 0 to below 1, got {label_smoothing!r}")
-        self.num_classes = num_classes
+        self.num_classes = checked_num_classes(num_classes, "masks", most=MOST_CLASSES)
         self.label_smoothing = label_smoothing
         self.class_weights = None if class_weights is None else checked_weights(class_weights, num_classes)
         self.settings = settings or SegmentationConfig()
@@ -105,16 +103,8 @@ class Segmentation:
         pairings = {MAIN: self._rows(own[LOGITS], theirs.get(LOGITS), labels)}
         if AUX in self.pairing_names(own, theirs or None):
             pairings[AUX] = self._rows(own[AUX], theirs.get(AUX), labels)
-        count, (height, width) = len(batch.images), own[LOGITS].shape[2:]
-        pairings[IMAGES] = Pairing(
-            student_logits=own[LOGITS].new_zeros(count, 0),
-            teacher_logits=None,
-            labels=labels.new_full((count,), -1),
-            student_features=features,
-            teacher_features=observation.features,
-            indices=batch.indices,
-            maps={"labels": _nearest(labels, height, width)},
-        )
+        maps = {"labels": _nearest(labels, *own[LOGITS].shape[2:])}
+        pairings[IMAGES] = rows_of_images(batch, observation, features, maps, own[LOGITS])
         return task_loss, pairings
 
     def pairing_names(self, student: Collection[str], teacher: Collection[str] | None) -> tuple[str, ...]:
@@ -244,7 +234,7 @@ def _maps(output: Any) -> dict[str, Tensor]:
             f"a segmenter must return (B,C,h,w) logits, or a dict with them as 'logits' (and 'aux'), but this one "
             f"returns {shapes or type(output).__name__}"
         )
-    return {name: one if one.dtype in (torch.float32, torch.float64) else one.float() for name, one in found.items()}
+    return {name: at_least_float32(one) for name, one in found.items()}
 
 
 def _classes(targets: Tensor) -> Tensor:
