@@ -1,12 +1,8 @@
-"""Masks and tokens on a GPU that is not there (pretended_cuda): everything that a run computes lies on one device.
-
-Not detectors: how many boxes they say something of depends on values, which there are none of.
-"""
+"""Masks and tokens on a GPU that is not there (pretended_cuda): everything that a run computes lies on one device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -14,18 +10,13 @@ import pytest
 
 from helpers.engine import tiny_recipe
 from helpers.masks import masks_folder
-from helpers.pretended_cuda import CUDA, devices_of, pretended_cuda
+from helpers.pretended_cuda import devices_of, pretended_cuda
+from helpers.pretended_runs import check_losses, on_cuda, opened, trainer_of
 from understudy import Recipe
-from understudy.core.precision import upcast_all
-from understudy.distributed.world import RankCounts
 from understudy.models.cost import count_macs, images_per_second, model_facts
 from understudy.recipes.comparison import rows_of
-from understudy.runs.build import build_trainer, deployed_network
-from understudy.runs.component_changes import with_teacher
-from understudy.runs.components import Components, open_components
-from understudy.training.loss import PassShare, combine_losses
-from understudy.training.metrics import record_of
-from understudy.training.trainer import Trainer
+from understudy.runs.build import deployed_network
+from understudy.runs.components import Components
 
 MASKS = {
     "model": "deeplabv3:resnet10t",
@@ -56,19 +47,6 @@ def of_tokens(folder: Path) -> Recipe:
     return tiny_recipe({"student": TOKENS, "rows": rows, "seeds": [0], "ema": 0.9, "fold_teacher": False})
 
 
-def opened(recipe: Recipe) -> Components:
-    return open_components(recipe, allow_code=False, say=lambda _: None)
-
-
-def on_cuda(components: Components) -> Components:
-    assert components.teacher_network is not None
-    return with_teacher(replace(components, device=CUDA), components.teacher_network)
-
-
-def trainer_of(components: Components) -> Trainer:
-    return build_trainer(components, rows_of(components.recipe), 0)
-
-
 @pytest.fixture(params=[of_masks, of_tokens], ids=["masks", "tokens"])
 def components(request: pytest.FixtureRequest, tmp_path: Path) -> Components:
     make: Callable[[Path], Recipe] = request.param
@@ -78,28 +56,7 @@ def components(request: pytest.FixtureRequest, tmp_path: Path) -> Components:
 def test_losses_lie_on_the_device(components: Components) -> None:
     with pretended_cuda():
         components = on_cuda(components)
-        trainer = trainer_of(components)
-        batch = next(iter(components.train_loader(0).epoch(1)))
-        assert {batch.images.device, batch.targets.device} == {CUDA}
-        assert trainer.teacher is not None
-        observation = trainer.teacher.observe(batch)
-        for student in trainer.students:
-            student.begin_step(progress=0.0, epochs=1)
-            task_loss, found = student.task.pair(student.model, observation, batch)
-            pairings = upcast_all(found)
-            losses, whole = combine_losses(
-                task_loss,
-                pairings,
-                student.methods,
-                task_weight=student.task_weight,
-                epoch=1,
-                part=PassShare(RankCounts((len(batch.images),))),
-                random_state=student.shared_random_state,
-            )
-            tensors = [one for one in (losses.task, losses.distill, *losses.terms.values()) if one is not None]
-            assert devices_of(tensors) == {"cuda"}, student.name
-            shown = pairings["main"]
-            trainer.measures.add(student.name, record_of(whole, shown, student.task.batch_measures(shown)))
+        check_losses(trainer_of(components), next(iter(components.train_loader(0).epoch(1))))
 
 
 def test_evaluation_stays_there(components: Components) -> None:
