@@ -23,6 +23,7 @@ LogitLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 CORE: dict[str, LogitLoss] = {
     "kd": lambda student, teacher, labels: kd_loss(student, teacher),
+    "kd_sigmoid": lambda student, teacher, labels: kd_loss(student, teacher, activation="sigmoid"),
     "kd_t1": lambda student, teacher, labels: kd_loss(student, teacher, temperature=1),
     "dkd": dkd_loss,
     "dkd_t1": lambda student, teacher, labels: dkd_loss(student, teacher, labels, temperature=1),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from torch import Tensor
 
@@ -23,6 +24,37 @@ def test_kd_equals_the_formula_of_the_paper(seed: int, num_rows: int, num_classe
     for temperature in (1.0, 4.0):
         expected = kd_by_the_formula(student, teacher, temperature)
         assert kd_loss(student, teacher, temperature=temperature).item() == pytest.approx(expected, rel=1e-10)
+
+
+@few
+@given(seeds, row_counts, class_counts)
+def test_kd_of_sigmoids_is_the_divergence_of_yes_and_no_class_by_class(
+    seed: int, num_rows: int, num_classes: int
+) -> None:
+    student, teacher = normal(num_rows, num_classes, seed=seed), normal(num_rows, num_classes, seed=seed + 1)
+    for temperature in (1.0, 4.0):
+        p, q = (1 / (1 + np.exp(-side.numpy() / temperature)) for side in (teacher, student))
+        by_class = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+        found = kd_loss(student, teacher, temperature=temperature, activation="sigmoid")
+        assert found.item() == pytest.approx(temperature**2 * by_class.sum() / num_rows, rel=1e-9)
+
+
+def test_kd_of_a_sigmoid_equals_kd_of_a_softmax_over_yes_and_no() -> None:
+    student, teacher = normal(6, 1), normal(6, 1, seed=1)
+    two = [torch.cat([side, torch.zeros_like(side)], dim=1) for side in (student, teacher)]
+    torch.testing.assert_close(kd_loss(student, teacher, activation="sigmoid"), kd_loss(*two))
+
+
+def test_kd_of_sigmoids_has_the_gradient_of_binary_cross_entropy_on_soft_targets() -> None:
+    student, teacher = normal(4, 5).requires_grad_(), normal(4, 5, seed=1)
+    (found,) = torch.autograd.grad(kd_loss(student, teacher, temperature=1, activation="sigmoid"), student)
+    cross_entropy = F.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="sum") / 4
+    torch.testing.assert_close(found, torch.autograd.grad(cross_entropy, student)[0])
+
+
+def test_kd_names_an_unknown_activation() -> None:
+    with pytest.raises(UserError, match=r"activation 'sigmoids' is.*sigmoid"):
+        kd_loss(normal(4, 5), normal(4, 5), activation="sigmoids")  # type: ignore[arg-type]
 
 
 def test_kd_defaults_to_temperature_four() -> None:

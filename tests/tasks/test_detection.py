@@ -16,6 +16,7 @@ from understudy.core.tap_shapes import TapShapes
 from understudy.core.taps import TappedModel
 from understudy.methods.base import Context
 from understudy.methods.dist import dist_loss
+from understudy.methods.kd import kd_loss
 from understudy.models.detectors.base import Pyramid
 from understudy.tasks.box_evaluation import BoxEvaluation
 from understudy.tasks.detection import FOREGROUND, Detection, DetectionConfig
@@ -223,8 +224,12 @@ def test_what_cannot_be_learnt_is_refused_in_words(batch: Batch) -> None:
 
 
 def test_one_stage_heads_are_compared_level_by_level_as_sigmoids(batch: Batch) -> None:
-    levels = {"on": ["p3", "p4"]}
-    methods = [us.methods.METHODS["dist"].Config.model_validate(levels), us.methods.METHODS["fgfi"].Config()]
+    known = us.methods.METHODS
+    methods = [
+        known["dist"].Config.model_validate({"on": ["p3", "p4"]}),
+        known["kd"].Config.model_validate({"on": ["main", "p3"], "temperature": 1}),
+        known["fgfi"].Config(),
+    ]
     trainer = us.trainer(
         task=Detection(CLASSES),
         teacher=us.LiveTeacher(small_one_stage(1, width=24)),
@@ -233,12 +238,12 @@ def test_one_stage_heads_are_compared_level_by_level_as_sigmoids(batch: Batch) -
     )
     trainer.fit([batch], epochs=1, val=[batch])
     (shown,) = trainer.measures.interval.values()
-    assert {"dist.p3.inter", "dist.p4.intra", "fgfi"} <= shown.keys(), list(shown)
+    assert {"dist.p3.inter", "dist.p4.intra", "kd", "kd.p3", "fgfi"} <= shown.keys(), list(shown)
     assert "kl_to_teacher" not in shown
     assert all(math.isfinite(value) for value in shown.values())
 
 
-def test_a_level_is_compared_as_dist_does_it_for_dense_heads(batch: Batch) -> None:
+def test_a_level_is_compared_as_dist_and_kd_do_it_for_dense_heads(batch: Batch) -> None:
     live, student = us.LiveTeacher(small_one_stage(1)), TappedModel(small_one_stage()).train()
     live.tap(())
     pairings = Detection(CLASSES).pair(student, live.observe(batch), batch)[1]
@@ -249,6 +254,9 @@ def test_a_level_is_compared_as_dist_does_it_for_dense_heads(batch: Batch) -> No
     assert level.teacher_logits is not None
     expected = dist_loss(level.student_logits, level.teacher_logits, activation="sigmoid")
     torch.testing.assert_close(terms["inter"] + terms["intra"], expected)
+    taught = us.methods.METHODS["kd"](us.methods.METHODS["kd"].Config(temperature=2), context)(level)["kd"]
+    expected = kd_loss(level.student_logits, level.teacher_logits, temperature=2, activation="sigmoid")
+    torch.testing.assert_close(taught, expected)
 
 
 @pytest.mark.parametrize("method", ["dkd", "tfkd"])
@@ -259,5 +267,5 @@ def test_methods_on_softmaxes_refuse_heads_of_sigmoids(batch: Batch, method: str
         students=[us.StudentSpec(small_one_stage(), method=us.methods.METHODS[method].Config())],
         sample=batch,
     )
-    with pytest.raises(UserError, match=rf"'{method}' compares probabilities that sum to 1.*take dist"):
+    with pytest.raises(UserError, match=rf"'{method}' compares probabilities that sum to 1.*take kd or dist"):
         trainer.fit([batch], epochs=1)

@@ -92,6 +92,8 @@ class DKD(Method, name="dkd"):
     logit, which is infinite at confident students; here the label is left out and everything stays in log space
     (test_dkd_is_finite_where_a_probability_underflows). Equal elsewhere to 1e-12 in float64 (golden dkd).
     Unlabelled rows (-1) are left out; mdistiller knows none.
+    Rows whose classes are a sigmoid each (RetinaNet, FCOS, RT-DETR) are refused: what a class has beside the others,
+    and what is left for them where the label is not, exist only where all sum to 1. kd takes such rows.
     """
 
     class Config(MethodConfig):

@@ -36,8 +36,8 @@ def check_pairing(pairing: Pairing, methods: Iterable[Method]) -> None:
         if pairing.activation not in method.activations:
             raise UserError(
                 f"method {method.name!r} compares probabilities that sum to 1, and here every class is a "
-                f"{pairing.activation} of its own, as in one-stage detectors; take dist, or a method on maps (fgfi, "
-                "fitnet, cwd)"
+                f"{pairing.activation} of its own, as in one-stage detectors; take kd or dist, or a method on maps "
+                "(fgfi, fitnet, cwd)"
             )
         for need in sorted(method.needs_for(method.config)):
             _check_need(pairing, method, need)
