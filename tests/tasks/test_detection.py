@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -269,3 +270,34 @@ def test_methods_on_softmaxes_refuse_heads_of_sigmoids(batch: Batch, method: str
     )
     with pytest.raises(UserError, match=rf"'{method}' compares probabilities that sum to 1.*take kd or dist"):
         trainer.fit([batch], epochs=1)
+
+
+def one_class(batch: Batch) -> Batch:
+    return replace(batch, targets=replace(batch.targets, labels=torch.zeros_like(batch.targets.labels)))
+
+
+@pytest.mark.parametrize("build", [small_detector, small_one_stage])
+def test_detectors_of_one_class_are_distilled(batch: Batch, build: Callable[..., nn.Module]) -> None:
+    batch = one_class(batch)
+    trainer = us.trainer(
+        task=Detection(1),
+        teacher=us.LiveTeacher(build(1, num_classes=1)),
+        students=[
+            us.StudentSpec(build(num_classes=1), method=[us.methods.METHODS[name].Config() for name in ("kd", "fgfi")])
+        ],
+        sample=batch,
+    )
+    trainer.fit([batch], epochs=1)
+    (shown,) = trainer.measures.interval.values()
+    assert shown["kd"] > 0
+    assert shown["fgfi"] > 0
+
+
+def test_what_wants_three_classes_counts_the_background(batch: Batch) -> None:
+    with pytest.raises(UserError, match="'dkd' needs at least 3 classes, but the data has 1 and the background"):
+        us.trainer(
+            task=Detection(1),
+            teacher=us.LiveTeacher(small_detector(1, num_classes=1)),
+            students=[us.StudentSpec(small_detector(num_classes=1), method=us.methods.METHODS["dkd"].Config())],
+            sample=one_class(batch),
+        )

@@ -13,12 +13,13 @@ __all__ = ["ALONE", "default_task_weight"]
 ALONE = "alone"  # the row in which the student learns without a teacher
 
 
-def check_num_classes(config: MethodConfig, num_classes: int) -> None:
-    """Refuse a method that is not defined on so few classes."""
+def check_num_classes(config: MethodConfig, num_classes: int, *, has_background: bool = False) -> None:
+    """Refuse a method that is not defined on so few classes, of which the background is one more where there is one."""
     needed = config.method.min_classes
-    if num_classes < needed:
+    if num_classes + has_background < needed:
+        found = f"{num_classes}{' and the background' if has_background else ''}"
         raise UserError(
-            f"method {config.method.name!r} needs at least {needed} classes, but the data has {num_classes}; "
+            f"method {config.method.name!r} needs at least {needed} classes, but the data has {found}; "
             "take kd or dist, or tfkd without a teacher"
         )
 

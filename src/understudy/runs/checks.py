@@ -19,6 +19,7 @@ from understudy.models import Network
 from understudy.recipes.comparison import Variant
 from understudy.runs.components import Components
 from understudy.tasks import Detection, DetectorLike
+from understudy.tasks.base import has_background
 from understudy.training.build import refuse_dense
 from understudy.training.loss import is_on_local_rows
 from understudy.training.trial_pass import USUAL_IMAGES, training_problem
@@ -43,7 +44,7 @@ def check_rows(components: Components, rows: Sequence[Variant]) -> None:
     _check_further_teachers(components, rows)
     for method in (method for row in rows for method in row.method):
         name = method.method.name
-        check_num_classes(method, len(components.data.classes))
+        check_num_classes(method, len(components.data.classes), has_background=has_background(components.task))
         refuse_dense(method, components.task)
         _check_needs(method, config)
         if method.group_size is not None and config.copies != "none":

@@ -20,6 +20,7 @@ __all__ = [
     "Metric",
     "Predictor",
     "Task",
+    "has_background",
     "headline_metric",
     "is_dense",
 ]
@@ -162,6 +163,11 @@ class Task(Protocol):
 def is_dense(task: Task) -> bool:
     """Whether predictions are parts of an image, so that logits are maps and features have rows of their own."""
     return bool(getattr(task, "is_dense", False))
+
+
+def has_background(task: Task) -> bool:
+    """Whether a prediction may be of none of the data's classes, which is one more answer."""
+    return bool(getattr(task, "has_background", False))
 
 
 def headline_metric(task: Task) -> Metric:

@@ -86,6 +86,7 @@ class Detection:
     headline: str = "ap"
     batch_metrics: tuple[str, ...] = ("proposal_accuracy",)
     is_dense: bool = True
+    has_background: bool = True
 
     def __init__(self, num_classes: int, *, settings: DetectionConfig | None = None) -> None:
         self.num_classes = checked_num_classes(num_classes, "boxes")

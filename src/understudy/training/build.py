@@ -21,7 +21,7 @@ from understudy.methods.combination import check_num_classes, default_task_weigh
 from understudy.optim import undecayed_names
 from understudy.optim.ema import WeightAverage
 from understudy.tasks import Task
-from understudy.tasks.base import is_dense
+from understudy.tasks.base import has_background, is_dense
 from understudy.teachers import Teacher
 from understudy.training.connector_weights import load_connectors
 from understudy.training.heads import open_taught_heads_
@@ -140,7 +140,7 @@ def _build_methods(spec: StudentSpec, model: TappedModel, around: BuildContext) 
     for number, config in enumerate(spec.methods):
         _refuse_other_classes(config, context)
         _refuse_absent_rows(config, context, around)
-        check_num_classes(config, around.num_classes)
+        check_num_classes(config, around.num_classes, has_background=has_background(around.task))
         weight, warmup_epochs = weighted(config)
         for place, (name, factor) in enumerate(config.method.reads(config).items()):
             with seeded(hashed(around.seed, "connectors", number, *([name] if place else []))):
