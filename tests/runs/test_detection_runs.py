@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from helpers.detections import found, truth
 from helpers.displays import Eventful, press_ctrl_c
+from helpers.drawn_shapes import small_detector
 from helpers.engine import read_metrics, reproducible_files, run_recipe
 from understudy import Recipe, UserError, load_student
 from understudy.cli.drawn_boxes import write_boxes
@@ -321,9 +323,45 @@ def test_the_card_of_a_detector_is_of_a_detector_and_its_code_finds_boxes(run: R
     assert "model.safetensors" in said
 
 
-def test_what_detectors_do_not_have_yet_is_refused_in_words(run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a detector's boxes are shown alone"):
-        predictions(run.path, [Image.new("RGB", (8, 8))], teacher=True, say=print)
+def test_predict_shows_the_teachers_boxes_beside_the_students(run: RunFolder, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    recipe = recipe_of()
+    network = open_components(recipe, allow_code=False, say=print).teacher_network
+    assert network is not None
+    finder = finder_of(network.prepared, recipe.data)
+    assert finder is not None
+    expected = finder(torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+    (one,) = predictions(run.path, [picture], topk=2, teacher=True, say=print)
+    assert one.teacher is not None
+    assert [answer.probability for answer in one.teacher] == pytest.approx(expected.scores[:2].tolist())
+    assert one.teacher[0].box == pytest.approx(expected.boxes[0].tolist())
+    assert one.student == next(predictions(run.path, [picture], topk=2, say=print)).student != one.teacher
+    rows = list(csv.DictReader(written_as("csv", [one], has_teacher=True)))
+    assert [(row["of"], row["rank"]) for row in rows] == [
+        ("student", "1"),
+        ("student", "2"),
+        ("teacher", "1"),
+        ("teacher", "2"),
+    ]
+    assert float(rows[2]["x1"]) == pytest.approx(one.teacher[0].box[0], abs=0.01)
+    assert json.loads(next(written_as("jsonl", [one], has_teacher=True)))["teacher"][0]["box"]
+    bare = dataclasses.replace(one, teacher=())
+    assert "teacher   nothing found" in list(written_as("table", [bare], has_teacher=True))[1]
+    write_boxes(dataclasses.replace(one, student=()), tmp_path)
+    drawn = np.asarray(Image.open(tmp_path / "image 0.png"))
+    assert drawn.shape[1] >= 2 * 90
+    assert (drawn[-40:, :90] == pixels).all()
+    assert (drawn[-40:, -90:] != pixels).any()
+
+
+def test_a_teacher_that_is_no_detector_or_tells_other_classes_is_not_shown_beside_one(run: RunFolder) -> None:
+    for module, message in (
+        (torch.nn.Conv2d(3, 3, 1), r"is no detector and .* is one.*understudy\.detector\(network, num_classes\)"),
+        (small_detector(num_classes=2), "tells 2 classes apart and its student 3"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predictions(run.path, [Image.new("RGB", (8, 8))], teacher=module, say=print)
 
 
 def test_a_bank_is_refused_with_the_reason_for_each_method_and_the_size_of_the_pyramid(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -21,23 +22,51 @@ _TEXT_SIZES = (10, 28)  # pixels
 def write_boxes(prediction: Prediction, folder: Path) -> None:
     """Write the picture with its boxes, their classes and how sure each is, as a PNG of the picture's name.
 
+    With a teacher's the picture is there twice: the student's boxes at the left, the teacher's at the right.
+
     Raises:
         UserError: the student is no detector, or the folder cannot be written to.
     """
     if not prediction.has_boxes or prediction.picture is None:
         raise UserError(f"--boxes: {prediction.image} has no boxes; its student is no detector")
-    image = Image.fromarray(prediction.picture.permute(1, 2, 0).contiguous().numpy())
-    least, most = _TEXT_SIZES
-    size = max(least, min(most, round(_TEXT_SHARE * min(image.size))))
-    draw = ImageDraw.Draw(image)
-    for answer in reversed(prediction.student):  # the surest lies on top
-        _draw(draw, answer, ImageFont.load_default(size), width=max(1, size // 7))
+    picture = Image.fromarray(prediction.picture.permute(1, 2, 0).contiguous().numpy())
+    image = _drawn(picture, prediction.student)
+    if prediction.teacher is not None:
+        image = _side_by_side({"student": image, "teacher": _drawn(picture, prediction.teacher)})
     file = folder / f"{Path(prediction.image).stem}.png"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         image.save(file)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror or error}") from None
+
+
+def _drawn(picture: Image.Image, answers: Sequence[Answer]) -> Image.Image:
+    """The picture with these boxes."""
+    image, size = picture.copy(), _text_size(picture)
+    draw = ImageDraw.Draw(image)
+    for answer in reversed(answers):  # the surest lies on top
+        _draw(draw, answer, ImageFont.load_default(size), width=max(1, size // 7))
+    return image
+
+
+def _text_size(picture: Image.Image) -> int:
+    least, most = _TEXT_SIZES
+    return max(least, min(most, round(_TEXT_SHARE * min(picture.size))))
+
+
+def _side_by_side(pictures: Mapping[str, Image.Image]) -> Image.Image:
+    """Pictures of one size with their captions above them."""
+    first = next(iter(pictures.values()))
+    size = _text_size(first)
+    width, top, gap = first.width, size + 8, size
+    whole = Image.new("RGB", (len(pictures) * (width + gap) - gap, top + first.height), "white")
+    draw = ImageDraw.Draw(whole)
+    for place, (caption, picture) in enumerate(pictures.items()):
+        left = place * (width + gap)
+        draw.text((left + 2, 2), caption, fill="black", font=ImageFont.load_default(size))
+        whole.paste(picture, (left, top))
+    return whole
 
 
 def _draw(

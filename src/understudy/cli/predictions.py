@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -60,10 +60,9 @@ def _table(predictions: Iterable[Prediction], has_teacher: bool) -> Iterator[str
         if one.problem is not None:
             lines.append([visible(one.image), *who, f"cannot be read: {visible(one.problem)}"])
             continue
-        said = [*map(_words, one.student)] or ["nothing found"]
-        lines.append([visible(one.image), *who, *said])
+        lines.append([visible(one.image), *who, *_all_words(one.student)])
         if one.teacher is not None:
-            lines.append(["", "teacher", *map(_words, one.teacher)])
+            lines.append(["", "teacher", *_all_words(one.teacher)])
     widths = [max((len(cell) for cell in column), default=0) for column in _columns(lines)]
     for line in lines:
         yield "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip()
@@ -75,6 +74,10 @@ def _columns(lines: list[list[str]]) -> Iterator[list[str]]:
         yield [line[place] for line in lines if place < len(line) and not line[place].startswith("cannot be read: ")]
 
 
+def _all_words(answers: Sequence[Answer]) -> list[str]:
+    return [*map(_words, answers)] or ["nothing found"]
+
+
 def _words(answer: Answer) -> str:
     where = "" if answer.box is None else f" at {' '.join(f'{side:.0f}' for side in answer.box)}"
     return f"{visible(answer.name)} {100 * answer.probability:.1f} %{where}"
@@ -83,12 +86,13 @@ def _words(answer: Answer) -> str:
 def _csv(predictions: Iterable[Prediction], has_teacher: bool) -> Iterator[str]:
     """A row for each picture and rank; one that could not be read has a single row with its problem.
 
-    Of a detector a row for each box with its corners, and a single row of a picture on which nothing was found.
+    Of a detector a row for each box with its corners, and a single row of a picture on which nothing was found; beside
+    a teacher another column says whose box it is.
     """
     rest = iter(predictions)
     first = next(rest, None)
     if first is not None and first.has_boxes:
-        yield from _csv_of_boxes(chain([first], rest))
+        yield from _csv_of_boxes(chain([first], rest), has_teacher)
         return
     of_teacher = ["teacher_class", "teacher_probability"] if has_teacher else []
     yield _csv_row(["image", "rank", "class", "probability", *of_teacher, "problem"])
@@ -100,15 +104,18 @@ def _csv(predictions: Iterable[Prediction], has_teacher: bool) -> Iterator[str]:
             yield _csv_row([visible(one.image), str(rank + 1), *_cells(answer), *beside, ""])
 
 
-def _csv_of_boxes(predictions: Iterable[Prediction]) -> Iterator[str]:
-    yield _csv_row(["image", "rank", "class", "probability", "x1", "y1", "x2", "y2", "problem"])
+def _csv_of_boxes(predictions: Iterable[Prediction], has_teacher: bool) -> Iterator[str]:
+    of = ["of"] if has_teacher else []
+    yield _csv_row(["image", *of, "rank", "class", "probability", "x1", "y1", "x2", "y2", "problem"])
     for one in predictions:
-        name = visible(one.image)
-        if not one.student:
-            yield _csv_row([name, *[""] * 7, visible(one.problem or "")])
-        for rank, answer in enumerate(one.student):
-            corners = [f"{side:.2f}" for side in answer.box or ()]
-            yield _csv_row([name, str(rank + 1), *_cells(answer), *corners, ""])
+        said = {"student": one.student} | ({} if one.teacher is None else {"teacher": one.teacher})
+        for who, answers in said.items():
+            begin = [visible(one.image), *([who] if has_teacher else [])]
+            if not answers:
+                yield _csv_row([*begin, *[""] * 7, visible(one.problem or "")])
+            for rank, answer in enumerate(answers):
+                corners = [f"{side:.2f}" for side in answer.box or ()]
+                yield _csv_row([*begin, str(rank + 1), *_cells(answer), *corners, ""])
 
 
 def _cells(answer: Answer) -> list[str]:

@@ -39,6 +39,7 @@ class Classifier:
         channels: D of its images.
         align_corners: of a segmenter, how its logits are enlarged to the picture.
         finds: of a detector, the boxes on a picture (3,H,W); None of others.
+        num_found: of a detector, how many classes it tells apart; None where that is not known.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Classifier:
     channels: int = 3
     align_corners: bool = False
     finds: Callable[[Tensor], Detections] | None = None
+    num_found: int | None = None
 
     def prepared(self, image: Tensor) -> Tensor:
         """(3,H,W) uint8 as the classifier takes it, (3,*image_size) in [0,1], as evaluation shows it."""

@@ -21,7 +21,7 @@ from understudy.models.network import channels_of
 from understudy.recipes.schema import Recipe
 from understudy.runs.classifier import Classifier, runs_of, scaled, viewed
 from understudy.runs.components import open_components
-from understudy.runs.finders import finder_of, finder_told
+from understudy.runs.finders import finder_of, finder_told, num_found
 from understudy.runs.folder import RunFolder
 from understudy.runs.reopen import image_sizes, made_by_python, recipe_of, results_of, student_network_of
 from understudy.tasks.segmentation_settings import SegmentationConfig
@@ -81,9 +81,9 @@ def open_teacher(
     if recipe.teacher is None:
         raise UserError(f"{run.path} has no teacher: its student learnt alone")
     sample_size = image_sizes(run)[1]
-    size = None if recipe.task == "segmentation" else sample_size
+    size = sample_size if recipe.task == "classification" else None
     if module is not None:
-        teacher = _of_module(module, size)
+        teacher = _of_module(module, size, recipe)
     elif made_by_python(run):
         raise UserError(f"{run.path}: its teacher was handed over in Python; there, predict(..., teacher=NETWORK)")
     elif run.teacher.is_dir():
@@ -99,7 +99,15 @@ def open_teacher(
         applies_exif=student.applies_exif,
         greys=student.greys,
     )
-    num_outputs = found.logits(torch.zeros(1, found.channels, *height_and_width(sample_size))).shape[1]
+    if (found.finds is None) != (student.finds is None):
+        raise UserError(
+            f"{found.name} is {'no' if found.finds is None else 'a'} detector and {student.name} is "
+            f"{'one' if found.finds is None else 'none'}; they cannot be shown side by side "
+            "(understudy.detector(network, num_classes) makes one of what torchvision built)"
+        )
+    num_outputs = found.num_found
+    if num_outputs is None:
+        num_outputs = found.logits(torch.zeros(1, found.channels, *height_and_width(sample_size))).shape[1]
     if num_outputs != results.data.num_classes:
         raise UserError(
             f"the teacher of {run.path} tells {num_outputs} classes apart and its student "
@@ -152,10 +160,11 @@ def _of_network(network: Network, size: ImageSize | None, recipe: Recipe | None,
         greys=_greys_of(recipe),
         channels=network.prepare.channels,
         finds=finder_of(network.prepared, None if recipe is None else recipe.data),
+        num_found=num_found(network.prepared),
     )
 
 
-def _of_module(module: nn.Module, size: ImageSize | None = None) -> Classifier:
+def _of_module(module: nn.Module, size: ImageSize | None = None, recipe: Recipe | None = None) -> Classifier:
     """What `load_student` gives, or any classifier of images in [0,1]."""
     prepare = next((part for part in module.modules() if isinstance(part, Prepare)), None)
     classes = getattr(module, "classes", None)
@@ -166,7 +175,8 @@ def _of_module(module: nn.Module, size: ImageSize | None = None) -> Classifier:
         image_size=size if prepare is None or prepare.size is None else prepare.size,
         crop_share=1.0 if prepare is None else prepare.crop_share,
         channels=channels_of(module),
-        finds=finder_of(module, None),
+        finds=finder_of(module, None if recipe is None else recipe.data),
+        num_found=num_found(module),
     )
 
 

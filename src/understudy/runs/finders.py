@@ -22,7 +22,7 @@ from understudy.models.export import Runner
 from understudy.tasks import DetectorLike
 from understudy.utils.errors import UserError
 
-__all__ = ["FileDetector", "FileMaps", "Finder", "finder_of", "finder_told"]
+__all__ = ["FileDetector", "FileMaps", "Finder", "finder_of", "finder_told", "num_found"]
 
 Finder = Callable[[Tensor], Detections]
 
@@ -84,7 +84,7 @@ def finder_of(module: nn.Module, config: DataConfig | None) -> Finder | None:
         module: a detector, or one with its normalisation before it; run where it is.
         config: says at what size pictures are shown; None: as they are, up to 1333 pixels.
     """
-    detector = next((part for part in module.modules() if isinstance(part, DetectorLike)), None)
+    detector = _detector_in(module)
     if detector is None:
         return None
     shown = BoxRendering(shorter_sides=None) if config is None else box_rendering(config)
@@ -96,6 +96,16 @@ def finder_of(module: nn.Module, config: DataConfig | None) -> Finder | None:
         return said
 
     return _finder(shown, look)
+
+
+def num_found(module: nn.Module) -> int | None:
+    """How many classes a detector tells apart; None of no detector."""
+    detector = _detector_in(module)
+    return None if detector is None else detector.num_classes
+
+
+def _detector_in(module: nn.Module) -> DetectorLike | None:
+    return next((part for part in module.modules() if isinstance(part, DetectorLike)), None)
 
 
 def finder_told(run: Runner, told: Mapping[str, Any], *, name: str) -> Finder | None:

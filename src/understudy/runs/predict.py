@@ -51,7 +51,7 @@ class Prediction:
         image: its path, or "image 3" of pictures from Python.
         student: the likeliest classes, the likeliest first; empty where the picture could not be read. Of a segmenter
             the classes with most pixels, and their shares of them; of a detector the surest boxes, if there are any.
-        teacher: likewise, of its teacher; None where that was not asked.
+        teacher: likewise, of its teacher, which may find other boxes; None where that was not asked.
         mask: (H,W) uint8 the class of every pixel, of a segmenter; None of others.
         teacher_mask: likewise.
         problem: what was wrong with the picture; None where it was read.
@@ -108,8 +108,6 @@ def predictions(
     _check_channels(classifier)
     if classifier.classes is None:
         say(f"{classifier.name} does not say what its classes are called; they are numbered from 0")
-    if classifier.finds is not None and teacher is not False:
-        raise UserError("teacher: a detector's boxes are shown alone; leave out the teacher, or predict with it apart")
     beside = None if teacher is False else _teacher(student, classifier, teacher, allow_code)
     return _each(pictures, classifier, beside, topk)
 

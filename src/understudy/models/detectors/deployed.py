@@ -56,7 +56,8 @@ class RawBoxes(nn.Module):
         if detector is None or detector.sifting is None:
             raise UserError(
                 "--raw is of detectors that look once (retinanet, fcos, ssd and those with queries): a two-stage "
-                "detector sifts its proposals by non-maximum suppression before its head looks at them; leave it out"
+                "detector sifts its proposals by non-maximum suppression before its head looks at them, so the file "
+                "would hold it all the same; leave it out"
             )
         self.is_single = detector.keeps_all
 
