@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from helpers.masked_steps import masked_step
+from helpers.masked_steps import masked_step, remembered_steps
 from helpers.two_processes import TwoProcesses
 
 MAPS = {"student_stages": ("last",), "teacher_stages": ("last",)}
@@ -37,3 +37,16 @@ def test_a_step_and_its_scores_are_those_of_one_process(
     else:
         torch.testing.assert_close(first, weight, rtol=1e-9, atol=1e-12)
         assert scores_of_two == pytest.approx(scores, rel=1e-6)
+
+
+def test_memories_of_cirkd_hold_the_images_of_both_processes(pair: TwoProcesses) -> None:
+    settings = {"pixel_weight": 0.1, "region_weight": 0.1, "pixel_memory": 32, "region_memory": 7}
+    pair.start(remembered_steps, "cirkd", {**MAPS, **settings}, 3)
+    weight, state = remembered_steps("cirkd", {**MAPS, **settings}, 3)
+    (first, of_first), (second, of_second) = pair.finish()
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, weight, rtol=1e-9, atol=1e-12)
+    assert int(state["0.memories.pixel.place"].max()) > 0
+    for name, value in state.items():
+        assert torch.equal(of_first[name], of_second[name]), name
+        torch.testing.assert_close(of_first[name], value, rtol=1e-9, atol=1e-9)
