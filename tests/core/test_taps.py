@@ -223,7 +223,9 @@ class TestMessages:
 
     @pytest.mark.parametrize("group", ["stages", "preact_stages"])
     def test_a_network_that_names_no_stages_is_asked_for_modules(self, group: str) -> None:
-        with pytest.raises(UserError, match=f"does not say where its {group} are .* name modules instead: embedding, "):
+        with pytest.raises(
+            UserError, match=f"does not say where its {group} are .* modules of both networks instead: embedding, "
+        ):
             TappedModel(small_net(0), [group])
 
     def test_a_side_that_is_no_side_is_unknown(self) -> None:

@@ -55,7 +55,9 @@ def expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str]
             if not paths:
                 why = _why_no_preactivations(module) if tap == "preact_stages" else " (timm's feature_info)"
                 offered = shown_names(tap_names(module))
-                raise UserError(f"{name} does not say where its {tap} are{why}; name modules instead: {offered}")
+                raise UserError(
+                    f"{name} does not say where its {tap} are{why}; name modules of both networks instead: {offered}"
+                )
             absent = [path for path in paths if submodule(module, path.partition(":")[0]) is None]
             if absent:
                 there = [path for path, _ in module.named_modules() if path]

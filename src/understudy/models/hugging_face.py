@@ -258,7 +258,8 @@ def _config(library: Any, name: str, settings: Mapping[str, Any]) -> Any:
             raise UserError(f"hf:{name} cannot be built with {key}: it is {unknown_name(key, plain.to_dict())}")
     try:
         # None, a default, is one that transformers cannot iterate over where a kind has two classifiers (levit).
-        return library.AutoConfig.for_model(**{"architectures": [], **settings})
+        with quiet_libraries():  # a backbone that its own folder names is called unknown there
+            return library.AutoConfig.for_model(**{"architectures": [], **settings})
     except Exception as error:  # of many kinds, for a value of a wrong kind
         raise UserError(f"hf:{name} cannot be built with these settings: {' '.join(str(error).split())}") from error
 
