@@ -99,6 +99,8 @@ def test_a_size_that_the_table_says_is_held_against_the_image(tmp_path: Path) ->
     ("row", "message"),
     [
         ({"bbox": [[1, 2, 3]], "category": [0]}, r"\[1.0, 2.0, 3.0\] is no box \[x, y, width, height\]"),
+        ({"bbox": [[1, 2, 3, float("nan")]], "category": [0]}, r".*nan\] is no box \[x, y, width, height\]"),
+        ({"bbox": [[1, 2, float("inf"), 3]], "category": [0]}, r".*inf, 3.0\] is no box \[x, y, width, height\]"),
         ({"bbox": [[1, 2, 3, 4]], "category": [0, 1]}, "1 boxes and 2 categories; each box needs one"),
     ],
 )

@@ -91,10 +91,16 @@ def test_boxes_are_cut_to_their_image_and_what_is_left_of_none_is_left_out(tmp_p
         ([box(7, 2, [0, 0, 5, 5])], {}, "annotation 0 is of category 2, which the file does not list"),
         ([box(7, 1, [0, 0, 5])], {}, r"annotation 0 has no box of four numbers, but \[0, 0, 5\]"),
         ([box(7, 1, [0, 0, 5, float("nan")])], {}, "has no box of four numbers"),
+        ([box(7, 1, [0, 0, 5, 10**400])], {}, "has no box of four numbers"),
+        ([box(7, 1, [0, 0, True, 5])], {}, "has no box of four numbers"),
+        ([{**box(7, 1, [0, 0, 5, 5]), "category_id": [1]}], {}, r"annotation 0 is of category \[1\], which"),
+        ([{**box(7, 1, [0, 0, 5, 5]), "image_id": [7]}], {}, r"annotation 0 is of image \[7\], which"),
         ([], {}, "has no box to learn from"),
         ([], {"categories": [{"id": "x"}]}, "categories need ids"),
         ([], {"images": [{"id": 1, "file_name": "../a.jpg", "height": 1, "width": 1}]}, "not a path below the folder"),
-        ([], {"images": [{"id": 1, "file_name": "a.jpg", "height": 0, "width": 1}]}, "needs file_name, height and"),
+        ([], {"images": [{"id": 1, "file_name": "a.jpg", "height": 0, "width": 1}]}, "image 1 needs file_name, and"),
+        ([], {"images": [{"id": [1], "file_name": "a.jpg", "height": 1, "width": 1}]}, r"image \[1\] needs an id"),
+        ([], {"images": [{"id": 1, "file_name": "a.jpg", "height": "9", "width": 1}]}, "whole numbers of pixels"),
         ([], {"images": 3}, "not in COCO's form"),
     ],
 )
@@ -103,6 +109,13 @@ def test_a_coco_file_that_cannot_be_used_is_refused_in_words(
 ) -> None:
     with pytest.raises(UserError, match=message):
         read_coco(coco(tmp_path, annotations, **changes))
+
+
+def test_an_area_that_is_no_number_is_the_boxs_and_a_mark_of_the_byte_order_is_no_error(tmp_path: Path) -> None:
+    root = coco(tmp_path, [box(7, 1, [0, 0, 5, 5], area=10**400), box(7, 1, [0, 0, 5, 5], area="much")])
+    file = root / "annotations" / "instances_train.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert train_of(read_coco(root)).target(0).area.tolist() == [25, 25]
 
 
 def test_images_that_are_not_there_are_named(tmp_path: Path) -> None:

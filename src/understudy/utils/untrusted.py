@@ -60,7 +60,7 @@ def given_path(path: str | Path, *, what: str) -> Path:
 
 
 def text_of(file: Path, *, most_bytes: int) -> str:
-    """The text of a file of bounded size; what is no UTF-8 becomes a question mark in a diamond.
+    """The text of a file of bounded size, without a mark of its byte order; what is no UTF-8 becomes a question mark.
 
     Raises:
         UserError: it is no plain file (a pipe never ends), too large, or not readable.
@@ -76,7 +76,7 @@ def text_of(file: Path, *, most_bytes: int) -> str:
         raise UserError(f"{file}: cannot be read ({error})") from None
     if len(content) > most_bytes:
         raise UserError(f"{file}: is larger than {most_bytes:,} bytes, the most that is read")
-    return content.decode("utf-8", errors="replace")
+    return content.decode("utf-8-sig", errors="replace")
 
 
 def lines_of(file: Path) -> Iterator[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from understudy.utils.errors import UserError
 from understudy.utils.text import listed, plural
 
 __all__ = [
+    "MOST_SIDE",
     "ArrayBoxSource",
     "BoxCounts",
     "BoxSource",
@@ -28,12 +30,15 @@ __all__ = [
     "checked_size",
     "has_boxes",
     "identity_of",
+    "is_number",
     "refuse_missing",
     "refuse_outside_paths",
     "size_of_boxed",
 ]
 
 MOST_NAMED = 10
+MOST_SIDE = 1_000_000  # pixels of an image
+MOST = 1e30  # of a coordinate; squares of larger ones are no float32
 SLACK = 1.0  # pixels that a box may reach beyond its image by rounding, without being counted
 
 
@@ -248,6 +253,12 @@ def refuse_outside_paths(path: str, *, what: str) -> str:
     if parts.is_absolute() or ".." in parts.parts or not parts.parts or ":" in parts.parts[0]:
         raise UserError(f"{what} names an image {printable(path)!r}, which is not a path below the folder of images")
     return str(parts)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a file can be a coordinate: neither true nor false, and within what a float holds."""
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and abs(value) < MOST and math.isfinite(value)
 
 
 def has_boxes(source: Source) -> bool:

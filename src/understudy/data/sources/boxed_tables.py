@@ -13,7 +13,7 @@ from torch import Tensor
 
 from understudy.core.boxes import Boxes
 from understudy.data.sources.base import Source
-from understudy.data.sources.boxed import BoxedImage, boxes_of, checked_size, identity_of
+from understudy.data.sources.boxed import BoxedImage, boxes_of, checked_size, identity_of, is_number
 from understudy.data.sources.columns import Columns, features_of, image_column_of
 from understudy.data.sources.decoding import UNREADABLE, BadImageError
 from understudy.data.sources.found import Found, SplitName
@@ -249,4 +249,4 @@ def _boxed(row: Mapping[str, list[Any]], size: tuple[int, int], numbers: Mapping
 
 
 def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(one, int | float) for one in box)
+    return isinstance(box, list) and len(box) == 4 and all(map(is_number, box))

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from understudy.data.sources.boxed import BoxedImage, box_source, refuse_missing, refuse_outside_paths
+from understudy.data.sources.boxed import (
+    MOST_SIDE,
+    BoxedImage,
+    box_source,
+    is_number,
+    refuse_missing,
+    refuse_outside_paths,
+)
 from understudy.data.sources.found import Found, SplitName, split_name
 from understudy.utils.errors import UserError, shortened_repr
 from understudy.utils.text import plural
@@ -115,16 +121,23 @@ def _images(
     """The folder of the images, and the images with their boxes in the order of the file."""
     known: dict[Any, tuple[str, tuple[int, int]]] = {}
     for image in content["images"]:
-        name, height, width = image.get("file_name"), image.get("height"), image.get("width")
-        if not isinstance(name, str) or not all(isinstance(side, int) and side > 0 for side in (height, width)):
-            raise UserError(f"{file}: image {shortened_repr(image.get('id'))} needs file_name, height and width")
-        known[image.get("id")] = refuse_outside_paths(name, what=str(file)), (height, width)
+        number, name = image.get("id"), image.get("file_name")
+        height, width = image.get("height"), image.get("width")
+        if not isinstance(number, int | str):
+            raise UserError(f"{file}: image {shortened_repr(number)} needs an id, a number or text")
+        if not isinstance(name, str) or not all(
+            isinstance(side, int) and 0 < side <= MOST_SIDE for side in (height, width)
+        ):
+            raise UserError(
+                f"{file}: image {shortened_repr(number)} needs file_name, and height and width, whole numbers of pixels"
+            )
+        known[number] = refuse_outside_paths(name, what=str(file)), (height, width)
     if len(known) < len(content["images"]):
         raise UserError(f"{file}: two images have one id")
     rows: dict[Any, list[tuple[list[float], int, bool, float]]] = defaultdict(list)
     for number, annotation in enumerate(content["annotations"]):
         image_id, row = _row(annotation, numbers, f"{file}: annotation {annotation.get('id', number)}")
-        if image_id not in known:
+        if not isinstance(image_id, int | str) or image_id not in known:
             raise UserError(
                 f"{file}: annotation {annotation.get('id', number)} is of image {shortened_repr(image_id)}, which the "
                 "file does not list"
@@ -144,14 +157,13 @@ def _row(annotation: Mapping[str, Any], numbers: Mapping[int, int], what: str) -
     """The image's id, and corners, class, whether it is a crowd, area."""
     box: Any = annotation.get("bbox")
     category: Any = annotation.get("category_id")
-    are_numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
-    if not are_numbers or not all(math.isfinite(side) for side in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         raise UserError(f"{what} has no box of four numbers, but {shortened_repr(box)}")
-    if category not in numbers:
+    if not isinstance(category, int) or category not in numbers:
         raise UserError(f"{what} is of category {shortened_repr(category)}, which the file does not list")
     left, top, width, height = (float(side) for side in box)
     area = annotation.get("area")
-    has_area = isinstance(area, int | float) and math.isfinite(area) and area > 0
+    has_area = is_number(area) and area > 0
     corners = [left, top, left + width, top + height]
     is_crowd = bool(annotation.get("iscrowd", 0))
     return annotation.get("image_id"), (corners, numbers[category], is_crowd, area if has_area else width * height)

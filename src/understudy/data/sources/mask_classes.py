@@ -46,7 +46,7 @@ def classes_in(file: Path) -> NamedClasses:
         UserError: it cannot be read, names a class twice, or gives two classes one colour.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
         entries = list({".json": _of_json, ".csv": _of_csv}.get(file.suffix, _of_lines)(text))
     except (OSError, ValueError, AttributeError, TypeError, LookupError) as error:
         raise UserError(f"{printable(file)}: no names of classes can be read: {error}") from None

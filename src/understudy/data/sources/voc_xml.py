@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-from understudy.data.sources.boxed import BoxedImage, box_source, refuse_missing, refuse_outside_paths
+from understudy.data.sources.boxed import (
+    MOST_SIDE,
+    BoxedImage,
+    box_source,
+    is_number,
+    refuse_missing,
+    refuse_outside_paths,
+)
 from understudy.data.sources.found import Found, SplitName
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import text_of, visible
@@ -83,7 +90,7 @@ def _tree(home: Path, name: str) -> tuple[str, ElementTree.Element]:
 
 def _image(name: str, tree: ElementTree.Element, numbers: Mapping[str, int]) -> BoxedImage:
     size = int(_number(tree, "size/height", name)), int(_number(tree, "size/width", name))
-    if min(size) < 1:
+    if min(size) < 1 or max(size) > MOST_SIDE:
         raise UserError(f"{name}.xml: the image has no size, but {size[1]} x {size[0]}")
     path = refuse_outside_paths(_text(tree, "filename", name), what=f"{name}.xml")
     boxes, labels, crowd = [], [], []
@@ -108,6 +115,6 @@ def _number(tree: ElementTree.Element, path: str, name: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not is_number(value):
         raise UserError(f"{visible(name)}.xml: <{path.rpartition('/')[2]}> is no number, but {visible(text)[:40]!r}")
     return value
