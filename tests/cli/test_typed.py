@@ -8,9 +8,11 @@ import yaml
 from typer.testing import CliRunner
 
 from helpers.command_line import RECIPE
+from helpers.masks import masks_folder
 from understudy.cli.command import takes_recipe
 from understudy.cli.options import RecipeOptions
-from understudy.cli.overrides import has_typed_all_code, with_options
+from understudy.cli.overrides import has_typed_all_code, resolve_recipe, with_options
+from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import Recipe, recipe_from
 from understudy.utils.errors import UserError
 
@@ -177,3 +179,16 @@ def test_a_command_is_handed_the_options_it_takes_as_one_object_between_its_own(
 def test_a_command_that_takes_an_option_nobody_declared_is_refused() -> None:
     with pytest.raises(AssertionError, match="does not have"):
         takes_recipe(without=("studnet",))
+
+
+@pytest.mark.parametrize(
+    ("data", "row", "said"),
+    [("masks", "reviewkd", "segmentation"), ("boxes-of-shapes", "projector", "detection"), ("digits", "kd", None)],
+)
+def test_rows_take_the_defaults_of_the_task_that_the_data_are_of(
+    tmp_path: Path, data: str, row: str, said: str | None
+) -> None:
+    root = str(masks_folder(tmp_path, train=1, val=1)) if data == "masks" else data
+    recipe, _ = resolve_recipe(RecipeOptions(data=root, teacher="timm:resnet34", student="timm:resnet18", rows=row))
+    whose = "the method's own defaults" if said is None else f"defaults of {said}"
+    assert [found.settings_from for found in rows_of(recipe)] == [whose]

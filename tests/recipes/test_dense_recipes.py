@@ -79,3 +79,16 @@ def test_rows_of_anybodys_boxes_take_the_defaults_of_detectors_where_a_method_ha
     assert (reviewkd.model_dump()["embedding"], projector.model_dump()["spatial"]) == (False, True)
     assert rows["projector"].settings_from == "defaults of detection"
     assert (dist, rows["dist"].settings_from) == (type(dist)(), "the method's own defaults")
+
+
+def test_rows_of_anybodys_masks_take_the_defaults_of_segmenters() -> None:
+    own = {
+        "task": "segmentation",
+        "data": {"root": "MY/MASKS"},
+        "teacher": {"model": "deeplabv3:resnet50"},
+        "student": {"model": "fpn:mobilenetv3_small_100"},
+        "rows": ["reviewkd", "projector", "cwd", "dist"],
+    }
+    rows = {row.name: row.method[0].model_dump() for row in rows_of(Recipe.read(own, what="own"))}
+    assert (rows["reviewkd"]["embedding"], rows["projector"]["student_tap"]) == (False, "head")
+    assert rows["cwd"]["student_stages"] == ("output.logits",)

@@ -34,7 +34,18 @@ def resolve_recipe(typed: RecipeOptions) -> tuple[Recipe, bool]:
         ask_for_a_teacher(recipe)
     if _trains_a_published_network(recipe, typed, overrides):
         recipe = recipe_from(settings, [*overrides, "teacher.weights=pretrained"], what=what)
+    recipe = _with_task_of_its_rows(recipe)
     return recipe, typed.allow_code or has_typed_all_code(recipe, typed, overrides)
+
+
+def _with_task_of_its_rows(recipe: Recipe) -> Recipe:
+    """The recipe with the task of its data, by which rows take their settings before the data are opened."""
+    from understudy.data.sources.detect import task_at
+    from understudy.recipes.schema import Recipe
+
+    if not recipe.rows or recipe.task != Recipe.model_fields["task"].default or recipe.origin.data is not None:
+        return recipe
+    return recipe.model_copy(update={"task": task_at(recipe.data)})
 
 
 def with_options(base: Mapping[str, Any], typed: RecipeOptions) -> dict[str, Any]:

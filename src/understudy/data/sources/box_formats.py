@@ -26,6 +26,7 @@ class _Coco(Reader, name="coco"):
     """annotations/instances_train*.json, or train/_annotations.coco.json, beside folders of images."""
 
     asked = 7
+    task = "detection"
 
     @classmethod
     def sniff(cls, root: Path) -> bool:
@@ -42,6 +43,7 @@ class _VocBoxes(Reader, name="voc-boxes"):
     """Pascal VOC's Annotations/*.xml and JPEGImages/, split as ImageSets/Main says."""
 
     asked = 7
+    task = "detection"
 
     @classmethod
     def sniff(cls, root: Path) -> bool:
@@ -58,6 +60,7 @@ class _Yolo(Reader, name="yolo"):
     """A data.yaml, and labels/*.txt beside images/."""
 
     asked = 7
+    task = "detection"
 
     @classmethod
     def sniff(cls, root: Path) -> bool:
@@ -74,6 +77,7 @@ class _BoxTables(Reader, name="parquet-boxes"):
     """Files of parquet with a column of images and one of boxes, as Hugging Face data sets have them."""
 
     asked = 1  # before those with a class for each image
+    task = "detection"
 
     @classmethod
     def sniff(cls, root: Path) -> bool:

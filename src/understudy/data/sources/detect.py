@@ -18,7 +18,7 @@ from understudy.data.sources.readers import AUTO, READERS, Reader, in_order
 from understudy.utils.errors import UserError, nearest
 from understudy.utils.untrusted import given_path
 
-__all__ = ["existing", "find", "roots_of"]
+__all__ = ["existing", "find", "roots_of", "task_at"]
 
 # Here, not in the package's __init__: some readers import what imports the package.
 for _module in iter_modules(sources.__path__):
@@ -32,6 +32,15 @@ def find(config: DataConfig) -> Found:
         UserError: nothing there, or not in a form that can be used; the text says what was found and what to do.
     """
     return merged([_found(root, config) for root in roots_of(config.root)])
+
+
+def task_at(config: DataConfig) -> str:
+    """The task that what lies at `config.root` is for, by its form alone; classification where that does not say it."""
+    try:
+        root = roots_of(config.root)[0]
+        return (READERS[config.format] if config.format != AUTO else _reader_of(root)).task
+    except UserError:  # whoever opens it says what is wrong
+        return READERS["folder"].task
 
 
 def roots_of(root: str) -> list[str]:

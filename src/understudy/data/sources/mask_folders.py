@@ -43,6 +43,7 @@ class _Masks(Reader, name="masks"):
     """
 
     asked = 6
+    task = "segmentation"
     takes_names = True
 
     @classmethod
@@ -90,6 +91,7 @@ class _Voc(Reader, name="voc"):
     """Pascal VOC as its archive unpacks: JPEGImages/, SegmentationClass/, ImageSets/Segmentation/*.txt."""
 
     asked = 5
+    task = "segmentation"
 
     @classmethod
     def sniff(cls, root: Path) -> bool:
@@ -124,6 +126,7 @@ class _Cityscapes(Reader, name="cityscapes"):
     """Cityscapes as its archives unpack: leftImg8bit/SPLIT/CITY and gtFine/SPLIT/CITY; the 19 classes of evaluation."""
 
     asked = 5
+    task = "segmentation"
 
     @classmethod
     def sniff(cls, root: Path) -> bool:
@@ -166,6 +169,7 @@ class _Ade20k(Reader, name="ade20k"):
     """ADE20K of the scene parsing challenge: images/ and annotations/, training/ and validation/; 0 is no class."""
 
     asked = 5
+    task = "segmentation"
 
     @classmethod
     def sniff(cls, root: Path) -> bool:

@@ -73,6 +73,7 @@ class _Panoptic(Reader, name="panoptic"):
     """annotations/panoptic_train*.json with PNGs in panoptic_train*/ or panoptic/train*/, beside folders of images."""
 
     asked = 5
+    task = "segmentation"
 
     @classmethod
     def sniff(cls, root: Path) -> bool:

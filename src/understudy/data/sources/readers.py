@@ -24,11 +24,13 @@ class Reader:
     Attributes:
         asked: readers of lower numbers are asked first whether a root is theirs; those of other packages before ours.
         takes_names: under its own `data.format`, a root may be a name instead of a path, so that nothing need be there.
+        task: what its images are for, as far as that is known before they are opened.
     """
 
     name: ClassVar[str]
     asked: ClassVar[int] = 0
     takes_names: ClassVar[bool] = False
+    task: ClassVar[str] = "classification"
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -120,6 +120,7 @@ class _Shapes(Reader, name="shapes"):
     """The name "shapes": 512 images to train on and 128 to validate on, the same ones each time."""
 
     asked = 0
+    task = "segmentation"
     takes_names = True
 
     @classmethod
@@ -138,6 +139,7 @@ class _ShapesOnDark(Reader, name="shapes-on-dark"):
     """The name "shapes-on-dark": the same shapes before a background that hides none of them."""
 
     asked = 0
+    task = "segmentation"
     takes_names = True
 
     @classmethod
@@ -158,6 +160,7 @@ class _BoxesOfShapes(Reader, name="boxes-of-shapes"):
     """The name "boxes-of-shapes": the images of "shapes", with a box around each shape."""
 
     asked = 0
+    task = "detection"
     takes_names = True
 
     @classmethod
