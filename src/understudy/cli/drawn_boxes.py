@@ -28,7 +28,8 @@ def write_boxes(prediction: Prediction, folder: Path) -> None:
         UserError: the student is no detector, or the folder cannot be written to.
     """
     if not prediction.has_boxes or prediction.picture is None:
-        raise UserError(f"--boxes: {prediction.image} has no boxes; its student is no detector")
+        instead = "" if prediction.mask is None else " but a segmenter: --masks FOLDER"
+        raise UserError(f"--boxes: {prediction.image} has no boxes; its student is no detector{instead}")
     picture = Image.fromarray(prediction.picture.permute(1, 2, 0).contiguous().numpy())
     image = _drawn(picture, prediction.student)
     if prediction.teacher is not None:

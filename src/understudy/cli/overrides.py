@@ -34,8 +34,22 @@ def resolve_recipe(typed: RecipeOptions) -> tuple[Recipe, bool]:
         ask_for_a_teacher(recipe)
     if _trains_a_published_network(recipe, typed, overrides):
         recipe = recipe_from(settings, [*overrides, "teacher.weights=pretrained"], what=what)
+    if typed.task == "classification":
+        _refuse_masks_and_boxes(recipe)
     recipe = _with_task_of_its_rows(recipe)
     return recipe, typed.allow_code or has_typed_all_code(recipe, typed, overrides)
+
+
+def _refuse_masks_and_boxes(recipe: Recipe) -> None:
+    """Refuse data that have no class for each image, where a person asked for these."""
+    from understudy.data.sources.detect import task_at
+
+    if (task := task_at(recipe.data)) != "classification":
+        has = {"segmentation": "masks", "detection": "boxes"}[task]
+        raise UserError(
+            f"--task classification: {recipe.data.root} has {has}; leave --task out, or name a folder with a folder of "
+            "images for each class"
+        )
 
 
 def _with_task_of_its_rows(recipe: Recipe) -> Recipe:

@@ -41,7 +41,8 @@ def write_mask(prediction: Prediction, folder: Path) -> None:
     from understudy.utils.palette import PALETTE
 
     if prediction.mask is None:
-        raise UserError(f"--masks: {prediction.image} has one class; its student is no segmenter")
+        instead = " but a detector: --boxes FOLDER" if prediction.has_boxes else ""
+        raise UserError(f"--masks: {prediction.image} has no mask; its student is no segmenter{instead}")
     image = Image.fromarray(prediction.mask.numpy())
     image.putpalette(PALETTE)
     file = folder / f"{Path(prediction.image).stem}.png"

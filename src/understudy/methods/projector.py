@@ -209,6 +209,8 @@ class Projector(Method, name="projector"):
     def min_rows(cls, config: MethodConfig) -> int:
         """2 where something is taken over the batch: one row is its own mean, so it would be all zeros."""
         assert isinstance(config, cls.Config)
+        if config.spatial:  # an image has many rows
+            return 1
         return 2 if config.normalisation in ("batch", "whiten") or config.distance == "correlation" else 1
 
     def forward(self, pairing: Pairing) -> dict[str, Tensor]:

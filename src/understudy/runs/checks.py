@@ -19,7 +19,7 @@ from understudy.models import Network
 from understudy.recipes.comparison import Variant
 from understudy.runs.components import Components
 from understudy.tasks import Detection, DetectorLike
-from understudy.tasks.base import has_background
+from understudy.tasks.base import has_background, is_dense
 from understudy.training.build import refuse_dense
 from understudy.training.loss import is_on_local_rows
 from understudy.training.trial_pass import USUAL_IMAGES, training_problem
@@ -52,20 +52,28 @@ def check_rows(components: Components, rows: Sequence[Variant]) -> None:
                 f"method {name!r}: groups of rows would tear the copies of an image apart; leave out method.group_size "
                 "(rows: local then relates the rows of each process), or set data.copies: none"
             )
-        needed, smallest = method.method.min_rows(method), _fewest_rows(components, is_local=is_on_local_rows(method))
-        if smallest < needed:
-            raise UserError(
-                f"method {name!r} needs at least {needed} images in every batch, but the smallest one here has "
-                f"{smallest} ({_divided(components)}); set data.drop_last=true or another data.batch_size"
-            )
+        _check_fewest_rows(components, method)
     _check_smallest_pass(components)
 
 
-def _check_are_detectors(components: Components) -> None:
-    """Refuse networks that find no boxes, where boxes are learnt."""
-    if not isinstance(components.task, Detection):
+def _check_fewest_rows(components: Components, method: MethodConfig) -> None:
+    """Refuse batches of fewer images than a method is defined on; of dense tasks an image has many rows of logits."""
+    if is_dense(components.task) and not method.method.has_taps(method):
         return
+    needed, smallest = method.method.min_rows(method), _fewest_rows(components, is_local=is_on_local_rows(method))
+    if smallest < needed:
+        raise UserError(
+            f"method {method.method.name!r} needs at least {needed} images in every batch, but the smallest one here "
+            f"has {smallest} ({_divided(components)}); set data.drop_last=true or another data.batch_size"
+        )
+
+
+def _check_are_detectors(components: Components) -> None:
+    """Refuse networks that find no boxes, where boxes are learnt, and those that do, where there are none."""
     recipe = components.recipe
+    if not isinstance(components.task, Detection):
+        _refuse_detectors(components)
+        return
     if recipe.teacher is not None and recipe.teacher.also:
         raise UserError("teacher.also: a detector learns from one teacher; leave it out")
     for role, network in (("student", components.student_network), ("teacher", components.teacher_network)):
@@ -81,6 +89,18 @@ def _check_are_detectors(components: Components) -> None:
             "class, and a student's folder cannot tell which; set student.weights=none, or take another student (as a "
             "teacher it is welcome)"
         )
+
+
+def _refuse_detectors(components: Components) -> None:
+    for role, network in (("student", components.student_network), ("teacher", components.teacher_network)):
+        if network is not None and isinstance(network.module, DetectorLike):
+            has, instead = {
+                "segmentation": ("masks", "deeplabv3:BACKBONE, psp:BACKBONE or fpn:BACKBONE"),
+            }.get(components.recipe.task, ("one class an image", "timm:NAME or torchvision:NAME of a classifier"))
+            raise UserError(
+                f"{role} {network.name} is a detector, and {components.data.name} has {has}; take {instead}, or data "
+                "with boxes (COCO's json, VOC's xml, a data.yaml of YOLO's)"
+            )
 
 
 def _check_further_teachers(components: Components, rows: Sequence[Variant]) -> None:
@@ -194,7 +214,7 @@ def _fewest_rows(components: Components, *, is_local: bool) -> int:
 
 def _divided(components: Components) -> str:
     recipe, size = components.recipe, components.world.size
-    words = [f"{len(components.data.train)} images", f"data.batch_size {recipe.data.batch_size}"]
+    words = [plural(len(components.data.train), "image"), f"data.batch_size {recipe.data.batch_size}"]
     words += [f"{size} processes"] if size > 1 else []
     words += [f"accumulate {recipe.accumulate}"] if recipe.accumulate > 1 else []
     return ", ".join(words)

@@ -12,7 +12,10 @@ from understudy.tasks.base import ClassWeights
 from understudy.tasks.class_weights import balanced_by_pixels
 from understudy.utils.errors import UserError
 
-__all__ = ["open_data_of", "task_of", "with_task_of"]
+__all__ = ["open_data_of", "refuse_other_task", "task_of", "with_task_of"]
+
+_HAVE = {"classification": "one class an image", "segmentation": "masks", "detection": "boxes"}
+_KNOWS = {"classification": "whole images", "segmentation": "pixels", "detection": "boxes"}
 
 
 def open_data_of(recipe: Recipe) -> DataSplits:
@@ -50,6 +53,20 @@ def with_task_of(recipe: Recipe, data: DataSplits) -> Recipe:
             "and masks/, or data.root: images=FOLDER,masks=FOLDER"
         )
     return recipe
+
+
+def refuse_other_task(recipe: Recipe, data: DataSplits) -> None:
+    """Refuse data that a student of the recipe's task cannot be measured on.
+
+    Raises:
+        UserError: saying what they have and what is wanted.
+    """
+    found = "detection" if data.have_boxes else "classification" if data.window is None else "segmentation"
+    if found != recipe.task:
+        raise UserError(
+            f"{data.name} has {_HAVE[found]}, and this student tells classes of {_KNOWS[recipe.task]}; give data with "
+            f"{_HAVE[recipe.task]}"
+        )
 
 
 def _refuse_beside_boxes(recipe: Recipe, data: DataSplits) -> None:

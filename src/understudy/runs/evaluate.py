@@ -16,7 +16,7 @@ from understudy.data.sources.found import BadImages
 from understudy.data.sources.renumbered import renumbered
 from understudy.distributed.launch import current, device_named
 from understudy.recipes.schema import Recipe
-from understudy.runs.data_task import open_data_of
+from understudy.runs.data_task import open_data_of, refuse_other_task
 from understudy.runs.folder import RunFolder
 from understudy.runs.networks import LARGE_IMAGE_SIZE
 from understudy.runs.reopen import made_by_python, recipe_of, results_of, student_network_of
@@ -138,6 +138,8 @@ def images_of(
     found = open_data_of(recipe)
     for note in found.notes if is_other else ():
         say(note)
+    if is_other:
+        refuse_other_task(recipe, found)
     known = results.data.classes or tuple(str(number) for number in range(results.data.num_classes))
     numbers = _numbers(found, known)
     parts = {"train": found.train, "val": found.val, **({} if found.test is None else {"test": found.test})}

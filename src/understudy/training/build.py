@@ -166,8 +166,12 @@ def _check_output_shape(name: str, shapes: TapShapes, task: Task) -> None:
     if found is None or (found.height is not None) == is_dense(task):
         return
     wanted = "(B,C,H,W)" if is_dense(task) else "(B,C)"
-    way_out = "; over a classifier's backbone: deeplabv3:NAME, psp:NAME or fpn:NAME" if is_dense(task) else ""
-    raise UserError(f"{name} must return {wanted} logits, got shape (2, {str(found).replace('x', ', ')}){way_out}")
+    way_out = (
+        "over a classifier's backbone: deeplabv3:NAME, psp:NAME or fpn:NAME"
+        if is_dense(task)
+        else "a segmenter learns from masks (data with images/ and masks/, or data.root: images=FOLDER,masks=FOLDER)"
+    )
+    raise UserError(f"{name} must return {wanted} logits, got shape (2, {str(found).replace('x', ', ')}); {way_out}")
 
 
 def refuse_dense(config: MethodConfig, task: Task) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -255,7 +255,7 @@ def refuse_outside_paths(path: str, *, what: str) -> str:
     return str(parts)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value of a file can be a coordinate: neither true nor false, and within what a float holds."""
     is_one = isinstance(value, int | float) and not isinstance(value, bool)
     return is_one and abs(value) < MOST and math.isfinite(value)

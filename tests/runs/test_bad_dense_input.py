@@ -1,0 +1,84 @@
+"""Networks, data and tasks that do not go together, batches of one image: what a person is told before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.masks import masks_folder
+from understudy import Recipe, UserError
+from understudy.cli.options import RecipeOptions
+from understudy.cli.overrides import resolve_recipe
+from understudy.data import DataConfig
+from understudy.recipes.comparison import rows_of
+from understudy.runs.checks import check_rows
+from understudy.runs.components import open_components
+from understudy.runs.data_task import open_data_of, refuse_other_task
+from understudy.training.build import BuildContext
+
+SEGMENTER = {"model": "fpn:mobilenetv3_small_050", "kwargs": {"width": 8}, "weights": "none"}
+DETECTOR = {
+    "model": "fasterrcnn:resnet10t",
+    "kwargs": {"width": 8, "head_width": 16, "backbone": {"channels": [8, 8, 16, 16], "stem_width": 8}},
+    "weights": "none",
+}
+
+
+def recipe_of(data: dict[str, Any], network: dict[str, Any], **over: Any) -> Recipe:
+    teacher = {**network, "allow_weak": True}
+    return Recipe.read({"data": data, "teacher": teacher, "student": network, **over}, what="the test's recipe")
+
+
+def checked(recipe: Recipe) -> BuildContext:
+    components = open_components(recipe, allow_code=False, say=lambda note: None)
+    check_rows(components, rows_of(components.recipe))
+    return components.build_context(0)
+
+
+@pytest.mark.parametrize(("root", "network"), [("shapes", SEGMENTER), ("boxes-of-shapes", DETECTOR)])
+def test_a_last_batch_of_one_image_has_rows_enough_for_methods_on_logits(root: str, network: dict[str, Any]) -> None:
+    data = {"root": root, "train_rows": "0:5", "val_rows": "100:104", "batch_size": 4, "workers": 0}
+    checked(recipe_of(data, network, method="dist"))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {"root": "shapes", "val_rows": "0:4"},
+            "fasterrcnn:resnet10t is a detector, and shapes has masks; take deeplab",
+        ),
+        ({"root": "digits", "val_rows": "0:4"}, "is a detector, and digits has one class an image; take timm:NAME"),
+    ],
+)
+def test_a_detector_on_data_without_boxes_is_refused_by_name(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        checked(recipe_of({**data, "workers": 0}, DETECTOR, method="kd"))
+
+
+@pytest.mark.parametrize(
+    ("task", "root", "message"),
+    [
+        ("detection", "shapes", "shapes has masks, and this student tells classes of boxes; give data with boxes"),
+        ("classification", "shapes", "classes of whole images; give data with one class an image"),
+        ("segmentation", "boxes-of-shapes", "boxes-of-shapes has boxes, and this student tells classes of pixels"),
+        ("segmentation", "digits", "digits has one class an image"),
+    ],
+)
+def test_a_student_is_not_measured_on_data_of_another_task(task: str, root: str, message: str) -> None:
+    own = Recipe.read({"data": {"root": root}, "student": {"model": "x"}, "method": "none", "task": task}, what="own")
+    data = open_data_of(own.model_copy(update={"task": "classification"}))
+    with pytest.raises(UserError, match=message):
+        refuse_other_task(own, data)
+
+
+def test_masks_are_no_classification_where_a_person_asks_for_it(tmp_path: Path) -> None:
+    root = str(masks_folder(tmp_path, train=1, val=1))
+    typed = {"data": root, "student": "timm:resnet18", "teacher": "timm:resnet34"}
+    with pytest.raises(UserError, match=r"--task classification: .* has masks; leave --task out"):
+        resolve_recipe(RecipeOptions(task="classification", **typed))
+    assert resolve_recipe(RecipeOptions(task="classification", **{**typed, "data": "digits"}))[0].data == DataConfig(
+        root="digits"
+    )
