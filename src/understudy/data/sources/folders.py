@@ -21,7 +21,7 @@ from understudy.utils.text import listed, plural
 if TYPE_CHECKING:
     from understudy.data.config import DataConfig
 
-__all__ = ["image_files", "read_folder", "read_trees"]
+__all__ = ["image_files", "is_named_as_image", "read_folder", "read_trees"]
 
 # Opening a header takes about 0.1 ms; above this number of files names must do, and damage shows when it is met.
 MOST_CHECKED_FILES = 100_000
@@ -108,14 +108,14 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _holds_image(folder: Path) -> bool:
-    return any(_is_named_as_image(Path(path)) for path in _files_below(folder, set()))
+    return any(is_named_as_image(Path(path)) for path in _files_below(folder, set()))
 
 
 def _loose_images(folder: Path) -> list[str]:
     """Images directly in a folder, by their names."""
     try:
         return [
-            entry.name for entry in os.scandir(folder) if not _is_folder(entry) and _is_named_as_image(Path(entry.name))
+            entry.name for entry in os.scandir(folder) if not _is_folder(entry) and is_named_as_image(Path(entry.name))
         ]
     except PermissionError:
         raise _may_not_read(folder) from None
@@ -219,7 +219,7 @@ def _check_none_empty(listing: Mapping[SplitName, Mapping[str, list[str]]], fold
 def _without_bad_files(listing: Mapping[SplitName, dict[str, list[str]]], root: Path) -> list[str]:
     """Take the files that are no images out of the listing, and return their names."""
     num_files = sum(len(paths) for files in listing.values() for paths in files.values())
-    is_image = is_image_file if num_files <= MOST_CHECKED_FILES else _is_named_as_image
+    is_image = is_image_file if num_files <= MOST_CHECKED_FILES else is_named_as_image
     bad: list[str] = []
     for files in listing.values():
         for name, paths in files.items():
@@ -241,7 +241,8 @@ def _described(path: str, root: Path) -> str:
         return f"{name} ({(error.strerror or 'unreadable').lower()})"
 
 
-def _is_named_as_image(path: Path) -> bool:
+def is_named_as_image(path: Path) -> bool:
+    """Whether a file has the ending of an image file, whatever is in it."""
     return path.suffix.lower() in Image.registered_extensions()
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from understudy.data.sources.decoding import BadImageError, printable
-from understudy.data.sources.folders import image_files
+from understudy.data.sources.folders import image_files, is_named_as_image
 from understudy.data.sources.found import BadImages, Found, SplitName
 from understudy.data.sources.mask_classes import NamedClasses, classes_in
-from understudy.data.sources.mask_table import MaskTable
+from understudy.data.sources.mask_table import IGNORED, MaskTable
 from understudy.data.sources.masked import FromFiles, MaskedSource
 from understudy.utils.errors import UserError
 from understudy.utils.text import listed, plural
@@ -27,7 +27,7 @@ __all__ = ["Pairs", "check_masks", "found_masks", "pairs_by_name", "settled_mask
 
 SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_seg", "_L", "_gtFine_labelIds", "_leftImg8bit")
 MOST_READ = 400  # masks of a split, evenly spread, whose values are looked at before anything is trained
-SHOWN = 5
+SHOWN = 5  # of problems, and what of them is borne
 MOST_CLASSES = 255
 
 
@@ -40,6 +40,7 @@ class Pairs:
     masks: Path
     mask_paths: Sequence[str]
     num_unpaired: int = 0  # images without a mask, which are left out
+    no_images: Sequence[str] = ()  # files of both folders that are named as images, and are none
 
 
 def pairs_by_name(images: Path, masks: Path) -> Pairs:
@@ -48,17 +49,25 @@ def pairs_by_name(images: Path, masks: Path) -> Pairs:
     Raises:
         UserError: there is no pair.
     """
-    found, _ = image_files(images)
-    mask_files, _ = image_files(masks)
+    found, others = image_files(images)
+    mask_files, no_masks = image_files(masks)
+    no_images = [name for name in (*others, *no_masks) if is_named_as_image(Path(name.partition(" (")[0]))]
     by_name = {_stem(path): path for path in mask_files}
     paired = [(path, by_name[_stem(path)]) for path in found if _stem(path) in by_name]
+    if not found and not mask_files and not no_images:
+        raise UserError(
+            f"{printable(images)} and {printable(masks)} are empty; put images and masks there, or take both folders "
+            "away (without a val split, a part of train is held out)"
+        )
     if not paired:
+        damaged = f" and {BadImages(no_images).left_out()}" if no_images else ""
         shown = f"{listed(found, 2) or 'no image'} and {listed(mask_files, 2) or 'no mask'}"
         raise UserError(
-            f"no image of {printable(images)} has a mask in {printable(masks)} (there are {shown}); give a mask the "
+            f"no image of {printable(images)} has a mask in {printable(masks)} (there are {shown}{damaged}); give a mask the "
             "name of its image, with the ending .png"
         )
-    return Pairs(images, [a for a, _ in paired], masks, [b for _, b in paired], len(found) - len(paired))
+    unpaired = len(found) - len(paired)
+    return Pairs(images, [a for a, _ in paired], masks, [b for _, b in paired], unpaired, no_images)
 
 
 def found_masks(
@@ -88,7 +97,8 @@ def found_masks(
     found = settled_masks(name, sources, config, named=named, class_map=class_map)
     unpaired = [(split, pairs.num_unpaired) for split, pairs in splits.items() if pairs.num_unpaired]
     notes = [f"{split}: {plural(count, 'image')} without a mask (left out)" for split, count in unpaired]
-    return replace(found, notes=(*found.notes, *notes))
+    no_images = dict.fromkeys(f"{split}: {name}" for split, pairs in splits.items() for name in pairs.no_images)
+    return replace(found, notes=(*found.notes, *notes), no_images=tuple(no_images))
 
 
 def settled_masks(
@@ -105,8 +115,9 @@ def settled_masks(
     class_map = config.class_map or class_map
     notes = []
     if classes is None:
-        count = max(class_map.values()) + 1 if class_map else _highest_value(sources["train"], config.ignored) + 1
-        classes = [f"class {number}" for number in range(count)]
+        values = sorted(class_map.values()) if class_map else _values_of(sources["train"], config.ignored)
+        classes = [f"class {number}" for number in range(values[-1] + 1)]
+        notes += [] if class_map else _note_on_holes(values)
         notes.append(f"nothing names the classes of {name}'s masks (classes.txt, data.class_names): they are numbered")
     if class_map and not all(0 <= number < len(classes) for number in class_map.values()):
         raise UserError(f"data.class_map: maps to classes beyond the {len(classes)} that there are: {dict(class_map)}")
@@ -116,10 +127,10 @@ def settled_masks(
         ignored=config.ignored,
         colours=None if told is None else told.colours,
     )
-    for source in sources.values():
+    for split, source in sources.items():
         source.table = table
         source.applies_exif = config.exif_rotation
-        check_masks(source, config)
+        notes += check_masks(source, config, classes, split=split)
     return Found(printable(name), tuple(classes), sources, notes=tuple(notes))
 
 
@@ -134,23 +145,50 @@ def _some(source: Sized, most: int) -> list[int]:
     return sorted({i * (len(source) - 1) // max(1, most - 1) for i in range(most)}) if len(source) else []
 
 
-def _highest_value(source: FromFiles, ignored: int) -> int:
-    """The highest class number in the masks of train, of many in evenly spread ones."""
-    highest = -1
+def _values_of(source: FromFiles, ignored: int) -> list[int]:
+    """The numbers in the masks of train, of many in evenly spread ones, but for those that mean no class."""
+    found: set[int] = set()
+    problem: BadImageError | None = None
     for i in _some(source, MOST_READ):
-        values = np.unique(source.numbers(i))
-        values = values[(values != ignored) & (values != 255)]
-        highest = max([highest, *map(int, values)])
-    if highest < 1:
+        try:
+            found.update(np.unique(source.numbers(i)).tolist())
+        except BadImageError as error:  # single ones are said by `check_masks`
+            problem = problem or error
+    if problem is not None and not found:
+        raise problem
+    values = sorted(found - {ignored, IGNORED})
+    if not values or values[-1] < 1:
+        white = next(iter(found & {ignored, IGNORED}), None)
         raise UserError(
             f"the masks of train, such as {source.mask_name(0)}, hold one class at most; there is nothing to tell apart"
+            + ("" if white is None else _white_is_a_class(white))
         )
-    return highest
+    return values
 
 
-def check_masks(source: FromFiles, config: DataConfig) -> None:
-    """Refuse masks that are not what they should be; those of a few damaged files are said later, and left out."""
-    problems = []
+def _white_is_a_class(value: int) -> str:
+    return f" ({value} has no class; where it is one of its own: data.class_map='{{0: 0, {value}: 1}}')"
+
+
+def _note_on_holes(values: Sequence[int]) -> list[str]:
+    """What to say of numbers that leave many between them out."""
+    if len(values) > values[-1]:
+        return []
+    as_map = ", ".join(f"{value}: {number}" for number, value in enumerate(values[:SHOWN]))
+    more = ", ..." if len(values) > SHOWN else ""
+    return [
+        f"the masks hold {len(values)} of the numbers 0..{values[-1]}, and each of these is taken for a class; "
+        f"data.class_map='{{{as_map}{more}}}' takes those alone, data.ignored={values[-1]} one for no class"
+    ]
+
+
+def check_masks(source: FromFiles, config: DataConfig, classes: Sequence[str], *, split: str) -> list[str]:
+    """Refuse masks that are not what they should be; what a person should know of the others.
+
+    Those of a few damaged files are left out.
+    """
+    problems: list[str] = []
+    turned = 0
     seen = torch.zeros(256, dtype=torch.bool)
     looked_at = _some(source, MOST_READ)
     for i in looked_at:
@@ -161,13 +199,39 @@ def check_masks(source: FromFiles, config: DataConfig) -> None:
             problems.append(str(error))
             continue
         if (height, width) != tuple(mask.shape):
-            is_turned = (width, height) == tuple(mask.shape)
+            turned += (width, height) == tuple(mask.shape)
             problems.append(
                 f"{source.name(i)} has {width} x {height} pixels and its mask {mask.shape[1]} x {mask.shape[0]}"
-                + (" (where EXIF turns the image: data.exif_rotation=false)" if is_turned else "")
             )
         seen |= torch.bincount(mask.flatten(), minlength=256).bool()
-    if problems and (len(problems) == len(looked_at) or config.on_bad_image == "stop" or len(problems) > SHOWN):
-        raise UserError(f"{BadImages(problems, ('mask is of no use', 'masks are of no use')).left_out()[:-10]}")
-    if not bool(seen[:255].any()):
-        raise UserError("no pixel of the masks has a class: all that were looked at are ignored")
+    notes = []
+    if problems:
+        said = f"{plural(len(problems), 'mask is', 'masks are')} of no use: {listed(problems, SHOWN)}"
+        said += _on_turning(config) if turned else ""
+        if len(problems) == len(looked_at) or config.on_bad_image == "stop" or len(problems) > SHOWN:
+            raise UserError(f"{split}: {said}")
+        notes.append(f"{split}: {said} (left out; `data.on_bad_image: stop` to refuse)")
+    present = seen[:IGNORED].nonzero().flatten().tolist()
+    if not present:
+        raise UserError(f"{split}: no pixel of the masks has a class: all that were looked at are ignored")
+    if split == "train" and len(classes) > 1:
+        notes += _note_on_classes(present, classes, has_ignored=bool(seen[IGNORED]), maps=bool(config.class_map))
+    return notes
+
+
+def _on_turning(config: DataConfig) -> str:
+    if config.exif_rotation:
+        return " (where EXIF turns the image: data.exif_rotation=false)"
+    return " (they fit images that EXIF turns: leave out data.exif_rotation=false)"
+
+
+def _note_on_classes(present: Sequence[int], classes: Sequence[str], *, has_ignored: bool, maps: bool) -> list[str]:
+    """What to say of classes that no mask of train has, of those that were looked at."""
+    absent = [printable(name) for number, name in enumerate(classes) if number not in present]
+    if len(present) == 1 and has_ignored and not maps:
+        raise UserError(
+            f"the masks of train hold one class alone, {printable(classes[present[0]])}, and pixels without a class"
+            + _white_is_a_class(IGNORED)
+        )
+    shown = listed(absent, 10)
+    return [f"no mask of train has a pixel of {len(absent)} of {len(classes)} classes: {shown}"] if absent else []

@@ -103,7 +103,7 @@ class _Panoptic(Reader, name="panoptic"):
             source = _source(content, file, _folder(root, file, split, ""), _folder(root, file, split, "panoptic"),
                              MaskTable(len(own)), numbers)  # fmt: skip
             source.applies_exif = config.exif_rotation
-            check_masks(source, config)
+            notes += check_masks(source, config, own, split=split)
             splits[split] = source
             if unpaired := len(content["images"]) - len(source):
                 notes.append(f"{split}: {plural(unpaired, 'image')} without a mask (left out)")
