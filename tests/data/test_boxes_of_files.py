@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from understudy.data.sources.boxed import BoxSource
-from understudy.data.sources.coco_json import is_coco, read_coco
+from understudy.data.sources.coco_json import is_coco, is_coco_for_sure, read_coco
 from understudy.data.sources.decoding import BadImageError
 from understudy.data.sources.found import Found
 from understudy.data.sources.voc_xml import is_voc_boxes, read_voc_boxes
@@ -42,7 +42,7 @@ def coco(root: Path, annotations: list[dict[str, Any]], **changes: Any) -> Path:
         "categories": [{"id": 90, "name": "dog"}, {"id": 1, "name": "cat"}, {"id": 13, "name": "cow"}],
         "annotations": [{"id": number, **one} for number, one in enumerate(annotations)],
     }  # fmt: skip
-    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
     (root / "annotations" / "instances_train.json").write_text(json.dumps({**content, **changes}))
     return root
 
@@ -128,6 +128,25 @@ def test_images_that_are_not_there_are_named(tmp_path: Path) -> None:
         read_coco(root)
     with pytest.raises(UserError, match="has no COCO file of training boxes"):
         read_coco(tmp_path / "images")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("annotations/instances_default.json", "images/default"),  # CVAT
+        ("annotations/mine.json", "images"),
+        ("result.json", "images"),  # Label Studio
+    ],
+)
+def test_a_lone_file_that_names_no_split_is_train(tmp_path: Path, name: str, folder: str) -> None:
+    root = coco(tmp_path / "there", [box(7, 1, [0, 0, 5, 5])])
+    (root / "annotations/instances_train.json").rename(root / name)
+    (root / "images/train").rename(tmp_path / "pictures")
+    (root / "images").rmdir()
+    (root / folder).parent.mkdir(exist_ok=True)
+    (tmp_path / "pictures").rename(root / folder)
+    assert is_coco_for_sure(root)
+    assert len(train_of(read_coco(root)).target(0).labels) == 1
 
 
 def test_an_image_of_another_size_than_its_boxes_are_for_is_bad(tmp_path: Path) -> None:
@@ -223,6 +242,21 @@ def test_yolo_files_that_cannot_be_used_are_refused_in_words(
 ) -> None:
     with pytest.raises(UserError, match=message):
         read_yolo(yolo(tmp_path, lines, names=names))
+
+
+@pytest.mark.parametrize(
+    "place", ["../train/images", "/content/train/images", "C:\\mine\\train\\images", "train/images"]
+)
+def test_a_yaml_that_was_moved_finds_its_folders_beside_it(tmp_path: Path, place: str) -> None:
+    picture(tmp_path / "train/images/a.jpg")
+    (tmp_path / "train/labels").mkdir()
+    (tmp_path / "train/labels/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "train/images/b.jpg").write_bytes(b"JPEG?")
+    (tmp_path / "data.yaml").write_text(json.dumps({"train": place, "names": ["cat"]}))
+    found = read_yolo(tmp_path)
+    assert [train_of(found).name(i) for i in range(len(found.splits["train"]))] == ["train/images/a.jpg"]
+    assert found.no_images == ("train: train/images/b.jpg",)
+    assert len(train_of(found).target(0).labels) == 1
 
 
 def test_folders_of_other_kinds_are_none_of_these(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ class TestBadInput:
             Image.new("RGB", (32, 16)).save(picture.with_suffix(".jpg"), exif=turned)
         self.refused(
             tmp_path,
-            r"16 x 32 pixels and its mask 32 x 16, .* \(where EXIF turns the image: data.exif_rotation=false\)",
+            r"16 x 32 pixels and its mask 32 x 16, .* \(where EXIF turns the image: data.exif_rotation=fal",
         )
         assert len(open_data(config(tmp_path, exif_rotation=False)).train) == 6
 

@@ -16,7 +16,8 @@ from understudy.data.config import DataConfig
 from understudy.data.divide import divided, reduced
 from understudy.data.duplicates import duplicate_notes
 from understudy.data.sources.base import Source, as_unit, images_in_memory, rows_of, small_size
-from understudy.data.sources.boxed import has_boxes, size_of_boxed
+from understudy.data.sources.box_sizes import check_box_sizes
+from understudy.data.sources.boxed import boxes_of_image, has_boxes, size_of_boxed
 from understudy.data.sources.detect import find
 from understudy.data.sources.found import BadImages, Found
 from understudy.data.sources.grey_range import note_on_greys, settle_greys
@@ -133,12 +134,11 @@ def splits_of(found: Found, config: DataConfig, *, greys: Greys | None = None) -
         greys = settle_greys(found.splits["train"], found.splits.values(), config.grey_range)
         notes += note_on_greys(greys)
     are_masked, are_boxed = has_masks(found.splits["train"]), has_boxes(found.splits["train"])
-    if are_masked:
-        check_dense(config)
-    if are_boxed:
-        check_boxed(config)
+    notes += _checked_targets(found, config, are_masked=are_masked, are_boxed=are_boxed)
     parts, origin = divided(found, config)
     parts["train"], note_on_part = reduced(parts["train"], config)
+    if are_boxed:
+        _refuse_boxless(parts["val"], f"{found.name}'s val split")
     unlabelled = read_unlabelled(parts["train"], config, greys)
     no_images = [*found.no_images, *unlabelled.no_images]
     notes += [*([note_on_part] if note_on_part else []), *unlabelled.notes]
@@ -181,6 +181,24 @@ def _once(source: Source, config: DataConfig, *, what: str) -> Cached:
     """A source in memory, where its images are small and have neither masks nor boxes."""
     mode = False if has_masks(source) or has_boxes(source) else config.cache
     return cached(source, mode, takes_rectangles=config.takes_rectangles, what=what)
+
+
+def _checked_targets(found: Found, config: DataConfig, *, are_masked: bool, are_boxed: bool) -> list[str]:
+    """Refuse settings that say nothing of masks or boxes; what a person should know of the boxes."""
+    if are_masked:
+        check_dense(config)
+    if not are_boxed:
+        return []
+    check_boxed(config)
+    return [note for split, source in found.splits.items() for note in check_box_sizes(source, config, split=split)]
+
+
+def _refuse_boxless(source: Source, name: str) -> None:
+    if len(source) and not any(len(boxes_of_image(source, i).labels) for i in range(len(source))):
+        raise UserError(
+            f"no image of {name} has a box, and average precision is of boxes that are there; give it boxes, or take "
+            "the split away, so that a part of train is held out"
+        )
 
 
 def _window(train: Source) -> ImageSize:

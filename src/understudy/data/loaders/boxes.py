@@ -165,10 +165,14 @@ class BoxEvalLoader:
         return len(self._parts)
 
     def __iter__(self) -> Iterator[Batch]:
+        are_any = False
         for found in _loaded(self._batches, range(len(self)), self._num_workers, self._device):
             self._skipped.update(dict.fromkeys(found.skipped))
             if len(found.indices):
+                are_any = True
                 yield found.batch(self._device)
+        if not are_any and len(self._skipped) == self.num_samples:
+            raise UserError(f"none of the {self.num_samples} images to evaluate on can be read: {self.skipped[0]}")
 
 
 class _Found(NamedTuple):

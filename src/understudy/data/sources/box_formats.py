@@ -70,7 +70,7 @@ class _Yolo(Reader, name="yolo"):
     @classmethod
     def open(cls, root: Path, config: DataConfig) -> Found:
         """As `read_yolo`."""
-        return read_yolo(root)
+        return read_yolo(root, applies_exif=config.exif_rotation)
 
 
 class _BoxTables(Reader, name="parquet-boxes"):
@@ -87,7 +87,8 @@ class _BoxTables(Reader, name="parquet-boxes"):
     @classmethod
     def open(cls, root: Path, config: DataConfig) -> Found:
         """As `read_box_tables`."""
-        return read_box_tables(root, Columns(config.image_column, config.label_column))
+        columns = Columns(config.image_column, config.label_column)
+        return read_box_tables(root, columns, applies_exif=config.exif_rotation)
 
 
 def _is_yolo(root: Path) -> bool:

@@ -15,7 +15,7 @@ from understudy.core.boxes import Boxes
 from understudy.data.sources.base import Source
 from understudy.data.sources.boxed import BoxedImage, boxes_of, checked_size, identity_of, is_number
 from understudy.data.sources.columns import Columns, features_of, image_column_of
-from understudy.data.sources.decoding import UNREADABLE, BadImageError
+from understudy.data.sources.decoding import UNREADABLE, BadImageError, size_from_header
 from understudy.data.sources.found import Found, SplitName
 from understudy.data.sources.parquet import ParquetSource, files_by_split, parquet_files
 from understudy.utils.errors import UserError
@@ -96,7 +96,9 @@ def wanted_of_boxes(schema: Any, wanted: Columns, where: str) -> Columns | None:
     return None if boxes is None else Columns(image_column_of(schema, wanted, where), boxes)
 
 
-def found_in_box_tables(tables: Mapping[SplitName, tuple[Any, Columns]], *, name: str, folder: Path) -> Found:
+def found_in_box_tables(
+    tables: Mapping[SplitName, tuple[Any, Columns]], *, name: str, folder: Path, applies_exif: bool = True
+) -> Found:
     """The splits of pyarrow tables, each with its columns of images and boxes; others say sizes (`width`, `height`).
 
     Boxes are x, y, width and height in pixels, as COCO's. Classes are named by the `huggingface` schema metadata, by
@@ -116,7 +118,9 @@ def found_in_box_tables(tables: Mapping[SplitName, tuple[Any, Columns]], *, name
         bare = ParquetSource(column, torch.zeros(len(column), dtype=torch.int64), folder, split)
         images = [
             _boxed(row, size, numbers, f"{name}, {bare.name(i)}")
-            for i, (row, size) in enumerate(zip(rows[split], _sizes(table, bare), strict=True))
+            for i, (row, size) in enumerate(
+                zip(rows[split], _sizes(table, bare, applies_exif=applies_exif), strict=True)
+            )
         ]
         boxes, counts = boxes_of(images)
         splits[split] = TableBoxSource(column, boxes, folder, split)
@@ -136,7 +140,7 @@ def has_box_tables(root: Path, wanted: Columns) -> bool:
         return False
 
 
-def read_box_tables(root: Path, wanted: Columns) -> Found:
+def read_box_tables(root: Path, wanted: Columns, *, applies_exif: bool = True) -> Found:
     """The splits of train.parquet, val.parquet, train-00000-of-00002.parquet and so on; others are all train.
 
     Raises:
@@ -157,7 +161,8 @@ def read_box_tables(root: Path, wanted: Columns) -> Found:
             tables[split] = pa.concat_tables(parts, promote_options="permissive"), columns
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{root}: the files of {split} cannot be read together: {_first_of(error)}") from None
-    return found_in_box_tables(tables, name=root.stem, folder=root if root.is_dir() else root.parent)
+    folder = root if root.is_dir() else root.parent
+    return found_in_box_tables(tables, name=root.stem, folder=folder, applies_exif=applies_exif)
 
 
 def _first_of(error: Exception) -> str:
@@ -212,7 +217,7 @@ def _names(feature: Any, category: str | None) -> tuple[str, ...] | None:
     return _names(found, category) if found else None
 
 
-def _sizes(table: Any, images: ParquetSource) -> Iterator[tuple[int, int]]:
+def _sizes(table: Any, images: ParquetSource, *, applies_exif: bool) -> Iterator[tuple[int, int]]:
     """Height and width of each image: of the table's columns, or of the image's header."""
     told: list[Any] = [None] * len(images)
     if {"width", "height"} <= set(table.schema.names):
@@ -223,7 +228,7 @@ def _sizes(table: Any, images: ParquetSource) -> Iterator[tuple[int, int]]:
             continue
         try:
             with Image.open(BytesIO(images.encoded(i))) as image:
-                yield image.height, image.width
+                yield size_from_header(image, applies_exif=applies_exif)
         except (BadImageError, *UNREADABLE):
             yield 1, 1  # left out when it is read, which says why
 

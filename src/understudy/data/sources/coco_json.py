@@ -25,6 +25,7 @@ from understudy.utils.untrusted import text_of, visible
 __all__ = ["is_coco", "is_coco_for_sure", "read_coco"]
 
 MOST_BYTES = 2**31  # COCO's own training file has 470 MB
+UNDIVIDED = ("_annotations.coco.json", "result.json", "instances_default.json")  # beside images/, of all images
 _SPLIT = re.compile(r"(train|val|valid|test)(?![a-z])", re.IGNORECASE)
 
 
@@ -34,9 +35,9 @@ def is_coco(root: Path) -> bool:
 
 
 def is_coco_for_sure(root: Path) -> bool:
-    """Whether they lie where nothing else does: in annotations/, or under the name _annotations.coco.json."""
+    """Whether they lie where nothing else does, in annotations/, or under a name that tools give them."""
     files = _files(root).values()
-    return any(file.parent.name == "annotations" or file.name == "_annotations.coco.json" for file in files)
+    return any(file.parent.name == "annotations" or file.name in UNDIVIDED for file in files)
 
 
 def read_coco(root: Path) -> Found:
@@ -46,7 +47,8 @@ def read_coco(root: Path) -> Found:
     in a folder of its split, or in `images/`.
 
     Args:
-        root: with `annotations/instances_train*.json` and so on, or with `train/_annotations.coco.json`.
+        root: with `annotations/instances_train*.json` and so on, or with `train/_annotations.coco.json`; a lone file
+            that names no split, such as `annotations/instances_default.json`, is train.
 
     Raises:
         UserError: no file of boxes to train on, a file that is not in COCO's form, images that are not there, splits
@@ -85,7 +87,15 @@ def _files(root: Path) -> dict[SplitName, Path]:
         split = split_name(word)
         if split is not None:
             found.setdefault(split, file)
+    if not found and (alone := _undivided(root, of_boxes)) is not None:
+        found["train"] = alone
     return {split: found[split] for split in ("train", "val", "test") if split in found}
+
+
+def _undivided(root: Path, files: list[Path]) -> Path | None:
+    """The one file of images that are not divided, as CVAT (instances_default.json) and Label Studio write it."""
+    named = [file for file in files if file.parent.name == "annotations" or file.name in UNDIVIDED]
+    return named[0] if len(named) == 1 and named[0].parent in (root, root / "annotations") else None
 
 
 def _content(file: Path) -> dict[str, Any]:
@@ -172,9 +182,10 @@ def _row(annotation: Mapping[str, Any], numbers: Mapping[int, int], what: str) -
 def _folder(root: Path, split: SplitName, file: Path, paths: list[str]) -> Path:
     """Where the images lie: the first folder that has the first of them."""
     word = next(iter(re.findall(r"(?:train|val|valid|test)\w*", file.stem)), split)
-    named = [word, split, f"{split}2017"]
+    named = [word, split, f"{split}2017", file.stem.removeprefix("instances_")]
     if not paths:
-        raise UserError(f"{file} lists no images")
+        instead = "" if split == "train" else "; take it away, and a part of train is held out where there is no val"
+        raise UserError(f"{file} lists no images{instead}")
     places = [file.parent, *(root / name for name in named), *(root / "images" / name for name in named)]
     places += [root / "images", root]
     for place in places:

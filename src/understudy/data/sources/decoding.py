@@ -24,6 +24,7 @@ __all__ = [
     "from_pil",
     "is_image_file",
     "printable",
+    "size_from_header",
     "upright",
 ]
 
@@ -39,6 +40,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_SIDEWAYS = (5, 6, 7, 8)  # those that swap height and width
 
 
 class BadImageError(UserError):
@@ -92,6 +95,23 @@ def upright(image: Image.Image) -> Image.Image:
         return image
     turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
+
+
+def size_from_header(image: Image.Image, *, applies_exif: bool = True) -> tuple[int, int]:
+    """Height and width that an opened image will be decoded to, by its header alone.
+
+    Args:
+        image: opened, not loaded.
+        applies_exif: whether it is going to be turned upright as its EXIF orientation says.
+    """
+    width, height = image.size
+    if not applies_exif or image.format == "TIFF":  # which Pillow turns by itself, and says the size of
+        return height, width
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # of a damaged EXIF block, anything
+        orientation = 1
+    return (width, height) if orientation in _SIDEWAYS else (height, width)
 
 
 def from_pil(image: Image.Image, greys: Greys | None = None, *, channels: int = 3) -> Tensor:

@@ -49,7 +49,7 @@ def read_hub(root: str, config: DataConfig) -> Found:
         names = [columns.image, columns.label]
         tables[split] = stored.data.table.replace_schema_metadata(schema.metadata).select(names), columns
     if "train" in boxed:
-        return found_in_box_tables(boxed, name=_name(root), folder=Path(root))
+        return found_in_box_tables(boxed, name=_name(root), folder=Path(root), applies_exif=config.exif_rotation)
     return found_in_tables(tables, config, name=_name(root), folder=Path(root))
 
 

@@ -63,8 +63,8 @@ def pairs_by_name(images: Path, masks: Path) -> Pairs:
         damaged = f" and {BadImages(no_images).left_out()}" if no_images else ""
         shown = f"{listed(found, 2) or 'no image'} and {listed(mask_files, 2) or 'no mask'}"
         raise UserError(
-            f"no image of {printable(images)} has a mask in {printable(masks)} (there are {shown}{damaged}); give a mask the "
-            "name of its image, with the ending .png"
+            f"no image of {printable(images)} has a mask in {printable(masks)} (there are {shown}{damaged}); give a "
+            "mask the name of its image, with the ending .png"
         )
     unpaired = len(found) - len(paired)
     return Pairs(images, [a for a, _ in paired], masks, [b for _, b in paired], unpaired, no_images)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 
 from understudy.data.sources.base import EncodedSource, FileSource, Source, holders, stored_at
-from understudy.data.sources.decoding import UNREADABLE, BadImageError, printable
+from understudy.data.sources.decoding import UNREADABLE, BadImageError, printable, size_from_header
 from understudy.data.sources.mask_table import IGNORED, MaskTable, Values, mask_values
 
 __all__ = [
@@ -26,8 +26,6 @@ __all__ = [
     "pixels_of_classes",
     "size_of_image",
 ]
-
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 @runtime_checkable
@@ -71,9 +69,7 @@ class FromFiles(EncodedSource):
         """By the image's header."""
         try:
             with self.opened(i) as file, Image.open(file) as image:
-                width, height = image.size
-                turned = self.applies_exif and image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
-                return (width, height) if turned else (height, width)
+                return size_from_header(image, applies_exif=self.applies_exif)
         except UNREADABLE as error:
             raise BadImageError(f"{self.name(i)}: {error}") from None
 

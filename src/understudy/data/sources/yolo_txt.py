@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
 
 from understudy.data.sources.base import Source
 from understudy.data.sources.boxed import BoxCounts, BoxedImage, box_source
-from understudy.data.sources.decoding import UNREADABLE, is_image_file, printable
+from understudy.data.sources.decoding import UNREADABLE, is_image_file, printable, size_from_header
+from understudy.data.sources.folders import is_named_as_image
 from understudy.data.sources.found import Found, SplitName
 from understudy.utils.errors import UserError, shortened_repr
 from understudy.utils.text import plural
@@ -29,7 +30,7 @@ def is_yolo(root: Path) -> bool:
     return file is not None and {"train", "names"} <= _settings(file).keys()
 
 
-def read_yolo(root: Path) -> Found:
+def read_yolo(root: Path, *, applies_exif: bool = True) -> Found:
     """The splits of a data.yaml, unchanged as Ultralytics and YOLOX read it.
 
     A line of a txt file is a class and a box's middle, width and height as shares of the image; or a class and the
@@ -38,6 +39,7 @@ def read_yolo(root: Path) -> Found:
 
     Args:
         root: the yaml file, or a folder with data.yaml (or one other yaml) in it.
+        applies_exif: whether images are turned upright, so that their boxes are on what is seen then.
 
     Raises:
         UserError: no such file, a split without images, a line that is none, a class beyond the names.
@@ -51,19 +53,23 @@ def read_yolo(root: Path) -> Found:
     base = base if base.is_dir() else file.parent  # the yaml of a data set that was moved
     splits: dict[SplitName, Source] = {}
     notes: list[str] = []
+    no_images: list[str] = []
     for split in _KEYS:
         places = settings.get(split)
         if not places:
             continue
-        images = [path for place in (places if isinstance(places, list) else [places]) for path in _images(base, place)]
+        files = [path for place in (places if isinstance(places, list) else [places]) for path in _files(base, place)]
+        images = [path for path in files if is_image_file(path)]
+        no_images += [f"{split}: {printable(_below(base, path))}" for path in sorted({*files} - {*images})]
         if not images:
             raise UserError(f"{file}: {split} names {shortened_repr(places)}, where no image is below {base}")
-        splits[split], counts = box_source(base, [_boxed(base, path, len(classes)) for path in images])
+        boxed = [_boxed(base, path, len(classes), applies_exif=applies_exif) for path in images]
+        splits[split], counts = box_source(base, boxed)
         _say_if_unlabelled(split, counts, notes)
         notes += counts.said(split)
     if "train" not in splits:
         raise UserError(f"{file} names no training images; set train: a folder of images, or a list of them")
-    return Found(name="yolo", classes=classes, splits=splits, notes=tuple(notes))
+    return Found(name="yolo", classes=classes, splits=splits, notes=tuple(notes), no_images=tuple(no_images))
 
 
 def _say_if_unlabelled(split: SplitName, counts: BoxCounts, notes: list[str]) -> None:
@@ -98,9 +104,9 @@ def _names(names: Any, file: Path) -> tuple[str, ...]:
     return tuple(visible(str(name)) for name in names)
 
 
-def _images(base: Path, place: Any) -> list[Path]:
-    """Images of a folder, or of a txt file that lists them."""
-    path = base / str(place)
+def _files(base: Path, place: Any) -> list[Path]:
+    """Files named as images in a folder, or those that a txt file lists."""
+    path = _found_at(base, str(place))
     if path.is_file():
         lines = [line.strip() for line in text_of(path, most_bytes=2**28).splitlines() if line.strip()]
         found = [(path.parent / line if line.startswith("./") else base / line) for line in lines]
@@ -111,15 +117,29 @@ def _images(base: Path, place: Any) -> list[Path]:
                 f"{printable(missing[0])}"
             )
         return found
-    return sorted(image for image in path.rglob("*") if is_image_file(image)) if path.is_dir() else []
+    files = (file for file in path.rglob("*") if is_named_as_image(file) and not file.name.startswith("."))
+    return sorted(files) if path.is_dir() else []
 
 
-def _boxed(base: Path, path: Path, num_classes: int) -> BoxedImage:
+def _found_at(base: Path, place: str) -> Path:
+    """Where a place of the yaml is; of one that is not there, its last folders below the yaml's.
+
+    So that a yaml which was moved, or says ../train/images of train/images beside it, as Roboflow's do, is read.
+    """
+    path = base / place
+    parts = [part for part in PurePosixPath(place.replace("\\", "/")).parts if part not in ("..", "/")]
+    shorter = [base.joinpath(*parts[start:]) for start in range(len(parts)) if start == 0 or len(parts) - start > 1]
+    return next((found for found in (path, *shorter) if found.exists()), path)
+
+
+def _below(base: Path, path: Path) -> Path:
+    return path.relative_to(base) if path.is_relative_to(base) else path
+
+
+def _boxed(base: Path, path: Path, num_classes: int, *, applies_exif: bool) -> BoxedImage:
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            if image.getexif().get(0x0112) in (5, 6, 7, 8):  # turned by a quarter, as it is shown and labelled
-                width, height = height, width
+            height, width = size_from_header(image, applies_exif=applies_exif)
     except UNREADABLE as error:
         raise UserError(f"{printable(path)} cannot be read ({error}); take it away") from None
     file = _labels_of(path)
@@ -132,8 +152,7 @@ def _boxed(base: Path, path: Path, num_classes: int) -> BoxedImage:
         label, corners = _line(line.split(), num_classes, f"{printable(file)}, line {number}")
         labels.append(label)
         boxes.append([side * scale for side, scale in zip(corners, (width, height) * 2, strict=True)])
-    own = path.relative_to(base) if path.is_relative_to(base) else path
-    return BoxedImage(str(own), (height, width), boxes, labels)
+    return BoxedImage(str(_below(base, path)), (height, width), boxes, labels)
 
 
 def _labels_of(image: Path) -> Path:
