@@ -14,7 +14,7 @@ from helpers.engine import tiny_recipe
 from understudy.runs.analyses.base import Found
 from understudy.runs.analyses.kept import Kept
 from understudy.runs.analyses.run import AnalyzeOptions, analyze
-from understudy.runs.classifiers import teacher_by_name
+from understudy.runs.classifiers import teachers_by_name
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
 from understudy.utils.errors import UserError
@@ -43,8 +43,10 @@ def test_what_was_found_is_not_overwritten_by_why_it_cannot_be_made_now(tmp_path
 def test_a_teacher_that_the_run_trained_is_never_replaced_by_random_weights() -> None:
     recipe = tiny_recipe({"rows": ["kd"], "teacher": {"train_epochs": 1}})
     with pytest.raises(UserError, match="teacher/ is not there any more"):
-        teacher_by_name(recipe, allow_code=False)
-    assert teacher_by_name(tiny_recipe({"rows": ["kd"], "teacher": {"train_epochs": 0}}), allow_code=False).num_classes
+        teachers_by_name(recipe, allow_code=False)
+    assert teachers_by_name(tiny_recipe({"rows": ["kd"], "teacher": {"train_epochs": 0}}), allow_code=False)[
+        None
+    ].num_classes
 
 
 def test_a_list_of_no_names_is_refused(tmp_path: Path) -> None:

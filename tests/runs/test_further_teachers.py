@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import understudy as us
+from helpers.command_line import done
 from helpers.engine import run_recipe, tiny_recipe
 from helpers.smallest_settings import TEACHERS
 from understudy import UserError
@@ -20,7 +24,9 @@ from understudy.report.table import comparison_table
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
 from understudy.runs.components import open_components
+from understudy.runs.folder import RunFolder
 from understudy.runs.further_teachers import check_further_teachers, evaluate_further_teachers
+from understudy.runs.reopen import recipe_of
 
 torch.set_num_threads(1)
 
@@ -95,9 +101,52 @@ def test_a_further_teacher_that_knows_nothing_is_refused_before_training() -> No
     assert said[0].startswith("teacher  timm:vit_tiny_patch16_224   of distilled2   val top-1")
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Under two teachers, to its end."""
+    return run_recipe(tiny_recipe({**TWO, "epochs": 1}), tmp_path_factory.mktemp("two") / "run")
+
+
+def test_predict_shows_every_teacher_below_the_student(run: RunFolder, tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.png" for name in "abc"]
+    files[0].write_bytes(b"broken")
+    for file in files[1:]:
+        Image.effect_noise((8, 8), 90).convert("RGB").save(file)
+    _, two, three = us.predict(run.path, files, teacher=True, topk=2)
+    network = open_components(recipe_of(run), allow_code=False, say=lambda text: None).teacher_network
+    assert network is not None
+    pixels = torch.stack([torch.tensor([*Image.open(one.image).get_flattened_data()]) for one in (two, three)])
+    images = pixels.view(2, 8, 8, 3).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        wanted = {head: logits.softmax(1).topk(2) for head, logits in network.prepared.eval()(images).items()}
+    for place, one in enumerate((two, three)):
+        said = {"logits": one.teacher, **one.further_teachers}
+        assert said.keys() == wanted.keys() == {"logits", "distilled2"}
+        for head, answers in said.items():
+            assert answers is not None
+            assert [int(answer.name) for answer in answers] == wanted[head].indices[place].tolist()
+            assert [answer.probability for answer in answers] == pytest.approx(wanted[head].values[place].tolist())
+    assert two.teacher != two.further_teachers["distilled2"]
+
+    lines = done("predict", run.path, *files, "--teacher").splitlines()
+    assert [line[len(two.image) :].strip().split("   ")[0] for line in lines] == [
+        "student",  # of the picture that cannot be read
+        *["student", "teacher", "teacher of distilled2"] * 2,
+    ]
+    broken, *rows = csv.DictReader(done("predict", run.path, *files, "--teacher", "--format", "csv").splitlines())
+    assert broken["problem"] != ""
+    assert rows[0]["teacher_of_distilled2_class"] == two.further_teachers["distilled2"][0].name
+    told = [
+        json.loads(line) for line in done("predict", run.path, *files, "--teacher", "--format", "jsonl").splitlines()
+    ]
+    assert [list(one) for one in told] == [
+        ["image", "problem"],
+        *[["image", "student", "teacher", "teacher_of_distilled2"]] * 2,
+    ]
+
+
 @pytest.mark.slow
-def test_a_run_under_two_teachers_ends_with_a_page_that_knows_both(tmp_path: Path) -> None:
-    run = run_recipe(tiny_recipe({**TWO, "epochs": 1}), tmp_path / "run")
+def test_a_run_under_two_teachers_ends_with_a_page_that_knows_both(run: RunFolder) -> None:
     results = read_results(run.path)
     assert results.teacher is not None
     assert results.teacher.model == "cifar:resnet8 and timm:vit_tiny_patch16_224"

@@ -21,6 +21,8 @@ from torch.utils.data import TensorDataset
 import understudy as us
 from helpers.command_line import done, refused, understudy
 from helpers.images import coloured_jpeg, pixels, write_tree
+from understudy.cli.predictions import written_as
+from understudy.runs.predict import Answer, Prediction
 from understudy.utils.errors import UserError
 
 CLASSES = ("b", "Äffchen", "Öl & tanker")
@@ -250,6 +252,14 @@ def test_what_distill_made_predicts_by_itself_or_with_a_network_built_alike(phot
     assert set(us.evaluate(result, data=photos)) >= {"top1", "loss"}
     report = us.export(result, torchscript=tmp_path / "a.pt", data=photos)
     assert report.rows[0].score == pytest.approx(report.rows[1].score)
+
+
+def test_a_teacher_that_sees_fewer_classes_on_a_picture_leaves_its_cells_empty() -> None:
+    segmented = Prediction("a.png", (Answer("sky", 0.75), Answer("road", 0.25)), (Answer("sky", 1.0),))
+    assert [*written_as("csv", [segmented], has_teacher=True)][1:] == [
+        "a.png,1,sky,0.750000,sky,1.000000,",
+        "a.png,2,road,0.250000,,,",
+    ]
 
 
 @pytest.mark.parametrize("images", [7, [b"bytes"], []])

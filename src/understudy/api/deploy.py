@@ -43,7 +43,8 @@ def predict(
             `distill` does.
         images: files, folders (all images in them, at any depth) or PIL images; one or several.
         topk: so many of the likeliest classes.
-        teacher: True: the teacher of the run beside it. A network: the teacher that `distill` was given.
+        teacher: True: the teacher of the run beside it, or all where it has several. A network: the teacher that
+            `distill` was given.
         module: for a student that Python handed over, named by its folder: a network that is built alike.
         allow_code: let a folder name a factory in your own code, which is then imported and called.
 

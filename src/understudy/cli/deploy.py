@@ -17,7 +17,9 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, and folders of them.")],
     topk: Annotated[int, typer.Option(metavar="K", min=1, help="So many of the likeliest classes, or boxes.")] = 3,
     format: Annotated[str, typer.Option("--format", metavar="table|csv|jsonl", help="Of the answers.")] = "table",
-    teacher: Annotated[bool, typer.Option("--teacher", help="The teacher's answers beside the student's.")] = False,
+    teacher: Annotated[
+        bool, typer.Option("--teacher", help="The teacher's answers beside the student's, or those of all teachers.")
+    ] = False,
     masks: MasksOption = None,
     boxes: BoxesOption = None,
     module: ModuleOption = None,

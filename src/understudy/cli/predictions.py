@@ -64,6 +64,7 @@ def _table(predictions: Iterable[Prediction], has_teacher: bool) -> Iterator[str
         lines.append([visible(one.image), *who, *_all_words(one.student)])
         if one.teacher is not None:
             lines.append(["", "teacher", *_all_words(one.teacher)])
+        lines += [["", f"teacher of {head}", *_all_words(said)] for head, said in one.further_teachers.items()]
     widths = [max((len(cell) for cell in column), default=0) for column in _columns(lines)]
     for line in lines:
         yield "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip()
@@ -95,13 +96,16 @@ def _csv(predictions: Iterable[Prediction], has_teacher: bool) -> Iterator[str]:
     if first is not None and first.has_boxes:
         yield from _csv_of_boxes(chain([first], rest), has_teacher)
         return
-    of_teacher = ["teacher_class", "teacher_probability"] if has_teacher else []
+    further = () if first is None else tuple(first.further_teachers)
+    teachers = ["teacher", *(f"teacher_of_{head}" for head in further)] if has_teacher else []
+    of_teacher = [f"{teacher}_{what}" for teacher in teachers for what in ("class", "probability")]
     yield _csv_row(["image", "rank", "class", "probability", *of_teacher, "problem"])
     for one in chain([] if first is None else [first], rest):
         if one.problem is not None:
             yield _csv_row([visible(one.image), "", "", "", *([""] * len(of_teacher)), visible(one.problem)])
         for rank, answer in enumerate(one.student):
-            beside = [] if one.teacher is None else _cells(one.teacher[rank])
+            said = [] if one.teacher is None else [one.teacher, *one.further_teachers.values()]
+            beside = [cell for answers in said for cell in (_cells(answers[rank]) if rank < len(answers) else ["", ""])]
             yield _csv_row([visible(one.image), str(rank + 1), *_cells(answer), *beside, ""])
 
 
@@ -139,6 +143,7 @@ def _json_lines(predictions: Iterable[Prediction], has_teacher: bool) -> Iterato
             told["student"] = list(map(_object, one.student))
             if one.teacher is not None:
                 told["teacher"] = list(map(_object, one.teacher))
+            told |= {f"teacher_of_{head}": list(map(_object, said)) for head, said in one.further_teachers.items()}
         text = json.dumps(told, ensure_ascii=False)
         yield _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 

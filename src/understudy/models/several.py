@@ -14,11 +14,16 @@ __all__ = ["SeveralNetworks", "beside"]
 
 
 class SeveralNetworks(nn.Module):
-    """Images in [0,1] to (B,C) logits of each network by name, each after its own normalisation and resizing."""
+    """Images in [0,1] to (B,C) logits of each network by name, each after its own normalisation and resizing.
 
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+    Attributes:
+        parts: the networks as they are by themselves, by the same names; their weights are the ones that are run.
+    """
+
+    def __init__(self, parts: Mapping[str, Network]) -> None:
         super().__init__()
-        self.networks = nn.ModuleDict(networks)
+        self.networks = nn.ModuleDict({name: network.prepared for name, network in parts.items()})
+        self.parts = dict(parts)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Their logits by name."""
@@ -36,7 +41,7 @@ def beside(first: Network, others: Mapping[str, Network]) -> Network:
     return replace(
         first,
         name=" and ".join(network.name for network in every.values()),
-        module=SeveralNetworks({name: network.prepared for name, network in every.items()}),
+        module=SeveralNetworks(every),
         prepare=Prepare(channels=first.prepare.channels),
         starts_from="; ".join(dict.fromkeys(network.starts_from for network in every.values())),
     )

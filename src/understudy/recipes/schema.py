@@ -89,10 +89,8 @@ class TeacherConfig(Config):
             raise ValueError("also: several teachers know the data's classes already; leave out train_epochs, classes")
         return self
 
-    def only(self, head: str | None) -> TeacherConfig:
-        """The teacher of one head by itself; None: the first."""
-        if head is None:
-            return self.model_copy(update={"also": {}})
+    def only(self, head: str) -> TeacherConfig:
+        """The teacher beside the first that one head learns from, by itself."""
         return TeacherConfig.nested({**self.also[head].model_dump(), "allow_weak": True})
 
     def size_asked_for(self, data: DataConfig) -> ImageSize | None:

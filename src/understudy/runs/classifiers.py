@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from understudy.core.image_size import ImageSize, height_and_width, size_from
+from understudy.core.outputs import LOGITS
 from understudy.data.augment.crops import crop_share
 from understudy.data.sources.greys import Greys
 from understudy.distributed.launch import device_named
 from understudy.models import Network, Prepare, load_student_network
 from understudy.models.export.onnx import OnnxFile, open_onnx
 from understudy.models.network import channels_of
+from understudy.models.several import SeveralNetworks
 from understudy.recipes.schema import Recipe
 from understudy.runs.classifier import Classifier, runs_of, scaled, viewed
 from understudy.runs.components import open_components
@@ -28,7 +30,7 @@ from understudy.tasks.segmentation_settings import SegmentationConfig
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import given_path, plain_json
 
-__all__ = ["Classifier", "open_classifier", "open_teacher", "teacher_by_name"]
+__all__ = ["Classifier", "open_classifier", "open_teachers", "teachers_by_name"]
 
 
 def open_classifier(
@@ -63,14 +65,14 @@ def open_classifier(
     return _of_network(network, network.prepare.size, recipe_of(beside) if is_of_a_run else None, str(path))
 
 
-def open_teacher(
+def open_teachers(
     run: RunFolder, student: Classifier, *, allow_code: bool = False, module: nn.Module | None = None
-) -> Classifier:
-    """The teacher of a run, for the student's classes.
+) -> dict[str | None, Classifier]:
+    """The teachers of a run, for the student's classes: under None the first, others by the head that learns from each.
 
     Args:
         run: a finished run.
-        student: that it is shown beside.
+        student: that they are shown beside.
         allow_code: as in `open_classifier`.
         module: the teacher itself, where Python handed it over.
 
@@ -81,48 +83,61 @@ def open_teacher(
     if recipe.teacher is None:
         raise UserError(f"{run.path} has no teacher: its student learnt alone")
     sample_size = image_sizes(run)[1]
-    size = sample_size if recipe.task == "classification" else None
-    if module is not None:
-        teacher = _of_module(module, size, recipe)
-    elif made_by_python(run):
-        raise UserError(f"{run.path}: its teacher was handed over in Python; there, predict(..., teacher=NETWORK)")
-    elif run.teacher.is_dir():
-        network = load_student_network(run.teacher, allow_code=allow_code)
-        teacher = _of_network(network, size, recipe, f"the teacher of {run.path}")
-    else:
-        teacher = _of_network(teacher_by_name(recipe, allow_code), size, recipe, f"the teacher of {run.path}")
-    share = 1.0 if student.crop_share == 1 else crop_share(sample_size)
-    found = replace(
-        teacher,
-        crop_share=share,
-        classes=student.classes,
-        applies_exif=student.applies_exif,
-        greys=student.greys,
-    )
-    if (found.finds is None) != (student.finds is None):
+    opened = {}
+    for head, teacher in _teachers_of(run, recipe, allow_code=allow_code, module=module).items():
+        found = replace(
+            teacher,
+            crop_share=1.0 if student.crop_share == 1 else crop_share(sample_size),
+            classes=student.classes,
+            applies_exif=student.applies_exif,
+            greys=student.greys,
+        )
+        _check_finds_alike(found, student)
+        num_outputs = found.num_found
+        if num_outputs is None:
+            num_outputs = found.logits(torch.zeros(1, found.channels, *height_and_width(sample_size))).shape[1]
+        if num_outputs != results.data.num_classes:
+            raise UserError(
+                f"{found.name} tells {num_outputs} classes apart and its student "
+                f"{results.data.num_classes}; they cannot be shown side by side"
+            )
+        opened[head] = found
+    return opened
+
+
+def _check_finds_alike(teacher: Classifier, student: Classifier) -> None:
+    """Refuse a detector beside what is none."""
+    if (teacher.finds is None) != (student.finds is None):
         raise UserError(
-            f"{found.name} is {'no' if found.finds is None else 'a'} detector and {student.name} is "
-            f"{'one' if found.finds is None else 'none'}; they cannot be shown side by side "
+            f"{teacher.name} is {'no' if teacher.finds is None else 'a'} detector and {student.name} is "
+            f"{'one' if teacher.finds is None else 'none'}; they cannot be shown side by side "
             "(understudy.detector(network, num_classes) makes one of what torchvision built)"
         )
-    num_outputs = found.num_found
-    if num_outputs is None:
-        num_outputs = found.logits(torch.zeros(1, found.channels, *height_and_width(sample_size))).shape[1]
-    if num_outputs != results.data.num_classes:
-        raise UserError(
-            f"the teacher of {run.path} tells {num_outputs} classes apart and its student "
-            f"{results.data.num_classes}; they cannot be shown side by side"
-        )
-    return found
 
 
-def teacher_by_name(recipe: Recipe, allow_code: bool, *, head: str | None = None) -> Network:
-    """As a run opens it, with the normalisation that its data give.
+def _teachers_of(
+    run: RunFolder, recipe: Recipe, *, allow_code: bool, module: nn.Module | None
+) -> dict[str | None, Classifier]:
+    """For images of the size that the first one saw; the others resize these themselves, as in the run."""
+    size = image_sizes(run)[1] if recipe.task == "classification" else None
+    if module is not None:
+        return {None: replace(_of_module(module, size, recipe), name=f"the teacher of {run.path}")}
+    if made_by_python(run):
+        raise UserError(f"{run.path}: its teacher was handed over in Python; there, predict(..., teacher=NETWORK)")
+    if run.teacher.is_dir():
+        networks: dict[str | None, Network] = {None: load_student_network(run.teacher, allow_code=allow_code)}
+    else:
+        networks = teachers_by_name(recipe, allow_code)
+    names = {head: f"the teacher of {run.path}" if head is None else f"the teacher of {head}" for head in networks}
+    return {head: _of_network(network, size, recipe, names[head]) for head, network in networks.items()}
+
+
+def teachers_by_name(recipe: Recipe, allow_code: bool) -> dict[str | None, Network]:
+    """The teachers as a run opens them, with the normalisation that its data give, by the head that learns from each.
 
     Args:
-        recipe: with a teacher.
+        recipe: with a teacher, which None stands for, and perhaps some beside it.
         allow_code: as in `open_classifier`.
-        head: the one that this head learns from; None: the first.
 
     Raises:
         UserError: the run trained it itself, so that its name alone would give other weights; or it cannot be opened.
@@ -136,13 +151,14 @@ def teacher_by_name(recipe: Recipe, allow_code: bool, *, head: str | None = None
             "bank": None,
             "method": (),
             "rows": (),
-            "teacher": None if recipe.teacher is None else recipe.teacher.only(head),
             "student": recipe.student.model_copy(update={"weights": "none"}),
         }
     )
     network = open_components(bare, allow_code=allow_code, say=lambda _: None).teacher_network
     assert network is not None, "a recipe with a teacher and no bank has its network"
-    return network
+    if not isinstance(network.module, SeveralNetworks):
+        return {None: network}
+    return {None if head == LOGITS else head: part for head, part in network.module.parts.items()}
 
 
 def _of_network(network: Network, size: ImageSize | None, recipe: Recipe | None, name: str) -> Classifier:

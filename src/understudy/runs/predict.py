@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,7 +17,7 @@ from understudy.core.detection import Detections
 from understudy.data.sources.decoding import UNREADABLE, BadImageError, decoded, from_pil, printable, upright
 from understudy.data.sources.folders import image_files
 from understudy.data.sources.found import BadImages
-from understudy.runs.classifiers import Classifier, open_classifier, open_teacher
+from understudy.runs.classifiers import Classifier, open_classifier, open_teachers
 from understudy.runs.folder import RunFolder
 from understudy.tasks.pixel_views import at_size
 from understudy.utils.errors import UserError, nearest, shortened_repr
@@ -32,6 +32,7 @@ MOST_THREADS = 8  # that decode
 
 Given = str | Path | Image.Image
 Picture = tuple[str, Given]  # what it is called, and itself
+Teachers = Mapping[str | None, Classifier]  # by the head that learns from each; None: the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Prediction:
         student: the likeliest classes, the likeliest first; empty where the picture could not be read. Of a segmenter
             the classes with most pixels, and their shares of them; of a detector the surest boxes, if there are any.
         teacher: likewise, of its teacher, which may find other boxes; None where that was not asked.
+        further_teachers: likewise, of the teachers beside the first, by the head of the student that learns from each.
         mask: (H,W) uint8 the class of every pixel, of a segmenter; None of others.
         teacher_mask: likewise.
         problem: what was wrong with the picture; None where it was read.
@@ -62,6 +64,7 @@ class Prediction:
     image: str
     student: tuple[Answer, ...] = ()
     teacher: tuple[Answer, ...] | None = None
+    further_teachers: Mapping[str, tuple[Answer, ...]] = field(default_factory=dict)
     problem: str | None = None
     mask: Tensor | None = field(default=None, repr=False, compare=False)
     teacher_mask: Tensor | None = field(default=None, repr=False, compare=False)
@@ -90,7 +93,8 @@ def predictions(
         student: a run folder, a student's folder, an ONNX file of `understudy export`, or what `load_student` gives.
         images: files, folders (all images in them, at any depth) or PIL images; one or several.
         topk: so many of the likeliest classes, or of the surest boxes.
-        teacher: True: the teacher of the run beside it. A network: the teacher that Python handed over.
+        teacher: True: the teacher of the run beside it, or all where it has several. A network: the teacher that Python
+            handed over.
         module: for a student that was handed over in Python: a network that is built alike.
         allow_code: let a folder name a factory in your own code, which is then imported and called.
         say: is told what a person should know.
@@ -108,29 +112,27 @@ def predictions(
     _check_channels(classifier)
     if classifier.classes is None:
         say(f"{classifier.name} does not say what its classes are called; they are numbered from 0")
-    beside = None if teacher is False else _teacher(student, classifier, teacher, allow_code)
+    beside = {} if teacher is False else _teachers(student, classifier, teacher, allow_code)
     return _each(pictures, classifier, beside, topk)
 
 
-def _each(
-    pictures: Sequence[Picture], classifier: Classifier, teacher: Classifier | None, topk: int
-) -> Iterator[Prediction]:
+def _each(pictures: Sequence[Picture], classifier: Classifier, teachers: Teachers, topk: int) -> Iterator[Prediction]:
     batch_size = 1 if classifier.image_size is None else BATCH_SIZE
     rest = iter(pictures)
     with ThreadPoolExecutor(min(MOST_THREADS, num_cpus())) as pool:  # decoders let go of the interpreter lock
         while batch := list(islice(rest, batch_size)):
             read = list(pool.map(lambda picture: _read(picture[1], classifier), batch))
-            yield from _of_batch(batch, read, classifier, teacher, topk)
+            yield from _of_batch(batch, read, classifier, teachers, topk)
 
 
-def _teacher(
+def _teachers(
     student: str | Path | nn.Module, classifier: Classifier, teacher: bool | nn.Module, allow_code: bool
-) -> Classifier:
+) -> Teachers:
     run = None if isinstance(student, nn.Module) else RunFolder(given_path(student, what="student"))
     if run is None or not run.is_run:
         raise UserError(f"{classifier.name} has no teacher beside it; give the run folder that it comes from")
     module = teacher if isinstance(teacher, nn.Module) else None
-    return open_teacher(run, classifier, allow_code=allow_code, module=module)
+    return open_teachers(run, classifier, allow_code=allow_code, module=module)
 
 
 def _check_channels(classifier: Classifier) -> None:
@@ -205,23 +207,32 @@ def _read(picture: Given, classifier: Classifier) -> Tensor | str:
 
 
 def _of_batch(
-    batch: Sequence[Picture], read: Sequence[Tensor | str], student: Classifier, teacher: Classifier | None, topk: int
+    batch: Sequence[Picture], read: Sequence[Tensor | str], student: Classifier, teachers: Teachers, topk: int
 ) -> Iterator[Prediction]:
     good = [image for image in read if isinstance(image, Tensor)]
     by_student = iter(_answers(student, good, topk))
-    by_teacher = None
-    if teacher is not None:
+    by_teacher = {}
+    for head, teacher in teachers.items():
         seen = (_read(one, teacher) for (_, one), image in zip(batch, read, strict=True) if isinstance(image, Tensor))
-        by_teacher = iter(_answers(teacher, (image for image in seen if isinstance(image, Tensor)), topk))
+        by_teacher[head] = iter(_answers(teacher, (image for image in seen if isinstance(image, Tensor)), topk))
     for (name, _), image in zip(batch, read, strict=True):
         if isinstance(image, str):
-            yield Prediction(name, problem=image, has_boxes=student.finds is not None)
+            silent: dict[str, tuple[Answer, ...]] = {head: () for head in by_teacher if head is not None}
+            yield Prediction(name, further_teachers=silent, problem=image, has_boxes=student.finds is not None)
         else:
             said, mask = next(by_student)
-            taught, teacher_mask = (None, None) if by_teacher is None else next(by_teacher)
+            beside = {head: next(answers) for head, answers in by_teacher.items()}
+            taught, teacher_mask = beside.pop(None, (None, None))
             picture = None if student.finds is None else (255 * image).round().to(torch.uint8)
             yield Prediction(
-                name, said, taught, mask=mask, teacher_mask=teacher_mask, has_boxes=picture is not None, picture=picture
+                name,
+                said,
+                taught,
+                {head: answers for head, (answers, _) in beside.items() if head is not None},
+                mask=mask,
+                teacher_mask=teacher_mask,
+                has_boxes=picture is not None,
+                picture=picture,
             )
 
 

@@ -26,7 +26,7 @@ from understudy.recipes.comparison import Variant, rows_of
 from understudy.recipes.schema import Recipe
 from understudy.report import Results
 from understudy.runs.analyses.images import Shown, labelled_places, shown_of, split_of
-from understudy.runs.classifiers import teacher_by_name
+from understudy.runs.classifiers import teachers_by_name
 from understudy.runs.evaluate import Images, images_of
 from understudy.runs.folder import RunFolder
 from understudy.runs.reopen import image_sizes, made_by_python, recipe_of, results_of, row_network_of
@@ -221,7 +221,11 @@ class Opened:
     def _teacher(self, head: str | None) -> Network:
         if self.run.teacher.is_dir():
             return load_student_network(self.run.teacher, allow_code=self.allow_code)
-        return teacher_by_name(self.recipe, self.allow_code, head=head)
+        return self._teachers_by_name[head]
+
+    @cached_property
+    def _teachers_by_name(self) -> Mapping[str | None, Network]:
+        return teachers_by_name(self.recipe, self.allow_code)
 
 
 def open_run(
