@@ -131,8 +131,22 @@ def test_what_is_still_needed_is_asked_for(typed: RecipeOptions, needed: str) ->
         (RecipeOptions(teacher="own:net"), [], {"student": {"model": "other:net"}}, False),
         (RecipeOptions(teacher="own:net"), [], {}, True),
         (RecipeOptions(student="own:net"), [], {}, True),
+        (
+            RecipeOptions(student="own:net"),
+            [],
+            {"teacher": {"model": "cifar:resnet8", "also": {"distilled2": {"model": "other:net"}}}},
+            False,
+        ),
     ],
-    ids=["both typed", "overrides", "recipe's student", "one of two", "typed teacher, known student", "typed student"],
+    ids=[
+        "both typed",
+        "overrides",
+        "recipe's student",
+        "one of two",
+        "typed teacher, known student",
+        "typed student",
+        "recipe's second teacher",
+    ],
 )
 def test_code_is_trusted_where_the_person_who_runs_it_typed_it(
     typed: RecipeOptions, overrides: list[str], base: dict[str, object], is_all: bool

@@ -125,7 +125,8 @@ def has_typed_all_code(recipe: Recipe, typed: RecipeOptions, overrides: Sequence
     from understudy.models.libraries import SOURCES
 
     written = {typed.teacher, typed.student, *(override.partition("=")[2] for override in overrides)}
-    models = [recipe.student.model, *([recipe.teacher.model] if recipe.teacher else [])]
+    further = [] if recipe.teacher is None else [teacher.model for teacher in recipe.teacher.also.values()]
+    models = [recipe.student.model, *([recipe.teacher.model] if recipe.teacher else []), *further]
     return all(model in written for model in models if model.partition(":")[0] not in SOURCES)
 
 

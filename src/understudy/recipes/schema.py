@@ -19,7 +19,7 @@ from understudy.methods import METHODS, MethodConfig
 from understudy.optim import Joint, Schedule, UpdateConfig
 from understudy.optim.ema import Averaging
 from understudy.probes import probe_names
-from understudy.recipes.further_teachers import FurtherTeacher
+from understudy.recipes.further_teachers import FurtherTeacher, checked_heads
 from understudy.recipes.keys import keys_of
 from understudy.recipes.layers import ORIGIN, merged, method_names, nested, settings_alone
 from understudy.recipes.loading import parsed_yaml, read_recipe, recipe_names
@@ -77,6 +77,11 @@ class TeacherConfig(Config):
     allow_weak: bool = False  # go on with a teacher at chance level
     also: dict[str, FurtherTeacher] = Field(default_factory=dict)  # further ones, by the head that learns from each
 
+    @field_validator("also")
+    @classmethod
+    def _are_of_heads(cls, value: dict[str, FurtherTeacher]) -> dict[str, FurtherTeacher]:
+        return checked_heads(value)
+
     @model_validator(mode="after")
     def _is_trained_on_one_set_of_classes(self) -> TeacherConfig:
         if self.classes is not None and self.train_epochs > 0:
@@ -89,8 +94,10 @@ class TeacherConfig(Config):
             raise ValueError("also: several teachers know the data's classes already; leave out train_epochs, classes")
         return self
 
-    def only(self, head: str) -> TeacherConfig:
-        """The teacher beside the first that one head learns from, by itself."""
+    def only(self, head: str | None) -> TeacherConfig:
+        """The teacher of one head by itself; None: the first."""
+        if head is None:
+            return self.model_copy(update={"also": {}})
         return TeacherConfig.nested({**self.also[head].model_dump(), "allow_weak": True})
 
     def size_asked_for(self, data: DataConfig) -> ImageSize | None:
@@ -295,8 +302,6 @@ class Recipe(Config):
                 "data.sampling: a bank has every image once a view, and balanced sampling draws some several times and "
                 "some not at all; leave out data.sampling, or the bank"
             )
-        if self.teacher.also:
-            raise ValueError("teacher.also: a bank holds what one teacher says; leave out teacher.also, or the bank")
         if self.data.repeats > 1:
             raise ValueError(
                 "data.repeats: a bank holds one view of each sample an epoch; leave out data.repeats, or the bank"

@@ -106,6 +106,8 @@ def _refuse_detectors(components: Components) -> None:
 def _check_further_teachers(components: Components, rows: Sequence[Variant]) -> None:
     """Refuse a further teacher whom no method of any row listens to."""
     teacher = components.recipe.teacher
+    if teacher is not None and teacher.also and is_dense(components.task):
+        raise UserError("teacher.also: heads with teachers of their own are a classifier's; leave it out")
     read = {name for row in rows for method in row.method for name in method.method.reads(method)}
     unheard = [] if teacher is None else [head for head in teacher.also if head not in read]
     if unheard:

@@ -6,6 +6,7 @@ Opening settles what a recipe names. What is known only later gives a changed co
 - the run folder says with how many views of a bank the run began: `with_views`;
 - measuring says in which memory format the networks are faster: `with_student_form`, `with_teacher`;
 - a teacher may be trained first: `with_teacher`;
+- several teachers are scored and banked one by one: `teachers_apart`;
 - a bank keeps an epoch's last, smaller batch, which a run may leave out: `with_data_settings`.
 """
 
@@ -14,13 +15,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from understudy.core.outputs import LOGITS
 from understudy.distributed.launch import device_named
 from understudy.distributed.world import World
 from understudy.models import Network
+from understudy.models.several import SeveralNetworks
 from understudy.recipes.schema import Recipe
 from understudy.runs.components import Components, live_teacher
+from understudy.teachers import SeveralRunTeachers, SeveralTeachers
 
-__all__ = ["in_world", "with_data_settings", "with_recipe", "with_student_form", "with_teacher", "with_views"]
+__all__ = [
+    "in_world",
+    "teachers_apart",
+    "with_data_settings",
+    "with_recipe",
+    "with_student_form",
+    "with_teacher",
+    "with_views",
+]
 
 
 def with_recipe(components: Components, recipe: Recipe) -> Components:
@@ -62,3 +74,19 @@ def with_teacher(components: Components, network: Network) -> Components:
     size = components.teacher_size or components.image_size
     teacher = live_teacher(network, components.device, components.recipe, image_size=size)
     return replace(components, teacher_network=network, teacher=teacher)
+
+
+def teachers_apart(components: Components) -> dict[str | None, Components]:
+    """The same components for each teacher by itself: None is the first, others have the head that learns from them."""
+    teacher, network = components.teacher, components.teacher_network
+    if not isinstance(teacher, SeveralTeachers | SeveralRunTeachers):
+        return {None: components}
+    settings = components.recipe.teacher
+    assert settings is not None, "teachers are named in the recipe"
+    networks = network.module.parts if network is not None and isinstance(network.module, SeveralNetworks) else {}
+    apart: dict[str | None, Components] = {}
+    for name, part in teacher.parts.items():
+        head = None if name == LOGITS else name
+        recipe = components.recipe.model_copy(update={"teacher": settings.only(head)})
+        apart[head] = replace(components, recipe=recipe, teacher=part, teacher_network=networks.get(name))
+    return apart

@@ -26,14 +26,15 @@ from understudy.distributed.launch import device_named
 from understudy.distributed.world import SINGLE, World
 from understudy.models import Network
 from understudy.models.cost import model_facts
+from understudy.models.several import SeveralNetworks
 from understudy.recipes.schema import Recipe
 from understudy.runs.absent_files import refuse_absent_files
-from understudy.runs.bank.open import notes_on, open_banks, refuse_absent_banks, was_made_unturned
+from understudy.runs.bank.open import open_all_banks, refuse_absent_banks, was_made_unturned
 from understudy.runs.data_task import open_data_of, task_of, with_task_of
 from understudy.runs.networks import LARGE_IMAGE_SIZE, network_named, teacher_named, with_classes_numbered
 from understudy.tasks import Task
 from understudy.tasks.base import is_dense
-from understudy.teachers import LiveTeacher, RunTeacher, Teacher
+from understudy.teachers import LiveTeacher, RunTeacher, SeveralTeachers, Teacher
 from understudy.training.build import BuildContext
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
@@ -184,12 +185,12 @@ def open_components(
     if network is not None:
         teacher = live_teacher(network, device, recipe, image_size=teacher_size or image_size)
     if recipe.bank is not None:
-        banks = open_banks(recipe, data, image_size=image_size, student=student, num_views=recipe.bank.num_views)
-        for note in notes_on(banks, recipe):
+        banks = open_all_banks(recipe, data, image_size=image_size, student=student)
+        for note in banks.notes:
             say(note)
-        manifest, teacher = banks.first.manifest, banks
-        teacher_size = None if manifest.teacher.image_size == image_size else manifest.teacher.image_size
-        begun = {"key": manifest.content_key, "num_views": banks.num_views}
+        teacher = banks.teacher
+        teacher_size = None if banks.image_size == image_size else banks.image_size
+        begun = {"key": banks.key, "num_views": banks.num_views}
         kept = recipe.bank.model_copy(update=begun)
         recipe = recipe.model_copy(update={"bank": kept})
     return Components(
@@ -256,8 +257,8 @@ def _check_names_exist(recipe: Recipe, device: torch.device, world: World) -> No
     refuse_absent_files(recipe)
 
 
-def live_teacher(network: Network, device: torch.device, recipe: Recipe, *, image_size: ImageSize) -> LiveTeacher:
-    """The network as a teacher on `device`, run as fast as the recipe lets it.
+def live_teacher(network: Network, device: torch.device, recipe: Recipe, *, image_size: ImageSize) -> Teacher:
+    """The network as a teacher on `device`, run as fast as the recipe lets it; of several each by itself.
 
     Args:
         network: of the teacher.
@@ -265,6 +266,10 @@ def live_teacher(network: Network, device: torch.device, recipe: Recipe, *, imag
         recipe: says whether it is folded and compiled.
         image_size: of the images that it sees.
     """
+    if isinstance(network.module, SeveralNetworks):
+        parts = network.module.parts.items()
+        looks = partial(live_teacher, device=device, recipe=recipe, image_size=image_size)
+        return SeveralTeachers({head: looks(part) for head, part in parts})
     return LiveTeacher(
         network.module.to(device),
         prepare=network.prepare.to(device),

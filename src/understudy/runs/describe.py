@@ -11,6 +11,7 @@ from understudy.models.cost import count_parameters
 from understudy.recipes.comparison import Variant
 from understudy.recipes.schema import Recipe
 from understudy.report import compact, style_of_start
+from understudy.runs.component_changes import teachers_apart
 from understudy.runs.components import Components
 from understudy.utils.text import plural
 
@@ -39,9 +40,13 @@ def describe_starts(components: Components) -> list[tuple[str, str]]:
     if recipe.teacher is not None and components.teacher is not None:
         epochs = recipe.teacher.train_epochs
         then = f", to be trained here first for {plural(epochs, 'epoch')}" if epochs else ""
-        network = components.teacher_network  # whose facts nobody may count before it is known to fit the images
-        origin = components.teacher.origin if network is None else network.starts_from
-        lines.append(("teacher", recipe.teacher.model, origin, then))
+        for head, alone in teachers_apart(components).items():
+            network = alone.teacher_network  # whose facts nobody may count before it is known to fit the images
+            assert alone.teacher is not None
+            assert alone.recipe.teacher is not None
+            origin = alone.teacher.origin if network is None else network.starts_from
+            role = "teacher" if head is None else f"teacher of {head}"
+            lines.append((role, alone.recipe.teacher.model, origin, then))
     lines.append(("student", recipe.student.model, components.student_network.starts_from, ""))
     return [(f"start    {role} {model}: {origin}{then}", style_of_start(origin)) for role, model, origin, then in lines]
 

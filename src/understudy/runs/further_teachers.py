@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from torch import Tensor
-
-from understudy.core.batch import Batch
-from understudy.core.outputs import LOGITS
-from understudy.core.precision import autocast
-from understudy.models.several import SeveralNetworks
 from understudy.report.formatting import score, with_unit
 from understudy.results.schema import HeadsTeacher, Scores
+from understudy.runs.component_changes import teachers_apart
 from understudy.runs.components import Components
 from understudy.runs.stop import StopRequest
+from understudy.runs.teacher import evaluate_teacher
 from understudy.tasks import Evaluation
 from understudy.tasks.base import headline_metric
 from understudy.utils.errors import UserError
@@ -24,34 +20,15 @@ Found = Mapping[str, Mapping[str, Evaluation]]  # by head, by split
 
 
 def evaluate_further_teachers(components: Components, *, stop: StopRequest | None = None) -> Found:
-    """Scores of every teacher but the first, by the head that learns from it, on every split that is evaluated.
+    """Scores of every teacher but the first, by the head that learns from it, on every split; of banks those kept.
 
     Raises:
         Interrupted: `stop` wants it; there is nothing to save.
     """
-    network = components.teacher_network
-    if network is None or not isinstance(network.module, SeveralNetworks) or not components.teacher_shares_classes:
-        return {}
-    networks = network.module.to(components.device).eval().networks
-
-    def looks(head: str) -> Callable[[Batch], Tensor]:
-        def look(batch: Batch) -> Tensor:
-            images = batch.images if batch.teacher_images is None else batch.teacher_images
-            with autocast(components.recipe.precision, components.device):
-                logits: Tensor = networks[head](images)
-            return logits.float()
-
-        return look
-
-    heads = [head for head in networks if head != LOGITS]
-    found: dict[str, dict[str, Evaluation]] = {head: {} for head in heads}
-    for split in ["val"] if components.data.test is None else ["val", "test"]:
-        batches = (stop or StopRequest()).stoppable(components.eval_loader(split), components.world, before=lambda: 0)
-        scores = components.task.evaluate(
-            {head: looks(head) for head in heads}, batches, components.device, components.world
-        )
-        for head in heads:
-            found[head][split] = scores[head]
+    found: dict[str, dict[str, Evaluation]] = {}
+    for head, alone in teachers_apart(components).items():
+        if head is not None:
+            found[head] = evaluate_teacher(alone, stop=stop)
     return found
 
 

@@ -15,7 +15,7 @@ from understudy.recipes.comparison import row_named
 from understudy.recipes.schema import TeacherConfig
 from understudy.report.formatting import compact, score, with_unit
 from understudy.runs import checkpoint
-from understudy.runs.component_changes import with_teacher
+from understudy.runs.component_changes import teachers_apart, with_teacher
 from understudy.runs.components import Components
 from understudy.runs.console import Display
 from understudy.runs.folder import RunFolder
@@ -76,9 +76,12 @@ def _keep(components: Components, network: Network, run: RunFolder) -> None:
 def evaluate_teacher(components: Components, *, stop: StopRequest | None = None) -> dict[str, Evaluation]:
     """Its scores on every split that is evaluated, or those in its bank; none where its classes are not the data's.
 
+    Of several teachers those of the first.
+
     Raises:
         Interrupted: `stop` wants it; there is nothing to save.
     """
+    components = teachers_apart(components)[None]
     kept = None if components.teacher is None else components.teacher.kept_scores()
     if kept is not None:
         return _restored(components, kept)
@@ -114,11 +117,12 @@ def _restored(components: Components, kept: Mapping[str, KeptScores]) -> dict[st
 
 
 def check_teacher(components: Components, found: Evaluation | None, *, say: Callable[[str], None]) -> None:
-    """Say what the teacher is worth; stop where it has nothing to teach.
+    """Say what the teacher is worth, of several the first; stop where it has nothing to teach.
 
     Raises:
         UserError: the task finds it no better than one that has learnt nothing, unless the recipe allows a weak one.
     """
+    components = teachers_apart(components)[None]
     settings, task = components.recipe.teacher, components.task
     assert settings is not None
     assert components.teacher is not None

@@ -12,7 +12,7 @@ from helpers.banked import files_of, losses_of, make, opened, small_recipe, with
 from helpers.displays import Heard
 from understudy.data import train_loader
 from understudy.recipes.schema import Recipe
-from understudy.runs.bank import make as making
+from understudy.runs.bank import growing
 from understudy.utils.errors import UserError
 from understudy.utils.interrupted import Interrupted
 
@@ -65,7 +65,7 @@ def test_a_killed_bank_of_mixed_images_goes_on_to_the_same_bytes(
 ) -> None:
     recipe = mixed_recipe()
     make(recipe, tmp_path / "whole", shard_samples=32)
-    looks, look = [0], making._teacher_rows
+    looks, look = [0], growing._teacher_rows
 
     def looks_once_more(*given: Any) -> Any:
         looks[0] += 1
@@ -74,7 +74,7 @@ def test_a_killed_bank_of_mixed_images_goes_on_to_the_same_bytes(
         return look(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(making, "_teacher_rows", looks_once_more)
+        patch.setattr(growing, "_teacher_rows", looks_once_more)
         with pytest.raises(Interrupted):
             make(recipe, tmp_path / "killed", shard_samples=32)
     make(recipe, tmp_path / "killed", shard_samples=32)

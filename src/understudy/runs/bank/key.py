@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -30,13 +31,24 @@ _OF_TRAINING = ("rows", "aux_weight")  # settings of segmentation that change no
 AUGMENTING = ("understudy", "torch", "torchvision", "timm")  # what pixels and outputs hang on
 
 
-def bank_key(recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student: Network) -> dict[str, Any]:
-    """Everything that a teacher's outputs depend on but the seed, as far as it is known without that network."""
+def bank_key(
+    recipe: Recipe,
+    data: DataSplits,
+    *,
+    image_size: ImageSize,
+    student: Network,
+    beside: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything that a teacher's outputs depend on but the seed, as far as it is known without that network.
+
+    Args:
+        recipe: with that teacher alone.
+        data: that are banked.
+        image_size: of the student's images.
+        student: whose normalisation some transforms depend on.
+        beside: what is to be said of a teacher that stands beside others.
+    """
     augment = augment_for(recipe.data, data.train)
-    teacher = recipe.teacher
-    assert teacher is not None, "a recipe with a bank has a teacher"
-    drawn = {"first_seed": recipe.seeds[0]} if teacher.weights == "none" else {}
-    digest = _digest_of_weights(teacher.weights)
     # What is erased is filled with noise about the student's mean.
     has_parts = isinstance(augment, AugmentParts) and augment.has_parts
     filled = {"mean": student.mean, "std": student.std} if has_parts else {}
@@ -48,16 +60,7 @@ def bank_key(recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student
     mix = recipe.data.mix
     mixed = {} if mix is None else {"mix": mix.model_dump(mode="json"), "mixed_in_batches_of": recipe.data.batch_size}
     key = {
-        "teacher": {
-            "model": teacher.model,
-            "weights": teacher.weights,
-            "kwargs": teacher.kwargs,
-            **drawn,
-            **({} if digest is None else {"sha256": digest}),
-            **_set_in_it(teacher.weights),
-            **({} if teacher.classes is None else {"classes": teacher.classes}),
-            **({} if teacher.image_size is None else {"image_size": teacher.image_size}),
-        },
+        "teacher": _of_teacher(recipe) | dict(beside or {}),
         "images": {
             "augment": augment.model_dump(mode="json"),
             "copies": recipe.data.copies,
@@ -75,6 +78,23 @@ def bank_key(recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student
     }
     plain: dict[str, Any] = json.loads(json.dumps(key))  # tuples as they come back from a file
     return plain
+
+
+def _of_teacher(recipe: Recipe) -> dict[str, Any]:
+    """Its settings, and what tells its weights."""
+    teacher = recipe.teacher
+    assert teacher is not None, "a recipe with a bank has a teacher"
+    digest = _digest_of_weights(teacher.weights)
+    return {
+        "model": teacher.model,
+        "weights": teacher.weights,
+        "kwargs": teacher.kwargs,
+        **({"first_seed": recipe.seeds[0]} if teacher.weights == "none" else {}),
+        **({} if digest is None else {"sha256": digest}),
+        **_set_in_it(teacher.weights),
+        **({} if teacher.classes is None else {"classes": teacher.classes}),
+        **({} if teacher.image_size is None else {"image_size": teacher.image_size}),
+    }
 
 
 def _of_masks(recipe: Recipe, data: DataSplits, student: Network) -> dict[str, Any]:

@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from understudy.core.batch import Batch
-from understudy.core.precision import autocast
-from understudy.data import TrainLoader
 from understudy.data.sources.found import BadImages
 from understudy.distributed.environment import launched_world_size
 from understudy.distributed.launch import current, device_named
-from understudy.recipes.comparison import rows_of
+from understudy.recipes.comparison import Variant, rows_of
 from understudy.recipes.schema import Recipe
+from understudy.runs.bank.beside import bank_path, beside_key
 from understudy.runs.bank.facts import stored_with, teacher_facts
+from understudy.runs.bank.growing import GrowingBank, batches_at
 from understudy.runs.bank.key import bank_key, versions_here
 from understudy.runs.bank.layout import BankOptions, check_options, layout_of
 from understudy.runs.bank.of_boxes import refuse_boxes
 from understudy.runs.bank.open import bank_folder
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
-from understudy.runs.component_changes import with_data_settings
+from understudy.runs.component_changes import teachers_apart, with_data_settings
 from understudy.runs.components import Components, open_components
 from understudy.runs.console import Display
 from understudy.runs.failures import readable_errors
+from understudy.runs.further_teachers import check_further_teachers
 from understudy.runs.stop import StopRequest
 from understudy.runs.teacher import check_teacher, evaluate_teacher
 from understudy.runs.threads import usable_threads
 from understudy.tasks import Evaluation
 from understudy.teachers.bank.identity import refuse_another, refuse_another_beside, version_note
-from understudy.teachers.bank.packing import BankLayout, joined_rows, packed
+from understudy.teachers.bank.packing import BankLayout
 from understudy.teachers.bank.store import BankFolder, Manifest
 from understudy.utils.errors import UserError
 from understudy.utils.interrupted import Interrupted
@@ -49,15 +46,16 @@ __all__ = ["BankOptions", "make_banks"]
 
 @dataclass(frozen=True)
 class _Banking:
-    """A bank on its way, one seed after the other."""
+    """The banks of one teacher on their way, one seed after the other."""
 
-    components: Components
+    components: Components  # with this teacher alone
     layout: BankLayout
     options: BankOptions
     out: str
     display: Display
     stop: StopRequest
     key: Mapping[str, Any]  # of all seeds
+    scores: Mapping[str, Evaluation] = field(default_factory=dict)
 
 
 def make_banks(
@@ -97,35 +95,68 @@ def make_banks(
         refuse_boxes(components, rows, bytes_a_value=4 if options.dtype == "float32" else 2)
         check_rows(components, rows)
         build_trainer(components, rows, recipe.seeds[0])  # taps the teacher, and refuses what a run would
-        layout = layout_of(components, [config for row in rows for config in row.method], options)
-        key = bank_key(recipe, components.data, image_size=components.image_size, student=components.student_network)
-        banking = _Banking(components, layout, options, str(out), display, stop, key)
-        _announce(banking)
-        scores = evaluate_teacher(components, stop=stop)
-        check_teacher(components, scores.get("val"), say=display.say)
-        return [_bank_seed(banking, seed, scores) for seed in recipe.seeds]
+        bankings = _bankings(components, rows, options, str(out), display, stop)
+        _announce([*bankings.values()], out)
+        scores = {head: evaluate_teacher(banking.components, stop=stop) for head, banking in bankings.items()}
+        check_teacher(components, scores[None].get("val"), say=display.say)
+        further = {head: found for head, found in scores.items() if head is not None}
+        check_further_teachers(components, further, say=display.say)
+        scored = [replace(banking, scores=scores[head]) for head, banking in bankings.items()]
+        return [folder for seed in recipe.seeds for folder in _bank_seed(scored, seed)]
 
 
-def _announce(banking: _Banking) -> None:
+def _bankings(
+    components: Components,
+    rows: Sequence[Variant],
+    options: BankOptions,
+    out: str,
+    display: Display,
+    stop: StopRequest,
+) -> dict[str | None, _Banking]:
+    """What is banked of each teacher, by the head that learns from it; features are the first one's."""
+    methods = [config for row in rows for config in row.method]
+    student, size = components.student_network, components.image_size
+    shown = components.teacher_size or size
+    found = {}
+    for head, alone in teachers_apart(components).items():
+        beside = beside_key(components.recipe, head, shown=shown, image_size=size)
+        found[head] = _Banking(
+            components=alone,
+            layout=layout_of(alone, methods if head is None else [], options),
+            options=options,
+            out=bank_path(out, head),
+            display=display,
+            stop=stop,
+            key=bank_key(alone.recipe, components.data, image_size=size, student=student, beside=beside),
+        )
+    return found
+
+
+def _announce(bankings: Sequence[_Banking], out: Path) -> None:
     """Say how large it is going to be, and stop where the disk has no room for it."""
-    layout, options, seeds = banking.layout, banking.options, banking.components.recipe.seeds
-    there = sum(_bytes_there(bank_folder(banking.out, seed)) for seed in seeds)
-    total = layout.view_bytes * options.views * len(seeds)
-    free = shutil.disk_usage(_existing(Path(banking.out))).free
-    kept = ", ".join(
-        [layout.output.in_words(), *(f"{tap} {'x'.join(map(str, size))}" for tap, size in layout.taps.items())]
-    )
-    copies = f" x {layout.num_copies} copies" if layout.num_copies > 1 else ""
-    if banking.components.recipe.data.mix is not None:
-        copies += f", each mixed with its partner in batches of {banking.components.recipe.data.batch_size}"
-    banking.display.say(
-        f"bank     {banking.out}: {plural(len(seeds), 'seed')} x "
-        f"{plural(options.views, 'view')} of {layout.num_samples:,} images{copies}, {layout.row_bytes:,} bytes each "
-        f"({kept}; {layout.dtype}): {bytes_in_words(total)}, {bytes_in_words(free)} free"
-    )
-    if total - there > free:
+    free = shutil.disk_usage(_existing(out)).free
+    needed = whole = 0
+    for banking in bankings:
+        layout, options, recipe = banking.layout, banking.options, banking.components.recipe
+        there = sum(_bytes_there(bank_folder(banking.out, seed)) for seed in recipe.seeds)
+        total = layout.view_bytes * options.views * len(recipe.seeds)
+        needed, whole = needed + total - there, whole + total
+        kept = ", ".join(
+            [layout.output.in_words(), *(f"{tap} {'x'.join(map(str, size))}" for tap, size in layout.taps.items())]
+        )
+        copies = f" x {layout.num_copies} copies" if layout.num_copies > 1 else ""
+        if recipe.data.mix is not None:
+            copies += f", each mixed with its partner in batches of {recipe.data.batch_size}"
+        each = f"{layout.num_samples:,} images{copies}, {layout.row_bytes:,} bytes each ({kept}; {layout.dtype})"
+        banking.display.say(
+            f"bank     {banking.out}: {plural(len(recipe.seeds), 'seed')} x {plural(options.views, 'view')} of {each}: "
+            f"{bytes_in_words(total)}, {bytes_in_words(free)} free"
+        )
+    if len(bankings) > 1:
+        bankings[0].display.say(f"bank     {len(bankings)} teachers: {bytes_in_words(whole)} in all")
+    if needed > free:
         raise UserError(
-            f"this bank still needs {bytes_in_words(total - there)}, and {banking.out} has {bytes_in_words(free)} "
+            f"this bank still needs {bytes_in_words(needed)}, and {out} has {bytes_in_words(free)} "
             "free; take fewer --views, --topk 32, --dtype float16, or an --out with more room"
         )
 
@@ -139,82 +170,74 @@ def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.parent)
 
 
-def _bank_seed(banking: _Banking, seed: int, scores: Mapping[str, Evaluation]) -> BankFolder:
-    """Write the shards of a seed that are not there yet, if no other process is about to."""
-    folder = bank_folder(banking.out, seed)
-    wanted = _manifest(banking, seed, scores)
+def _bank_seed(bankings: Sequence[_Banking], seed: int) -> list[BankFolder]:
+    """Write the shards of a seed that are not there yet, of all teachers, if no other process is about to."""
+    wanted = [(banking, bank_folder(banking.out, seed), _wanted(banking, seed)) for banking in bankings]
+    with ExitStack() as until_done:
+        for _, folder, _ in wanted:
+            until_done.enter_context(held(folder.path, what="bank"))
+        growing = [
+            GrowingBank(banking.components, folder, _started(banking, folder, new)) for banking, folder, new in wanted
+        ]
+        _write_missing(growing, seed, display=bankings[0].display, stop=bankings[0].stop)
+    return [folder for _, folder, _ in wanted]
+
+
+def _wanted(banking: _Banking, seed: int) -> Manifest:
+    """The manifest of a seed, of which nothing is there yet; refused where something else is."""
+    folder, wanted = bank_folder(banking.out, seed), _manifest(banking, seed)
     if folder.exists:  # one that an older version began goes on in its own form
         form = {"centred": folder.manifest().layout.centred}
-        wanted = wanted.model_copy(update={"layout": wanted.layout.model_copy(update=form)})
-    if not folder.exists:  # what is not ours is left without so much as a lock
-        if folder.path.is_dir() and any(folder.path.glob("[!.]*")):
-            raise UserError(f"{folder.path} is not empty and holds no bank; take another --out")
-        refuse_another_beside(folder, wanted)
-    with held(folder.path, what="bank"):
-        _write_missing(banking, seed, folder, _started(banking, folder, wanted, scores))
-    return folder
+        return wanted.model_copy(update={"layout": wanted.layout.model_copy(update=form)})
+    # What is not ours is left without so much as a lock.
+    if folder.path.is_dir() and any(folder.path.glob("[!.]*")):
+        raise UserError(f"{folder.path} is not empty and holds no bank; take another --out")
+    refuse_another_beside(folder, wanted)
+    return wanted
 
 
-def _write_missing(banking: _Banking, seed: int, folder: BankFolder, manifest: Manifest) -> None:
-    missing = manifest.missing
+def _write_missing(growing: Sequence[GrowingBank], seed: int, *, display: Display, stop: StopRequest) -> None:
+    """Show each batch to the teachers whose rows of it are not there, in one pass over the images of a view."""
     label = f"bank of seed {seed}"
-    if not missing:
-        banking.display.say(f"{label} is complete: {manifest.num_views} views in {folder.path}")
+    for bank in growing:
+        if not bank.manifest.missing:
+            display.say(f"{label} is complete: {bank.manifest.num_views} views in {bank.folder.path}")
+    num_views = max(bank.manifest.num_views for bank in growing)
+    missing = {view: sorted(set().union(*(bank.steps_missing(view) for bank in growing))) for view in range(num_views)}
+    total, done = sum(map(len, missing.values())), 0
+    if not total:
         return
+    components, layout = growing[0].components, growing[0].manifest.layout
     # An epoch's last, smaller batch is banked too, whether a run leaves it out or not.
-    of_mixed = {} if banking.components.recipe.data.mix is None else {"on_bad_image": "stop"}
-    components = with_data_settings(banking.components, {"drop_last": False, **of_mixed})
-    loader = components.train_loader(seed)
-    layout, done = manifest.layout, 0
-    total = sum(len(layout.steps_of(number)) for _, number in missing)
-    with banking.display.stretch(total, images_per_step=layout.batch_size * layout.num_copies):
-        for place, batches in _shards(loader, manifest):
-            kept = []
-            for batch in batches:
-                if banking.stop.signal is not None:
-                    raise Interrupted(done, banking.stop.signal)
-                kept.append(_teacher_rows(components, batch, layout))
+    of_mixed = {} if components.recipe.data.mix is None else {"on_bad_image": "stop"}
+    loader = with_data_settings(components, {"drop_last": False, **of_mixed}).train_loader(seed)
+    with display.stretch(total, images_per_step=layout.batch_size * layout.num_copies):
+        for view, steps in missing.items():
+            for step, batch in batches_at(loader, view, steps):
+                if stop.signal is not None:
+                    raise Interrupted(done, stop.signal)
+                for bank in growing:
+                    bank.look(view, step, batch)
                 done += 1
-                banking.display.update(done, f"{label} · view {place[0] + 1}/{manifest.num_views}")
-            manifest = folder.write_shard(manifest, *place, joined_rows(kept))
+                display.update(done, f"{label} · view {view + 1}/{num_views}")
+                for bank in growing:
+                    bank.write_ended(view, step)
     if loader.skipped:
-        banking.display.say(BadImages(loader.skipped, ("image cannot be read", "images cannot be read")).note())
+        display.say(BadImages(loader.skipped, ("image cannot be read", "images cannot be read")).note())
 
 
-def _shards(loader: TrainLoader, manifest: Manifest) -> Iterator[tuple[tuple[int, int], Iterator[Batch]]]:
-    """Each missing shard with its batches; one pass goes on through the shards that follow each other in a view."""
-    layout, next_place = manifest.layout, (-1, -1)
-    batches: Iterator[Batch] = iter(())
-    for view, number in manifest.missing:
-        steps = layout.steps_of(number)
-        if (view, number) != next_place:
-            batches = loader.epoch(view + 1, steps.start)
-        yield (view, number), islice(batches, len(steps))
-        next_place = (view, number + 1)
-
-
-def _teacher_rows(components: Components, batch: Batch, layout: BankLayout) -> dict[str, Tensor]:
-    """The rows of one batch, in its own order, with the numbers by which they are found."""
-    assert batch.indices is not None
-    with autocast(components.recipe.precision, components.device):
-        observation = components.shown_teacher.observe(batch.to(components.device))
-    copies = torch.zeros_like(batch.indices) if batch.copies is None else batch.copies
-    found = {"indices": batch.indices.to("cpu", torch.int32), "copies": copies.to("cpu", torch.uint8)}
-    return {**found, **packed(observation.output, observation.features, layout)}
-
-
-def _manifest(banking: _Banking, seed: int, scores: Mapping[str, Evaluation]) -> Manifest:
+def _manifest(banking: _Banking, seed: int) -> Manifest:
     """That of a seed of which nothing is there yet."""
     return Manifest(
         key={**banking.key, "seed": seed},
         versions=versions_here(),
-        teacher=teacher_facts(banking.components, scores),
+        teacher=teacher_facts(banking.components, banking.scores),
         layout=banking.layout,
         num_views=banking.options.views,
     )
 
 
-def _started(banking: _Banking, folder: BankFolder, wanted: Manifest, scores: Mapping[str, Evaluation]) -> Manifest:
+def _started(banking: _Banking, folder: BankFolder, wanted: Manifest) -> Manifest:
     """The manifest of this seed: a new one, or that of an earlier call with the shards that are whole."""
     manifest = wanted
     if folder.exists:
@@ -229,7 +252,7 @@ def _started(banking: _Banking, folder: BankFolder, wanted: Manifest, scores: Ma
         views = max(wanted.num_views, manifest.num_views)
         manifest = manifest.model_copy(update={"shards": whole, "num_views": views})
     if not folder.has_teacher(manifest):
-        digest = folder.write_teacher(stored_with(banking.components, scores))
+        digest = folder.write_teacher(stored_with(banking.components, banking.scores))
         manifest = manifest.model_copy(update={"teacher": manifest.teacher.model_copy(update={"sha256": digest})})
     folder.write_manifest(manifest)
     return manifest

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from understudy.core.image_size import ImageSize
+from understudy.core.outputs import LOGITS
 from understudy.data import DataSplits
 from understudy.models import Network
-from understudy.recipes.schema import Recipe
+from understudy.recipes.schema import BankConfig, Recipe
+from understudy.runs.bank.beside import FURTHER, bank_path, beside_key, heads_of, recipe_alone
 from understudy.runs.bank.key import bank_key, versions_here
 from understudy.teachers.bank.identity import differing_content, version_note
 from understudy.teachers.bank.seeds import SeededBanks
 from understudy.teachers.bank.store import BankFolder
 from understudy.teachers.bank.teacher import BankTeacher
 from understudy.teachers.base import RunTeacher
+from understudy.teachers.several import SeveralRunTeachers
 from understudy.utils.errors import UserError
 from understudy.utils.text import plural
 from understudy.utils.untrusted import given_path
 
 __all__ = [
+    "OpenedBanks",
     "bank_folder",
     "limit_views",
-    "notes_on",
+    "open_all_banks",
     "open_banks",
     "refuse_absent_banks",
     "was_made_unturned",
@@ -51,20 +57,72 @@ def with_banked_teacher(settings: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(path, str) or not isinstance(teacher, Mapping):
         return dict(settings)
     folder = given_path(path, what="bank")
-    banks = [BankFolder(seed) for seed in sorted(folder.glob("seed*")) if BankFolder(seed).exists]
-    if not banks:
+    banked = _banked_settings(folder)
+    if banked is None:
         if "model" not in teacher:
             raise UserError(f"bank {path}: there is none, and so no teacher; `understudy bank --out {path}` makes one")
         return dict(settings)
-    key = banks[0].manifest().key.get("teacher")
-    banked = {name: key[name] for name in BANKED_SETTINGS if name in key} if isinstance(key, Mapping) else {}
+    if "model" not in teacher:  # who names one teacher means no other beside it
+        beside = {below.name: _banked_settings(below) for below in sorted(folder.glob(f"{FURTHER}/*"))}
+        banked |= {"also": also} if (also := {head: told for head, told in beside.items() if told}) else {}
     if teacher.get("model", banked.get("model")) != banked.get("model") or teacher.get("weights") is not None:
         return dict(settings)
     return {**settings, "teacher": {**banked, **{name: value for name, value in teacher.items() if value is not None}}}
 
 
+def _banked_settings(folder: Path) -> dict[str, Any] | None:
+    """What a folder with the banks of one teacher knows of it; None where there are none."""
+    banks = [BankFolder(seed) for seed in sorted(folder.glob("seed*")) if BankFolder(seed).exists]
+    if not banks:
+        return None
+    key = banks[0].manifest().key.get("teacher")
+    return {name: key[name] for name in BANKED_SETTINGS if name in key} if isinstance(key, Mapping) else {}
+
+
+@dataclass(frozen=True)
+class OpenedBanks:
+    """The banks of a run as its teacher, and what the run writes down of them."""
+
+    teacher: SeededBanks | SeveralRunTeachers
+    key: str  # digest of what they hold, of several teachers one beside the other
+    num_views: int
+    image_size: ImageSize  # of the images that were shown
+    notes: tuple[str, ...]
+
+
+def open_all_banks(recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student: Network) -> OpenedBanks:
+    """The banks of every teacher of the run; arguments and errors as of `open_banks`."""
+    assert recipe.bank is not None
+    refuse_absent_banks(recipe)
+    banks: dict[str, SeededBanks] = {}
+    for head in heads_of(recipe):
+        shown = next((first.first.manifest.teacher.image_size for first in banks.values()), image_size)
+        beside = beside_key(recipe, head, shown=shown, image_size=image_size)
+        alone, views = recipe_alone(recipe, head), recipe.bank.num_views
+        found = open_banks(alone, data, image_size=image_size, student=student, num_views=views, beside=beside)
+        banks[head or LOGITS] = found
+    first, key = banks[LOGITS], "+".join(each.first.manifest.content_key for each in banks.values())
+    if recipe.bank.key not in (None, key):
+        raise _another_content(recipe.bank, key)
+    num_views = min(each.num_views for each in banks.values())
+    notes = [*_views_notes(num_views, recipe), *(note for each in banks.values() for note in _version_notes(each))]
+    return OpenedBanks(
+        teacher=first if len(banks) == 1 else SeveralRunTeachers(banks),
+        key=key,
+        num_views=num_views,
+        image_size=first.first.manifest.teacher.image_size,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
 def open_banks(
-    recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student: Network, num_views: int | None = None
+    recipe: Recipe,
+    data: DataSplits,
+    *,
+    image_size: ImageSize,
+    student: Network,
+    num_views: int | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> SeededBanks:
     """The bank of every seed of the run, all of them of equally many views.
 
@@ -74,13 +132,14 @@ def open_banks(
         image_size: of the student's images.
         student: whose normalisation some transforms depend on.
         num_views: that the run began with; None: as many as every seed has.
+        beside: what its key says of a teacher beside another.
 
     Raises:
         UserError: a seed has none, one is incomplete, of something else than this run wants, or of too few views.
     """
     assert recipe.bank is not None
     refuse_absent_banks(recipe)
-    key = bank_key(recipe, data, image_size=image_size, student=student)
+    key = bank_key(recipe, data, image_size=image_size, student=student, beside=beside)
     banks = {}
     for seed in recipe.seeds:
         bank = BankTeacher(bank_folder(recipe.bank.path, seed).path)
@@ -147,40 +206,51 @@ def limit_views(teacher: RunTeacher, num_views: int | None, recipe: Recipe) -> N
         )
 
 
-def notes_on(banks: SeededBanks, recipe: Recipe) -> Iterator[str]:
-    """What a person should be told of the banks of a run, which are in order as far as can be seen."""
-    num_views = banks.num_views
+def _views_notes(num_views: int, recipe: Recipe) -> Iterator[str]:
+    """What a person should be told of banks that have fewer views than the run has epochs."""
     if num_views < recipe.epochs:
         views = plural(num_views, "view")
         yield f"bank     {views} for {recipe.epochs} epochs: every {num_views} epochs the same augmented images"
-    assert recipe.bank is not None
+
+
+def _version_notes(banks: SeededBanks) -> Iterator[str]:
+    """A warning where a bank was made with other versions than those that are here."""
     here = versions_here()
-    notes = [version_note(f"bank {recipe.bank.path}", told.versions, here) for told in banks.manifests.values()]
-    yield from (note for note in dict.fromkeys(notes) if note is not None)
+    notes = [version_note(f"bank {banks.path}", told.versions, here) for told in banks.manifests.values()]
+    yield from (note for note in notes if note is not None)
 
 
 def refuse_absent_banks(recipe: Recipe) -> None:
-    """Refuse a bank that is not there, or not for every seed of the run."""
+    """Refuse a bank that is not there, or not for every seed of the run and each of its teachers."""
     if recipe.bank is None:
         return
-    path = recipe.bank.path
+    for head in heads_of(recipe):
+        _refuse_absent(recipe, head)
+
+
+def _refuse_absent(recipe: Recipe, head: str | None) -> None:
+    assert recipe.bank is not None
+    named = recipe.bank.path
+    path, of_whom = bank_path(named, head), "" if head is None else f" of the teacher of {head}"
     absent = [seed for seed in recipe.seeds if not bank_folder(path, seed).exists]
     if not absent:
         return
     here = given_path(path, what="bank")
-    if BankFolder(here).exists:
+    if head is None and BankFolder(here).exists:
         raise UserError(f"bank {path}: this is the bank of one seed; give the folder that holds it, {here.parent}")
     names = [folder.name.removeprefix("seed") for folder in here.glob("seed*") if BankFolder(folder).exists]
     there = sorted(int(name) for name in names if name.isdigit())
     wanted = ",".join(map(str, absent))
     if not there:
         found = f"holds no bank (no seed{absent[0]}/bank.json in it)" if here.is_dir() else "there is none"
-        raise UserError(f"bank {path}: {found}; `understudy bank RECIPE --views 8 --out {path}` makes one")
+        if head is not None:
+            found = f"holds none{of_whom} (no {path.removeprefix(named).strip('/')}/seed{absent[0]}/bank.json in it)"
+        raise UserError(f"bank {named}: {found}; `understudy bank RECIPE --views 8 --out {named}` makes one")
     views = max(bank_folder(path, seed).manifest().num_views for seed in there)
     raise UserError(
-        f"bank {path} holds seed {', '.join(map(str, there))}, but this run also has seed {wanted}, whose augmentation "
-        f"is another; add it (`understudy bank RECIPE --views {views} --seeds {wanted}, --out {path}`), or run with "
-        f"--seeds {','.join(map(str, there))}{',' * (len(there) == 1)}"
+        f"bank {named} holds seed {', '.join(map(str, there))}{of_whom}, but this run also has seed {wanted}, whose "
+        f"augmentation is another; add it (`understudy bank RECIPE --views {views} --seeds {wanted}, --out {named}`), "
+        f"or run with --seeds {','.join(map(str, there))}{',' * (len(there) == 1)}"
     )
 
 
@@ -195,7 +265,11 @@ def _refuse_another_content(recipe: Recipe, banks: SeededBanks) -> None:
         )
     found = next(iter(keys.values()))
     if recipe.bank.key not in (None, found):
-        raise UserError(
-            f"bank.key: {recipe.bank.path} has another content than this recipe was run with (here {found!r}, there "
-            f"{recipe.bank.key!r}); leave the key out to take what is there"
-        )
+        raise _another_content(recipe.bank, found)
+
+
+def _another_content(bank: BankConfig, found: str) -> UserError:
+    return UserError(
+        f"bank.key: {bank.path} has another content than this recipe was run with (here {found!r}, there "
+        f"{bank.key!r}); leave the key out to take what is there"
+    )

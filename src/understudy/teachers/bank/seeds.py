@@ -28,7 +28,7 @@ class SeededBanks(RunTeacher):
 
     def __init__(self, banks: Mapping[int, BankTeacher], *, path: str) -> None:
         self._banks = dict(banks)
-        self._path = path
+        self.path = path
         self._fewest = min(banks.values(), key=lambda bank: bank.manifest.num_views)
         self.name = self._fewest.name
 
@@ -79,7 +79,7 @@ class SeededBanks(RunTeacher):
         if num_views is not None and there < num_views:
             raise UserError(
                 f"{self.name} has {plural(there, 'view')}, and this run began with {num_views}; add the others "
-                f"(`understudy bank RECIPE --views {num_views} --out {self._path}`), or begin the run anew"
+                f"(`understudy bank RECIPE --views {num_views} --out {self.path}`), or begin the run anew"
             )
         for bank in self._banks.values():
             bank.limit_views(there if num_views is None else num_views)

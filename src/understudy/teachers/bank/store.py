@@ -20,7 +20,7 @@ from understudy.utils.errors import UserError
 from understudy.utils.files import write_atomically
 from understudy.utils.untrusted import plain_json, text_of
 
-__all__ = ["BankFolder", "Manifest", "Shard", "TeacherFacts", "by_digest"]
+__all__ = ["BankFolder", "Manifest", "Shard", "TeacherFacts", "by_digest", "name_of"]
 
 MOST_VIEWS = 10_000
 MAX_MANIFEST_BYTES = 64_000_000  # a shard takes about 110
