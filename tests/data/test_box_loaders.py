@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from understudy.core.batch import Batch
-from understudy.data.augment.boxes import BoxRendering, padded_size, rendered
+from understudy.data.augment.boxes import BoxRendering, common_canvas, padded_size, rendered
 from understudy.data.loaders.boxes import BoxEvalLoader, BoxTrainLoader, grouped_order
 from understudy.data.loaders.plan import Share
 from understudy.data.sources.boxed import BoxedImage, BoxSource, box_source
@@ -31,7 +31,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> BoxSource:
 
 def train_loader(source: BoxSource, **settings: object) -> BoxTrainLoader:
     rendering = BoxRendering(shorter_sides=(32, 48, 64), longer_side=90)
-    return BoxTrainLoader(source, rendering, **{"batch_size": 2, "seed": 1, **settings})  # type: ignore[arg-type]
+    return BoxTrainLoader(source, **{"rendering": rendering, "batch_size": 2, "seed": 1, **settings})  # type: ignore[arg-type]
 
 
 def equal(one: Batch, other: Batch) -> bool:
@@ -81,6 +81,34 @@ def test_processes_have_their_part_of_each_batch_at_the_size_of_the_whole_step(s
         boxes = torch.cat([part[step].targets.boxes for part in parts])
         assert torch.equal(images, batch.images)
         assert torch.equal(boxes, batch.targets.boxes)
+
+
+def test_where_batches_are_padded_differently_whole_epochs_repeat_with_their_views(source: BoxSource) -> None:
+    live, repeating = train_loader(source, drop_last=False), train_loader(source, drop_last=False, num_views=2)
+    epochs = [[*repeating.epoch(number)] for number in range(1, 5)]
+    for number in (0, 1):
+        same = zip(epochs[number], live.epoch(number + 1), epochs[number + 2], strict=True)
+        assert all(equal(one, as_live) and equal(one, again) for one, as_live, again in same)
+    assert [one.view for one in (epochs[0][0], epochs[1][0], epochs[2][0])] == [0, 1, 0]
+    foreseen = [(tuple(batch.images.shape[2:]), len(batch.images)) for batch in epochs[1]]
+    assert [*repeating.canvases(2)] == [*repeating.canvases(4)] == foreseen
+
+
+def test_where_all_batches_are_padded_alike_views_repeat_in_other_batches(source: BoxSource) -> None:
+    rendering = BoxRendering(shorter_sides=None, longer_side=64, within=(32, 32))
+    loader = train_loader(source, rendering=rendering, num_views=1)
+    first, second = ([*loader.epoch(number)] for number in (1, 2))
+    assert {batch.images.shape[2:] for batch in (*first, *second)} == {(32, 32)}
+    assert {batch.view for batch in (*first, *second)} == {0}
+    assert [batch.indices.tolist() for batch in first] != [batch.indices.tolist() for batch in second]
+
+
+def test_a_common_canvas_is_one_that_every_image_has_at_every_size_that_is_drawn() -> None:
+    sizes = [(40, 60), (60, 40), (30, 30)]
+    assert common_canvas(sizes, BoxRendering(shorter_sides=None)) is None
+    assert common_canvas([(40, 60), (64, 33)], BoxRendering(shorter_sides=None)) == (64, 64)
+    assert common_canvas([(40, 60)], BoxRendering(shorter_sides=(32, 40))) is None
+    assert common_canvas([(40, 60), (50, 75)], BoxRendering(shorter_sides=(33, 40))) == (64, 64)
 
 
 def test_evaluation_shows_every_image_once_and_says_how_it_was_scaled(source: BoxSource) -> None:

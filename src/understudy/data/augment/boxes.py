@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +15,16 @@ from understudy.data.config import DataConfig
 from understudy.utils.errors import UserError
 from understudy.utils.hashing import hashed
 
-__all__ = ["BoxRendering", "box_augment_for", "box_rendering", "check_boxed", "padded", "padded_size", "rendered"]
+__all__ = [
+    "BoxRendering",
+    "box_augment_for",
+    "box_rendering",
+    "check_boxed",
+    "common_canvas",
+    "padded",
+    "padded_size",
+    "rendered",
+]
 
 MULTIPLE = 32  # of which the sides of a padded batch are multiples: the largest stride of a backbone
 
@@ -54,6 +63,10 @@ class BoxRendering:
     def whole(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width at which an image is evaluated: by the largest of the shorter sides."""
         return self._fitted(size, None if self.shorter_sides is None else max(self.shorter_sides))
+
+    def every(self, size: tuple[int, int]) -> set[tuple[int, int]]:
+        """Each height and width at which an image of this size may be shown in training."""
+        return {self._fitted(size, shorter) for shorter in self.shorter_sides or (None,)}
 
     def _fitted(self, size: tuple[int, int], shorter: int | None) -> tuple[int, int]:
         factor = min(1.0 if shorter is None else shorter / min(size), self.longer_side / max(size))
@@ -140,6 +153,17 @@ def padded_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """Height and width that hold all of these, multiples of 32."""
     height, width = (-(-max(sides) // MULTIPLE) * MULTIPLE for sides in zip(*sizes, strict=True))
     return height, width
+
+
+def common_canvas(sizes: Iterable[tuple[int, int]], rendering: BoxRendering) -> tuple[int, int] | None:
+    """Height and width that every batch of these images is padded to; None where that hangs on who is in it.
+
+    Args:
+        sizes: height and width of every image, as it is stored.
+        rendering: how they are shown in training.
+    """
+    found = {padded_size([shown]) for size in set(sizes) for shown in rendering.every(size)}
+    return found.pop() if len(found) == 1 else None
 
 
 def padded(images: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

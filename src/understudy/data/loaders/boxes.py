@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from understudy.core.batch import Batch
 from understudy.core.boxes import Boxes
-from understudy.data.augment.boxes import BoxRendering, padded, padded_size, rendered
+from understudy.data.augment.boxes import BoxRendering, common_canvas, padded, padded_size, rendered
 from understudy.data.loaders.plan import EpochPlan, Share
 from understudy.data.sources.base import Source, as_unit
 from understudy.data.sources.boxed import boxes_of_image, size_of_boxed
@@ -31,11 +31,15 @@ class BoxTrainLoader:
     A batch is padded to what the images of the whole step need, on all processes alike, so that batch norms and
     borders do not depend on their number.
 
+    Where views repeat and not every batch is padded alike, whole epochs do, in the same batches: a view is an image
+    with its padding then, so that it can be told by seed, view and sample alone, as a bank does.
+
     Args:
         source: of the images.
         rendering: at what sizes they are shown.
         batch_size: images a step, over all processes.
         seed: of order, sizes and mirroring.
+        num_views: epochs after which they repeat; None: never.
         num_workers: processes that read images; 0: this one does.
         share: this process's part of every batch.
         drop_last: whether a last batch that is smaller is left out; one that has less images than processes is.
@@ -54,6 +58,7 @@ class BoxTrainLoader:
         *,
         batch_size: int,
         seed: int = 0,
+        num_views: int | None = None,
         num_workers: int = 0,
         share: Share | None = None,
         drop_last: bool = True,
@@ -70,11 +75,15 @@ class BoxTrainLoader:
                 "smaller batch size, or drop_last=False"
             )
         self.batch_size, self.num_samples, self.steps_per_epoch = batch_size, len(source), steps
-        self._plan = EpochPlan(len(source), batch_size, steps, seed, None, 1, share)
+        self._plan = EpochPlan(len(source), batch_size, steps, seed, num_views, 1, share)
         self._source, self._rendering, self._num_workers = source, rendering, num_workers
-        self._device, self._must_stop = torch.device(device), must_stop
-        sizes = [size_of_boxed(source, i) for i in range(len(source))] if aspect_groups else []
-        self._is_upright = [height > width for height, width in sizes]
+        self._device = torch.device(device)
+        are_asked = aspect_groups or num_views is not None
+        sizes = [size_of_boxed(source, i) for i in range(len(source))] if are_asked else []
+        self._is_upright = [height > width for height, width in sizes] if aspect_groups else []
+        self._repeats_batches = num_views is not None and common_canvas(sizes, rendering) is None
+        # What takes the place of an image may change the padding of all others of its batch.
+        self._must_stop = must_stop or self._repeats_batches
         self._skipped: dict[str, None] = {}
 
     @property
@@ -88,10 +97,7 @@ class BoxTrainLoader:
         Raises:
             UserError: no image can be read, or one cannot and it must stop.
         """
-        order = self._plan.order(epoch).tolist()
-        if self._is_upright:
-            order = grouped_order(order, [self._is_upright[index] for index in order], self.batch_size)
-        batches = _TrainBatches(self._source, self._rendering, self._plan, epoch, order)
+        batches = self._batches(epoch)
         steps = range(start_step, self.steps_per_epoch)
         for found in _loaded(batches, steps, self._num_workers, self._device):
             self._skipped.update(dict.fromkeys(found.skipped))
@@ -100,6 +106,18 @@ class BoxTrainLoader:
             if not len(found.indices):
                 raise UserError(f"none of the {self.num_samples} training images can be read: {found.skipped[0]}")
             yield found.batch(self._device, view=self._plan.view(epoch))
+
+    def canvases(self, epoch: int) -> Iterator[tuple[tuple[int, int], int]]:
+        """Of each batch of an epoch, the height and width that it is padded to and its images; no pixel is read."""
+        batches = self._batches(epoch)
+        for step in range(self.steps_per_epoch):
+            yield batches.canvas(step), len(self._plan.rows(step))
+
+    def _batches(self, epoch: int) -> _TrainBatches:
+        order = self._plan.order(self._plan.view(epoch) + 1 if self._repeats_batches else epoch).tolist()
+        if self._is_upright:
+            order = grouped_order(order, [self._is_upright[index] for index in order], self.batch_size)
+        return _TrainBatches(self._source, self._rendering, self._plan, epoch, order)
 
 
 def grouped_order(order: Sequence[int], is_upright: Sequence[bool], batch_size: int) -> list[int]:
@@ -198,12 +216,15 @@ class _TrainBatches(Dataset[_Found]):
         self._view, self._order = plan.view(epoch), order
 
     def __getitem__(self, step: int) -> _Found:
-        first = step * self._plan.batch_size
-        of_step = self._order[first : first + self._plan.batch_size]
-        size = padded_size([self._drawn(index)[0] for index in of_step])
+        size = self.canvas(step)
         skipped: list[str] = []
         shown = [self._shown(position, skipped) for position in self._plan.rows(step)]
         return _collated([one for one in shown if one is not None], size, skipped)
+
+    def canvas(self, step: int) -> tuple[int, int]:
+        """Height and width that hold every image of the whole step."""
+        first = step * self._plan.batch_size
+        return padded_size([self._drawn(index)[0] for index in self._order[first : first + self._plan.batch_size]])
 
     def _drawn(self, index: int) -> tuple[tuple[int, int], bool]:
         size = size_of_boxed(self._source, index)

@@ -76,7 +76,8 @@ def train_loader(
     """
     source = data.train if isinstance(data, DataSplits) else data
     if has_boxes(source):
-        return _boxed(source, config, seed=seed, share=Share(rank, world_size), device=torch.device(device))
+        share = Share(rank, world_size)
+        return _boxed(source, config, seed=seed, num_views=num_views, share=share, device=torch.device(device))
     image_size, teacher_size = _two_sizes(image_size, teacher_size)
     if config.mix is not None and num_views is not None:
         config = _of_whole_batches(config, world_size)
@@ -121,13 +122,16 @@ def _of_whole_batches(config: DataConfig, world_size: int) -> DataConfig:
     return config.model_copy(update={"on_bad_image": "stop"})  # one image less would give all others of it new partners
 
 
-def _boxed(source: Source, config: DataConfig, *, seed: int, share: Share, device: torch.device) -> BoxTrainLoader:
+def _boxed(
+    source: Source, config: DataConfig, *, seed: int, num_views: int | None, share: Share, device: torch.device
+) -> BoxTrainLoader:
     check_boxed(config)
     return BoxTrainLoader(
         source,
         box_rendering(config),
         batch_size=config.batch_size,
         seed=seed,
+        num_views=num_views,
         num_workers=num_workers_for(config, source),
         share=share,
         drop_last=config.drop_last,
