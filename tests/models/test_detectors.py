@@ -61,6 +61,26 @@ def test_detections_are_those_of_torchvision_by_class_of_the_data() -> None:
         assert len(ours.scores) > 0
 
 
+@pytest.mark.parametrize("first", ["trained", "evaluated"])
+def test_boxes_are_pooled_alike_whatever_batch_came_first(first: str) -> None:
+    images, boxes = batch()
+    small = Boxes.packed([Boxes.of_image(one.boxes * 0.4, one.labels, (26, 26)) for one in boxes.each()])
+    fresh, used = small_detector(0).train(), small_detector(0).train()
+    with torch.no_grad():  # images that are padded to more than half as much again
+        used.backbone.eval()
+        if first == "trained":
+            used.score(used(images), used.propose(used(images), images, small))
+        else:
+            used.eval().detections(used(images), images, small.sizes)
+        found = []
+        for detector in (fresh, used):
+            detector.eval()
+            maps = detector(images)
+            found.append(detector.detections(maps, images, boxes.sizes))
+    assert all(torch.equal(one.scores, other.scores) for one, other in zip(*found, strict=True))
+    assert sum(len(one.scores) for one in found[0]) > 0
+
+
 def test_weights_keep_torchvisions_names() -> None:
     network = plain_network()
     assert us.detector(network, CLASSES).state_dict().keys() == network.state_dict().keys()

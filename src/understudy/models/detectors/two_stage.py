@@ -21,7 +21,7 @@ class Rois(NamedTuple):
     """Boxes that a head is asked about."""
 
     boxes: tuple[Tensor, ...]  # by image, (m,4) x1, y1, x2, y2 in pixels
-    sizes: tuple[tuple[int, int], ...]  # by image, its height and width
+    padded_to: tuple[int, int]  # height and width of the batch that they are in
 
 
 class TwoStage(Detector):
@@ -67,7 +67,7 @@ class TwoStage(Detector):
         return Proposals(
             labels=classes,
             is_object=classes < self.num_classes,
-            question=Rois(tuple(rois), tuple(listed.image_sizes)),
+            question=Rois(tuple(rois), as_image_list(images).image_sizes[0]),
             own=torch.cat(list(moves)),
             losses=losses,
         )
@@ -80,7 +80,7 @@ class TwoStage(Detector):
                 "a two-stage detector answers about the boxes that another one proposes, and the student is of another "
                 "family; take a teacher of the student's family, or methods on maps alone"
             )
-        logits, deltas = self._head(maps, list(asked.boxes), list(asked.sizes))
+        logits, deltas = self._head(maps, list(asked.boxes), asked.padded_to)
         return Scored(logits=logits[:, [*self.columns, self.background]], own=(logits, deltas))
 
     def losses(self, proposals: Proposals, scored: Scored) -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ class TwoStage(Detector):
         listed = as_image_list(images, sizes)
         maps = {name: one.float() for name, one in maps.items()}
         proposals, _ = self.rpn(listed, maps)
-        logits, deltas = self._head(maps, proposals, listed.image_sizes)
+        logits, deltas = self._head(maps, proposals, as_image_list(images).image_sizes[0])
         found = self.roi_heads.postprocess_detections(logits.float(), deltas.float(), proposals, listed.image_sizes)
         detections = []
         for boxes, scores, labels in zip(*found, strict=True):
@@ -105,11 +105,13 @@ class TwoStage(Detector):
         return detections
 
     def _head(
-        self, maps: Mapping[str, Tensor], rois: list[Tensor], sizes: list[tuple[int, int]]
+        self, maps: Mapping[str, Tensor], rois: list[Tensor], padded_to: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
+        # torchvision reads the scales of the levels off the first batch and keeps them. It divides by the images' own
+        # size, which is wrong where they are much smaller than the batch: small ones, or those of one process.
         names = self.roi_heads.box_roi_pool.featmap_names
         named = {name: one.float() for name, one in zip(names, maps.values(), strict=False)}
-        pooled = self.roi_heads.box_roi_pool(named, rois, sizes)
+        pooled = self.roi_heads.box_roi_pool(named, rois, [padded_to])
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
         return logits, deltas
 
