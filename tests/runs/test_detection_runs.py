@@ -33,9 +33,6 @@ from understudy.report.several import joint_table, joint_verdict, read_runs
 from understudy.report.table import comparison_table
 from understudy.results.matches import match_list
 from understudy.runs.analyses.run import AnalyzeOptions, analyze
-from understudy.runs.bank.layout import BankOptions
-from understudy.runs.bank.make import make_banks
-from understudy.runs.bank.of_boxes import pyramid_bytes
 from understudy.runs.checks import check_rows
 from understudy.runs.components import open_components
 from understudy.runs.console import Display
@@ -362,22 +359,6 @@ def test_a_teacher_that_is_no_detector_or_tells_other_classes_is_not_shown_besid
     ):
         with pytest.raises(UserError, match=message):
             predictions(run.path, [Image.new("RGB", (8, 8))], teacher=module, say=print)
-
-
-def test_a_bank_is_refused_with_the_reason_for_each_method_and_the_size_of_the_pyramid(tmp_path: Path) -> None:
-    fgfi = {"name": "fgfi", "student_stages": [0, 1], "teacher_stages": [0, 1]}
-    with pytest.raises(UserError) as refused:
-        make_banks(
-            recipe_of(rows=["dist", {"name": "fgfi", "method": fgfi}]),
-            out=tmp_path,
-            options=BankOptions(),
-            display=Display(quiet=True),
-        )
-    assert "dist: the teacher's head is asked about the boxes that the student proposes" in str(refused.value)
-    # 8 channels of 16^2 + 8^2 + 4^2 + 2^2 + 1 positions in float16, of 6 images.
-    assert "fgfi: the levels of its pyramid would take 32.7 kB a view" in str(refused.value)
-    components = open_components(recipe_of(), allow_code=False, say=print)
-    assert pyramid_bytes(components, bytes_a_value=2) == 8 * 341 * 2 * 6
 
 
 @pytest.mark.parametrize(

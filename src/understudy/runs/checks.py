@@ -17,6 +17,7 @@ from understudy.methods import MethodConfig
 from understudy.methods.combination import check_num_classes
 from understudy.models import Network
 from understudy.recipes.comparison import Variant
+from understudy.runs.bank.of_boxes import refuse_asking_rows
 from understudy.runs.components import Components
 from understudy.tasks import Detection, DetectorLike
 from understudy.tasks.base import has_background, is_dense
@@ -39,6 +40,8 @@ def check_rows(components: Components, rows: Sequence[Variant]) -> None:
     """
     config = components.recipe.data
     _check_are_detectors(components)
+    if components.recipe.bank is not None:
+        refuse_asking_rows(components, rows)
     if config.copies == "rotations":
         refuse_to_turn(components.image_size)
     _check_further_teachers(components, rows)

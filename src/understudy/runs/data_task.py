@@ -72,11 +72,6 @@ def refuse_other_task(recipe: Recipe, data: DataSplits) -> None:
 def _refuse_beside_boxes(recipe: Recipe, data: DataSplits) -> None:
     if recipe.task == "segmentation":
         raise UserError(f"task: segmentation learns from masks, and {data.name} has boxes; take task: detection")
-    if recipe.bank is not None:
-        raise UserError(
-            "bank: a detector's teacher is asked about boxes that are not known beforehand, and there is no bank of "
-            "its pyramid; train with the teacher itself"
-        )
     if recipe.teacher is not None and recipe.teacher.classes is not None:
         raise UserError("teacher.classes: is of classifiers; a detector that teaches has the data's own classes")
 

@@ -97,8 +97,9 @@ def _check_need(pairing: Pairing, of: Method, need: Need) -> None:
     method = of.name
     if need == "teacher_logits" and pairing.teacher_logits is None:
         raise UserError(
-            f"method {method!r} reads the teacher's logits, and there is no teacher, or a detector of another family, "
-            "which cannot be asked about the student's boxes; take one of its family, or methods on maps alone"
+            f"method {method!r} reads the teacher's logits, and there is no teacher, or a bank of maps, or a detector "
+            "of another family, which cannot be asked about the student's boxes; take one of its family, or methods on "
+            "maps alone"
         )
     if need == "indices" and pairing.indices is None:
         raise UserError(

@@ -12,6 +12,7 @@ from understudy.core.batch import Batch
 from understudy.core.precision import autocast
 from understudy.data import TrainLoader
 from understudy.runs.components import Components
+from understudy.teachers.bank.maps_alone import CANVAS
 from understudy.teachers.bank.packing import BankLayout, joined_rows, packed
 from understudy.teachers.bank.store import BankFolder, Manifest, name_of
 
@@ -64,4 +65,7 @@ def _teacher_rows(components: Components, batch: Batch, layout: BankLayout) -> d
         observation = components.shown_teacher.observe(batch.to(components.device))
     copies = torch.zeros_like(batch.indices) if batch.copies is None else batch.copies
     found = {"indices": batch.indices.to("cpu", torch.int32), "copies": copies.to("cpu", torch.uint8)}
+    if layout.canvas is not None:
+        canvas = torch.tensor(batch.images.shape[2:], dtype=torch.int32)
+        found[CANVAS] = canvas.expand(len(batch.indices), 2).contiguous()
     return {**found, **packed(observation.output, observation.features, layout)}

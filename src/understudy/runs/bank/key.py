@@ -12,8 +12,10 @@ import torch
 
 from understudy.core.image_size import ImageSize
 from understudy.data import DataSplits, augment_for
+from understudy.data.augment.boxes import box_rendering, common_canvas
 from understudy.data.augment.config import AugmentParts
 from understudy.data.sources.base import Source, identity_of, images_in_memory
+from understudy.data.sources.boxed import size_of_boxed
 from understudy.data.sources.decoding import BadImageError
 from understudy.models import Network
 from understudy.models.weight_files import split_weights, weights_digest
@@ -68,6 +70,7 @@ def bank_key(
             "in_memory": data.native_size,  # these are augmented in whole batches, with other draws than in workers
             **filled,
             **_of_masks(recipe, data, student),
+            **_of_boxes(recipe, data),
             **mixed,
             **({"decode": "gpu"} if recipe.data.decode == "gpu" else {}),
             **({} if data.greys is None else {"greys": data.greys}),
@@ -99,10 +102,24 @@ def _of_teacher(recipe: Recipe) -> dict[str, Any]:
 
 def _of_masks(recipe: Recipe, data: DataSplits, student: Network) -> dict[str, Any]:
     """What windows of images with masks are made by, and the teacher's masks of whole images are scored by."""
-    if data.window is None:
+    if data.window is None or data.have_boxes:
         return {}
     told = recipe.segmentation.model_dump(mode="json", exclude=set(_OF_TRAINING))
     return {"shorter_side": recipe.data.shorter_side, "padded_with": student.mean, "evaluation": told}
+
+
+def _of_boxes(recipe: Recipe, data: DataSplits) -> dict[str, Any]:
+    """At what sizes images with boxes are shown, and what decides how far they are padded: all images, or a batch."""
+    if not data.have_boxes:
+        return {}
+    config, rendering = recipe.data, box_rendering(recipe.data)
+    canvas = common_canvas((size_of_boxed(data.train, i) for i in range(len(data.train))), rendering)
+    of_batches = {"padded_in_batches_of": config.batch_size, "aspect_groups": config.aspect_groups}
+    return {
+        "shorter_sides": rendering.shorter_sides,
+        "longer_side": rendering.longer_side,
+        **(of_batches if canvas is None else {"padded_to": canvas}),
+    }
 
 
 def _digest_of_weights(weights: str | None) -> str | None:

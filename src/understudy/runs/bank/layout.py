@@ -9,6 +9,7 @@ from typing import Any
 from understudy.core.taps import TapShape
 from understudy.methods import MethodConfig
 from understudy.methods.combination import taps_of
+from understudy.runs.bank.of_boxes import box_layout, level_in_words
 from understudy.runs.components import Components
 from understudy.teachers.bank.packing import BankLayout, map_tapped
 from understudy.utils.errors import UserError
@@ -60,9 +61,12 @@ def layout_of(components: Components, methods: Sequence[MethodConfig], options: 
         "num_copies": {"none": 1, "pairs": 2, "rotations": 4}[data.copies],
         "batch_size": min(data.batch_size, len(components.data.train)),
         "steps_per_shard": 1,
+        **box_layout(components, shapes, bytes_a_value=4 if options.dtype == "float32" else 2, views=options.views),
     }
     layout = BankLayout.read(known, what="this bank")
     _refuse_maps(layout, shapes, options)
+    if layout.canvas == "batch":
+        return layout  # a shard's rows have maps of one size
     sample_bytes = layout.row_bytes * layout.num_copies
     steps = min(options.shard_samples, SHARD_BYTES // sample_bytes) // layout.batch_size
     return layout.model_copy(update={"steps_per_shard": max(1, steps)})
@@ -76,9 +80,12 @@ def _refuse_maps(layout: BankLayout, shapes: Mapping[str, TapShape], options: Ba
     maps = {tap: shape for tap, shape in shapes.items() if tap in layout.taps and shape.height is not None}
     if not maps or options.feature_maps:
         return
-    listed = ", ".join(f"{tap} {shape}" for tap, shape in maps.items())
+    of_boxes = layout.canvas is not None
+    in_words = {tap: level_in_words(layout.taps[tap]) if of_boxes else str(shape) for tap, shape in maps.items()}
+    listed = ", ".join(f"{tap} {words}" for tap, words in in_words.items())
+    instead = "train with the teacher itself" if of_boxes else "take methods on logits and embeddings"
     raise UserError(
         f"the methods of this recipe read feature maps of the teacher ({listed}), which make the bank "
         f"{bytes_in_words(layout.view_bytes * options.views)} for {plural(options.views, 'view')} of a "
-        "seed; give --feature-maps if that is meant, or take methods on logits and embeddings"
+        f"seed; give --feature-maps if that is meant, or {instead}"
     )

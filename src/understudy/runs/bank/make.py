@@ -19,7 +19,7 @@ from understudy.runs.bank.facts import stored_with, teacher_facts
 from understudy.runs.bank.growing import GrowingBank, batches_at
 from understudy.runs.bank.key import bank_key, versions_here
 from understudy.runs.bank.layout import BankOptions, check_options, layout_of
-from understudy.runs.bank.of_boxes import refuse_boxes
+from understudy.runs.bank.of_boxes import level_in_words, refuse_asking_rows
 from understudy.runs.bank.open import bank_folder
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
@@ -92,7 +92,7 @@ def make_banks(
         components = open_components(recipe, allow_code=allow_code, say=display.say)
         recipe = components.recipe  # with the teacher's classes by number
         rows = rows_of(recipe)
-        refuse_boxes(components, rows, bytes_a_value=4 if options.dtype == "float32" else 2)
+        refuse_asking_rows(components, rows)
         check_rows(components, rows)
         build_trainer(components, rows, recipe.seeds[0])  # taps the teacher, and refuses what a run would
         bankings = _bankings(components, rows, options, str(out), display, stop)
@@ -137,20 +137,17 @@ def _announce(bankings: Sequence[_Banking], out: Path) -> None:
     free = shutil.disk_usage(_existing(out)).free
     needed = whole = 0
     for banking in bankings:
-        layout, options, recipe = banking.layout, banking.options, banking.components.recipe
-        there = sum(_bytes_there(bank_folder(banking.out, seed)) for seed in recipe.seeds)
-        total = layout.view_bytes * options.views * len(recipe.seeds)
+        layout, options, seeds = banking.layout, banking.options, banking.components.recipe.seeds
+        there = sum(_bytes_there(bank_folder(banking.out, seed)) for seed in seeds)
+        total = layout.view_bytes * options.views * len(seeds)
         needed, whole = needed + total - there, whole + total
-        kept = ", ".join(
-            [layout.output.in_words(), *(f"{tap} {'x'.join(map(str, size))}" for tap, size in layout.taps.items())]
-        )
-        copies = f" x {layout.num_copies} copies" if layout.num_copies > 1 else ""
-        if recipe.data.mix is not None:
-            copies += f", each mixed with its partner in batches of {recipe.data.batch_size}"
-        each = f"{layout.num_samples:,} images{copies}, {layout.row_bytes:,} bytes each ({kept}; {layout.dtype})"
+        in_words = _size_in_words if layout.canvas is None else level_in_words
+        kept = ", ".join([layout.output.in_words(), *(f"{tap} {in_words(size)}" for tap, size in layout.taps.items())])
+        about = "about " if layout.canvas == "batch" else ""
         banking.display.say(
-            f"bank     {banking.out}: {plural(len(recipe.seeds), 'seed')} x {plural(options.views, 'view')} of {each}: "
-            f"{bytes_in_words(total)}, {bytes_in_words(free)} free"
+            f"bank     {banking.out}: {plural(len(seeds), 'seed')} x {plural(options.views, 'view')} of "
+            f"{_images_in_words(banking)}, {about}{layout.row_bytes:,} bytes each "
+            f"({kept}; {layout.dtype}): {bytes_in_words(total)}, {bytes_in_words(free)} free"
         )
     if len(bankings) > 1:
         bankings[0].display.say(f"bank     {len(bankings)} teachers: {bytes_in_words(whole)} in all")
@@ -159,6 +156,23 @@ def _announce(bankings: Sequence[_Banking], out: Path) -> None:
             f"this bank still needs {bytes_in_words(needed)}, and {out} has {bytes_in_words(free)} "
             "free; take fewer --views, --topk 32, --dtype float16, or an --out with more room"
         )
+
+
+def _images_in_words(banking: _Banking) -> str:
+    """'80 images x 2 copies', '128 images, padded in batches of 4'."""
+    layout, data = banking.layout, banking.components.recipe.data
+    words = f"{layout.num_samples:,} images"
+    if layout.num_copies > 1:
+        words += f" x {layout.num_copies} copies"
+    if data.mix is not None:
+        words += f", each mixed with its partner in batches of {data.batch_size}"
+    if layout.canvas == "batch":
+        return f"{words}, padded in batches of {data.batch_size}"
+    return words if layout.canvas is None else f"{words}, padded to {_size_in_words(layout.canvas)}"
+
+
+def _size_in_words(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))
 
 
 def _bytes_there(folder: BankFolder) -> int:
@@ -187,7 +201,8 @@ def _wanted(banking: _Banking, seed: int) -> Manifest:
     """The manifest of a seed, of which nothing is there yet; refused where something else is."""
     folder, wanted = bank_folder(banking.out, seed), _manifest(banking, seed)
     if folder.exists:  # one that an older version began goes on in its own form
-        form = {"centred": folder.manifest().layout.centred}
+        there = folder.manifest().layout
+        form = {"centred": there.centred, "map_bytes": there.map_bytes}
         return wanted.model_copy(update={"layout": wanted.layout.model_copy(update=form)})
     # What is not ours is left without so much as a lock.
     if folder.path.is_dir() and any(folder.path.glob("[!.]*")):
@@ -209,8 +224,9 @@ def _write_missing(growing: Sequence[GrowingBank], seed: int, *, display: Displa
         return
     components, layout = growing[0].components, growing[0].manifest.layout
     # An epoch's last, smaller batch is banked too, whether a run leaves it out or not.
-    of_mixed = {} if components.recipe.data.mix is None else {"on_bad_image": "stop"}
-    loader = with_data_settings(components, {"drop_last": False, **of_mixed}).train_loader(seed)
+    hangs_on_batch = components.recipe.data.mix is not None or layout.canvas == "batch"
+    stopping = {"on_bad_image": "stop"} if hangs_on_batch else {}
+    loader = with_data_settings(components, {"drop_last": False, **stopping}).train_loader(seed)
     with display.stretch(total, images_per_step=layout.batch_size * layout.num_copies):
         for view, steps in missing.items():
             for step, batch in batches_at(loader, view, steps):

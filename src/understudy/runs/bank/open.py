@@ -35,6 +35,7 @@ __all__ = [
     "with_banked_teacher",
 ]
 
+_OF_PADDING = ("  images.padded_in_batches_of", "  images.aspect_groups", "  images.padded_to")
 _OF_WINDOWS = ("  images.augment", "  images.size", "  images.shorter_side")  # what a segmenter's windows are cut by
 BANKED_SETTINGS = ("model", "weights", "kwargs", "classes", "image_size")  # of the teacher, in a bank's key
 
@@ -163,6 +164,12 @@ def _way_back(found: list[str], recipe: Recipe) -> Iterator[str]:
         yield (
             "logits of one window cannot be cut or enlarged into another's: at each pixel a segmenter says what it "
             "makes of all that it was shown around it, at that scale"
+        )
+    if any(line.startswith(_OF_PADDING) for line in found):
+        yield (
+            "a detector sees an image with the padding of its batch, and its maps depend on that; keep data.batch_size "
+            "and data.aspect_groups (update, accumulate and the number of processes may change), or bank images that "
+            "are all padded alike (one data.shorter_side of images of one shape)"
         )
     if any(line.startswith("  teacher.weights   here 'SHA-256") for line in found):
         yield (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -13,6 +13,7 @@ from torch import Tensor
 from understudy.core.config import Config
 from understudy.teachers.bank.class_rows import ClassRows
 from understudy.teachers.bank.map_rows import MapRows
+from understudy.teachers.bank.maps_alone import MapsAlone
 from understudy.teachers.bank.stored import DTYPES, StoredType, narrowed
 
 __all__ = ["BankLayout", "feature_names", "joined_rows", "map_tapped", "named_alike", "packed", "unpacked"]
@@ -29,6 +30,9 @@ class BankLayout(Config):
     num_classes: int = Field(ge=1)  # C_t, the teacher's
     maps: dict[str, tuple[int, int, int]] = Field(default_factory=dict)  # (C,h,w) of outputs by name; none: a row
     taps: dict[str, tuple[int, ...]] = Field(default_factory=dict)  # size of each feature: (D,) or (D,H,W)
+    canvas: tuple[int, int] | Literal["batch"] | None = None  # that a detector's images are padded to; batch: each its
+    # own, and taps then have the size that blank images give
+    map_bytes: int = Field(default=0, ge=0)  # of an image's maps where there is a canvas, on average
     groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # what "stages" and "preact_stages" stand for
     num_samples: int = Field(ge=1, lt=2**31)  # N
     num_copies: int = Field(default=1, ge=1, le=255)  # images of each sample in a view
@@ -54,8 +58,10 @@ class BankLayout(Config):
         return -(-self.num_steps // self.steps_per_shard)
 
     @property
-    def output(self) -> ClassRows | MapRows:
-        """How the teacher's output is kept: a classifier's as rows, a segmenter's as maps."""
+    def output(self) -> ClassRows | MapRows | MapsAlone:
+        """How the teacher's output is kept: a classifier's as rows, a segmenter's as maps, a detector's not at all."""
+        if self.canvas is not None:
+            return MapsAlone()
         if self.maps:
             return MapRows(self.maps, self.dtype, topk=self.topk)
         return ClassRows(self.num_classes, self.dtype, topk=self.topk, centred=self.centred)
@@ -64,6 +70,8 @@ class BankLayout(Config):
     def row_bytes(self) -> int:
         """Bytes of one image in one view."""
         features = DTYPES[self.dtype].itemsize * sum(math.prod(size) for size in self.taps.values())
+        if self.canvas is not None:
+            features = self.map_bytes
         return PLACE_BYTES + self.output.image_bytes + features
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from understudy.core.batch import Batch, Observation, PlannedBatch
 from understudy.core.tap_shapes import TapShapes
 from understudy.core.taps import TapShape
+from understudy.teachers.bank.maps_alone import CANVAS
 from understudy.teachers.bank.packing import feature_names, map_tapped, unpacked
 from understudy.teachers.bank.store import BankFolder, Manifest
 from understudy.teachers.bank.view import BankView
@@ -127,6 +128,7 @@ class BankTeacher(Teacher):
         device = batch.images.device
         names = [*self.manifest.layout.output.names, *(name for tap in self.taps for name in feature_names(tap))]
         kept = self._at(batch.view, device).select(batch.indices, batch.copies, names)
+        self._check_canvas(batch, kept)
         # Sent as narrow as they are stored.
         there = {name: rows.to(device, non_blocking=True) for name, rows in kept.items()}
         output, features = unpacked(there, self.manifest.layout, self.taps)
@@ -137,12 +139,26 @@ class BankTeacher(Teacher):
         is_there = self._view is not None and self._view[0] == batch.view
         return batch.view, self._num_readings if is_there else None
 
+    def _check_canvas(self, batch: Batch, kept: Mapping[str, Tensor]) -> None:
+        """Refuse images that are padded otherwise than those that the teacher saw."""
+        canvas, here = self.manifest.layout.canvas, tuple(batch.images.shape[2:])
+        if canvas is None or canvas == here:
+            return
+        seen = {canvas} if canvas != "batch" else {(height, width) for height, width in kept[CANVAS].tolist()}
+        if seen != {here}:
+            others = ", ".join(f"{height}x{width}" for height, width in sorted(seen - {here}))
+            raise UserError(
+                f"{self.name} is of images padded to {others}, and this batch is padded to {here[0]}x{here[1]}, which "
+                "the teacher's maps depend on; give the batches of the recipe that the bank was made of"
+            )
+
     def _expanded(self, taps: Iterable[str]) -> Iterable[str]:
         layout = self.manifest.layout
         for tap in taps:
             for name in layout.groups.get(tap, (tap,)):
                 if name not in layout.taps and map_tapped(name, layout.maps) is None:
-                    there = ", ".join([*(layout.maps or ["logits"]), *layout.taps])
+                    outputs = [] if layout.canvas is not None else layout.maps or ["logits"]
+                    there = ", ".join([*outputs, *layout.taps])
                     raise UserError(
                         f"{self.name} does not hold {tap!r} of the teacher, only {there}; bank a recipe with this "
                         "method into another --out (feature maps with --feature-maps), or leave out the bank"

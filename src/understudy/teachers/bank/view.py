@@ -38,11 +38,13 @@ class BankView:
             indices, copies = _checked(shard, layout, name)
             self._places[indices, copies] = torch.arange(start, start + len(indices))
             start += len(indices)
-        try:
-            shards = named_alike(shards)  # one may have been made again in the other memory format
-        except LookupError:
-            raise _not_ours(name) from None
-        fits = layout.view_bytes <= RESIDENT_BYTES and bool((self._places >= 0).all())
+        self._are_alike = layout.canvas != "batch"
+        if self._are_alike:
+            try:
+                shards = named_alike(shards)  # one may have been made again in the other memory format
+            except LookupError:
+                raise _not_ours(name) from None
+        fits = self._are_alike and layout.view_bytes <= RESIDENT_BYTES and bool((self._places >= 0).all())
         if device.type != "cpu" and fits:
             self._places = self._places.to(device)
             shards = [{part: rows.to(device) for part, rows in joined_rows(shards).items()}]
@@ -55,13 +57,12 @@ class BankView:
         """Rows (B,...) by name, of these samples (B,) and copies (B,); names that the bank lacks are left out.
 
         Raises:
-            UserError: one was never banked.
+            UserError: one was never banked, or their maps are of several sizes.
         """
         home = self._places.device
         rows = self._places[indices.to(home), 0 if copies is None else copies.to(home)]
-        there = set(names) & set(self._shards[0])
         if home.type != "cpu":  # all rows are there, in one piece
-            return {name: self._shards[0][name][rows] for name in there}
+            return {name: self._shards[0][name][rows] for name in set(names) & set(self._shards[0])}
         if (rows < 0).any():
             sample = int(indices.to(home)[rows < 0][0])
             raise UserError(
@@ -71,13 +72,30 @@ class BankView:
         numbers = torch.searchsorted(self._ends, rows, right=True)
         rows = rows - self._starts[numbers]
         wanted = [(number, (numbers == number).nonzero().flatten()) for number in sorted(set(numbers.tolist()))]
+        parts = self._alike([self._shards[number] for number, _ in wanted])
         found = {}
-        for name in there:
-            like = self._shards[0][name]
+        for name in set(names) & set(parts[0]):
+            like = parts[0][name]
             found[name] = like.new_empty((len(rows), *like.shape[1:]))
-            for number, here in wanted:
-                found[name][here] = self._shards[number][name][rows[here]]
+            for (_, here), part in zip(wanted, parts, strict=True):
+                found[name][here] = part[name][rows[here]]
         return found
+
+    def _alike(self, parts: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Shards whose rows go together: those of one batch, where others may have maps of other sizes."""
+        if self._are_alike:
+            return parts
+        try:
+            parts = named_alike(parts)
+            are_alike = all(len({part[name].shape[1:] for part in parts}) == 1 for name in parts[0])
+        except LookupError:
+            are_alike = False
+        if not are_alike:
+            raise UserError(
+                f"{self._name} has maps of several sizes of these images, which were not in one batch when the bank "
+                "was made; give the batches of the recipe that it was made of"
+            )
+        return parts
 
 
 def _checked(shard: dict[str, Tensor], layout: BankLayout, name: str) -> tuple[Tensor, Tensor]:
