@@ -139,6 +139,9 @@ def test_levels_are_refused_with_the_size_that_they_would_take(tmp_path: Path) -
         make(recipe_of("boxes-of-shapes"), tmp_path, dtype="float16")
     # 8 channels of 16^2 + 8^2 + 4^2 + 2^2 + 1 positions, of 6 images in 2 views, with 13 bytes of numbers each.
     assert "stages.0 x 8 channels" in str(refused.value)
+    assert "stages.4 x 8 channels)" in str(refused.value)
+    with pytest.raises(UserError, match="--topk 2: of a detector no logits are kept"):
+        make(recipe_of("boxes-of-shapes"), tmp_path, topk=2)
     assert "which make the bank 65.6 kB for 2 views of a seed; give --feature-maps if that" in str(refused.value)
     assert not any(tmp_path.iterdir())
 

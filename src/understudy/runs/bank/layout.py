@@ -61,7 +61,13 @@ def layout_of(components: Components, methods: Sequence[MethodConfig], options: 
         "num_copies": {"none": 1, "pairs": 2, "rotations": 4}[data.copies],
         "batch_size": min(data.batch_size, len(components.data.train)),
         "steps_per_shard": 1,
-        **box_layout(components, shapes, bytes_a_value=4 if options.dtype == "float32" else 2, views=options.views),
+        **box_layout(
+            components,
+            shapes,
+            topk=options.topk,
+            bytes_a_value=4 if options.dtype == "float32" else 2,
+            views=options.views,
+        ),
     }
     layout = BankLayout.read(known, what="this bank")
     _refuse_maps(layout, shapes, options)
@@ -77,10 +83,12 @@ def _size(shape: TapShape) -> tuple[int, ...]:
 
 
 def _refuse_maps(layout: BankLayout, shapes: Mapping[str, TapShape], options: BankOptions) -> None:
-    maps = {tap: shape for tap, shape in shapes.items() if tap in layout.taps and shape.height is not None}
+    of_boxes = layout.canvas is not None  # all of whose taps are maps, also those of one position of a blank image
+    maps = {
+        tap: shape for tap, shape in shapes.items() if tap in layout.taps and (of_boxes or shape.height is not None)
+    }
     if not maps or options.feature_maps:
         return
-    of_boxes = layout.canvas is not None
     in_words = {tap: level_in_words(layout.taps[tap]) if of_boxes else str(shape) for tap, shape in maps.items()}
     listed = ", ".join(f"{tap} {words}" for tap, words in in_words.items())
     instead = "train with the teacher itself" if of_boxes else "take methods on logits and embeddings"

@@ -49,21 +49,24 @@ def refuse_asking_rows(components: Components, rows: Sequence[Variant]) -> None:
 
 
 def box_layout(
-    components: Components, shapes: Mapping[str, TapShape], *, bytes_a_value: int, views: int
+    components: Components, shapes: Mapping[str, TapShape], *, topk: int | None, bytes_a_value: int, views: int
 ) -> dict[str, Any]:
     """How a detector's levels are kept, as settings of a `BankLayout`; nothing where there are no boxes.
 
     Args:
         components: with the teacher tapped.
         shapes: of the taps on blank images.
+        topk: logits that are to be kept, which must be left open.
         bytes_a_value: of the stored type.
         views: of each seed.
 
     Raises:
-        UserError: no level is read.
+        UserError: no level is read, or logits are to be kept.
     """
     if not components.data.have_boxes:
         return {}
+    if topk is not None:
+        raise UserError(f"--topk {topk}: of a detector no logits are kept, only levels of its pyramid; leave it out")
     if not shapes:
         raise UserError(
             "no row of this recipe reads a level of the teacher's pyramid, and nothing else of a detector can be "
