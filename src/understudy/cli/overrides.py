@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["has_typed_all_code", "image_size_typed", "resolve_recipe", "with_options"]
 
-PUBLISHED = ("timm", "torchvision", "hf")  # sources of networks that come with weights
+PUBLISHED = ("timm", "torchvision", "hf", "ultralytics")  # sources of networks that come with weights
 DEFAULT_METHOD = "kd"  # where there is a teacher and nobody says what to do with it
 
 
@@ -121,13 +121,13 @@ def _trains_a_published_network(recipe: Recipe, typed: RecipeOptions, overrides:
 
 
 def has_typed_all_code(recipe: Recipe, typed: RecipeOptions, overrides: Sequence[str]) -> bool:
-    """Whether every module.path:factory of the recipe was typed by the person who runs it."""
-    from understudy.models.libraries import SOURCES
+    """Whether every module.path:factory of the recipe, and every pickle, was typed by the person who runs it."""
+    from understudy.models.names import may_run_code
 
     written = {typed.teacher, typed.student, *(override.partition("=")[2] for override in overrides)}
-    further = [] if recipe.teacher is None else [teacher.model for teacher in recipe.teacher.also.values()]
-    models = [recipe.student.model, *([recipe.teacher.model] if recipe.teacher else []), *further]
-    return all(model in written for model in models if model.partition(":")[0] not in SOURCES)
+    teachers = [] if recipe.teacher is None else [recipe.teacher, *recipe.teacher.also.values()]
+    named = [(one.model, one.kwargs) for one in (recipe.student, *teachers)]
+    return all(model in written for model, kwargs in named if may_run_code(model, kwargs))
 
 
 def _rows(typed: RecipeOptions) -> list[Any] | None:

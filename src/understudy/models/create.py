@@ -13,7 +13,7 @@ from understudy.core.image_size import ImageSize, checked_size, size_text
 from understudy.models.blueprint import SIZE_KEYS, Blueprint
 from understudy.models.hub import WeightsUnavailableError
 from understudy.models.libraries import SOURCES, own_blueprint
-from understudy.models.names import NAMED_FORMS, split_name
+from understudy.models.names import NAMED_FORMS, may_run_code, split_name
 from understudy.models.network import Network, Prepare
 from understudy.models.weight_files import split_weights
 from understudy.models.weight_sizes import size_of_weights
@@ -55,7 +55,8 @@ def create_model(
 
     Args:
         name: timm:NAME, torchvision:NAME, cifar:NAME, understudy:NAME, hf:NAME (of the Hugging Face hub) or
-            hf:FOLDER, or module.path:factory from the user's own code.
+            hf:FOLDER, ultralytics:NAME where that package is installed, or module.path:factory from the user's own
+            code.
         num_classes: C.
         weights: "pretrained", "none", a file (.safetensors, .pt, .pth), a timm model folder or a run's folder;
             "FILE#KEY" for one of several sets of tensors in a file (see `load_weights`).
@@ -67,7 +68,7 @@ def create_model(
             before all of them.
         std: the data's, likewise.
         new_head: a file for another number of classes gives everything but the classifier.
-        allow_code: False refuses module.path:factory.
+        allow_code: False refuses module.path:factory, and files of ultralytics, which are pickles.
         kwargs: further arguments of the network's constructor; for hf: settings of its configuration, and with a
             model_type among them the whole of it, which then is not looked for on the hub. A size in them (img_size)
             is what the network is built for; another `image_size` beside it is refused.
@@ -116,14 +117,14 @@ def _blueprint(
     if num_classes < 1:
         raise UserError(f"model {name!r}: num_classes must be at least 1, got {num_classes}")
     source, rest = split_name(name)
+    if not allow_code and may_run_code(name, kwargs):
+        raise UserError(
+            f"model {name!r} would run code from {rest if source in SOURCES else source}; allow that (allow_code, "
+            f"--allow-code), or name a model: {NAMED_FORMS}"
+        )
     if source in SOURCES:
         _refuse_loading(name, kwargs)
         return SOURCES[source](rest, num_classes, image_size, kwargs)
-    if not allow_code:
-        raise UserError(
-            f"model {name!r} would run code from {source}; allow that (allow_code, --allow-code), or name a "
-            f"model: {NAMED_FORMS}"
-        )
     return own_blueprint(source, rest, num_classes, image_size, kwargs)
 
 

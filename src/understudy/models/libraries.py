@@ -20,6 +20,7 @@ from understudy.models.detectors.blueprints import (
     is_detector,
     torchvision_detector_blueprint,
 )
+from understudy.models.detectors.yolo_blueprint import yolo_blueprint
 from understudy.models.hub import WeightsUnavailableError, first_line, hub_within_reach, url_within_reach
 from understudy.models.hugging_face import hf_blueprint
 from understudy.models.own_code import call_factory
@@ -120,12 +121,20 @@ def own_blueprint(
     )
 
 
+def ultralytics_blueprint(
+    name: str, num_classes: int, image_size: ImageSize | None, kwargs: Mapping[str, Any]
+) -> Blueprint:
+    """A YOLO of the package ultralytics, where a user has installed it; any size works."""
+    return yolo_blueprint(name, num_classes, kwargs)
+
+
 SOURCES: dict[str, Callable[[str, int, ImageSize | None, Mapping[str, Any]], Blueprint]] = {
     "timm": timm_blueprint,
     "torchvision": torchvision_blueprint,
     "cifar": cifar_blueprint,
     "understudy": understudy_blueprint,
     "hf": hf_blueprint,
+    "ultralytics": ultralytics_blueprint,
     **{head: partial(segmenter_blueprint, head) for head in HEADS},
     **{family: partial(detector_blueprint, family) for family in FAMILIES},
 }

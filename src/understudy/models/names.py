@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import timm
 import torchvision
 
 from understudy.models.detectors.blueprints import FAMILIES, torchvision_detectors
+from understudy.models.detectors.yolo_blueprint import is_file_of_yolo
 from understudy.models.segmentation.segmenter import HEADS
 from understudy.utils.errors import UserError
 from understudy.utils.text import listed
 
-__all__ = ["FORMS", "NAMED_FORMS", "NAMED_SOURCES", "OWN_PREFIXES", "known_names", "split_name"]
+__all__ = ["FORMS", "NAMED_FORMS", "NAMED_SOURCES", "OWN_PREFIXES", "known_names", "may_run_code", "split_name"]
 
 _CLASSIFIERS = ("timm", "torchvision", "cifar", "understudy", "hf")
-NAMED_SOURCES = (*_CLASSIFIERS, *HEADS, *FAMILIES)  # none of which runs code that is not installed
+NAMED_SOURCES = (*_CLASSIFIERS, *HEADS, *FAMILIES, "ultralytics")  # none of which runs code that is not installed
 NAMED_FORMS = ", ".join(f"{source}:NAME" for source in _CLASSIFIERS)
 FORMS = f"{NAMED_FORMS} or module.path:factory"
 
@@ -42,6 +44,12 @@ def split_name(name: str) -> tuple[str, str]:
         if rest not in tagged:
             raise UserError(f"timm has no weights named {rest!r}; there are: {', '.join(tagged) or 'none'}")
     return source, rest
+
+
+def may_run_code(name: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether building a model runs code that is not of an installed library: a factory's, or that of a pickle."""
+    source, _, rest = name.partition(":")
+    return source not in NAMED_SOURCES or (source == "ultralytics" and "cfg" not in kwargs and is_file_of_yolo(rest))
 
 
 def known_names(source: str) -> list[str]:

@@ -22,7 +22,7 @@ from understudy.core.passes import left_as_it_was
 from understudy.models.class_names import names_in_config
 from understudy.models.create import create_model
 from understudy.models.hugging_face import folder_files
-from understudy.models.names import NAMED_SOURCES, OWN_PREFIXES
+from understudy.models.names import OWN_PREFIXES, may_run_code
 from understudy.models.network import Network, Prepare
 from understudy.models.weights import MisfitError, load_weights, read_config
 from understudy.utils.errors import UserError
@@ -141,7 +141,7 @@ def _loaded(folder: Path, about: Mapping[str, Any], module: nn.Module | None, *,
     if module is not None:
         _load_own_weights(module, folder, about)
         return _network(module, about, starts_from=str(folder))
-    if not allow_code and about["name"].partition(":")[0] not in NAMED_SOURCES:
+    if not allow_code and may_run_code(about["name"], about["kwargs"]):
         raise UserError(
             f"{folder} names {about['name']}, which is code outside understudy: building it would run code from "
             f"{about['name'].partition(':')[0]}; where you trust it, --allow-code, or "

@@ -53,6 +53,7 @@ class Detector(nn.Module):
 
     keeps_all: bool = False  # whether as many boxes are found on every image, without suppression
     sifting: RawSifting | None = None  # how the best of `raw` are chosen; None: boxes are sifted before the end, too
+    no_export: str | None = None  # why no file to deploy is written of it, where none is
     background: int | None = 0  # its column; None: there is none, every column is a sigmoid
 
     def __init__(self, num_classes: int, columns: Sequence[int] | None, num_levels: int) -> None:

@@ -15,6 +15,14 @@ def detector_in(network: nn.Module) -> Detector | None:
     return next((part for part in network.modules() if isinstance(part, Detector)), None)
 
 
+def _exported(network: nn.Module) -> Detector | None:
+    """The detector in a network of which a file is to be written."""
+    detector = detector_in(network)
+    if detector is not None and detector.no_export:
+        raise UserError(detector.no_export)
+    return detector
+
+
 class FoundBoxes(nn.Module):
     """A detector as one that gives boxes (D,4), labels (D,) and scores (D,) of one image, the surest first.
 
@@ -28,7 +36,7 @@ class FoundBoxes(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        detector = detector_in(network)
+        detector = _exported(network)
         self.is_ragged = detector is None or not detector.keeps_all
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,7 +60,7 @@ class RawBoxes(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        detector = detector_in(network)
+        detector = _exported(network)
         if detector is None or detector.sifting is None:
             raise UserError(
                 "--raw is of detectors that look once (retinanet, fcos, ssd and those with queries): a two-stage "

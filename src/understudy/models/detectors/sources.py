@@ -22,6 +22,8 @@ from understudy.models.detectors.one_stage import OneStage
 from understudy.models.detectors.query import QueryDetector
 from understudy.models.detectors.ssd import SingleShot
 from understudy.models.detectors.two_stage import TwoStage
+from understudy.models.detectors.yolo import YoloDetector
+from understudy.models.detectors.yolo_package import is_of_package
 from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["BackboneWithPyramid", "detector", "faster_rcnn", "one_stage", "torchvision_detector"]
@@ -219,6 +221,8 @@ def detector(network: nn.Module, num_classes: int, *, columns: Sequence[int] | N
         return SingleShot(network, num_classes, columns=columns)
     if isinstance(network, RetinaNet | FCOS):
         return OneStage(network, num_classes, columns=columns)
+    if is_of_package(network):
+        return YoloDetector(network, num_classes, columns=columns)
     if hasattr(getattr(network, "config", None), "model_type"):
         return QueryDetector(network, num_classes, columns=columns)
     raise UserError(
