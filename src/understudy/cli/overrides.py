@@ -125,8 +125,10 @@ def has_typed_all_code(recipe: Recipe, typed: RecipeOptions, overrides: Sequence
     from understudy.models.names import may_run_code
 
     written = {typed.teacher, typed.student, *(override.partition("=")[2] for override in overrides)}
-    teachers = [] if recipe.teacher is None else [recipe.teacher, *recipe.teacher.also.values()]
-    named = [(one.model, one.kwargs) for one in (recipe.student, *teachers)]
+    named = [(recipe.student.model, recipe.student.kwargs)]
+    if recipe.teacher is not None:
+        named.append((recipe.teacher.model, recipe.teacher.kwargs))
+        named += [(further.model, further.kwargs) for further in recipe.teacher.also.values()]
     return all(model in written for model, kwargs in named if may_run_code(model, kwargs))
 
 

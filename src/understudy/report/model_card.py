@@ -11,6 +11,7 @@ import yaml
 from understudy.core.image_size import size_text
 from understudy.methods.combination import ALONE
 from understudy.report.formatting import compact, score, score_spread, with_unit
+from understudy.report.licences import licence_notes
 from understudy.report.sentences import row_sentence
 from understudy.results.schema import ModelFacts, Results, Row, Scores, SeedResult
 from understudy.utils.text import listed
@@ -70,6 +71,7 @@ def model_card(
         f"## Use\n\n{_use(results, row.student)}",
         f"## Scores\n\n{_scores(results, row, seed)}",
         f"## How it was made\n\n{_making(results, row, seed, environment)}",
+        *_licence(results, row),
     ]
     return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
 
@@ -88,6 +90,13 @@ def _front_matter(results: Results, row: Row, dataset: str | None, base_model: s
         **({"datasets": [dataset]} if dataset else {}),
         **({"base_model": base_model, "base_model_relation": "finetune"} if base_model else {}),
     }
+
+
+def _licence(results: Results, row: Row) -> Iterator[str]:
+    """What the packages ask that ran student and teacher, where that is more than a notice."""
+    teachers = [results.teacher.model] if results.teacher is not None and row.methods else []
+    for note in licence_notes([row.student.model, *teachers]):
+        yield f"## Licence\n\n{_plain(note)}."
 
 
 def _opening(results: Results, row: Row) -> str:

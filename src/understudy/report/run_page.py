@@ -13,6 +13,7 @@ from understudy.report.class_numbers import class_table
 from understudy.report.costs import cost_sentence
 from understudy.report.formatting import compact, duration, score, with_unit
 from understudy.report.images import Disagreement, Mistake, Unlearnt, disagreements, mistakes, unlearnt
+from understudy.report.licences import licence_notes
 from understudy.report.origins import has_random_start, start_sentence
 from understudy.report.page_figures import ShownFigure, shown_figures
 from understudy.report.page_table import PageTable, cost_table, page_table
@@ -167,6 +168,9 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
             yield f"Teacher of {one.head}", one.model + known
     for student in {row.student.model: row.student for row in results.rows}.values():
         yield "Student", _model(student)
+    models = [*([results.teacher.model] if results.teacher else []), *(row.student.model for row in results.rows)]
+    for note in licence_notes(models):
+        yield "Licence", note
     batch = f" of batches of {data.batch_size}" if data.batch_size else ""
     epochs = f"{results.epochs} epochs" if results.epochs != 1 else "one epoch"
     yield "Training", f"{epochs}{batch}, seed{'s' * (len(results.seeds) > 1)} {', '.join(map(str, results.seeds))}"

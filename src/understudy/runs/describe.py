@@ -11,6 +11,7 @@ from understudy.models.cost import count_parameters
 from understudy.recipes.comparison import Variant
 from understudy.recipes.schema import Recipe
 from understudy.report import compact, style_of_start
+from understudy.report.licences import licence_notes
 from understudy.runs.component_changes import teachers_apart
 from understudy.runs.components import Components
 from understudy.utils.text import plural
@@ -35,7 +36,7 @@ def describe_data(components: Components) -> str:
 
 
 def describe_starts(components: Components) -> list[tuple[str, str]]:
-    """What teacher and student start from, for people: a line each, and its colour."""
+    """What teacher and student start from, and under which licence, for people: a line each, and its colour."""
     recipe, lines = components.recipe, []
     if recipe.teacher is not None and components.teacher is not None:
         epochs = recipe.teacher.train_epochs
@@ -48,7 +49,10 @@ def describe_starts(components: Components) -> list[tuple[str, str]]:
             role = "teacher" if head is None else f"teacher of {head}"
             lines.append((role, alone.recipe.teacher.model, origin, then))
     lines.append(("student", recipe.student.model, components.student_network.starts_from, ""))
-    return [(f"start    {role} {model}: {origin}{then}", style_of_start(origin)) for role, model, origin, then in lines]
+    starts = [
+        (f"start    {role} {model}: {origin}{then}", style_of_start(origin)) for role, model, origin, then in lines
+    ]
+    return [*starts, *((f"licence  {note}", "") for note in licence_notes(model for _, model, _, _ in lines))]
 
 
 def describe_rows(components: Components, rows: Sequence[Variant]) -> str:
