@@ -25,9 +25,7 @@ LEFT_OUT = {
     "imagenet/teachers/resnet50_a1": "a published checkpoint; its top-1 is teacher.expected_top1",
     "detection/coco/teachers/fasterrcnn_resnet50": "detectron2's checkpoint; torchvision's stands in for it",
     "detection/coco/teachers/cascade_rcnn_resnext101": "cascades are not built here; a Faster R-CNN stands in for it",
-    "detection/coco/teachers/yolov5m": "AGPL, and no code of the distillation was released",
-    "detection/coco/alone/yolov5s": "AGPL, and no code of the distillation was released",
-    "detection/coco/projector/yolov5m-yolov5s": "AGPL, and no code of the distillation was released",
+    "detection/coco/teachers/yolov5m": "a checkpoint with anchors; one without, of ultralytics, stands in for it",
     "imagenet/teachers/swin_large": "a published checkpoint, from ImageNet-22k; its top-1 is teacher.expected_top1",
 }
 # Cells whose recipe is None are settings of tables that vary one; the reference run has a recipe of its own.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import yolo_package
 from helpers.strategies import augmentation, under
 from understudy.core.taps import check_taps
 from understudy.methods.combination import taps_of, weighted
@@ -37,7 +38,7 @@ def test_every_shipped_recipe_resolves_into_rows_of_models_that_there_are() -> N
         assert len(rows_of(found)) == (len(found.rows) or 1), name
         for model in [found.student.model, *([found.teacher.model] if found.teacher else [])]:
             source, _, rest = model.partition(":")
-            if source != "hf" and rest.partition(".")[0] not in known[source]:
+            if source not in ("hf", "ultralytics") and rest.partition(".")[0] not in known[source]:
                 unknown.add(model)
     assert not unknown
 
@@ -46,11 +47,16 @@ def test_every_shipped_recipe_resolves_into_rows_of_models_that_there_are() -> N
 def unbuilt(model: str, kwargs: str) -> nn.Module:
     """A network without memory for its weights; of the hub's, its kind as nothing but a configuration has it."""
     settings = json.loads(kwargs) | ({"model_type": "segformer"} if model.startswith("hf:nvidia/mit-") else {})
+    if model.startswith("hf:PekingU/rtdetr"):
+        settings |= {"model_type": "rt_detr", "architectures": ["RTDetrForObjectDetection"]}
+    if model.startswith("ultralytics:"):
+        return create_model(model, num_classes=10, weights="none", kwargs=settings).module
     with torch.device("meta"):
         return create_model(model, num_classes=10, weights="none", kwargs=settings).module
 
 
-def test_every_shipped_recipe_finds_what_its_methods_look_at() -> None:
+def test_every_shipped_recipe_finds_what_its_methods_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    yolo_package.installed(monkeypatch)
     refused = {}
     for name in recipe_names():
         found = shipped(name)
