@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, cast
@@ -17,7 +17,7 @@ from timm.data.auto_augment import (
 )
 from timm.data.transforms import str_to_pil_interp
 
-__all__ = ["check_auto_augment", "check_rand_augment", "image_policy"]
+__all__ = ["check_auto_augment", "check_rand_augment", "fill_colour", "image_policy", "translation"]
 
 _TRANSLATION = 0.45  # of the image's shorter side, as in timm's create_transform
 _RAND_PARTS = re.compile(r"(m|n|inc|mmax)\d+|(p|mstd)\d+(\.\d*)?|t(weights|3a|3aw)")
@@ -69,8 +69,8 @@ def image_policy(text: str, size: int, mean: tuple[float, ...], interpolation: s
         interpolation: "bilinear" or "bicubic"; "random" leaves it to each operation.
     """
     settings: dict[str, Any] = {
-        "translate_const": int(size * _TRANSLATION),
-        "img_mean": tuple(min(255, round(255 * channel)) for channel in mean),
+        "translate_const": translation(size),
+        "img_mean": fill_colour(mean),
     }
     if interpolation != "random":
         settings["interpolation"] = str_to_pil_interp(interpolation)  # type: ignore[no-untyped-call]
@@ -80,6 +80,16 @@ def image_policy(text: str, size: int, mean: tuple[float, ...], interpolation: s
         if operation.aug_fn is posterize:
             operation.aug_fn = _posterized
     return cast(Policy, policy)
+
+
+def translation(size: int) -> int:
+    """Pixels of the farthest shift of images whose shorter side is `size`."""
+    return int(size * _TRANSLATION)
+
+
+def fill_colour(mean: Sequence[float]) -> tuple[int, ...]:
+    """0 to 255, the colour of what is moved in, of means in [0,1]."""
+    return tuple(min(255, round(255 * channel)) for channel in mean)
 
 
 def _posterized(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
