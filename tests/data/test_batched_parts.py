@@ -9,6 +9,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torchvision.transforms.v2 import functional as transforms
 
 from understudy.data.augment.batched_parts import BatchedParts, batched_problem
@@ -18,6 +19,7 @@ from understudy.utils.seeding import globally_seeded
 CPU = torch.device("cpu")
 MEAN, STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 ALL = {"rand_augment": "rand-m9-mstd0.5-inc1", "interpolation": "random", "color_jitter": 0.4, "erasing": 0.5}
+NUM_DRAWN = 1 + 4 + 4 + 5  # of these: scaling, two operations with their arguments, jitter, erasing
 
 
 def batched(**parts: object) -> BatchedParts:
@@ -43,16 +45,16 @@ def test_colour_jitter_makes_the_pixels_that_torchvision_makes(in_groups: bool) 
     numbers = drawn(parts, 60)
     (found,) = parts.of([images], numbers, in_groups=in_groups)
     changes = (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation)
-    for image, row, ours in zip(images, numbers.T, found, strict=True):
+    for image, row, ours in zip(images, numbers[1:].T, found, strict=True):
         factors, wanted = numbers_of(row[1:]), image
         for which in list(permutations(range(3)))[int(row[0])]:
             wanted = changes[which](wanted, factors[which])
         assert torch.equal(ours, wanted)
-    assert set(numbers[0].tolist()) == set(range(6))
+    assert set(numbers[1].tolist()) == set(range(6))
 
 
 def test_factors_of_colour_jitter_fill_their_range_and_orders_are_even() -> None:
-    numbers = drawn(batched(color_jitter=1.5), 6000)
+    numbers = drawn(batched(color_jitter=1.5), 6000)[1:]
     factors = numbers[1:].contiguous().view(torch.float64)
     assert 0 <= factors.min() < 0.01
     assert 2.49 < factors.max() < 2.5
@@ -62,7 +64,7 @@ def test_factors_of_colour_jitter_fill_their_range_and_orders_are_even() -> None
 
 def rectangles(numbers: Tensor) -> Tensor:
     """(n,4) top, left, height, width of those that are there."""
-    found: Tensor = numbers[:4, numbers[2] > 0].T.double()
+    found: Tensor = numbers[1:5, numbers[3] > 0].T.double()
     return found
 
 
@@ -99,7 +101,7 @@ def test_what_is_erased_is_standard_noise_after_the_models_normalisation(in_grou
     (found,) = parts.of([images], numbers, in_groups=in_groups)
     assert found.dtype == torch.float32
     values = []
-    for image, shown, (top, left, height, width, _) in zip(images, found, numbers.T.tolist(), strict=True):
+    for image, shown, (top, left, height, width, _) in zip(images, found, numbers[1:].T.tolist(), strict=True):
         plain = image.float() / 255
         inside = torch.zeros(24, 24, dtype=torch.bool)
         inside[top : top + height, left : left + width] = True
@@ -118,7 +120,7 @@ def test_a_colour_is_one_for_each_rectangle(mode: str) -> None:
     numbers = drawn(parts, 8)
     (found,) = parts.of([noise(8)], numbers)
     colours = []
-    for shown, (top, left, height, width, _) in zip(found, numbers.T.tolist(), strict=True):
+    for shown, (top, left, height, width, _) in zip(found, numbers[1:].T.tolist(), strict=True):
         inside = normalised(shown)[:, top : top + height, left : left + width].flatten(1)
         torch.testing.assert_close(inside, inside[:, :1].expand_as(inside))
         colours.append(inside[:, 0])
@@ -150,6 +152,19 @@ def test_rows_are_a_function_of_seed_view_copy_and_sample(in_groups: bool) -> No
     both = drawn(parts, 30, copies=torch.arange(2)[:, None])
     assert torch.equal(both[:, 0], numbers)
     assert torch.equal(both[:, 1], drawn(parts, 30, copies=1))
+
+
+def test_nothing_is_read_from_a_gpu() -> None:
+    """FakeTensors have no values to read, and refuse what lies on two devices: a CUDA graph could repeat this."""
+    with FakeTensorMode():
+        there = torch.device("cuda", 0)
+        parts = BatchedParts.on(there, AugmentParts(**ALL), MEAN, STD)
+        numbers = torch.zeros(NUM_DRAWN, 2, dtype=torch.int64, device=there)
+        (shown,) = parts.of([torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device=there)], numbers)
+        assert (shown.device, shown.dtype) == (there, torch.float32)
+        with pytest.raises(DynamicOutputShapeException):
+            parts.of([torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device=there)], numbers, in_groups=True)
+    assert len(drawn(batched(**ALL), 2)) == NUM_DRAWN
 
 
 def test_images_of_one_channel_can_be_erased() -> None:

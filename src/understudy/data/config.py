@@ -63,6 +63,9 @@ class DataConfig(Config):
         # resized: larger training images, too, scaled down to 1.143 times their input size and kept as JPEG
     )
     decode: Literal["workers", "gpu", "auto"] = "workers"  # who decodes and crops resized ones; auto: the faster, timed
+    augment_on: Literal["workers", "device"] = (
+        "workers"  # where RandAugment, jitter and erasing are done; device: in whole batches, by other draws
+    )
 
     @field_validator("root", mode="before")
     @classmethod
@@ -98,6 +101,15 @@ class DataConfig(Config):
     def _mixes_no_copies(self) -> DataConfig:
         if self.mix is not None and self.copies != "none":
             raise ValueError(f"mix and copies: {self.copies} do not go together: copies would show several samples")
+        return self
+
+    @model_validator(mode="after")
+    def _is_augmented_in_one_place(self) -> DataConfig:
+        if self.augment_on == "device" and self.decode == "auto":
+            raise ValueError(
+                "augment_on: device and decode: auto do not go together: the workers that auto may choose augment what "
+                "they decode; say decode: gpu"
+            )
         return self
 
     @model_validator(mode="after")

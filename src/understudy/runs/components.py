@@ -105,7 +105,8 @@ class Components:
         """In words."""
         augment = augment_for(self.recipe.data, self.data.train)
         settings = ", ".join(f"{key} {value}" for key, value in augment.model_dump(exclude={"name"}).items())
-        return f"{augment.name} ({settings})" if settings else augment.name
+        where = ", on the device" if self.recipe.data.augment_on == "device" else ""
+        return (f"{augment.name} ({settings})" if settings else augment.name) + where
 
     def build_context(self, seed: int) -> BuildContext:
         """What the students of one seed are built into."""

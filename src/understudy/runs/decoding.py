@@ -17,7 +17,7 @@ import torch
 
 from understudy.core.config import Config
 from understudy.data import augment_for
-from understudy.data.loaders.on_device import device_problem
+from understudy.data.loaders.on_device import augment_problem, device_problem
 from understudy.runs.component_changes import with_data_settings
 from understudy.runs.components import Components
 from understudy.runs.kept_choice import kept_choice
@@ -38,13 +38,18 @@ class DecoderChoice(Config):
 
 
 def check_decoder(components: Components) -> None:
-    """Refuse `data.decode: gpu` where it cannot be.
+    """Refuse `data.decode: gpu` and `data.augment_on: device` where they cannot be.
 
     Raises:
         UserError: saying why, and the setting to change.
     """
-    if components.recipe.data.decode == "gpu" and (problem := _problem(components)):
+    config, train = components.recipe.data, components.data.train
+    if config.decode == "gpu" and (problem := _problem(components)):
         raise UserError(f"data.decode: gpu cannot be: {problem}. Leave it out, and workers decode")
+    if config.augment_on == "device" and (
+        problem := augment_problem(train, augment_for(config, train), config, components.device)
+    ):
+        raise UserError(f"data.augment_on: device cannot be: {problem}. Leave it out, and workers augment")
 
 
 def choose_decoder(components: Components, file: Path, *, say: Callable[[str], None]) -> Components:
@@ -73,8 +78,8 @@ def choose_decoder(components: Components, file: Path, *, say: Callable[[str], N
 
 
 def _problem(components: Components) -> str | None:
-    train = components.data.train
-    return device_problem(train, augment_for(components.recipe.data, train), components.device)
+    config, train = components.recipe.data, components.data.train
+    return device_problem(train, augment_for(config, train), config, components.device)
 
 
 def _measured(components: Components) -> DecoderChoice:

@@ -21,6 +21,7 @@ from understudy.utils.hashing import hashed_tensor
 
 __all__ = ["Parts", "scaling_weights"]
 
+STEPS = 2**20  # in 1 of the weights of exact sums, which then stay below 2^53
 TRIES = 10  # as torchvision's RandomResizedCrop draws before it takes the centre
 
 
@@ -77,38 +78,70 @@ class Parts:
         flips = hashed_tensor(key, "flip") % 2 == 1
         return cls(top, left, height, width, flips if config.flip else torch.zeros_like(flips))
 
-    def of(self, images: Sequence[Tensor], sizes: Sequence[ImageSize]) -> list[Tensor]:
-        """(B,3,S,S) float32 in [0,1] at each size, of (3,H,W) uint8 images, on their device."""
+    def of(
+        self,
+        images: Sequence[Tensor],
+        sizes: Sequence[ImageSize],
+        *,
+        is_cubic: Tensor | None = None,
+        as_bytes: bool = False,
+    ) -> list[Tensor]:
+        """(B,3,S,S) float32 in [0,1] at each size, of (3,H,W) uint8 images, on their device.
+
+        Args:
+            images: of any sizes.
+            sizes: of the student's images and perhaps the teacher's.
+            is_cubic: (B,) bool on the CPU, which are scaled bicubically; None: none, all bilinearly.
+            as_bytes: uint8, and exact: sums of weights in steps of 2^-20 that no order of adding up changes, so that
+                an image is rounded alike whichever others pad it.
+        """
         device, boxes = images[0].device, torch.stack([self.top, self.left, self.height, self.width], 1).tolist()
         most = int(self.height.max()), int(self.width.max())
         padded = torch.zeros(len(images), images[0].shape[0], *most, dtype=torch.uint8, device=device)
         for place, (image, (top, left, height, width)) in enumerate(zip(images, boxes, strict=True)):
             padded[place, :, :height, :width] = image[:, top : top + height, left : left + width]
-        pixels = padded.float() / 255
+        pixels = padded.double() if as_bytes else padded.float() / 255
         found = []
         with exact_products(device.type):
             for size in sizes:
                 height, width = height_and_width(size)
-                rows = scaling_weights(self.height, most[0], height)
-                columns = scaling_weights(self.width, most[1], width)
+                rows = scaling_weights(self.height, most[0], height, is_cubic)
+                columns = scaling_weights(self.width, most[1], width, is_cubic)
                 columns = torch.where(self.is_flipped[:, None, None], columns.flip(1), columns)
+                if as_bytes:
+                    rows, columns = ((part.double() * STEPS).round() for part in (rows, columns))
                 rows, columns = (part.to(device, non_blocking=True)[:, None] for part in (rows, columns))
-                found.append(rows @ pixels @ columns.mT)
+                shown = rows @ pixels @ columns.mT
+                if as_bytes:
+                    shown = (shown * STEPS**-2).round().clamp(0, 255).byte()
+                elif is_cubic is not None:  # whose curve goes below 0 and above 1
+                    shown = shown.clamp(0, 1)
+                found.append(shown)
         return found
 
 
-def scaling_weights(lengths: Tensor, most: int, size: int) -> Tensor:
+def scaling_weights(lengths: Tensor, most: int, size: int, is_cubic: Tensor | None = None) -> Tensor:
     """(B,S,L) float32 weights of L pixels, of which the first `lengths` (B,) are there, in S output pixels.
 
-    The triangle of bilinear interpolation, as wide as the output pixel where the image is made smaller: torch's
-    `interpolate` with antialias. A row adds up to 1.
+    The triangle of bilinear interpolation, or the curve of bicubic where (B,) `is_cubic`, as wide as the output pixel
+    where the image is made smaller: torch's `interpolate` with antialias. A row adds up to 1.
     """
     scale = lengths[:, None, None].double() / size
     centres = (torch.arange(size)[:, None] + 0.5) * scale  # (B,S,1)
     places = torch.arange(most) + 0.5  # (L,)
-    weights = (1 - (places - centres).abs() / scale.clamp_min(1)).clamp_min(0)
+    away = (places - centres).abs() / scale.clamp_min(1)
+    weights = (1 - away).clamp_min(0)
+    if is_cubic is not None:
+        weights = torch.where(is_cubic[:, None, None], _cubic(away), weights)
     weights = weights * (places < lengths[:, None, None])
     return (weights / weights.sum(2, keepdim=True)).float()
+
+
+def _cubic(away: Tensor) -> Tensor:
+    """Keys 1981, with a = -1/2, as Pillow and torch scale with antialias."""
+    near = (1.5 * away - 2.5) * away**2 + 1
+    far = ((-0.5 * away + 2.5) * away - 4) * away + 2
+    return torch.where(away < 1, near, torch.where(away < 2, far, 0.0))
 
 
 def _between(low: float, high: float, hashes: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from understudy.data.augment.config import AugmentParts
 from understudy.data.augment.policies import fill_colour
 from understudy.utils.hashing import hashed_tensor
 
-__all__ = ["BatchedParts", "batched_problem"]
+__all__ = ["BatchedParts", "batched_problem", "scaled_bicubically"]
 
 
 def batched_problem(parts: AugmentParts) -> str | None:
@@ -57,7 +57,7 @@ class BatchedParts:
         return self.parts.policy is not None or self.parts.color_jitter > 0
 
     def drawn(self, indices: Tensor, *, seed: int, view: int, copies: int | Tensor, size: ImageSize) -> Tensor:
-        """(P,...) int64 on the CPU, everything that is drawn; `copies` and `indices` broadcast against each other.
+        """(1+P,...) int64 on the CPU, everything that is drawn; `copies` and `indices` broadcast against each other.
 
         Args:
             indices: int64 places in the data set, on the CPU; with seed, view and copy they decide everything.
@@ -67,7 +67,10 @@ class BatchedParts:
             size: of the student's images, whose shape erased rectangles are of.
         """
         key, parts = hashed_tensor(seed, view, copies, indices), self.parts
-        found = [key.new_empty((0, *key.shape))]
+        is_cubic = hashed_tensor(key, "scaling") % 2
+        if parts.interpolation != "random":
+            is_cubic = torch.full_like(is_cubic, parts.interpolation == "bicubic")
+        found = [is_cubic[None]]
         if parts.policy is not None:
             found.append(BatchedPolicy(parts.policy, parts.interpolation).drawn(key))
         if parts.color_jitter:
@@ -81,7 +84,7 @@ class BatchedParts:
 
         Args:
             pictures: (B,D,H,W) each, uint8 where `works_on_bytes`, else of that or float32 in [0,1].
-            numbers: (P,B) of `drawn`.
+            numbers: (1+P,B) of `drawn`.
             in_groups: see `changed`; None: where the numbers are on the CPU, so that reading them waits for nothing.
 
         Returns:
@@ -89,9 +92,9 @@ class BatchedParts:
         """
         parts, shown = self.parts, list(pictures)
         in_groups = numbers.device.type == "cpu" if in_groups is None else in_groups
-        after_jitter = len(numbers) - NUM_ERASED * (parts.erasing > 0)
+        after_jitter = len(numbers) - 1 - NUM_ERASED * (parts.erasing > 0)
         after_policy = after_jitter - NUM_JITTERED * (parts.color_jitter > 0)
-        policy, jitter, erasing = numbers.tensor_split((after_policy, after_jitter))
+        policy, jitter, erasing = numbers[1:].tensor_split((after_policy, after_jitter))
         if parts.policy is not None:
             of_policy = BatchedPolicy(parts.policy, parts.interpolation)
             shown = [of_policy.of(images, policy, self.fill, in_groups=in_groups) for images in shown]
@@ -100,3 +103,8 @@ class BatchedParts:
         if parts.erasing:
             shown = erased(shown, erasing, parts.erase_mode, self.mean, self.std, in_groups=in_groups)
         return shown
+
+
+def scaled_bicubically(numbers: Tensor) -> Tensor:
+    """(B,) bool: which images are scaled so before all else, by (1+P,B) of `BatchedParts.drawn`; others bilinearly."""
+    return numbers[0] == 1

@@ -8,6 +8,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from understudy.core.image_size import ImageSize, checked_size
+from understudy.data.augment.batched_parts import BatchedParts
 from understudy.data.augment.boxes import box_rendering, check_boxed
 from understudy.data.augment.config import Augment, AugmentParts, CropFlip, NoAugment, ResizedCrop
 from understudy.data.augment.copies import RotatedCopies, refuse_to_turn
@@ -21,7 +22,7 @@ from understudy.data.loaders.dense import DenseEvalLoader, DenseTrainLoader
 from understudy.data.loaders.disk import StreamEvalLoader, StreamTrainLoader
 from understudy.data.loaders.hub import HubEvalLoader, HubTrainLoader
 from understudy.data.loaders.memory import MemoryEvalLoader, MemoryTrainLoader
-from understudy.data.loaders.on_device import DeviceTrainLoader, device_problem
+from understudy.data.loaders.on_device import DeviceTrainLoader, augment_problem, device_problem
 from understudy.data.loaders.plain import PlainLoader, from_plain_loader
 from understudy.data.loaders.plan import EpochPlan, Share
 from understudy.data.loaders.workers import num_workers_for
@@ -75,6 +76,7 @@ def train_loader(
             bits, mixing without labels or class names, or turned copies of images that are no squares.
     """
     source = data.train if isinstance(data, DataSplits) else data
+    _check_place(source, config, torch.device(device))
     if has_boxes(source):
         share = Share(rank, world_size)
         return _boxed(source, config, seed=seed, num_views=num_views, share=share, device=torch.device(device))
@@ -158,34 +160,60 @@ def _augmented(
     if has_masks(source):
         dense = DenseRendering(augment, rendering.image_size, config.shorter_side, rendering.mean)
         return DenseTrainLoader(source, config, dense, plan, device=device)
-    is_simple = isinstance(augment, NoAugment) or (isinstance(augment, CropFlip) and not augment.needs_each_image)
+    parts = _batched_parts(config, rendering, device)
+    is_simple = isinstance(augment, CropFlip) and (parts is not None or not augment.needs_each_image)
     is_small = small_size(source, takes_rectangles=config.takes_rectangles) is not None
-    if is_small and is_simple:
+    if is_small and (is_simple or isinstance(augment, NoAugment)):
         assert isinstance(augment, NoAugment | CropFlip)
         size, teacher_size = rendering.image_size, rendering.teacher_size
-        return MemoryTrainLoader(source, augment, plan, image_size=size, teacher_size=teacher_size, device=device)
+        return MemoryTrainLoader(
+            source, augment, plan, image_size=size, teacher_size=teacher_size, device=device, parts=parts
+        )
     if config.decode == "gpu":
-        return _on_device(source, rendering, plan, must_stop=config.on_bad_image == "stop", device=device)
+        return _on_device(source, config, rendering, plan, parts=parts, device=device)
     return StreamTrainLoader(source, config, rendering, plan, device=device)
 
 
+def _batched_parts(config: DataConfig, rendering: Rendering, device: torch.device) -> BatchedParts | None:
+    """What follows the crop on the device; None where that is nothing, or workers do it."""
+    augment = rendering.augment
+    if not isinstance(augment, AugmentParts) or not augment.needs_each_image:
+        return None
+    if config.augment_on == "workers" and (augment.has_parts or config.decode == "workers"):
+        return None
+    return BatchedParts.on(device, augment, rendering.mean, rendering.std)
+
+
 def _on_device(
-    source: Source, rendering: Rendering, plan: EpochPlan, *, must_stop: bool, device: torch.device
+    source: Source,
+    config: DataConfig,
+    rendering: Rendering,
+    plan: EpochPlan,
+    *,
+    parts: BatchedParts | None,
+    device: torch.device,
 ) -> DeviceTrainLoader:
-    if problem := device_problem(source, rendering.augment, device):
+    if problem := device_problem(source, rendering.augment, config, device):
         raise UserError(f"data.decode: gpu cannot be: {problem}. Leave it out, and workers decode")
     assert isinstance(source, ResizedSource)
     assert isinstance(rendering.augment, ResizedCrop)
-    size, teacher_size = rendering.image_size, rendering.teacher_size
     return DeviceTrainLoader(
         source,
         rendering.augment,
         plan,
-        image_size=size,
-        teacher_size=teacher_size,
-        must_stop=must_stop,
+        parts=parts,
+        image_size=rendering.image_size,
+        teacher_size=rendering.teacher_size,
+        must_stop=config.on_bad_image == "stop",
         device=device,
     )
+
+
+def _check_place(source: Source, config: DataConfig, device: torch.device) -> None:
+    if config.augment_on == "device" and (
+        problem := augment_problem(source, augment_for(config, source), config, device)
+    ):
+        raise UserError(f"data.augment_on: device cannot be: {problem}. Leave it out, and workers augment")
 
 
 def _check_can_augment(source: Source, augment: Augment) -> None:

@@ -1,4 +1,4 @@
-"""Batches of small images from one tensor, cropped and mirrored on the compute device."""
+"""Batches of small images from one tensor, augmented on the compute device."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from understudy.core.batch import Batch, PlannedBatch
 from understudy.core.image_size import ImageSize
+from understudy.data.augment.batched_parts import BatchedParts, scaled_bicubically
 from understudy.data.augment.config import CropFlip, NoAugment
 from understudy.data.augment.crops import Windows, covered
 from understudy.data.config import DataConfig
@@ -31,13 +32,21 @@ class _Images:
         self.image_size = image_size
         self.teacher_size = teacher_size
 
+    @property
+    def sizes(self) -> list[ImageSize]:
+        """The student's and, where it differs, the teacher's."""
+        return [self.image_size] if self.teacher_size is None else [self.image_size, self.teacher_size]
+
     def batch(
         self, images: Tensor, indices: Tensor, copies: Tensor | None = None, num_plain: int | None = None
     ) -> Batch:
         unit = as_unit(images)
+        return self.rendered([covered(unit, size) for size in self.sizes], indices, copies, num_plain)
+
+    def rendered(self, pictures: list[Tensor], indices: Tensor, copies: Tensor | None, num_plain: int | None) -> Batch:
         return Batch(
-            images=covered(unit, self.image_size),
-            teacher_images=None if self.teacher_size is None else covered(unit, self.teacher_size),
+            images=pictures[0],
+            teacher_images=pictures[1] if len(pictures) > 1 else None,
             targets=self.labels[indices],
             indices=indices,
             copies=copies,
@@ -57,6 +66,7 @@ class MemoryTrainLoader:
         image_size: ImageSize,
         teacher_size: ImageSize | None,
         device: torch.device,
+        parts: BatchedParts | None = None,
     ) -> None:
         self.batch_size = plan.batch_size
         self.num_samples = plan.num_samples
@@ -64,6 +74,7 @@ class MemoryTrainLoader:
         self.skipped: tuple[str, ...] = ()  # unreadable images were left out when the source was cached
         self._stored = _Images(source, image_size, teacher_size, device)
         self._augment = augment
+        self._parts = parts  # what follows crop and flip
         self._plan = plan
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
@@ -73,9 +84,11 @@ class MemoryTrainLoader:
     def planned(self, epoch: int, start_step: int = 0) -> Iterator[PlannedBatch]:
         """The same before they are made: a row of sample numbers, then what is drawn for each of its copies."""
         plan, view = self._plan, self._plan.view(epoch)
-        order = plan.order(epoch).to(self._stored.images.device)
+        order, device = plan.order(epoch), self._stored.images.device
+        then = [] if self._parts is None else [self._then(order, view).flatten(0, 1).to(device)]
+        order = order.to(device)
         windows = self._windows(order, view)
-        keys = order[None] if windows is None else torch.cat([order[None], windows.packed()])
+        keys = torch.cat([order[None], *([] if windows is None else [windows.packed()]), *then])
         for step in range(start_step, self.steps_per_epoch):
             rows = plan.rows(step)
             yield PlannedBatch(keys[:, rows.start : rows.stop], self._made, view)
@@ -88,16 +101,43 @@ class MemoryTrainLoader:
             indices = indices.repeat(count)
         images = self._stored.images[indices]
         if isinstance(self._augment, CropFlip):
-            images = Windows.unpacked(keys[1:], self._augment, num_copies=count).of(images)
+            after = 1 + count * (2 + self._augment.flip)
+            images = Windows.unpacked(keys[1:after], self._augment, num_copies=count).of(images)
+            if self._parts is not None:
+                then = keys[after:].reshape(-1, len(indices))
+                pictures = [as_unit(shown) for shown in self._parts.of(self._scaled(images, then), then)]
+                return self._stored.rendered(pictures, indices, copies, None if copies is None else keys.shape[1])
         return self._stored.batch(images, indices, copies, None if copies is None else keys.shape[1])
+
+    def _scaled(self, images: Tensor, then: Tensor) -> list[Tensor]:
+        """At the student's and the teacher's size, each image by the interpolation drawn for it."""
+        assert isinstance(self._augment, CropFlip)
+        pictures = []
+        for size in self._stored.sizes:
+            shown = covered(images, size)
+            if self._augment.interpolation != "bilinear":
+                is_cubic = scaled_bicubically(then)[:, None, None, None]
+                shown = torch.where(is_cubic, covered(images, size, interpolation="bicubic"), shown)
+            pictures.append(shown)
+        return pictures
+
+    def _copies(self, places: int) -> Tensor:
+        """(K,1) or (1,N) which draw of its sample each copy or repeat at a place of the order is."""
+        if self._plan.num_repeats > 1:  # there are no copies then
+            return self._plan.repeat_at(torch.arange(places))[None]
+        return torch.arange(self._plan.num_copies)[:, None]
+
+    def _then(self, order: Tensor, view: int) -> Tensor:
+        """(P,K,N) what is drawn beside windows for a whole epoch, by copy and place in its order."""
+        assert self._parts is not None
+        seed, size = self._plan.seed, self._stored.image_size
+        return self._parts.drawn(order, seed=seed, view=view, copies=self._copies(len(order)), size=size)
 
     def _windows(self, order: Tensor, view: int) -> Windows | None:
         """What `crop_flip` shows of a whole epoch, by copy and place in its order; None where it shows all."""
         if not isinstance(self._augment, CropFlip):
             return None
-        copies = torch.arange(self._plan.num_copies, device=order.device)[:, None]
-        if self._plan.num_repeats > 1:  # there are no copies then
-            copies = self._plan.repeat_at(torch.arange(len(order), device=order.device))[None]
+        copies = self._copies(len(order)).to(order.device)
         # Once an epoch: some thirty small operations on integers, which every batch would wait for on a GPU.
         return Windows.drawn(order, self._augment, seed=self._plan.seed, view=view, copies=copies)
 

@@ -1,8 +1,9 @@
-"""Batches of large images that are decoded and cropped whole on the device: nvJPEG, and two matrix products a batch."""
+"""Batches of large images, decoded and augmented whole on the device: nvJPEG, and two matrix products a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,29 +12,57 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from understudy.core.batch import Batch
 from understudy.core.image_size import ImageSize
 from understudy.data.augment.batched_crops import Parts
-from understudy.data.augment.config import Augment, ResizedCrop
+from understudy.data.augment.batched_parts import BatchedParts, batched_problem, scaled_bicubically
+from understudy.data.augment.config import Augment, AugmentParts, CropFlip, ResizedCrop
+from understudy.data.config import DataConfig
 from understudy.data.loaders.plan import EpochPlan
 from understudy.data.resized import ResizedSource
-from understudy.data.sources.base import Source
+from understudy.data.sources.base import Source, as_unit, images_in_memory, small_size
+from understudy.data.sources.boxed import has_boxes
 from understudy.data.sources.decoding import BadImageError
 from understudy.data.sources.found import BadImages
+from understudy.data.sources.masked import has_masks
+from understudy.data.sources.streamed import StreamedSource
 from understudy.utils.errors import UserError
 
-__all__ = ["DeviceTrainLoader", "device_problem"]
+__all__ = ["DeviceTrainLoader", "augment_problem", "device_problem"]
 
 
-def device_problem(source: Source, augment: Augment, device: torch.device) -> str | None:
-    """Why these images cannot be decoded and cropped on the device, with the way out; None: they can."""
+def device_problem(source: Source, augment: Augment, config: DataConfig, device: torch.device) -> str | None:
+    """Why these images cannot be decoded and augmented on the device, with the way out; None: they can."""
     if device.type != "cuda":
         return f"that takes CUDA, and this run is on the {device.type}"
     if not isinstance(augment, ResizedCrop):
         return f"that takes data.augment: resized_crop, and this is {augment.name}"
     if not isinstance(source, ResizedSource):
         return "that takes images that are kept as JPEG; set data.cache: resized"
-    if augment.has_parts:
-        return "RandAugment, AutoAugment, colour jitter and erasing are done in workers; leave them out of data.augment"
-    if augment.interpolation != "bilinear":
-        return f"that scales bilinearly, and data.augment.interpolation is {augment.interpolation}"
+    if augment.has_parts and config.augment_on == "workers":
+        return (
+            "RandAugment, AutoAugment, colour jitter and erasing are done in workers; set data.augment_on: device, or "
+            "leave them out of data.augment"
+        )
+    return None
+
+
+def augment_problem(source: Source, augment: Augment, config: DataConfig, device: torch.device) -> str | None:
+    """Why what follows the crop cannot be done on the device, with the way out; None: it can, or nothing follows."""
+    if has_masks(source) or has_boxes(source):
+        return "images with masks or boxes are augmented in workers"
+    if not isinstance(augment, AugmentParts) or not augment.has_parts:
+        return None
+    if device.type == "mps":
+        return "that takes numbers of 64 bits, which Apple's GPUs do not have"
+    if problem := batched_problem(augment):
+        return problem
+    if isinstance(source, StreamedSource):
+        return "streamed images are augmented in workers"
+    if small_size(source, takes_rectangles=config.takes_rectangles) is None:
+        return None if config.decode == "gpu" else "workers decode these images; set data.decode: gpu"
+    if not isinstance(augment, CropFlip):
+        return f"of small images in memory that takes data.augment: crop_flip, and this is {augment.name}"
+    images = images_in_memory(source)
+    if augment.color_jitter and images is not None and images.dtype != torch.uint8:
+        return f"colour jitter of batches works on 8-bit images, and these are {images.dtype}"
     return None
 
 
@@ -45,7 +74,8 @@ class DeviceTrainLoader:
 
     Args:
         source: of the files.
-        augment: without what follows the crop.
+        augment: which parts of images are shown.
+        parts: what follows; None: nothing.
         plan: of the epochs.
         image_size: of the student's images.
         teacher_size: of the teacher's, the same part; None where equal.
@@ -59,6 +89,7 @@ class DeviceTrainLoader:
         augment: ResizedCrop,
         plan: EpochPlan,
         *,
+        parts: BatchedParts | None = None,
         image_size: ImageSize,
         teacher_size: ImageSize | None,
         must_stop: bool,
@@ -69,6 +100,7 @@ class DeviceTrainLoader:
         self.steps_per_epoch = plan.num_steps
         self._source = source
         self._augment = augment
+        self._parts = parts
         self._plan = plan
         self._sizes = [image_size] if teacher_size is None else [image_size, teacher_size]
         self._must_stop = must_stop
@@ -97,10 +129,15 @@ class DeviceTrainLoader:
     def _batch(self, numbers: Tensor, copies: Tensor, shown: Tensor, view: int) -> Batch:
         pictures = self._decoded(numbers.tolist())
         sides = torch.tensor([picture.shape[-2:] for picture in pictures])
-        parts = Parts.drawn(
-            numbers, sides, self._augment, seed=self._plan.seed, view=view, copies=shown, size=self._sizes[0]
-        )
-        images = parts.of(pictures, self._sizes)
+        draws: dict[str, Any] = {"seed": self._plan.seed, "view": view, "copies": shown, "size": self._sizes[0]}
+        parts = Parts.drawn(numbers, sides, self._augment, **draws)
+        if self._parts is None:
+            images = parts.of(pictures, self._sizes)
+        else:
+            then = self._parts.drawn(numbers, **draws)
+            is_cubic = None if self._augment.interpolation == "bilinear" else scaled_bicubically(then)
+            images = parts.of(pictures, self._sizes, is_cubic=is_cubic, as_bytes=self._parts.works_on_bytes)
+            images = [as_unit(shown) for shown in self._parts.of(images, then)]
         return Batch(
             images=images[0],
             teacher_images=images[1] if len(images) > 1 else None,
