@@ -85,3 +85,7 @@ def test_sheared_and_shifted_images_are_pillows(images: Tensor, place: int, is_c
         return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=FILL)
 
     assert_pillows(found, images, theirs)
+    lines = ours.affine(
+        images, matrices, torch.tensor(FILL, dtype=torch.uint8), is_cubic=is_cubic, along="x" if place < 3 else "y"
+    )
+    assert torch.equal(lines, found)

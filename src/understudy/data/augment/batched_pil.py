@@ -10,6 +10,7 @@ All take images (B,3,H,W) uint8 and an argument (B,) for each, and read nothing 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 GREY = (19595, 38470, 7471)  # shares of red, green and blue in 65536, ITU-R 601-2
-COLUMNS, ROWS = -1, -2
+CACHED = 2**14 - 1  # values turned at once on a CPU: so few float64 that malloc has the memory at hand
 
 
 def looked_up(images: Tensor, tables: Tensor) -> Tensor:
@@ -100,7 +101,9 @@ def rotations(degrees: Tensor, height: int, width: int) -> Tensor:
     return torch.stack([cos, sin, cos * -x + sin * -y + x, -sin, cos, -sin * -x + cos * -y + y], -1)
 
 
-def affine(images: Tensor, matrices: Tensor, fill: Tensor, *, is_cubic: bool) -> Tensor:
+def affine(
+    images: Tensor, matrices: Tensor, fill: Tensor, *, is_cubic: bool, along: Literal["x", "y"] | None = None
+) -> Tensor:
     """Pixel (x,y) shows the image at (a x + b y + c, d x + e y + f), between pixels bilinearly or bicubically.
 
     Args:
@@ -108,42 +111,50 @@ def affine(images: Tensor, matrices: Tensor, fill: Tensor, *, is_cubic: bool) ->
         matrices: (B,6) float64, a to f.
         fill: (D,) uint8, shown where the place is outside.
         is_cubic: whether between 16 pixels instead of 4.
+        along: "x": all matrices have (d,e,f) = (0,1,0), so that lines stay lines, and a quarter of the pixels is looked
+            at; "y": (a,b,c) = (1,0,0). The same result.
     """
+    if images.device.type == "cpu" and len(images) > 1:
+        at_once = max(1, CACHED // images[0].numel())
+        if len(images) > at_once:
+            parts = zip(images.split(at_once), matrices.split(at_once), strict=True)  # type: ignore[no-untyped-call]
+            return torch.cat([affine(*part, fill, is_cubic=is_cubic, along=along) for part in parts])
     height, width = images.shape[-2:]
     x = torch.arange(width, device=images.device).double() + 0.5
     y = (torch.arange(height, device=images.device).double() + 0.5)[:, None]
     a, b, c, d, e, f = matrices[:, :, None, None].unbind(1)
     across, down = a * x + b * y + c, d * x + e * y + f  # (B,H,W)
     is_inside = (across >= 0) & (across < width) & (down >= 0) & (down < height)
-    across, down = across - 0.5, down - 0.5
+    across, down = across.sub_(0.5), down.sub_(0.5)
     left, top = across.floor(), down.floor()
-    flat, places = images.flatten(2), range(-1, 3) if is_cubic else range(2)
-    columns = [(left + by).clamp(0, width - 1).long() for by in places]
-    rows = [(top + by).clamp(0, height - 1).long() * width for by in places]
+    flat, around = images.flatten(2).double(), range(-1, 3) if is_cubic else range(2)
+    columns = [(left + by).clamp_(0, width - 1).long() for by in (around if along != "y" else (0,))]
+    rows = [(top + by).clamp_(0, height - 1).long().mul_(width) for by in (around if along != "x" else (0,))]
     between = _cubic if is_cubic else _linear
     lines = []
     for row in rows:
         near = [_picked(flat, row + column).view(images.shape) for column in columns]
-        lines.append(between(near, (across - left)[:, None]))
-    shown = between(lines, (down - top)[:, None]).clamp(0, 255).byte()
-    return torch.where(is_inside[:, None], shown, fill.view(-1, 1, 1))
+        lines.append(between(near, across.sub(left)[:, None]) if len(near) > 1 else near[0])
+    shown = between(lines, down.sub(top)[:, None]) if len(lines) > 1 else lines[0]
+    return torch.where(is_inside[:, None], shown.clamp_(0, 255).byte(), fill.view(-1, 1, 1))
 
 
 def _picked(flat: Tensor, places: Tensor) -> Tensor:
-    """(B,D,H*W) float64 of uint8, those at places (B,H,W)."""
-    return flat.gather(2, places.flatten(1)[:, None].expand(-1, flat.shape[1], -1)).double()
+    """Those of (B,D,H*W) at places (B,H,W)."""
+    return flat.gather(2, places.flatten(1)[:, None].expand(-1, flat.shape[1], -1))
 
 
 def _linear(values: list[Tensor], share: Tensor) -> Tensor:
     first, second = values
-    return first + (second - first) * share
+    return (second - first).mul_(share).add_(first)
 
 
 def _cubic(values: list[Tensor], share: Tensor) -> Tensor:
     """Keys 1981, with a = -1."""
     v1, v2, v3, v4 = values
-    slope, bend = -v1 + v3, 2 * (v1 - v2) + v3 - v4
-    return v2 + share * (slope + share * (bend + share * (-v1 + v2 - v3 + v4)))
+    found = (v2 - v1).sub_(v3).add_(v4).mul_(share)
+    found.add_((v1 - v2).mul_(2).add_(v3).sub_(v4)).mul_(share)
+    return found.add_(v3 - v1).mul_(share).add_(v2)
 
 
 def _values(images: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from timm.data.auto_augment import AugmentOp, RandAugment
@@ -33,7 +34,7 @@ __all__ = ["BatchedPolicy", "policy_problem"]
 
 TABLES = INVERT, POSTERIZE, SOLARIZE, SOLARIZE_ADD, BRIGHTNESS = range(1, 6)
 AUTOCONTRAST, EQUALIZE, CONTRAST, COLOUR, SHARPNESS = range(6, 11)
-MOVES = ROTATE, SHEAR_X, SHEAR_Y, MOVE_X, MOVE_Y, MOVE_X_CONST, MOVE_Y_CONST = range(11, 18)
+MOVES = ROTATE, SHEAR_X, MOVE_X, MOVE_X_CONST, SHEAR_Y, MOVE_Y, MOVE_Y_CONST = range(11, 18)
 CUBIC = len(MOVES)  # added to the code of a move that takes 16 pixels instead of 4
 NUM_CODES = MOVES[-1] + 1 + CUBIC  # 0: nothing is done
 THRESHOLD = 128  # beneath which SolarizeAdd adds
@@ -124,16 +125,16 @@ class BatchedPolicy:
             fill: (3,) uint8, the colour of what is moved in.
             in_groups: see `changed`.
         """
-        skipped = {"bilinear": MOVES[0] + CUBIC, "bicubic": MOVES[0]}.get(self.interpolation)
+        moves = _MOVES_APART if in_groups else _MOVES_AT_ONCE
+        families = dict(_IN_PLACE)
+        for is_cubic in {"bilinear": [False], "bicubic": [True]}.get(self.interpolation, [False, True]):
+            for (first, last), along in moves.items():
+                more = CUBIC * is_cubic
+                families[first + more, last + more] = partial(_moved, fill=fill, is_cubic=is_cubic, along=along)
         for codes, bits in zip(numbers[::2], numbers[1::2], strict=True):
-            done = images
-            for (first, after), change in _FAMILIES.items():
-                if first == skipped:
-                    continue
-                rows = (codes >= first) & (codes < after)
-                one = partial(change, fill=fill)
-                done = changed(done, rows, one, codes, as_numbers(bits), in_groups=in_groups)
-            images = done
+            for (first, last), change in families.items():  # each row is changed by one of them at most
+                rows = (codes >= first) & (codes <= last)
+                images = changed(images, rows, change, codes, as_numbers(bits), in_groups=in_groups)
         return images
 
 
@@ -169,7 +170,7 @@ def _arguments(options: list[AugmentOp], picked: Tensor, key: Tensor, layer: int
     return value, is_applied
 
 
-def _by_table(images: Tensor, codes: Tensor, values: Tensor, *, fill: Tensor) -> Tensor:
+def _by_table(images: Tensor, codes: Tensor, values: Tensor) -> Tensor:
     """What changes each value by itself."""
     old, code, value = torch.arange(256, device=images.device), codes[:, None], values[:, None]
     step = 1 << (8 - value.long()).clamp(0, 8)
@@ -182,7 +183,9 @@ def _by_table(images: Tensor, codes: Tensor, values: Tensor, *, fill: Tensor) ->
     return looked_up(images, tables.byte()[:, None])
 
 
-def _moved(images: Tensor, codes: Tensor, values: Tensor, *, fill: Tensor, is_cubic: bool) -> Tensor:
+def _moved(
+    images: Tensor, codes: Tensor, values: Tensor, *, fill: Tensor, is_cubic: bool, along: Literal["x", "y"] | None
+) -> Tensor:
     """What turns, shears or shifts."""
     height, width = images.shape[-2:]
     code = codes - CUBIC * is_cubic
@@ -198,24 +201,29 @@ def _moved(images: Tensor, codes: Tensor, values: Tensor, *, fill: Tensor, is_cu
         (MOVE_Y_CONST, [one, zero, zero, zero, one, values * most]),
     ):
         matrices = torch.where((code == moves)[:, None], torch.stack(matrix, 1), matrices)
-    return affine(images, matrices, fill, is_cubic=is_cubic)
+    return affine(images, matrices, fill, is_cubic=is_cubic, along=along)
 
 
 def _alone(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    return lambda images, codes, values, *, fill: change(images)
+    return lambda images, codes, values: change(images)
 
 
 def _with_factor(change: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
-    return lambda images, codes, values, *, fill: change(images, values)
+    return lambda images, codes, values: change(images, values)
 
 
-_FAMILIES: dict[tuple[int, int], Callable[..., Tensor]] = {  # codes from the first to before the second
-    (TABLES[0], TABLES[-1] + 1): _by_table,
-    (AUTOCONTRAST, AUTOCONTRAST + 1): _alone(autocontrast),
-    (EQUALIZE, EQUALIZE + 1): _alone(equalized),
-    (CONTRAST, CONTRAST + 1): _with_factor(contrasted),
-    (COLOUR, COLOUR + 1): _with_factor(coloured),
-    (SHARPNESS, SHARPNESS + 1): _with_factor(sharpened),
-    (MOVES[0], MOVES[-1] + 1): partial(_moved, is_cubic=False),
-    (MOVES[0] + CUBIC, MOVES[-1] + 1 + CUBIC): partial(_moved, is_cubic=True),
+# What changes rows whose codes are from the first to the last, both included.
+_IN_PLACE: dict[tuple[int, int], Callable[..., Tensor]] = {
+    (TABLES[0], TABLES[-1]): _by_table,
+    (AUTOCONTRAST, AUTOCONTRAST): _alone(autocontrast),
+    (EQUALIZE, EQUALIZE): _alone(equalized),
+    (CONTRAST, CONTRAST): _with_factor(contrasted),
+    (COLOUR, COLOUR): _with_factor(coloured),
+    (SHARPNESS, SHARPNESS): _with_factor(sharpened),
+}
+_MOVES_AT_ONCE: dict[tuple[int, int], Literal["x", "y"] | None] = {(MOVES[0], MOVES[-1]): None}
+_MOVES_APART: dict[tuple[int, int], Literal["x", "y"] | None] = {
+    (ROTATE, ROTATE): None,
+    (SHEAR_X, MOVE_X_CONST): "x",
+    (SHEAR_Y, MOVE_Y_CONST): "y",
 }
