@@ -2,10 +2,10 @@
 
 Prints a line as soon as it is measured, and writes the JSON file anew after each, so that a run that is cut off leaves
 all that it had. The lines come in the order of their worth: first one student taught live, then DOT, from a bank, five
-rows at once, then draws in the step, students side by side, bfloat16, compiled networks and large batches, and the
-loaders of photographs where a folder of some is given (--photos). Before them go the tests of tests/test_on_cuda.py. A
-group that does not fit the minutes any more is named and left out. On a CPU nothing is captured, and the same lines are
-printed at whatever size is asked for:
+rows at once, then draws in the step, students side by side, RandAugment in the step and its batches alone, bfloat16,
+compiled networks and large batches, and the loaders of photographs where a folder of some is given (--photos). Before
+them go the tests of tests/test_on_cuda.py. A group that does not fit the minutes any more is named and left out. On a
+CPU nothing is captured, and the same lines are printed at whatever size is asked for:
 
     python benchmarks/gpu.py --minutes 12 --data ../shared/data/cifar10 --json gpu.json
     python benchmarks/gpu.py --minutes 1 --data digits --pair resnet8-resnet8 --batch 16 --steps 5 --turns 1
@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from against_others import others
+from augment_batches import contestants as of_batches
 from bare import matmul_rate
 from half_weights import one_by_one
 from loaders import contestants as of_photographs
@@ -38,6 +39,7 @@ from understudy.utils.machine import describe_environment, peak_memory_gib
 
 EPOCHS, NUM_TRAIN = 240, 50_000  # of the runs that lines speak of: CIFAR's
 ROWS = ("alone", "kd", "dkd", "dist", "projector")
+STRONG = "RandAugment, bicubic, and erasing"  # of augment_batches.py
 COLUMNS = (
     "| what | ms a step | images a second | 240 epochs, min | runs an hour | times the first | matmul rate | GiB |"
 )
@@ -162,7 +164,20 @@ def groups(
         return {f"{len(ROWS)} students, {way}": block for way, block in ways.items()}
 
     yield "random draws", lambda: both(["crd"], "crd, whose negatives are drawn in the step")
+
+    def strongly() -> Group:
+        """RandAugment and erasing as whole batches in the step, and image by image in workers."""
+        augment = {"name": "crop_flip", "rand_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.25}
+        ways = {"on the device": {"augment_on": "device"}, "in workers": {"workers": arguments.workers}}
+        return {
+            name: block
+            for where, way in ways.items()
+            for name, block in both(["kd"], f"kd, RandAugment {where}", data={"augment": augment, **way}).items()
+        }
+
     yield "side by side", students
+    yield "RandAugment", strongly
+    yield "batches of RandAugment", lambda: batches_alone(arguments, device)
     yield "casts", casts
     for precision, compile, batch in (("bfloat16", False, 0), ("float32", True, 0), ("bfloat16", True, 1024)):
         size = {"batch_size": batch if device.type == "cuda" else arguments.batch} if batch else {}
@@ -177,6 +192,17 @@ def groups(
         )
     if arguments.photos:
         yield "loaders", lambda: loaders(arguments, device)
+
+
+def batches_alone(arguments: argparse.Namespace, device: torch.device) -> Group:
+    """A batch after RandAugment and erasing, small and large."""
+    group: Group = {}
+    for size in (32, 224):
+        for name, block in of_batches(STRONG, device, arguments.batch, size).items():
+            if size == 32 or "all rows" not in name:  # large ones are not made in a captured step
+                block.steps = 1  # type: ignore[attr-defined]
+                group[f"{size} px, {name}"] = block
+    return group
 
 
 def loaders(arguments: argparse.Namespace, device: torch.device) -> Group:

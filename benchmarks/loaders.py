@@ -2,7 +2,8 @@
 
 understudy reads image files anew at every epoch (`cache: false`) or keeps them scaled down as JPEG (`cache: resized`);
 with `decode: gpu` it decodes and crops these as whole batches on the device, without workers: by nvJPEG on CUDA, by the
-same code and libjpeg elsewhere, where a run would refuse it. torchvision is an ImageFolder with RandomResizedCrop, flip
+same code and libjpeg elsewhere, where a run would refuse it. Either way is timed with DeiT's RandAugment and erasing,
+too, in workers and as whole batches. torchvision is an ImageFolder with RandomResizedCrop, flip
 and ToTensor in a DataLoader. All others decode in as many workers; all take turns in one process, an epoch each.
 
     python benchmarks/loaders.py --data FOLDER [--size 224] [--workers 2] [--device cuda] [--turns 5] [--json FILE]
@@ -17,12 +18,14 @@ from pathlib import Path
 
 import torch
 from measuring import in_turns, report, summary
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from understudy.data import DataConfig, Share, TrainLoader, open_data, train_loader
+from understudy.data.augment.batched_parts import BatchedParts
 from understudy.data.augment.config import ResizedCrop
 from understudy.data.loaders.on_device import DeviceTrainLoader
 from understudy.data.loaders.plan import EpochPlan
@@ -75,14 +78,23 @@ def contestants(arguments: argparse.Namespace, device: torch.device) -> dict[str
     source, size = open_data(config).train, arguments.size
     kept = resized_source(source, size)
     plan = EpochPlan.of(len(kept), config, seed=0, share=Share())
-    batched = DeviceTrainLoader(
-        kept, ResizedCrop(), plan, image_size=size, teacher_size=None, must_stop=False, device=device
-    )
+    strong = ResizedCrop(rand_augment="rand-m9-mstd0.5-inc1", erasing=0.25, interpolation="bicubic")
+    parts = BatchedParts.on(device, strong, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    strongly = config.model_copy(update={"augment": strong})
+
+    def on_device(augment: ResizedCrop, then: BatchedParts | None) -> Epochs:
+        sizes = {"image_size": size, "teacher_size": None}
+        return ours(DeviceTrainLoader(kept, augment, plan, parts=then, must_stop=False, device=device, **sizes))
+
     return {
         "torchvision": theirs(arguments, device),
         "understudy, cache: false": ours(train_loader(source, config, seed=0, image_size=size, device=device)),
         "understudy, cache: resized": ours(train_loader(kept, config, seed=0, image_size=size, device=device)),
-        "understudy, decode: gpu": ours(batched),
+        "understudy, decode: gpu": on_device(ResizedCrop(), None),
+        "RandAugment, understudy, cache: resized": ours(
+            train_loader(kept, strongly, seed=0, image_size=size, device=device)
+        ),
+        "RandAugment, understudy, decode: gpu": on_device(strong, parts),
     }
 
 

@@ -21,11 +21,15 @@ __all__ = ["Blocks", "banked", "opened", "recipe", "training_block"]
 
 
 def recipe(root: str, pair: tuple[str, str], rows: Sequence[str], **settings: Any) -> Recipe:
-    """A recipe of the CIFAR networks `pair` (teacher, student), both with random weights, on the images at `root`."""
+    """A recipe of the CIFAR networks `pair` (teacher, student), both with random weights, on the images at `root`.
+
+    Of the settings, `batch_size` and a mapping `data` are of the data.
+    """
     teacher, student = pair
+    batch_size, of_data = settings.pop("batch_size", 64), settings.pop("data", {})
     return recipe_from(
         {
-            "data": {"root": root, "augment": "crop_flip", "batch_size": settings.pop("batch_size", 64)},
+            "data": {"root": root, "augment": "crop_flip", "batch_size": batch_size, **of_data},
             "teacher": {"model": f"cifar:{teacher}", "weights": "none", "allow_weak": True},
             "student": {"model": f"cifar:{student}", "weights": "none"},
             "rows": list(rows),

@@ -1,0 +1,103 @@
+"""What RandAugment, colour jitter and erasing take: image by image as in a worker, and as whole batches.
+
+Image by image is `with_parts` in this process (one worker, without moving anything between processes), then a copy to
+the device. Whole batches are drawn anew each time, too: in groups of one operation, as on the CPU and for images that
+a GPU decodes, or all rows by all operations, as a CUDA graph repeats it for images in memory. Every call shows another
+view of the same images. All take turns in one process.
+
+    python benchmarks/augment_batches.py [--sizes 32 224] [--batch 64] [--device cuda] [--turns 7] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from measuring import add_common_arguments, device_of, in_turns, report, summary
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+
+from understudy.data.augment.after_crop import with_parts
+from understudy.data.augment.batched_parts import BatchedParts
+from understudy.data.augment.config import AugmentParts
+from understudy.data.augment.crops import globally_seeded
+from understudy.data.sources.base import as_unit
+from understudy.utils.hashing import hashed
+
+WORKER = "image by image"
+SETTINGS: dict[str, dict[str, Any]] = {
+    "RandAugment": {"rand_augment": "rand-m9-mstd0.5-inc1"},
+    "RandAugment, bicubic, and erasing": {
+        "rand_augment": "rand-m9-mstd0.5-inc1",
+        "interpolation": "bicubic",
+        "erasing": 0.25,
+    },
+    "colour jitter": {"color_jitter": 0.4},
+    "erasing": {"erasing": 0.25},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_arguments(parser)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224], help="pixels a side")
+    parser.add_argument("--turns", type=int, default=7)
+    arguments = parser.parse_args()
+    device, rows = device_of(arguments), []
+    lines = ["| images | what | how | times image by image | range over turns | processor |"]
+    lines.append("| --- | --- | --- | ---: | ---: | ---: |")
+    for size in arguments.sizes:
+        for what in SETTINGS:
+            found = summary(in_turns(contestants(what, device, arguments.batch, size), arguments.turns, device), WORKER)
+            for row in found:
+                rows.append({**row, "what": what, "size": size})
+                low, high = row["range_wall"]
+                lines.append(
+                    f"| {size} px | {what} | {row['name']} | {row['times_wall']:.2f} | {low:.2f} to {high:.2f} | "
+                    f"{row['times_processor']:.2f} |"
+                )
+    facts = {name: value for name, value in vars(arguments).items() if isinstance(value, str | int)}
+    report("\n".join(lines), {"rows": rows, **facts}, arguments.json)
+
+
+def contestants(what: str, device: torch.device, batch: int, size: int) -> dict[str, Callable[[], Tensor]]:
+    """A batch on the device after one of SETTINGS, by how it is made; another view at each call."""
+    parts = AugmentParts(**SETTINGS[what])
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    images = pictures(batch, size)
+    there, batched, indices = images.to(device), BatchedParts.on(device, parts, mean, std), torch.arange(batch)
+    views = {name: count() for name in ("alone", "groups", "whole")}
+
+    def image_by_image() -> Tensor:
+        view, shown = next(views["alone"]), []
+        for index, image in enumerate(images):
+            with globally_seeded(hashed(0, view, 0, index)):
+                [one] = with_parts([image], parts, interpolation=parts.interpolation, mean=mean, std=std)
+            shown.append(one)
+        return as_unit(torch.stack(shown).to(device))
+
+    def in_groups() -> Tensor:
+        numbers = batched.drawn(indices, seed=0, view=next(views["groups"]), copies=0, size=size)
+        return as_unit(batched.of([there], numbers, in_groups=True)[0])
+
+    def whole() -> Tensor:
+        numbers = batched.drawn(indices, seed=0, view=next(views["whole"]), copies=0, size=size)
+        return as_unit(batched.of([there], numbers.to(device), in_groups=False)[0])
+
+    return {WORKER: image_by_image, "a batch, in groups": in_groups, "a batch, all rows by all": whole}
+
+
+def pictures(batch: int, size: int) -> Tensor:
+    """(B,3,S,S) uint8: smooth ones with some noise."""
+    drawn = torch.Generator().manual_seed(0)
+    coarse = torch.rand(batch, 3, 6, 6, generator=drawn)
+    smooth = F.interpolate(coarse, size=(size, size), mode="bicubic")
+    return (200 * smooth + 20 + 8 * torch.randn(batch, 3, size, size, generator=drawn)).clamp(0, 255).byte()
+
+
+if __name__ == "__main__":
+    main()
