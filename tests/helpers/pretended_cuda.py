@@ -83,10 +83,12 @@ def chosen_cuda() -> Iterator[None]:
 
 
 def _file_functions() -> list[tuple[Any, str]]:
-    """What reads and writes tensors in files, past torch: from their memory, and into it."""
+    """What reads and writes tensors in files, past torch: from their memory, and into it; and what opens data."""
     own = [module for name, module in list(sys.modules.items()) if name.startswith("understudy.")]
-    found = [(module, name) for module in own for name in ("load_file", "save_file", "save") if hasattr(module, name)]
-    return [(torch, "load"), *(one for one in found if getattr(*one).__module__ == "safetensors.torch")]
+    names = ("load_file", "save_file", "save", "open_data")
+    found = [(module, name) for module in own for name in names if hasattr(module, name)]
+    rooms = ("safetensors.torch", "understudy.data.splits")
+    return [(torch, "load"), *(one for one in found if getattr(*one).__module__ in rooms)]
 
 
 def _with_values(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,11 +139,12 @@ class _WithValues(FakeTensorMode):
             values = func(*tree_map(_on_cpu, args), **tree_map(_on_cpu, kwargs))
         if is_sized:
             made = self._shaped(func, args, kwargs, values)
+        is_alias = any(one.alias_info is not None for one in func._schema.returns)
         for place, (one, value) in enumerate(zip(tree_leaves(made), tree_leaves(values), strict=True)):
             if isinstance(one, FakeTensor):
                 # What is kept beside for a backward pass is another thing on a GPU.
                 assert place or one.shape == value.shape, f"{func}: {one.shape}, but {value.shape} of values"
-                one.values_on_cpu = value
+                one.values_on_cpu = value if is_alias or place else _laid_out(value, one)
         return made
 
     def _shaped(self, func: Any, args: Any, kwargs: Any, values: Any) -> Any:
@@ -167,6 +170,14 @@ def _values(tensor: Tensor) -> Tensor:
     """What a tensor holds."""
     found: Tensor = tensor.values_on_cpu if isinstance(tensor, FakeTensor) else tensor.detach()
     return found
+
+
+def _laid_out(values: Tensor, like: FakeTensor) -> Tensor:
+    """In the order in which a GPU would have them: views of one are not always views of another."""
+    if values.stride() == like.stride():
+        return values
+    with unset_fake_temporarily():
+        return torch.empty_strided(like.shape, like.stride(), dtype=values.dtype).copy_(values)
 
 
 def _on_cpu(one: Any) -> Any:
