@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from helpers.engine import batches, run_recipe, small_teacher, spec_of, tiny_recipe
-from helpers.states import tensors_of
+from helpers.states import differing, flat, tensors_of
 from understudy import Batch, Trainer
+from understudy.optim.ema import Averaging
 from understudy.report import read_results
 from understudy.tasks import Classification
 from understudy.training.build import BuildContext, build_student, tap_teacher
@@ -116,7 +117,10 @@ def rows_trained(capture: Any, rows: list[str] = ROWS, *, dropout: float = 0.0, 
     return trainer
 
 
-@pytest.mark.parametrize("options", [{}, {"dropout": 0.5}, {"precision": "bfloat16"}, {"compile": True}])
+AVERAGES = [{"ema": Averaging(decay=0.9)}, {"ema": Averaging(decay=0.9, warmup=True)}]
+
+
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.5}, {"precision": "bfloat16"}, {"compile": True}, *AVERAGES])
 def test_captured_steps_are_the_steps_themselves_bit_for_bit(options: dict[str, Any]) -> None:
     torch._dynamo.reset()
     plain, captured = rows_trained(False, **options), rows_trained(True, **options)
@@ -124,6 +128,8 @@ def test_captured_steps_are_the_steps_themselves_bit_for_bit(options: dict[str, 
     for ours, theirs in zip(plain.students, captured.students, strict=True):
         for name, value in tensors_of(ours).items():
             assert torch.equal(tensors_of(theirs)[name], value), f"{ours.name}: {name}"
+        if ours.average is not None and theirs.average is not None:
+            assert differing(flat(ours.average.state_dict()), flat(theirs.average.state_dict())) == []
     assert plain.history == captured.history
 
 

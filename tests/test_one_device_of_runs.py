@@ -33,6 +33,7 @@ pytestmark = pytest.mark.slow
 QUIET = Display(quiet=True)
 FEW = {"train_rows": "0:24", "val_rows": "1000:1020", "batch_size": 16}
 # Nothing is captured: there is no graph to record.
+AVERAGE = {"decay": 0.9, "warmup": True}
 SHARED: dict[str, Any] = {"epochs": 1, "seeds": [0], "threads": 1, "capture": False, "select_on": "val", "ema": 0.9}
 
 
@@ -44,7 +45,9 @@ def of_masks() -> Recipe:
     narrow = {"width": 8, "channels": [8, 8, 8, 8], "stem_width": 8}
     network = {"model": "deeplabv3:resnet10t", "kwargs": narrow, "weights": "none"}
     networks = {"student": network, "teacher": {**network, "allow_weak": True}}
-    return dense_recipe("segmentation", {**SHARED, **networks, "rows": ["cwd"], "data": {"train_rows": "0:6"}})
+    return dense_recipe(
+        "segmentation", {**SHARED, **networks, "rows": ["cwd"], "ema": AVERAGE, "data": {"train_rows": "0:6"}}
+    )
 
 
 def of_boxes() -> Recipe:

@@ -41,7 +41,7 @@ def opened(data: dict[str, Any], rows: list[str], **settings: Any) -> Components
 def trained(components: Components, *, is_captured: bool, **options: Any) -> Trainer:
     trainer = build_trainer(components, rows_of(components.recipe), 0)
     for student in trainer.students:
-        student.update.prepare_capture(components.device)
+        student.prepare_capture(components.device)
     if is_captured:
         trainer._captured = CapturedSteps(trainer, record=recorded_ops, must=True, say=print)
     trainer.fit(components.train_loader(0), **options)

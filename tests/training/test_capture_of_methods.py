@@ -21,7 +21,7 @@ def trained(method: str, *, is_captured: bool, said: list[str]) -> Trainer:
     components = open_components(recipe, allow_code=True, say=lambda note: None)
     trainer = build_trainer(components, rows_of(recipe), 0)
     for student in trainer.students:
-        student.update.prepare_capture(components.device)
+        student.prepare_capture(components.device)
     if is_captured:
         trainer._captured = CapturedSteps(trainer, record=recorded_ops, must=False, say=said.append)
     trainer.fit(components.train_loader(0), epochs=2)

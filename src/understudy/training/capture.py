@@ -68,7 +68,7 @@ def captured(trainer: Trainer, capture: Capture, *, say: Callable[[str], None]) 
     if trainer.device.type == "cuda":  # whether captured or not, so that both take the very same steps
         for student in trainer.students:
             if student.update.capture_problem() is None:
-                student.update.prepare_capture(trainer.device)
+                student.prepare_capture(trainer.device)
     if capture is False or problem is not None:
         return PlainSteps(trainer)
     return CapturedSteps(trainer, record=cuda_graph, must=capture is True, say=say)

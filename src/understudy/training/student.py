@@ -80,7 +80,7 @@ class Student:
         self.connectors = nn.ModuleList(weighted.method for weighted in self.methods)
         self.task_weight = task_weight
         self.update = update
-        self.update.add_up = world.add_up
+        update.add_up = world.add_up
         self.schedule = schedule
         self.random_state = RandomState(seed)
         self.shared_random_state = RandomState(hashed(world.from_first(lambda: seed), "related rows"))
@@ -101,10 +101,18 @@ class Student:
         self._compiled: TappedModel | None = None
         self._halves = HalfWeights(model)  # of a step in half; compiled code casts by itself
 
+    def prepare_capture(self, device: torch.device) -> None:
+        """Keep what changes from step to step as tensors of the device from now on, in whatever step."""
+        self.update.prepare_capture(device)
+        if self.average is not None:
+            self.average.prepare_capture(device)
+
     def begin_step(self, *, progress: float, epochs: int) -> None:
         """Set the learning rate for `progress` epochs behind us (0-based, fractional) of `epochs`."""
         self.update.set_lr_factor(lr_factor(self.schedule, progress, epochs, lr=self.update.initial_lr))
         self.update.begin_step()
+        if self.average is not None:
+            self.average.begin_step(self.num_steps + 1)
 
     def step(self, batch: Batch, observation: Observation, *, epoch: int, rows: RankCounts | None = None) -> StepRecord:
         """A whole training step: forward, losses, new weights. `rows`: of the batch, over all processes."""
@@ -128,18 +136,21 @@ class Student:
                 self.scaler.update()
         for module in (self.model.module, *self._local_methods):
             self.world.average_buffers_(module)
+        if self.average is not None and self.average.is_replayable:
+            self.average.update(self.raw_deployed(), step=self.num_steps + 1)
         return sum(passes[1:], passes[0])
 
     def finish_step(self) -> None:
-        """Count the step, and take the new weights into the average."""
+        """Count the step; what no replay can average (weights in half) is averaged here."""
         self.num_steps += 1
-        if self.average is not None:
+        if self.average is not None and not self.average.is_replayable:
             self.average.update(self.raw_deployed(), step=self.num_steps)
 
     def baked_in(self, epoch: int) -> Hashable:
         """Everything of Python that a recording of `replayable_step` has in it."""
         weights = tuple(weighted.weight_in(epoch) for weighted in self.methods)
-        return weights, self.num_steps == 0, self.model.training, self.update.baked_in()
+        decay = None if self.average is None else self.average.baked_in(self.num_steps + 1)
+        return weights, self.num_steps == 0, self.model.training, decay, self.update.baked_in()
 
     def _descend(self, batch: Batch, observation: Observation, epoch: int, part: PassShare) -> StepRecord:
         """One forward pass and its backward pass(es)."""
@@ -193,8 +204,7 @@ class Student:
             raise UserError(too_few_images(self.name, smallest, problem))
 
     def _network(self) -> TappedModel:
-        # The first step of all is taken eagerly: compiled code gives zeros where a loss reaches nothing, and DOT
-        # learns from that step which loss reaches which parameter.
+        # First an eager step, which shows DOT what each loss reaches: compiled code gives zeros for what it does not.
         if not self.compile or self.num_steps == 0:
             return self.model
         if self._compiled is None:
@@ -244,8 +254,8 @@ class Student:
 
     def is_finite(self) -> bool:
         """Whether every parameter is; waits for the device."""
-        parameters: list[Tensor] = [*self.model.parameters(), *self.connectors.parameters()]
-        return bool(torch.stack(torch._foreach_norm(parameters)).isfinite().all())
+        norms = torch._foreach_norm([*self.model.parameters(), *self.connectors.parameters()])
+        return bool(torch.stack(norms).isfinite().all())
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, connectors, update, averages, scaler and the random states of all processes."""
