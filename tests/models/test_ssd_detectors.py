@@ -20,6 +20,7 @@ from understudy.core.boxes import Boxes
 from understudy.methods import METHODS
 from understudy.models import create_model, save_student
 from understudy.models.detectors.deployed import RawBoxes
+from understudy.models.detectors.one_stage import OneStage
 from understudy.models.detectors.ssd import SingleShot
 from understudy.models.export.agreement import boxes_difference
 from understudy.runs.finders import sifted
@@ -109,6 +110,24 @@ def test_images_of_another_size_are_stretched_and_boxes_stay_in_their_pixels() -
     assert first.boxes[:, 3].max() <= 90
 
 
+@pytest.mark.parametrize(
+    "detector",
+    [us.detector(plain_network(), CLASSES), small_one_stage(), small_one_stage(family="fcos")],
+    ids=["ssd", "retinanet", "fcos"],
+)
+def test_nothing_is_found_in_the_padding(detector: OneStage) -> None:
+    detector, images = detector.eval(), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        for part in detector.modules():
+            if isinstance(part, nn.Conv2d) and part.bias is not None:
+                part.bias.zero_()
+        maps = detector(images)
+        whole, found = detector.detections(maps, images, torch.tensor([[64, 64], [64, 20]]))
+    assert (whole.boxes[:, 0] > 20).any()
+    assert len(found.boxes) > 0
+    assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+
+
 def test_raw_boxes_sifted_are_the_detections() -> None:
     detector, (images, _) = us.detector(plain_network(), CLASSES).eval(), batch()
     with torch.no_grad():
@@ -119,23 +138,28 @@ def test_raw_boxes_sifted_are_the_detections() -> None:
     assert boxes_difference(found, expected, SIDE) < 1e-4
 
 
-def test_torchvisions_ssdlite_is_built_by_name_and_its_weights_load_into_torchvisions_own_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "side", "level"),
+    [("ssdlite320_mobilenet_v3_large", 320, "p4"), pytest.param("ssd300_vgg16", 300, "p3", marks=pytest.mark.slow)],
+)
+def test_torchvisions_own_are_built_by_name_and_their_weights_load_into_its_classes(
+    name: str, side: int, level: str, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    made = create_model("torchvision:ssdlite320_mobilenet_v3_large", num_classes=3, weights="none")
+    made = create_model(f"torchvision:{name}", num_classes=3, weights="none")
     assert isinstance(made.module, SingleShot)
-    assert (made.mean, made.std) == ([0.5] * 3, [0.5] * 3)
     save_student(tmp_path / "student", made, ["a", "b", "c"])
-    plain = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
-        weights=None, weights_backbone=None, num_classes=4
-    )
+    plain = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=4)
+    transform = torchvision.models.get_model(name, weights=None, weights_backbone=None).transform
+    assert (made.mean, made.std) == (pytest.approx(transform.image_mean), pytest.approx(transform.image_std))
     plain.load_state_dict(load_file(tmp_path / "student" / "model.safetensors"))  # strict: the same keys
     student = us.load_student(tmp_path / "student")
-    image = torch.rand(1, 3, 320, 320)
+    image = torch.rand(1, 3, side, side)
     with torch.no_grad():
         (expected,) = plain.eval()(list(image))
         maps = student(image)
         (found,) = maps.detector.detections(maps, image)
-    assert list(maps)[:3] == ["p4", "p5", "p6"]
+    assert next(iter(maps)) == level
     assert len(found.scores) == len(expected["scores"]) > 0
     torch.testing.assert_close(found.scores, expected["scores"], rtol=1e-4, atol=1e-5)
 

@@ -112,7 +112,7 @@ class OneStage(Detector):
         counts = [len(one) for one in by_level[0]]
         split = {name: list(torch.split(one, counts, dim=1)) for name, one in outputs.items()}
         found = self._network[0].postprocess_detections(split, by_level, listed.image_sizes)
-        return [self._by_class(one, outputs["cls_logits"].shape[2]) for one in found]
+        return [self._by_class(one, outputs["cls_logits"].shape[2], cuts=sizes is not None) for one in found]
 
     def raw(self, maps: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes cut to the images, and probabilities (FCOS: their root with that of its centre-ness)."""
@@ -133,12 +133,15 @@ class OneStage(Detector):
         boxes: Tensor = self._network[0].box_coder.decode_single(moves.flatten(0, 1), placed.repeat(num_images, 1))
         return boxes.reshape(num_images, num_anchors, 4)
 
-    def _by_class(self, found: Mapping[str, Tensor], num_columns: int) -> Detections:
-        """What torchvision found on an image, without what is of no class of the data."""
+    def _by_class(self, found: Mapping[str, Tensor], num_columns: int, *, cuts: bool) -> Detections:
+        """What torchvision found on an image, without what is of no class of the data, or lies in the padding."""
         classes = torch.full((num_columns,), -1, dtype=torch.int64, device=found["labels"].device)
         classes[list(self.columns)] = torch.arange(self.num_classes, device=classes.device)
-        labels = classes[found["labels"]]
-        return Detections(found["boxes"][labels >= 0], found["scores"][labels >= 0], labels[labels >= 0])
+        boxes, labels = found["boxes"], classes[found["labels"]]
+        is_there = labels >= 0
+        if cuts:  # what was cut to nothing
+            is_there = is_there & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        return Detections(boxes[is_there], found["scores"][is_there], labels[is_there])
 
     def _split(self, anchors: Tensor, maps: Mapping[str, Tensor]) -> list[Tensor]:
         """One image's anchors by level."""

@@ -64,7 +64,7 @@ class SingleShot(OneStage):
         outputs = self.head([one.float() for one in maps.values()])
         listed = as_image_list(images, sizes)
         found = self._network[0].postprocess_detections(outputs, self._placed(maps, images), listed.image_sizes)
-        return [self._by_class(one, outputs["cls_logits"].shape[2]) for one in found]
+        return [self._by_class(one, outputs["cls_logits"].shape[2], cuts=sizes is not None) for one in found]
 
     def raw(self, maps: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes cut to the images, and probabilities."""
