@@ -145,6 +145,7 @@ def test_yaml_of_any_depth_that_is_allowed_is_read_and_one_more_is_not() -> None
 @pytest.mark.parametrize(
     ("text", "value"),
     [("a: 2024-01-01", {"a": "2024-01-01"}), ("a: <<", {"a": "<<"}), ("a: =", {"a": "="}), ("a: 1e3", {"a": "1e3"}),
+     ("a: 16:48", {"a": "16:48"}), ("a: 1:30.5", {"a": "1:30.5"}),
      ("a: [1, -2.5, true, null, x]", {"a": [1, -2.5, True, None, "x"]}), ("", None), ("'5'", "5")],
 )  # fmt: skip
 def test_plain_yaml_is_read_as_text_numbers_lists_and_mappings(text: str, value: Any) -> None:
