@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from PIL import Image
 
 from understudy.core.batch import Batch
-from understudy.data.augment.boxes import BoxRendering, common_canvas, padded_size, rendered
+from understudy.core.boxes import Boxes, BoxesByImage
+from understudy.data.augment.boxes import BoxRendering, Shown, common_canvas, moved, padded_size, rendered
 from understudy.data.loaders.boxes import BoxEvalLoader, BoxTrainLoader, grouped_order
 from understudy.data.loaders.plan import Share
 from understudy.data.sources.boxed import BoxedImage, BoxSource, box_source
@@ -50,6 +52,29 @@ def test_boxes_move_with_their_image(source: BoxSource) -> None:
         assert outside.max() < 50
         assert boxes.area.tolist() == [80]  # of the file
         assert boxes.in_files(boxes.boxes, 0)[0, 1].item() == pytest.approx(6)
+
+
+def test_boxes_of_a_batch_move_as_those_of_each_image() -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = 30 * torch.rand(6, 4, generator=generator)
+    every = [
+        Boxes.of_image(corners[:2], torch.tensor([3, 1]), (40, 60), crowd=torch.tensor([True, False])),
+        Boxes.none((30, 30)),
+        Boxes.of_image(corners[2:], torch.arange(4), (60, 41)),
+    ]
+    shown = [Shown((40, 60), (27, 40)), Shown((30, 30), (64, 64), True), Shown((60, 41), (90, 61), True)]
+    by_image = BoxesByImage(Boxes.packed(every))
+    found = moved(Boxes.packed([by_image.target(place) for place in range(3)]), shown)
+    each = [
+        rendered(torch.zeros(3, *one.file, dtype=torch.uint8), boxes, one.size, mirrored=one.mirrored)[1]
+        for boxes, one in zip(every, shown, strict=True)
+    ]
+    expected = Boxes.packed(each)
+    for field in fields(Boxes):
+        assert torch.equal(getattr(found, field.name), getattr(expected, field.name)), field.name
+    assert [by_image.size(place) for place in range(3)] == [(40, 60), (30, 30), (60, 41)]
+    x1, _, x2, _ = (corners[2] * torch.tensor([61 / 41, 1.5] * 2)).tolist()
+    assert found.boxes[2, [0, 2]].tolist() == pytest.approx([61 - x2, 61 - x1], rel=1e-6)
 
 
 def test_sizes_follow_the_shorter_side_up_to_a_longest() -> None:

@@ -9,7 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-__all__ = ["Boxes", "imitation_masks"]
+__all__ = ["Boxes", "BoxesByImage", "imitation_masks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,36 @@ class Boxes:
 _OF_IMAGES = ("sizes", "scale")
 _TENSORS = tuple(field.name for field in fields(Boxes))
 _OF_BOXES = tuple(name for name in _TENSORS if name not in _OF_IMAGES)
+
+
+class BoxesByImage:
+    """The boxes and the sizes of N images, those of one of them found at once.
+
+    Args:
+        boxes: of all images, in their order.
+    """
+
+    def __init__(self, boxes: Boxes) -> None:
+        self._boxes = boxes
+        self._first = torch.searchsorted(boxes.image, torch.arange(len(boxes) + 1))  # (N+1,) of each image
+
+    def target(self, i: int) -> Boxes:
+        """The boxes of image i, crowds among them."""
+        every, here, place = self._boxes, slice(*self._first[i : i + 2].tolist()), slice(i, i + 1)
+        return Boxes(
+            boxes=every.boxes[here],
+            labels=every.labels[here],
+            image=every.image[here] - i,
+            crowd=every.crowd[here],
+            area=every.area[here],
+            sizes=every.sizes[place],
+            scale=every.scale[place],
+        )
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Height and width of image i."""
+        height, width = self._boxes.sizes[i].tolist()
+        return height, width
 
 
 def imitation_masks(

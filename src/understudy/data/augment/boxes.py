@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,13 +18,16 @@ from understudy.utils.hashing import hashed
 
 __all__ = [
     "BoxRendering",
+    "Shown",
     "box_augment_for",
     "box_rendering",
     "check_boxed",
     "common_canvas",
+    "moved",
     "padded",
     "padded_size",
     "rendered",
+    "scaled",
 ]
 
 MULTIPLE = 32  # of which the sides of a padded batch are multiples: the largest stride of a backbone
@@ -136,17 +140,38 @@ def check_boxed(config: DataConfig) -> None:
         raise UserError(f"{', '.join(wrong)}: of images with one class each, and these have boxes; leave it out")
 
 
+class Shown(NamedTuple):
+    """How one image is shown."""
+
+    file: tuple[int, int]  # height and width that it has
+    size: tuple[int, int]  # and that it gets
+    mirrored: bool = False
+
+
 def rendered(image: Tensor, boxes: Boxes, size: tuple[int, int], *, mirrored: bool = False) -> tuple[Tensor, Boxes]:
     """A (3,H,W) image and its boxes at another size, mirrored or not; areas stay those of the file."""
-    height, width = image.shape[1:]
-    if (height, width) != size:
-        image = transforms.resize(image, list(size), antialias=True)
-    scale = torch.tensor([[size[0] / height, size[1] / width]])
-    corners = boxes.boxes * scale[0, [1, 0, 1, 0]]
-    if mirrored:
-        image = image.flip(-1)
-        corners = torch.stack([size[1] - corners[:, 2], corners[:, 1], size[1] - corners[:, 0], corners[:, 3]], dim=1)
-    return image, replace(boxes, boxes=corners, sizes=torch.tensor([size]), scale=scale)
+    shown = Shown((image.shape[1], image.shape[2]), size, mirrored)
+    return scaled(image, shown), moved(boxes, [shown])
+
+
+def scaled(image: Tensor, shown: Shown) -> Tensor:
+    """A (3,H,W) image as it is shown."""
+    if shown.file != shown.size:
+        image = transforms.resize(image, list(shown.size), antialias=True)
+    return image.flip(-1) if shown.mirrored else image
+
+
+def moved(boxes: Boxes, shown: Sequence[Shown]) -> Boxes:
+    """The boxes of B images, in pixels of the files, where the images show them; areas stay those of the files."""
+    sizes = torch.tensor([one.size for one in shown])
+    scale = torch.tensor([[new / old for new, old in zip(one.size, one.file, strict=True)] for one in shown])
+    corners = boxes.boxes * scale[boxes.image][:, [1, 0, 1, 0]]
+    if any(one.mirrored for one in shown):
+        x1, y1, x2, y2 = corners.unbind(dim=1)
+        width = sizes[boxes.image, 1]
+        is_turned = torch.tensor([one.mirrored for one in shown])[boxes.image, None]
+        corners = torch.where(is_turned, torch.stack([width - x2, y1, width - x1, y2], dim=1), corners)
+    return replace(boxes, boxes=corners, sizes=sizes, scale=scale)
 
 
 def padded_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from understudy.core.batch import Batch
 from understudy.core.boxes import Boxes
-from understudy.data.augment.boxes import BoxRendering, common_canvas, padded, padded_size, rendered
+from understudy.data.augment.boxes import BoxRendering, Shown, common_canvas, moved, padded, padded_size, scaled
 from understudy.data.loaders.plan import EpochPlan, Share
 from understudy.data.sources.base import Source, as_unit
 from understudy.data.sources.boxed import boxes_of_image, size_of_boxed
@@ -193,6 +193,15 @@ class BoxEvalLoader:
             raise UserError(f"none of the {self.num_samples} images to evaluate on can be read: {self.skipped[0]}")
 
 
+class _One(NamedTuple):
+    """An image as it is shown, and its boxes as they are in its file."""
+
+    image: Tensor  # (3,h,w) uint8
+    boxes: Boxes
+    shown: Shown
+    sample: int
+
+
 class _Found(NamedTuple):
     """A rendered batch, as it comes from a worker."""
 
@@ -216,30 +225,36 @@ class _TrainBatches(Dataset[_Found]):
         self._view, self._order = plan.view(epoch), order
 
     def __getitem__(self, step: int) -> _Found:
-        size = self.canvas(step)
+        of_step = self._of_step(step)
+        size = padded_size([one.size for one in of_step.values()])
         skipped: list[str] = []
-        shown = [self._shown(position, skipped) for position in self._plan.rows(step)]
-        return _collated([one for one in shown if one is not None], size, skipped)
+        found = [self._found(position, of_step, skipped) for position in self._plan.rows(step)]
+        return _collated([one for one in found if one is not None], size, skipped)
 
     def canvas(self, step: int) -> tuple[int, int]:
         """Height and width that hold every image of the whole step."""
+        return padded_size([one.size for one in self._of_step(step).values()])
+
+    def _of_step(self, step: int) -> dict[int, Shown]:
+        """How the images of the whole step are shown, by their numbers."""
         first = step * self._plan.batch_size
-        return padded_size([self._drawn(index)[0] for index in self._order[first : first + self._plan.batch_size]])
+        return {index: self._drawn(index) for index in self._order[first : first + self._plan.batch_size]}
 
-    def _drawn(self, index: int) -> tuple[tuple[int, int], bool]:
-        size = size_of_boxed(self._source, index)
-        return self._rendering.drawn(size, seed=self._plan.seed, view=self._view, index=index)
+    def _drawn(self, index: int) -> Shown:
+        file = size_of_boxed(self._source, index)
+        return Shown(file, *self._rendering.drawn(file, seed=self._plan.seed, view=self._view, index=index))
 
-    def _shown(self, position: int, skipped: list[str]) -> tuple[Tensor, Boxes, int] | None:
+    def _found(self, position: int, of_step: Mapping[int, Shown], skipped: list[str]) -> _One | None:
+        """The image at this place of the order; of_step says how those of the step are shown."""
         for further in range(len(self._order)):
             index = self._order[(position + further) % len(self._order)]
-            size, mirrored = self._drawn(index)
             try:
                 image = self._source.image(index)
             except BadImageError as error:
                 skipped.append(str(error))
                 continue
-            return (*rendered(image, boxes_of_image(self._source, index), size, mirrored=mirrored), index)
+            shown = of_step[index] if index in of_step else self._drawn(index)
+            return _One(scaled(image, shown), boxes_of_image(self._source, index), shown, index)
         return None
 
 
@@ -251,26 +266,26 @@ class _EvalBatches(Dataset[_Found]):
 
     def __getitem__(self, place: int) -> _Found:
         skipped: list[str] = []
-        shown = []
+        found = []
         for index in self._parts[place]:
-            size = size_of_boxed(self._source, index)
+            file = size_of_boxed(self._source, index)
             try:
                 image = self._source.image(index)
             except BadImageError as error:
                 skipped.append(str(error))
                 continue
-            boxes = boxes_of_image(self._source, index)
-            shown.append((*rendered(image, boxes, self._rendering.whole(size)), index))
-        return _collated(shown, (1, 1), skipped)
+            shown = Shown(file, self._rendering.whole(file))
+            found.append(_One(scaled(image, shown), boxes_of_image(self._source, index), shown, index))
+        return _collated(found, (1, 1), skipped)
 
 
-def _collated(shown: Sequence[tuple[Tensor, Boxes, int]], size: tuple[int, int], skipped: list[str]) -> _Found:
+def _collated(found: Sequence[_One], size: tuple[int, int], skipped: list[str]) -> _Found:
     """One batch of the size, or of a larger one where something took the place of an image that cannot be read."""
-    if not shown:
+    if not found:
         return _Found(torch.empty(0), None, torch.empty(0, dtype=torch.int64), tuple(skipped))
-    images, boxes, indices = zip(*shown, strict=True)
-    size = padded_size([size, *((image.shape[1], image.shape[2]) for image in images)])
-    return _Found(padded(images, size), Boxes.packed(boxes), torch.tensor(indices), tuple(skipped))
+    images, boxes, shown, indices = zip(*found, strict=True)
+    size = padded_size([size, *(one.size for one in shown)])
+    return _Found(padded(images, size), moved(Boxes.packed(boxes), shown), torch.tensor(indices), tuple(skipped))
 
 
 def _loaded(batches: Dataset[_Found], places: range, num_workers: int, device: torch.device) -> Iterator[_Found]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 import torch
 from torch import Tensor
 
-from understudy.core.boxes import Boxes
+from understudy.core.boxes import Boxes, BoxesByImage
 from understudy.data.sources.base import FileSource, Source, holders, stored_at
 from understudy.data.sources.decoding import BadImageError, printable
 from understudy.utils.errors import UserError
@@ -104,6 +104,7 @@ class BoxSource(FileSource):
     def __init__(self, root: Path, paths: Sequence[str], boxes: Boxes) -> None:
         super().__init__(root, paths, torch.zeros(len(paths), dtype=torch.int64))  # no image has a class of its own
         self.boxes = boxes
+        self._by_image = BoxesByImage(boxes)
 
     @property
     def sizes(self) -> Tensor:
@@ -112,12 +113,11 @@ class BoxSource(FileSource):
 
     def target(self, i: int) -> Boxes:
         """The boxes of image i, crowds among them."""
-        return self.boxes[i : i + 1]
+        return self._by_image.target(i)
 
     def size(self, i: int) -> tuple[int, int]:
         """As the annotations have it."""
-        height, width = self.sizes[i].tolist()
-        return height, width
+        return self._by_image.size(i)
 
     def identity(self, i: int) -> bytes:
         """The file's name and size, and its boxes."""
@@ -143,6 +143,7 @@ class ArrayBoxSource:
     def __init__(self, images: Tensor, boxes: Boxes) -> None:
         self.images = images
         self.boxes = boxes
+        self._by_image = BoxesByImage(boxes)
         self.labels = torch.zeros(len(images), dtype=torch.int64)  # no image has a class of its own
 
     def __len__(self) -> int:
@@ -154,7 +155,7 @@ class ArrayBoxSource:
 
     def target(self, i: int) -> Boxes:
         """The boxes of image i."""
-        return self.boxes[i : i + 1]
+        return self._by_image.target(i)
 
     def size(self, i: int) -> tuple[int, int]:
         """The same for all."""

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from understudy.core.boxes import Boxes
+from understudy.core.boxes import Boxes, BoxesByImage
 from understudy.data.sources.base import Source
 from understudy.data.sources.boxed import BoxedImage, boxes_of, checked_size, identity_of, is_number
 from understudy.data.sources.columns import Columns, features_of, image_column_of
@@ -48,15 +48,15 @@ class TableBoxSource(ParquetSource):
     def __init__(self, column: Any, boxes: Boxes, folder: Path, split: str) -> None:
         super().__init__(column, torch.zeros(len(boxes), dtype=torch.int64), folder, split)  # no class of its own
         self.boxes = boxes
+        self._by_image = BoxesByImage(boxes)
 
     def target(self, i: int) -> Boxes:
         """The boxes of image i, crowds among them."""
-        return self.boxes[i : i + 1]
+        return self._by_image.target(i)
 
     def size(self, i: int) -> tuple[int, int]:
         """As the table or the image's header has it."""
-        height, width = self.boxes.sizes[i].tolist()
-        return height, width
+        return self._by_image.size(i)
 
     def identity(self, i: int) -> bytes:
         """The image and its boxes."""
