@@ -73,8 +73,8 @@ def test_single_masks_of_no_use_are_said_before_training_and_refused_where_a_per
     save_mask(tmp_path / "masks/train/1_2.png", np.ones((8, 16)))
     (said,) = (note for note in opened(tmp_path).notes if "of no use" in note)
     assert said == (
-        "train: 1 mask is of no use: 1_2.png has 32 x 32 pixels and its mask 16 x 8 (left out; `data.on_bad_image: "
-        "stop` to refuse)"
+        "train: 1 mask is of no use: 1_2.png has 32 x 32 pixels and its mask 16 x 8; export them at the size of their "
+        "images, or resize them by nearest neighbour (left out; `data.on_bad_image: stop` to refuse)"
     )
     with pytest.raises(UserError, match="train: 1 mask is of no use"):
         opened(tmp_path, on_bad_image="stop")
@@ -84,6 +84,14 @@ def test_single_masks_of_no_use_are_said_before_training_and_refused_where_a_per
     data = opened(tmp_path)
     assert len(data.classes) == 4
     assert any("1 mask is of no use: 1_2.png" in note for note in data.notes)
+
+
+def test_masks_of_other_sizes_say_how_they_become_of_use(tmp_path: Path) -> None:
+    masks_folder(tmp_path)
+    for file in (tmp_path / "masks/train").iterdir():
+        save_mask(file, np.ones((8, 16)))
+    with pytest.raises(UserError, match="resize them by nearest neighbour"):
+        opened(tmp_path)
 
 
 def test_masks_that_fit_turned_images_say_so_where_images_are_not_turned(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from understudy.data import DataConfig
 from understudy.recipes.comparison import rows_of
 from understudy.runs.checks import check_rows
 from understudy.runs.components import open_components
-from understudy.runs.data_task import open_data_of, refuse_other_task
+from understudy.runs.data_task import open_data_of, refuse_other_task, refuse_root_of_other_task
 from understudy.training.build import BuildContext
 
 SEGMENTER = {"model": "fpn:mobilenetv3_small_050", "kwargs": {"width": 8}, "weights": "none"}
@@ -72,6 +72,13 @@ def test_a_student_is_not_measured_on_data_of_another_task(task: str, root: str,
     data = open_data_of(own.model_copy(update={"task": "classification"}))
     with pytest.raises(UserError, match=message):
         refuse_other_task(own, data)
+
+
+def test_a_folder_of_another_task_is_refused_before_it_is_opened() -> None:
+    own = {"student": {"model": "x"}, "method": "none", "task": "segmentation", "data": {"root": "boxes-of-shapes"}}
+    with pytest.raises(UserError, match="boxes-of-shapes has boxes, and this student tells classes of pixels"):
+        refuse_root_of_other_task(Recipe.read(own, what="own"))
+    refuse_root_of_other_task(Recipe.read({**own, "data": {"root": "shapes"}}, what="own"))
 
 
 def test_masks_are_no_classification_where_a_person_asks_for_it(tmp_path: Path) -> None:

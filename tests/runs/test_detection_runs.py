@@ -22,6 +22,7 @@ from helpers.engine import read_metrics, reproducible_files, run_recipe
 from understudy import Recipe, UserError, load_student
 from understudy.cli.drawn_boxes import write_boxes
 from understudy.cli.predictions import written_as
+from understudy.cli.written_pictures import PictureFolder
 from understudy.core.boxes import Boxes
 from understudy.data import DataConfig
 from understudy.models.export import FORMATS
@@ -254,14 +255,14 @@ def test_predict_writes_pictures_with_boxes(run: RunFolder, tmp_path: Path) -> N
     pixels = np.full((40, 90, 3), 128, dtype=np.uint8)
     (one,) = predictions(run.path, [Image.fromarray(pixels)], topk=2, say=print)
     assert torch.equal(one.picture, torch.from_numpy(pixels).permute(2, 0, 1))
-    write_boxes(one, tmp_path)
+    write_boxes(one, PictureFolder(tmp_path, "--boxes"))
     drawn = np.asarray(Image.open(tmp_path / "image 0.png"))
     assert drawn.shape == pixels.shape
     x1, y1, *_ = (round(side) for side in one.student[0].box)
     assert (drawn[min(39, y1 + 8), max(0, x1)] != 128).any()
     assert (drawn == 128).any()
     with pytest.raises(UserError, match="its student is no detector"):
-        write_boxes(Prediction("a.png", (Answer("cat", 0.9),)), tmp_path)
+        write_boxes(Prediction("a.png", (Answer("cat", 0.9),)), PictureFolder(tmp_path, "--boxes"))
 
 
 @pytest.mark.slow

@@ -17,11 +17,13 @@ from helpers.displays import Eventful, press_ctrl_c
 from helpers.engine import read_metrics, reproducible_files, run_recipe
 from helpers.masks import masks_folder, save_mask
 from understudy import Recipe, UserError, load_student
+from understudy.models.export import FORMATS
 from understudy.report import read_results
 from understudy.runs.analyses.run import AnalyzeOptions, analyze
 from understudy.runs.console import Display
 from understudy.runs.data_task import open_data_of, task_of, with_task_of
 from understudy.runs.evaluate import evaluate
+from understudy.runs.export import Wanted, export
 from understudy.runs.folder import RunFolder
 from understudy.runs.predict import predictions
 from understudy.tasks.class_weights import balanced_by_pixels
@@ -158,6 +160,19 @@ def test_balanced_weights_are_by_the_pixels_of_training_masks(data: Path) -> Non
     assert task.class_weights is not None
     assert task.class_weights.numpy() == pytest.approx(counts.sum() / (4 * counts), rel=1e-6)
     assert balanced_by_pixels(torch.tensor([6, 0, 2])).tolist() == pytest.approx([8 / 12, 0, 2])
+
+
+@pytest.mark.slow
+def test_a_pt2_file_takes_images_of_any_size_and_is_scored_on_whole_ones(tmp_path: Path) -> None:
+    data = masks_folder(tmp_path / "data", side=72)
+    kwargs = {"channels": [4, 4, 8, 8], "stem_width": 4, "width": 8}
+    small = {"model": "fpn:resnet10t", "kwargs": kwargs, "weights": "none"}
+    recipe = recipe_of(data, student=small, teacher=None, rows=[], method="none", epochs=1)
+    run = run_recipe(recipe.with_data(image_size=40), tmp_path / "run")
+    wanted = [Wanted(FORMATS["pt2"](), tmp_path / "a.pt2"), Wanted(FORMATS["torchscript"](), tmp_path / "a.pt")]
+    report = export(run, wanted, allow_code=False, say=print)
+    assert report.scored_on == "val (4 images)"
+    assert len({row.score for row in report.rows}) == 1
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import typer
 from understudy.cli.drawn_boxes import write_boxes
 from understudy.cli.overrides import image_size_typed
 from understudy.cli.predictions import check_prediction_format, write_mask, written_as
+from understudy.cli.written_pictures import PictureFolder
 from understudy.core.image_size import checked_size
 from understudy.data.sources.found import BadImages
 from understudy.methods import METHODS
@@ -149,6 +150,8 @@ def predict(student: Path, images: Sequence[Path], how: Answering, *, module: st
     found = predictions(
         student, images, topk=how.topk, teacher=how.teacher, module=built, allow_code=allow_code, say=_to_stderr
     )
+    masks = None if how.masks is None else PictureFolder(how.masks, "--masks")
+    boxes = None if how.boxes is None else PictureFolder(how.boxes, "--boxes")
     problems = []
     num_images = 0
 
@@ -159,10 +162,10 @@ def predict(student: Path, images: Sequence[Path], how: Answering, *, module: st
             if one.problem is not None:
                 problems.append(f"{one.image}: {one.problem}")
             else:
-                if how.masks is not None:
-                    write_mask(one, how.masks)
-                if how.boxes is not None:
-                    write_boxes(one, how.boxes)
+                if masks is not None:
+                    write_mask(one, masks)
+                if boxes is not None:
+                    write_boxes(one, boxes)
             yield one
 
     for line in written_as(how.format, counted(), has_teacher=how.teacher):

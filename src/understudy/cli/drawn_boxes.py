@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from zlib import crc32
 
 from PIL import Image, ImageDraw, ImageFont
 
+from understudy.cli.written_pictures import PictureFolder
 from understudy.runs.predict import Answer, Prediction
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import visible
@@ -19,13 +19,13 @@ _TEXT_SHARE = 0.03  # of the picture's shorter side
 _TEXT_SIZES = (10, 28)  # pixels
 
 
-def write_boxes(prediction: Prediction, folder: Path) -> None:
+def write_boxes(prediction: Prediction, folder: PictureFolder) -> None:
     """Write the picture with its boxes, their classes and how sure each is, as a PNG of the picture's name.
 
     With a teacher's the picture is there twice: the student's boxes at the left, the teacher's at the right.
 
     Raises:
-        UserError: the student is no detector, or the folder cannot be written to.
+        UserError: the student is no detector, or as `PictureFolder.write`.
     """
     if not prediction.has_boxes or prediction.picture is None:
         instead = "" if prediction.mask is None else " but a segmenter: --masks FOLDER"
@@ -34,12 +34,7 @@ def write_boxes(prediction: Prediction, folder: Path) -> None:
     image = _drawn(picture, prediction.student)
     if prediction.teacher is not None:
         image = _side_by_side({"student": image, "teacher": _drawn(picture, prediction.teacher)})
-    file = folder / f"{Path(prediction.image).stem}.png"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        image.save(file)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror or error}") from None
+    folder.write(image, prediction.image)
 
 
 def _drawn(picture: Image.Image, answers: Sequence[Answer]) -> Image.Image:

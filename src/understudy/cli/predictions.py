@@ -8,10 +8,10 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 
 from PIL import Image
 
+from understudy.cli.written_pictures import PictureFolder
 from understudy.runs.predict import Answer, Prediction
 from understudy.utils.errors import UserError, unknown_name
 from understudy.utils.untrusted import visible
@@ -32,11 +32,11 @@ def written_as(format: str, predictions: Iterable[Prediction], *, has_teacher: b
     return PREDICTION_FORMATS[format](predictions, has_teacher)
 
 
-def write_mask(prediction: Prediction, folder: Path) -> None:
+def write_mask(prediction: Prediction, folder: PictureFolder) -> None:
     """Write the class of every pixel as a PNG of the picture's name, with a palette that people can look at.
 
     Raises:
-        UserError: there are none, or the folder cannot be written to.
+        UserError: there are none, or as `PictureFolder.write`.
     """
     from understudy.utils.palette import PALETTE
 
@@ -45,12 +45,7 @@ def write_mask(prediction: Prediction, folder: Path) -> None:
         raise UserError(f"--masks: {prediction.image} has no mask; its student is no segmenter{instead}")
     image = Image.fromarray(prediction.mask.numpy())
     image.putpalette(PALETTE)
-    file = folder / f"{Path(prediction.image).stem}.png"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        image.save(file)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror or error}") from None
+    folder.write(image, prediction.image)
 
 
 def _table(predictions: Iterable[Prediction], has_teacher: bool) -> Iterator[str]:

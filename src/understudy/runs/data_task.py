@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from understudy.data import DataSplits, open_data
+from understudy.data import DataConfig, DataSplits, open_data
 from understudy.data.sources.box_formats import with_box_format
+from understudy.data.sources.detect import task_at
 from understudy.data.sources.masked import pixels_of_classes
 from understudy.data.sources.panoptic import with_mask_format
 from understudy.recipes.schema import Recipe
@@ -12,7 +13,7 @@ from understudy.tasks.base import ClassWeights
 from understudy.tasks.class_weights import balanced_by_pixels
 from understudy.utils.errors import UserError
 
-__all__ = ["open_data_of", "refuse_other_task", "task_of", "with_task_of"]
+__all__ = ["open_data_of", "refuse_other_task", "refuse_root_of_other_task", "task_of", "with_task_of"]
 
 _HAVE = {"classification": "one class an image", "segmentation": "masks", "detection": "boxes"}
 _KNOWS = {"classification": "whole images", "segmentation": "pixels", "detection": "boxes"}
@@ -24,9 +25,24 @@ def open_data_of(recipe: Recipe) -> DataSplits:
     Raises:
         UserError: as `open_data`.
     """
+    return open_data(_config_of(recipe))
+
+
+def refuse_root_of_other_task(recipe: Recipe) -> None:
+    """Refuse a folder whose form says that it is not for the recipe's task, before it is opened.
+
+    Raises:
+        UserError: as `refuse_other_task`.
+    """
+    found = task_at(_config_of(recipe))
+    if found not in (recipe.task, "classification"):  # which is what forms that say nothing are taken for
+        raise _other_task(recipe, recipe.data.root, found)
+
+
+def _config_of(recipe: Recipe) -> DataConfig:
     if recipe.task == "detection":
-        return open_data(with_box_format(recipe.data))
-    return open_data(with_mask_format(recipe.data) if recipe.task == "segmentation" else recipe.data)
+        return with_box_format(recipe.data)
+    return with_mask_format(recipe.data) if recipe.task == "segmentation" else recipe.data
 
 
 def with_task_of(recipe: Recipe, data: DataSplits) -> Recipe:
@@ -63,10 +79,14 @@ def refuse_other_task(recipe: Recipe, data: DataSplits) -> None:
     """
     found = "detection" if data.have_boxes else "classification" if data.window is None else "segmentation"
     if found != recipe.task:
-        raise UserError(
-            f"{data.name} has {_HAVE[found]}, and this student tells classes of {_KNOWS[recipe.task]}; give data with "
-            f"{_HAVE[recipe.task]}"
-        )
+        raise _other_task(recipe, data.name, found)
+
+
+def _other_task(recipe: Recipe, name: str, found: str) -> UserError:
+    return UserError(
+        f"{name} has {_HAVE[found]}, and this student tells classes of {_KNOWS[recipe.task]}; give data with "
+        f"{_HAVE[recipe.task]}"
+    )
 
 
 def _refuse_beside_boxes(recipe: Recipe, data: DataSplits) -> None:

@@ -16,7 +16,7 @@ from understudy.data.sources.found import BadImages
 from understudy.data.sources.renumbered import renumbered
 from understudy.distributed.launch import current, device_named
 from understudy.recipes.schema import Recipe
-from understudy.runs.data_task import open_data_of, refuse_other_task
+from understudy.runs.data_task import open_data_of, refuse_other_task, refuse_root_of_other_task
 from understudy.runs.folder import RunFolder
 from understudy.runs.networks import LARGE_IMAGE_SIZE
 from understudy.runs.reopen import made_by_python, recipe_of, results_of, student_network_of
@@ -135,6 +135,7 @@ def images_of(
     if is_other:
         of_the_run = dict.fromkeys(("train_rows", "val_rows", "per_class", "fraction", "unlabelled"))
         recipe = recipe.with_data(**of_the_run, streaming=False, root=data)
+        refuse_root_of_other_task(recipe)
     found = open_data_of(recipe)
     for note in found.notes if is_other else ():
         say(note)
@@ -174,7 +175,13 @@ def _numbers(data: DataSplits, known: Sequence[str]) -> list[int]:
         raise UserError(
             f"{data.name} has {plural(len(unknown), 'class', 'classes')} that the student did not learn: "
             f"{listed(unknown, SHOWN_CLASSES)}; it knows {listed(known, SHOWN_CLASSES)} "
-            f"({plural(len(known), 'class', 'classes')})"
+            f"({plural(len(known), 'class', 'classes')})" + _on_names(unknown, data)
         )
     number_of = {name: number for number, name in enumerate(known)}
     return [number_of[name] for name in names]
+
+
+def _on_names(unknown: Sequence[str], data: DataSplits) -> str:
+    """What to do about masks whose classes nothing names."""
+    numbered = [f"class {number}" for number in range(len(data.classes))]
+    return "; put a classes.txt with these names, one a line, beside the masks" * (set(unknown) <= set(numbered))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.core.batch import Batch
-from understudy.core.image_size import ImageSize, height_and_width
+from understudy.core.image_size import ImageSize, height_and_width, size_of, size_text
 from understudy.core.outputs import LogitsAlone
 from understudy.data import eval_loader
 from understudy.data.sources.base import rows_of
@@ -23,6 +23,7 @@ from understudy.models.cost import Cost, count_macs, count_parameters
 from understudy.models.detectors.deployed import FoundBoxes
 from understudy.models.export import Format, Runner, Subject, Written, at_rest, write
 from understudy.models.export.latency import BATCH_SIZES, Latency, latency, thread_counts
+from understudy.models.hub import first_line
 from understudy.recipes.schema import Recipe
 from understudy.runs.evaluate import Images, images_of
 from understudy.runs.export_boxes import box_predictors, box_source, box_subject, canvas_batches, check_canvas
@@ -229,7 +230,7 @@ def _scores(
     runners: dict[str, Runner] = {"torch": subject.model}
     runners |= {one.format.name: one.format.opened(one.file, torch.get_num_threads()) for one in written}
     has_boxes = images.recipe.task == "detection"
-    predictors: Mapping[str, Any] = {name: partial(_predicted, run) for name, run in runners.items()}
+    predictors: Mapping[str, Any] = {name: partial(_predicted, run, name) for name, run in runners.items()}
     if has_boxes:
         predictors = box_predictors(subject, runners)
     task = TASKS[images.recipe.task].for_data(images.num_classes, **images.recipe.task_settings)
@@ -250,8 +251,16 @@ def _scores(
     }, f"{images.which} ({num_images:,} image{'s' * (num_images != 1)})"
 
 
-def _predicted(run: Runner, batch: Batch) -> Any:
-    return run(batch.images)
+def _predicted(run: Runner, name: str, batch: Batch) -> Any:
+    try:
+        return run(batch.images)
+    except UserError:
+        raise
+    except Exception as error:  # of another library, anything: the file may be for images of other sizes
+        if name == "torch":
+            raise
+        size = size_text(size_of(batch.images.shape))
+        raise UserError(f"--{name}: the file cannot run images of {size} pixels ({first_line(error)})") from error
 
 
 def _rows(subject: Subject, written: Sequence[Written], scores: Mapping[str, float], run: RunFolder) -> list[Measured]:

@@ -29,6 +29,7 @@ SUFFIXES = ("_mask", "_masks", "_label", "_labels", "_seg", "_L", "_gtFine_label
 MOST_READ = 400  # masks of a split, evenly spread, whose values are looked at before anything is trained
 SHOWN = 5  # of problems, and what of them is borne
 MOST_CLASSES = 255
+SAME_SIZE = "; export them at the size of their images, or resize them by nearest neighbour"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ def check_masks(source: FromFiles, config: DataConfig, classes: Sequence[str], *
     Those of a few damaged files are left out.
     """
     problems: list[str] = []
-    turned = 0
+    turned = are_other_sizes = False
     seen = torch.zeros(256, dtype=torch.bool)
     looked_at = _some(source, MOST_READ)
     for i in looked_at:
@@ -199,7 +200,8 @@ def check_masks(source: FromFiles, config: DataConfig, classes: Sequence[str], *
             problems.append(str(error))
             continue
         if (height, width) != tuple(mask.shape):
-            turned += (width, height) == tuple(mask.shape)
+            are_other_sizes = True
+            turned |= (width, height) == tuple(mask.shape)
             problems.append(
                 f"{source.name(i)} has {width} x {height} pixels and its mask {mask.shape[1]} x {mask.shape[0]}"
             )
@@ -207,7 +209,7 @@ def check_masks(source: FromFiles, config: DataConfig, classes: Sequence[str], *
     notes = []
     if problems:
         said = f"{plural(len(problems), 'mask is', 'masks are')} of no use: {listed(problems, SHOWN)}"
-        said += _on_turning(config) if turned else ""
+        said += _on_turning(config) if turned else SAME_SIZE if are_other_sizes else ""
         if len(problems) == len(looked_at) or config.on_bad_image == "stop" or len(problems) > SHOWN:
             raise UserError(f"{split}: {said}")
         notes.append(f"{split}: {said} (left out; `data.on_bad_image: stop` to refuse)")

@@ -16,7 +16,10 @@ __all__ = ["Pt2"]
 
 
 class Pt2(Format, name="pt2"):
-    """`torch.export.load(FILE).module()` takes images (B,D,H,W) in [0,1] with any B; extra files say about it."""
+    """`torch.export.load(FILE).module()` takes images (B,D,H,W) in [0,1] with any B; extra files say about it.
+
+    Of a segmenter any H and W, too, down to what its network can halve.
+    """
 
     title = "torch.export"
 
@@ -29,8 +32,7 @@ class Pt2(Format, name="pt2"):
             )
         try:
             with silence(), torch.no_grad():
-                shapes = ({} if subject.is_single else {0: torch.export.Dim("batch", min=1)},)
-                program = torch.export.export(subject.model, (subject.example,), dynamic_shapes=shapes)
+                program = torch.export.export(subject.model, (subject.example,), dynamic_shapes=(_axes(subject),))
                 torch.export.save(program, file, extra_files=dict(subject.about))
         except (RuntimeError, ValueError, TypeError) as error:
             raise UserError(f"{file.name}: the network cannot be exported: {first_line(error)}") from error
@@ -45,3 +47,9 @@ class Pt2(Format, name="pt2"):
                 return module(images)
 
         return run
+
+
+def _axes(subject: Subject) -> dict[int, Any]:
+    """Which axes of the images are free."""
+    axes: dict[int, Any] = {} if subject.is_single else {0: torch.export.Dim("batch", min=1)}
+    return {**axes, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO} if subject.takes_any_size else axes
