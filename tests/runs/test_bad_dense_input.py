@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ from understudy import Recipe, UserError
 from understudy.cli.options import RecipeOptions
 from understudy.cli.overrides import resolve_recipe
 from understudy.data import DataConfig
+from understudy.models import create_model
 from understudy.recipes.comparison import rows_of
+from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
 from understudy.runs.components import open_components
 from understudy.runs.data_task import open_data_of, refuse_other_task, refuse_root_of_other_task
 from understudy.training.build import BuildContext
 
 SEGMENTER = {"model": "fpn:mobilenetv3_small_050", "kwargs": {"width": 8}, "weights": "none"}
+_BACKBONE = {"backbone": {"channels": [8, 8, 16, 16], "stem_width": 8}}
 DETECTOR = {
     "model": "fasterrcnn:resnet10t",
-    "kwargs": {"width": 8, "head_width": 16, "backbone": {"channels": [8, 8, 16, 16], "stem_width": 8}},
+    "kwargs": {"width": 8, "head_width": 16, **_BACKBONE},
     "weights": "none",
 }
 
@@ -79,6 +83,42 @@ def test_a_folder_of_another_task_is_refused_before_it_is_opened() -> None:
     with pytest.raises(UserError, match="boxes-of-shapes has boxes, and this student tells classes of pixels"):
         refuse_root_of_other_task(Recipe.read(own, what="own"))
     refuse_root_of_other_task(Recipe.read({**own, "data": {"root": "shapes"}}, what="own"))
+
+
+ONE_STAGE = {**DETECTOR, "model": "retinanet:resnet10t", "kwargs": {"width": 8, **_BACKBONE}}
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("fitnet", "stages.2 of the student (2 x 2 positions) and stages.2 of the teacher (4 x 4) are levels of other"),
+        ({"name": "at", "student_stages": [1]}, "stages.1 of the student (4 x 4 positions) and stages.1 of the"),
+    ],
+)
+def test_levels_of_other_strides_are_refused_with_the_settings_that_pair_them(method: Any, message: str) -> None:
+    data = {"root": "boxes-of-shapes", "train_rows": "0:4", "val_rows": "100:102", "batch_size": 4, "workers": 0}
+    recipe = recipe_of(data, ONE_STAGE, method=method).model_copy(update={"task": "detection"})
+    teacher = recipe_of(data, DETECTOR, method=method).teacher
+    recipe = recipe.model_copy(update={"teacher": teacher})
+    components = open_components(recipe, allow_code=False, say=lambda note: None)
+    with pytest.raises(UserError, match=re.escape(message)) as refused:
+        build_trainer(components, rows_of(recipe), 0)
+    assert "set method.student_stages=[0, 1, 2] method.teacher_stages=[1, 2, 3]" in str(refused.value)
+    named = {"name": "fitnet", "student_stages": [0, 1, 2], "teacher_stages": [1, 2, 3]}
+    paired = recipe_of(data, ONE_STAGE, method=named).model_copy(update={"teacher": teacher})
+    assert len(build_trainer(components, rows_of(paired), 0).students) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("fasterrcn:resnet10t", "did you mean fasterrcnn:?. Named models are timm:NAME"),
+        ("ultralitics:yolov8n", "did you mean ultralytics:?. Named models are timm:NAME"),
+    ],
+)
+def test_a_misspelt_family_of_detectors_is_named(model: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        create_model(model, num_classes=2, weights="none")
 
 
 def test_masks_are_no_classification_where_a_person_asks_for_it(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from understudy.models.names import NAMED_FORMS
-from understudy.utils.errors import UserError, unknown_name
+from understudy.models.names import NAMED_FORMS, NAMED_SOURCES
+from understudy.utils.errors import UserError, nearest, unknown_name
 
 __all__ = ["call_factory"]
 
@@ -39,13 +39,19 @@ def call_factory(source: str, factory_name: str, num_classes: int, kwargs: Mappi
     return module
 
 
+def _meant(source: str) -> str:
+    """What may have been meant by a source that nothing is imported by."""
+    close = nearest(source, NAMED_SOURCES)
+    return f"; did you mean {close}:?" if close else ""
+
+
 def _factory(source: str, factory_name: str) -> Callable[..., object]:
     try:
         home = importlib.import_module(source)
     except ImportError as error:
         raise UserError(
             f"model '{source}:{factory_name}': cannot import {source} ({error}); looked in the current directory "
-            f"and among the installed packages. Named models are {NAMED_FORMS}"
+            f"and among the installed packages{_meant(source)}. Named models are {NAMED_FORMS}"
         ) from error
     except Exception as error:  # importing runs a user's code, which may fail in any way
         raise UserError(

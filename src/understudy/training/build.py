@@ -20,11 +20,12 @@ from understudy.methods.base import OF_PLACES, Context, MethodConfig
 from understudy.methods.combination import check_num_classes, default_task_weight, taps_of, weighted
 from understudy.optim import undecayed_names
 from understudy.optim.ema import WeightAverage
-from understudy.tasks import Task
+from understudy.tasks import Detection, Task
 from understudy.tasks.base import has_background, is_dense
 from understudy.teachers import Teacher
 from understudy.training.connector_weights import load_connectors
 from understudy.training.heads import open_taught_heads_
+from understudy.training.levels import refuse_levels_apart
 from understudy.training.spec import StudentSpec
 from understudy.training.student import Student, WeightedMethod, parameters_of
 from understudy.utils.errors import UserError
@@ -147,6 +148,8 @@ def _build_methods(spec: StudentSpec, model: TappedModel, around: BuildContext) 
                 method = config.method(config, context)
             if config.init_from is not None:
                 load_connectors(method, config.init_from)
+            if isinstance(around.task, Detection):
+                refuse_levels_apart(method)
             method.to(sample.device)
             built.append(WeightedMethod(method, weight * factor, warmup_epochs, name))
     return built
