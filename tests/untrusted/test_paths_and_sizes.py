@@ -135,6 +135,11 @@ def test_a_typed_number_of_seeds_is_refused_at_once() -> None:
     assert "at most 1,000" in refused("train", *DIGITS_ALONE, "--seeds", "1000000000000")
 
 
+@pytest.mark.parametrize("rows", ["1:2", "0:30", "10:59", "1:20:30", "1:20.5"])
+def test_rows_are_text_and_no_numbers_of_base_60(rows: str) -> None:
+    assert plain_yaml(f"rows: {rows}\nother: 12", what="x") == {"rows": rows, "other": 12}
+
+
 def test_yaml_of_any_depth_that_is_allowed_is_read_and_one_more_is_not() -> None:
     deepest = "[" * MAX_DEPTH + "]" * MAX_DEPTH
     assert plain_yaml(deepest, what="x")

@@ -148,6 +148,12 @@ class _PlainLoader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
+        """The tag of a node; 1:30 is text, not the number of base 60 that YAML 1.1 takes it for."""
+        if kind is yaml.ScalarNode and ":" in value and implicit[0]:
+            return "tag:yaml.org,2002:str"
+        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """The mapping; a key that YAML 1.1 takes for a truth, such as `on`, is that word."""
         for key, _ in node.value:
