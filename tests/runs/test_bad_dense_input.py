@@ -129,3 +129,11 @@ def test_masks_are_no_classification_where_a_person_asks_for_it(tmp_path: Path) 
     assert resolve_recipe(RecipeOptions(task="classification", **{**typed, "data": "digits"}))[0].data == DataConfig(
         root="digits"
     )
+
+
+def test_the_projector_is_told_which_settings_make_it_compare_maps() -> None:
+    data = {"root": "shapes", "train_rows": "0:4", "val_rows": "100:102", "workers": 0}
+    with pytest.raises(UserError, match=r"set method\.student_tap and method\.teacher_tap to maps"):
+        checked(recipe_of(data, SEGMENTER, method="projector"))
+    maps = {"name": "projector", "student_tap": "head", "teacher_tap": "head", "kl_weight": 0}
+    checked(recipe_of(data, SEGMENTER, method=maps))

@@ -36,7 +36,13 @@ def classifier_name(module: nn.Module, *, seen: Mapping[str, Any] | None = None,
 
 
 def classifier_names(module: nn.Module) -> tuple[str, ...]:
-    """Paths of the last layer, or layers, of a network that has not been run: a distilled transformer declares two."""
+    """Paths of the last layer, or layers, of a network that has not been run: a distilled transformer declares two.
+
+    A network with heads of its own says with `class_layers` which of its layers depend on the number of classes.
+    """
+    own = getattr(module, "class_layers", None)
+    if isinstance(own, tuple) and own:
+        return own
     declared = getattr(module, "default_cfg", None) or {}
     names = declared.get("classifier") if isinstance(declared, Mapping) else None
     if isinstance(names, tuple | list):

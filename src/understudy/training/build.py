@@ -190,6 +190,10 @@ def refuse_dense(config: MethodConfig, task: Task) -> None:
     wants = method.needs_for(config) - OF_PLACES
     if wants or "embedding" in (*taps.student, *taps.teacher):
         without = "set method.embedding=false, or " if getattr(config, "embedding", False) else ""
+        if hasattr(config, "spatial"):  # it takes maps, too
+            without = (
+                "set method.student_tap and method.teacher_tap to maps (head, stages.1) and method.kl_weight=0, or "
+            )
         raise UserError(
             f"method {method.name!r} compares whole images, one embedding or one prediction each, and here every "
             f"image has many predictions; {without}take a method on logits (kd, dkd, dist) or on maps (cwd, at, fitnet)"

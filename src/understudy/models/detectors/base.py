@@ -19,6 +19,12 @@ from understudy.utils.errors import UserError
 __all__ = ["Detector", "Pyramid", "RawSifting", "as_image_list", "as_targets", "level_names", "split_by_level"]
 
 
+_OF_CLASSES = (
+    "box_predictor", "mask_fcn_logits", "cls_logits", "class_labels_classifier", "class_embed", "enc_score_head",
+    "denoising_class_embed",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class RawSifting:
     """How the best of all boxes are chosen at the very end."""
@@ -69,6 +75,12 @@ class Detector(nn.Module):
         self.stages = nn.ModuleList(nn.Identity() for _ in range(num_levels))  # where the levels are tapped
         self.feature_info = [{"module": f"stages.{level}"} for level in range(num_levels)]
 
+    @property
+    def class_layers(self) -> tuple[str, ...]:
+        """Paths of the layers that depend on the number of classes, as torchvision and transformers call them."""
+        paths = [path for path, _ in self.named_modules()]
+        return tuple(path for path in paths if path.rpartition(".")[2] in _OF_CLASSES or _is_of_ssd(path, paths))
+
     def shown(self, images: Tensor) -> Tensor:
         """Images as the backbone sees them: at a size of its own, where it has one."""
         return images
@@ -113,6 +125,11 @@ class Detector(nn.Module):
     def answer(self, output: Any, question: Proposals) -> Scored:
         """`score`, for whoever has looked at a batch already and is asked about what somebody else proposes."""
         return self.score(output, question)
+
+
+def _is_of_ssd(path: str, paths: Sequence[str]) -> bool:
+    """Whether it is SSD's head of classes, whose layers have numbers for names."""
+    return path.endswith("classification_head") and f"{path}.module_list" in paths
 
 
 def level_names(maps: Sequence[Tensor], images: Tensor) -> list[str]:

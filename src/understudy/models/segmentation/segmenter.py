@@ -68,6 +68,7 @@ class Segmenter(nn.Module):
         )
         before = channels[-2] if len(channels) > 1 else last
         self.aux_classifier = classifier_of(before, max(8, before // 4), num_classes) if aux else None
+        self.class_layers = _class_layers(self)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits at the strides of their maps."""
@@ -93,6 +94,7 @@ class CoarseSegmenter(nn.Module):
         self.feature_info = [{"module": f"backbone.{name}"} for name in _stages_of(self.backbone)]
         last = list(self.classifier.named_children())[-1][0]
         self.tap_aliases = {"head": f"classifier.{last}:input"}
+        self.class_layers = _class_layers(self)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits, and "aux" ones where there is an auxiliary head."""
@@ -158,3 +160,17 @@ def _stages_of(backbone: nn.Module) -> list[str]:
 
 def _shrinks(layer: nn.Module) -> bool:
     return any(isinstance(part, nn.Conv2d) and max(part.stride) > 1 for part in layer.modules())
+
+
+def _class_layers(network: nn.Module) -> tuple[str, ...]:
+    """Paths of the layers that depend on the number of classes: the last of both heads; L-RASPP's has two."""
+    found: list[str] = []
+    for name in ("classifier", "aux_classifier"):
+        head = getattr(network, name, None)
+        if isinstance(head, nn.Sequential):
+            found.append(f"{name}.{len(head) - 1}")
+        elif isinstance(head, nn.Conv2d):
+            found.append(name)
+        elif head is not None:
+            found += [f"{name}.{part}" for part, _ in head.named_children() if part.endswith("_classifier")]
+    return tuple(found)
