@@ -21,12 +21,14 @@ from understudy.runs.memory_format import Choice, Trial, choose_memory_format, f
 from understudy.runs.preflight import check
 
 # Narrower ones stay contiguous whatever is wanted (models/network.py).
-WIDE_ENOUGH = {"model": "cifar:resnet8", "kwargs": {"width": 0.5}, "weights": "none"}
+WIDE_ENOUGH = {"model": "cifar:resnet8", "kwargs": {"width": 1}, "weights": "none"}
 
 
 def parts_with(channels_last: bool | str) -> Components:
     return open_components(
-        tiny_recipe({"channels_last": channels_last, "student": WIDE_ENOUGH}), allow_code=False, say=lambda text: None
+        tiny_recipe({"channels_last": channels_last, "student": WIDE_ENOUGH, "teacher": {"kwargs": {"width": 1}}}),
+        allow_code=False,
+        say=lambda text: None,
     )
 
 
@@ -170,7 +172,7 @@ def files_of(run: RunFolder) -> dict[str, bytes]:
 def test_distill_runs_in_the_faster_format_and_gives_back_a_plain_network(tmp_path: Path) -> None:
     images, labels = torch.rand(32, 3, 8, 8), torch.arange(32) % 4
     data = torch.utils.data.TensorDataset(images, labels)
-    student = us.create_model("cifar:resnet8", num_classes=4, kwargs={"width": 0.5}, weights="none").module
+    student = us.create_model("cifar:resnet8", num_classes=4, kwargs={"width": 1}, weights="none").module
     seen: list[bool] = []
     student.conv1.register_forward_hook(
         lambda module, inputs, output: seen.append(module.weight.is_contiguous(memory_format=torch.channels_last))

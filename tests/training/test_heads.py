@@ -161,6 +161,11 @@ def test_a_restored_student_takes_the_same_next_step_under_dot(precision: Any, a
             r"teaches the head 'distilled2' .* the heads logits, distilled;",
         ),
         (
+            [methods.KD.Config(on="distiled")],
+            network,
+            r"'kd' names 'distiled' in method.on, which is unknown; did you mean distilled\?",
+        ),
+        (
             [methods.DeiT.Config()],
             lambda: network("timm:deit_tiny_patch16_224", tokens=2),
             r"mean of its heads logits, distilled, distilled2, and no method teaches distilled2; name every one",
@@ -171,7 +176,13 @@ def test_a_restored_student_takes_the_same_next_step_under_dot(precision: Any, a
             "mean of its heads logits, distilled, and method 'simkd' deploys a classifier of its own",
         ),
     ],
-    ids=["a CNN", "a head too far", "a head that nobody teaches", "a method with a classifier of its own"],
+    ids=[
+        "a CNN",
+        "a head too far",
+        "a misspelt head",
+        "a head that nobody teaches",
+        "a method with a classifier of its own",
+    ],
 )
 def test_heads_that_cannot_be_taught_are_refused_in_words(configs: Any, model: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):

@@ -18,7 +18,7 @@ from understudy.utils.errors import UserError
 
 __all__ = ["Network", "Prepare", "channels_of", "in_format", "network_of"]
 
-FEWEST_STRIDED_CHANNELS = 8  # of a strided 1x1 convolution in channels_last; float32 values of an AVX2 register
+FEWEST_STRIDED_CHANNELS = 16  # of a strided 1x1 convolution in channels_last; float32 values of an AVX-512 register
 
 
 class Prepare(nn.Module):
@@ -126,8 +126,9 @@ class Network:
 def in_format(network: Network, channels_last: bool) -> Network:
     """The same network, its convolutions' weights in that memory format, which images follow.
 
-    Networks with strided 1x1 convolutions of fewer than eight channels stay contiguous: oneDNN's gradient of their
-    weights writes beside its memory in channels_last (torch 2.14.1 with oneDNN 3.12 on AVX2, batches of 16 and 32).
+    Networks with strided 1x1 convolutions of fewer than 16 channels stay contiguous: oneDNN's gradient of their weights
+    writes beside its memory in channels_last where a vector register holds more values than there are channels (torch
+    2.14.1 with oneDNN 3.12: below 8 on AVX2 in batches of 16 and 32, below 16 on AVX-512 in 64 images of 64 pixels).
     """
     channels_last = channels_last and not any(map(_is_narrow_and_strided, network.module.modules()))
     network.module.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from understudy.core.batch import IMAGES, MAIN
 from understudy.core.heads import DISTILLED_HEAD, MEAN, head_names, open_heads_
 from understudy.methods.base import MethodConfig
-from understudy.utils.errors import UserError
+from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["open_taught_heads_"]
 
@@ -34,6 +35,12 @@ def open_taught_heads_(network: nn.Module, methods: Sequence[MethodConfig], *, n
             raise UserError(
                 f"method {config.method.name!r} teaches the head {head!r} of a distillation token, and {name} has "
                 f"{_listed(heads)}; take a student with such tokens ({_students_with(head)}), or set method.on=main"
+            )
+    known = (*heads, MEAN, MAIN, IMAGES)
+    for head, config in read.items():
+        if len(heads) > 1 and head not in known:
+            raise UserError(
+                f"method {config.method.name!r} names {head!r} in method.on, which is {unknown_name(head, known)}"
             )
     if not set(read) & {*heads[1:], MEAN}:
         return
