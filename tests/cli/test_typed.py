@@ -122,6 +122,14 @@ def test_what_is_still_needed_is_asked_for(typed: RecipeOptions, needed: str) ->
         recipe_from(with_options({}, typed))
 
 
+def test_rows_of_the_recipe_are_taken_by_their_names() -> None:
+    own = {"name": "dist on token", "method": {"name": "dist", "on": "distilled"}}
+    named = {"rows": ["kd", own, {"name": "projector", "method": "kd"}]}
+    recipe = recipe_from(with_options(BASE | named, RecipeOptions(rows="alone,dist on token,projector")), [])
+    assert [row if isinstance(row, str) else row.name for row in recipe.rows] == ["alone", "dist on token", "projector"]
+    assert recipe.as_dict()["rows"][1:] == [own, named["rows"][2]]
+
+
 @pytest.mark.parametrize(
     ("typed", "overrides", "base", "is_all"),
     [

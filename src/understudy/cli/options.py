@@ -68,7 +68,8 @@ class RecipeOptions:
     rows: Annotated[
         str | None,
         typer.Option(
-            metavar="A,B,...", help="Such as alone,kd,kd+dot,dist; each has the settings of its shipped recipe."
+            metavar="A,B,...",
+            help="Such as alone,kd,kd+dot,dist, each as in its shipped recipe; or names of this recipe's own rows.",
         ),
     ] = None
     sweep: Annotated[

@@ -91,7 +91,7 @@ def with_options(base: Mapping[str, Any], typed: RecipeOptions) -> dict[str, Any
         "student": _there({"model": typed.student, "weights": typed.student_weights}),
         "method": None if typed.method is None else _methods(typed.method, allow_code=typed.allow_code),
         "update": _there({"name": typed.update, "lr": typed.lr, "weight_decay": typed.weight_decay}),
-        "rows": _rows(typed),
+        "rows": _rows(typed, base.get("rows")),
         "epochs": typed.epochs,
         "seeds": None if typed.seeds is None else _seeds(typed.seeds),
         "trackers": None if typed.tracker is None else _names(typed.tracker),
@@ -132,15 +132,17 @@ def has_typed_all_code(recipe: Recipe, typed: RecipeOptions, overrides: Sequence
     return all(model in written for model, kwargs in named if may_run_code(model, kwargs))
 
 
-def _rows(typed: RecipeOptions) -> list[Any] | None:
-    """Named rows, then those of the sweeps; None where neither was typed."""
+def _rows(typed: RecipeOptions, own: Any) -> list[Any] | None:
+    """Named rows, then those of the sweeps; None where neither was typed. `own`: the recipe's, some with names."""
     from understudy.recipes.own_methods import with_own_methods
     from understudy.recipes.sweeps import sweep_rows
 
     if typed.rows is None and not typed.sweep:
         return None
     rows = typed.rows and with_own_methods(typed.rows, option="--rows", allow_code=typed.allow_code)
-    named = [] if rows is None else [row.strip() for row in rows.split(",")]
+    named: list[Any] = [] if rows is None else [row.strip() for row in rows.split(",")]
+    written = {row.get("name"): row for row in own if isinstance(row, Mapping)} if isinstance(own, list) else {}
+    named = [written.get(name, name) for name in named]
     return [*named, *(sweep_rows(typed.sweep) if typed.sweep else [])]
 
 
