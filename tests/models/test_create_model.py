@@ -146,7 +146,7 @@ def test_code_is_not_even_imported_where_it_is_not_allowed(own_code: str) -> Non
 
 
 def test_arguments_that_a_network_does_not_take_are_named() -> None:
-    with pytest.raises(UserError, match=r"timm:cifar_resnet8 cannot be built with depht=3: .*depht"):
+    with pytest.raises(UserError, match=r"cifar:resnet8 cannot be built with depht=3: .*depht"):
         create_model("cifar:resnet8", num_classes=3, kwargs={"depht": 3})
 
 

@@ -176,6 +176,9 @@ def test_heads_can_be_replaced() -> None:
     ("name", "tokens", "said"),
     [
         ("timm:deit_tiny_distilled_patch16_224", 1, "has distillation tokens of its own"),
+        ("understudy:deit_conv_tiny", 1, "^understudy:deit_conv_tiny has distillation tokens of its own"),
+        ("cifar:resnet8", 1, "^cifar:resnet8 is a CifarResNet, and distillation tokens go into timm's plain"),
+        ("torchvision:vit_b_16", 1, "takes no distillation tokens; leave out tokens, or take one of timm's"),
         ("timm:resnet18", 1, "is a ResNet, and distillation tokens go into timm's plain VisionTransformer"),
         ("timm:deit_tiny_patch16_224", 0, "tokens must be a whole number from 1 to 8, got 0"),
         ("timm:deit_tiny_patch16_224", "two", "tokens must be a whole number from 1 to 8, got 'two'"),

@@ -23,6 +23,7 @@ from understudy.models.detectors.blueprints import (
 from understudy.models.detectors.yolo_blueprint import yolo_blueprint
 from understudy.models.hub import WeightsUnavailableError, first_line, hub_within_reach, url_within_reach
 from understudy.models.hugging_face import hf_blueprint
+from understudy.models.names import OWN_PREFIXES
 from understudy.models.own_code import call_factory
 from understudy.models.segmentation.segmenter import HEADS
 from understudy.models.segmentation.sources import (
@@ -44,7 +45,7 @@ def timm_blueprint(name: str, num_classes: int, image_size: ImageSize | None, kw
     config = _timm_config(name)
     own_size = size_of(config.input_size)
     kwargs = dict(kwargs)
-    image_size = stated_size(f"timm:{name}", kwargs, "img_size", image_size)
+    image_size = stated_size(_shown(name), kwargs, "img_size", image_size)
     if image_size and config.fixed_input_size:
         kwargs["img_size"] = image_size
     return Blueprint(
@@ -89,6 +90,11 @@ def torchvision_blueprint(
     own_size = int(transforms.crop_size[0])
     is_fixed = name.startswith("vit_")
     kwargs = dict(kwargs)
+    if "tokens" in kwargs:
+        raise UserError(
+            f"torchvision:{name} takes no distillation tokens; leave out tokens, or take one of timm's vision "
+            "transformers (timm:vit_base_patch16_224, timm:deit_tiny_patch16_224)"
+        )
     image_size = stated_size(f"torchvision:{name}", kwargs, "image_size", image_size)
     if isinstance(image_size, tuple) and is_fixed:
         raise UserError(
@@ -146,10 +152,10 @@ def _timm_config(name: str) -> PretrainedCfg:
 
 def _timm_module(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.Module:
     own, num_tokens = _without_tokens(kwargs)
-    with refusals_said(f"timm:{name}", own):
+    with refusals_said(_shown(name), own):
         module: nn.Module = timm.create_model(name, num_classes=num_classes, **own)
     if "patch_size" in own and hasattr(module, "set_distilled_training"):  # of others a note speaks
-        refuse_unfitting_patches(module, name=f"timm:{name}")
+        refuse_unfitting_patches(module, name=_shown(name))
     return _with_tokens(module, num_tokens, name)
 
 
@@ -170,7 +176,15 @@ def _without_tokens(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
 
 
 def _with_tokens(module: nn.Module, num_tokens: Any, name: str) -> nn.Module:
-    return module if num_tokens is None else with_tokens_(module, num_tokens, name=f"timm:{name}")
+    return module if num_tokens is None else with_tokens_(module, num_tokens, name=_shown(name))
+
+
+def _shown(name: str) -> str:
+    """A name in timm's registry as people write it: this package's own networks have a source of their own."""
+    for source, prefix in OWN_PREFIXES.items():
+        if name.startswith(prefix):
+            return f"{source}:{name.removeprefix(prefix)}"
+    return f"timm:{name}"
 
 
 def _torchvision_module(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> nn.Module:
