@@ -18,7 +18,7 @@ from helpers.smallest_settings import TEACHERS
 from understudy import UserError
 from understudy.methods.losses.token import co_advise_objective
 from understudy.recipes.comparison import rows_of
-from understudy.recipes.schema import merged
+from understudy.recipes.schema import merged, recipe_from
 from understudy.report import read_results
 from understudy.report.table import comparison_table
 from understudy.runs.build import build_trainer
@@ -75,7 +75,7 @@ def test_each_head_learns_from_its_own_teacher_as_in_co_advise() -> None:
 @pytest.mark.parametrize(
     ("over", "said"),
     [
-        ({"method": {"on": None}}, "no method teaches the head 'distilled2'; name it in method.on"),
+        ({"method": {"on": None}}, "no method teaches the head 'distilled2'; name it in method.on.*distilled2=null"),
         ({"teacher": {"train_epochs": 1}}, "several teachers know the data's classes already"),
         ({"teacher": {"also": {"distilled2": {"weights": "nowhere.pt"}}}}, "nowhere.pt"),
         ({"teacher": {"also": {"logits": VIT}}}, "'logits' is no head that has a teacher of its own: teacher.model is"),
@@ -90,6 +90,13 @@ def test_further_teachers_that_cannot_teach_are_refused_in_words(over: dict[str,
 
     with pytest.raises(UserError, match=said):
         opened()
+
+
+@pytest.mark.parametrize("override", ["teacher.also=null", "teacher.also.distilled2=null"])
+def test_a_further_teacher_is_left_out_by_null(override: str) -> None:
+    teacher = recipe_from(tiny_recipe(TWO).as_dict(), [override]).teacher
+    assert teacher is not None
+    assert teacher.also == {}
 
 
 def test_a_further_teacher_that_knows_nothing_is_refused_before_training() -> None:

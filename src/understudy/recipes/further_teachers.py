@@ -14,7 +14,7 @@ from understudy.core.heads import CLASS_HEAD, DISTILLED_HEAD
 from understudy.core.image_size import ImageSize
 from understudy.utils.errors import shortened_repr
 
-__all__ = ["FurtherTeacher", "checked_heads"]
+__all__ = ["FurtherTeacher", "checked_heads", "without_left_out"]
 
 T = TypeVar("T", bound=Mapping[str, object])
 _OF_THE_FIRST = (CLASS_HEAD, MAIN, IMAGES)  # what methods read there is the first teacher's
@@ -27,6 +27,13 @@ class FurtherTeacher(Config):
     weights: str | None = None  # as the teacher's
     kwargs: dict[str, Any] = Field(default_factory=dict)  # as the teacher's
     image_size: ImageSize | None = None  # as the teacher's
+
+
+def without_left_out(also: Any) -> Any:
+    """The further teachers as they were written, without those that a later layer has set to null; null: none."""
+    if also is None:
+        return {}
+    return {head: told for head, told in also.items() if told is not None} if isinstance(also, Mapping) else also
 
 
 def checked_heads(also: T) -> T:

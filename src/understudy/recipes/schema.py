@@ -19,7 +19,7 @@ from understudy.methods import METHODS, MethodConfig
 from understudy.optim import Joint, Schedule, UpdateConfig
 from understudy.optim.ema import Averaging
 from understudy.probes import probe_names
-from understudy.recipes.further_teachers import FurtherTeacher, checked_heads
+from understudy.recipes.further_teachers import FurtherTeacher, checked_heads, without_left_out
 from understudy.recipes.keys import keys_of
 from understudy.recipes.layers import ORIGIN, merged, method_names, nested, settings_alone
 from understudy.recipes.loading import parsed_yaml, read_recipe, recipe_names
@@ -76,6 +76,11 @@ class TeacherConfig(Config):
     expected_top1: float | None = None  # percent; the same where the headline is top-1
     allow_weak: bool = False  # go on with a teacher at chance level
     also: dict[str, FurtherTeacher] = Field(default_factory=dict)  # further ones, by the head that learns from each
+
+    @field_validator("also", mode="before")
+    @classmethod
+    def _left_out(cls, value: Any) -> Any:
+        return without_left_out(value)
 
     @field_validator("also")
     @classmethod

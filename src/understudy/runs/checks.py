@@ -116,7 +116,7 @@ def _check_further_teachers(components: Components, rows: Sequence[Variant]) -> 
     if unheard:
         raise UserError(
             f"teacher.also: no method teaches the head {unheard[0]!r}; name it in method.on, such as "
-            f"{{distilled: 1, {unheard[0]}: 1}}, or leave that teacher out"
+            f"{{distilled: 1, {unheard[0]}: 1}}, or leave that teacher out (teacher.also.{unheard[0]}=null)"
         )
 
 
