@@ -165,7 +165,8 @@ def _way_back(found: list[str], recipe: Recipe) -> Iterator[str]:
             "logits of one window cannot be cut or enlarged into another's: at each pixel a segmenter says what it "
             "makes of all that it was shown around it, at that scale"
         )
-    if any(line.startswith(_OF_PADDING) for line in found):
+    is_scaled_alike = not any(line.startswith(("  images.shorter_sides", "  images.longer_side")) for line in found)
+    if is_scaled_alike and any(line.startswith(_OF_PADDING) for line in found):
         yield (
             "a detector sees an image with the padding of its batch, and its maps depend on that; keep data.batch_size "
             "and data.aspect_groups (update, accumulate and the number of processes may change), or bank images that "
