@@ -160,6 +160,10 @@ def test_an_image_that_cannot_be_read_gives_way_to_the_next(tmp_path: Path) -> N
     assert len(batch.images) == 3
     assert 1 not in batch.indices.tolist()
     assert len(loader.skipped) == 1
+    with pytest.raises(
+        UserError, match=r"1 image cannot be read: .*1\.png.*what takes their place changes the padding"
+    ):
+        next(train_loader(broken, batch_size=3, num_views=1).epoch(1))
     evaluated = BoxEvalLoader(broken, BoxRendering(shorter_sides=None))
     assert [batch.indices.tolist() for batch in evaluated] == [[0, 2]]
 

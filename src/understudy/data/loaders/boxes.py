@@ -19,7 +19,7 @@ from understudy.data.sources.decoding import BadImageError
 from understudy.data.sources.found import BadImages
 from understudy.utils.errors import UserError
 
-__all__ = ["BoxEvalLoader", "BoxTrainLoader", "grouped_order", "images_at_once"]
+__all__ = ["BoxEvalLoader", "BoxTrainLoader", "grouped_order", "images_at_once", "refuse_others_padding"]
 
 MOST_PIXELS = 2**23  # of a batch that is evaluated: eight photographs of 800 x 1333
 
@@ -82,8 +82,7 @@ class BoxTrainLoader:
         sizes = [size_of_boxed(source, i) for i in range(len(source))] if are_asked else []
         self._is_upright = [height > width for height, width in sizes] if aspect_groups else []
         self._repeats_batches = num_views is not None and common_canvas(sizes, rendering) is None
-        # What takes the place of an image may change the padding of all others of its batch.
-        self._must_stop = must_stop or self._repeats_batches
+        self._must_stop = must_stop
         self._skipped: dict[str, None] = {}
 
     @property
@@ -101,6 +100,8 @@ class BoxTrainLoader:
         steps = range(start_step, self.steps_per_epoch)
         for found in _loaded(batches, steps, self._num_workers, self._device):
             self._skipped.update(dict.fromkeys(found.skipped))
+            if self._repeats_batches:
+                refuse_others_padding(found.skipped)
             if self._must_stop and found.skipped:
                 raise BadImages(found.skipped, ("image cannot be read", "images cannot be read")).error()
             if not len(found.indices):
@@ -118,6 +119,20 @@ class BoxTrainLoader:
         if self._is_upright:
             order = grouped_order(order, [self._is_upright[index] for index in order], self.batch_size)
         return _TrainBatches(self._source, self._rendering, self._plan, epoch, order)
+
+
+def refuse_others_padding(skipped: Sequence[str]) -> None:
+    """Refuse images that cannot be read, where a batch must be padded as it was, or will be, another time.
+
+    Raises:
+        UserError: there are some.
+    """
+    if skipped:
+        way_out = (
+            "what takes their place changes the padding of their batch, which a bank of a detector belongs to; put "
+            "them right, or take them out of the annotations and make the bank of what is left"
+        )
+        raise BadImages(skipped, ("image cannot be read", "images cannot be read")).error(way_out=way_out)
 
 
 def grouped_order(order: Sequence[int], is_upright: Sequence[bool], batch_size: int) -> list[int]:

@@ -57,9 +57,9 @@ class BadImages:
         """'2 files are no images: a, b (skipped)'."""
         return f"{self._sentence()} (skipped)"
 
-    def error(self) -> UserError:
+    def error(self, *, way_out: str = "take them away, or leave them out with data.on_bad_image: skip") -> UserError:
         """The same as an error, with the way out."""
-        return UserError(f"{self._sentence()}; take them away, or leave them out with data.on_bad_image: skip")
+        return UserError(f"{self._sentence()}; {way_out}")
 
     def _sentence(self, most: int = 10) -> str:
         return f"{plural(len(self.names), *self.what)}: {listed(self.names, most)}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from understudy.data.loaders.boxes import refuse_others_padding
 from understudy.data.sources.found import BadImages
 from understudy.distributed.environment import launched_world_size
 from understudy.distributed.launch import current, device_named
@@ -224,14 +225,15 @@ def _write_missing(growing: Sequence[GrowingBank], seed: int, *, display: Displa
         return
     components, layout = growing[0].components, growing[0].manifest.layout
     # An epoch's last, smaller batch is banked too, whether a run leaves it out or not.
-    hangs_on_batch = components.recipe.data.mix is not None or layout.canvas == "batch"
-    stopping = {"on_bad_image": "stop"} if hangs_on_batch else {}
-    loader = with_data_settings(components, {"drop_last": False, **stopping}).train_loader(seed)
+    of_mixed = {} if components.recipe.data.mix is None else {"on_bad_image": "stop"}
+    loader = with_data_settings(components, {"drop_last": False, **of_mixed}).train_loader(seed)
     with display.stretch(total, images_per_step=layout.batch_size * layout.num_copies):
         for view, steps in missing.items():
             for step, batch in batches_at(loader, view, steps):
                 if stop.signal is not None:
                     raise Interrupted(done, stop.signal)
+                if layout.canvas == "batch":
+                    refuse_others_padding(loader.skipped)
                 for bank in growing:
                     bank.look(view, step, batch)
                 done += 1
