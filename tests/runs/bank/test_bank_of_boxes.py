@@ -19,6 +19,7 @@ from understudy import Recipe, UserError
 from understudy.core.batch import Batch
 from understudy.report import read_results
 from understudy.teachers.bank.teacher import BankTeacher
+from understudy.teachers.bank.view import BankView
 from understudy.utils.interrupted import Interrupted
 
 SIZES = [(40, 60), (60, 40), (30, 30), (64, 50), (40, 90), (33, 64), (60, 60)]  # height, width
@@ -177,6 +178,16 @@ def test_a_view_is_read_for_the_batch_that_it_was_padded_in_alone(photos: Path, 
         teacher.observe(Batch(first.images, None, indices=mixed))
     with pytest.raises(UserError, match=r"does not hold 'embedding' of the teacher, only stages.0, stages.1, "):
         teacher.tap(["embedding"])
+
+
+@pytest.mark.parametrize("harm", ["no canvas", "three sides"])
+def test_a_shard_that_does_not_say_how_its_images_were_padded_is_refused(harm: str, bank: Path) -> None:
+    teacher = BankTeacher(bank / "seed0")
+    rows = teacher.folder.read_shard(teacher.manifest, 0, 0, checked=False)
+    canvas = rows.pop("canvas")
+    changed = rows if harm == "no canvas" else {**rows, "canvas": canvas[:, [0, 1, 1]]}
+    with pytest.raises(UserError, match="the bank holds a shard that no bank has written"):
+        BankView([changed], teacher.manifest.layout, name="the bank", device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

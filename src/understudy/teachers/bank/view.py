@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from understudy.teachers.bank.maps_alone import CANVAS
 from understudy.teachers.bank.packing import BankLayout, joined_rows, named_alike
 from understudy.utils.errors import UserError
 
@@ -103,6 +104,8 @@ def _checked(shard: dict[str, Tensor], layout: BankLayout, name: str) -> tuple[T
     if not {"indices", "copies", *layout.output.names} <= set(shard) or len({len(part) for part in shard.values()}) > 1:
         raise _not_ours(name)
     indices, copies = shard["indices"].long(), shard["copies"].long()
+    if layout.canvas is not None and shard[CANVAS].shape != (len(indices), 2):
+        raise _not_ours(name)
     if len(indices) and (
         indices.min() < 0
         or indices.max() >= layout.num_samples
