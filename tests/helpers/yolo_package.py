@@ -20,6 +20,7 @@ from torchvision.ops import batched_nms, box_convert, box_iou
 STRIDES = (8.0, 16.0, 32.0)
 CONFIG = {"nc": 80, "width": 8, "backbone": [[-1, 1, "Conv", [8]]], "head": [[[2, 3, 4], 1, "Detect", ["nc"]]]}
 KNOWN = {"yolov5m.yaml": CONFIG | {"width": 12}, "yolov5s.yaml": CONFIG, "yolov5n-seg.yaml": CONFIG | {"task": "seg"}}
+KNOWN["yolo26n.yaml"] = CONFIG | {"end2end": True}
 
 
 class Conv(nn.Module):
@@ -129,6 +130,8 @@ class DetectionModel(nn.Module):
         super().__init__()
         self.yaml, width = dict(cfg), cfg["width"]
         head = (Segment if cfg.get("task") == "seg" else Detect)(nc or cfg["nc"], [width, width, 2 * width])
+        if cfg.get("end2end"):
+            head.one2one_cv2 = nn.Conv2d(width, 4, 1)
         widths = [(ch, width, 4), (width, width, 1), (width, width, 2), (width, width, 2), (width, 2 * width, 2)]
         layers = [*(Conv(*one) for one in widths), head]
         for place, layer in enumerate(layers):

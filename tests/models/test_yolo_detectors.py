@@ -117,6 +117,21 @@ def test_what_is_no_detector_of_the_package_is_refused_in_words(
         made(name, **kwargs)
 
 
+def test_of_two_heads_the_one_that_suppression_goes_with_is_taken(stand_in: None) -> None:
+    assert not [key for key in made("yolo26n").state_dict() if "one2one" in key]
+    both = yolo_package.DetectionModel(yolo_package.KNOWN["yolo26n.yaml"], nc=CLASSES)
+    with pytest.raises(UserError, match=r"a network that ends in Detect is not adapted: .* yolo26 with end2end: false"):
+        us.detector(both, CLASSES)
+
+
+def test_weights_that_are_not_among_those_of_a_file_are_not_left_random(stand_in: None, tmp_path: Path) -> None:
+    network = made("yolov5m").network
+    del network.model[-1].cv2[0]  # type: ignore[index]
+    torch.save({"model": network}, tmp_path / "best.pt")
+    with pytest.raises(UserError, match=r"pretrained weights cannot be had: model\.5\.cv2\.2\.bias, .* not among them"):
+        create_model(f"ultralytics:{tmp_path / 'best.pt'}", num_classes=CLASSES, weights="pretrained")
+
+
 def test_activations_by_name_are_no_code() -> None:
     door.refuse_code_in({"activation": "torch.nn.LeakyReLU(0.1)", "backbone": [[-1, 1, "nn.Upsample", [None, 2]]]}, "x")
 
@@ -310,6 +325,8 @@ def test_a_checkpoint_of_the_package_is_a_pickle_and_is_read_where_code_is_allow
     file = tmp_path / "best.pt"
     published = made("yolov5m").network
     torch.save({"model": published.half(), "epoch": -1}, file)
+    with pytest.raises(UserError, match=r"refused, since it holds more .*; as a model it is ultralytics:.*best\.pt"):
+        create_model("ultralytics:yolov5m", num_classes=CLASSES, weights=file)
     with pytest.raises(UserError, match=r"would run code from .*best\.pt; allow that"):
         create_model(f"ultralytics:{file}", num_classes=CLASSES, allow_code=False)
     network = create_model(f"ultralytics:{file}", num_classes=CLASSES)

@@ -14,6 +14,7 @@ from helpers.command_line import refused
 from helpers.displays import Eventful, Heard, press_ctrl_c
 from helpers.engine import reproducible_files, run_recipe
 from understudy import Recipe, UserError
+from understudy.cli.commands import deployment_commands
 from understudy.cli.options import RecipeOptions
 from understudy.cli.overrides import has_typed_all_code
 from understudy.models.export import FORMATS
@@ -95,6 +96,8 @@ def test_files_to_deploy_are_left_to_the_package(run: RunFolder, tmp_path: Path)
     with pytest.raises(UserError, match="exported by that package, under its licence"):
         export_run(run, [Wanted(FORMATS["onnx"](), tmp_path / "student.onnx")], allow_code=False, say=print)
     assert not list(tmp_path.iterdir())
+    assert "export" not in deployment_commands(run)
+    assert "understudy export" not in run.report_file.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from understudy.models.export import FORMATS, Format
 from understudy.models.export.onnx import Onnx
 from understudy.recipes.comparison import row_named, rows_of, written_out
 from understudy.recipes.schema import Recipe, load_recipe
+from understudy.report.licences import is_exported_here
 from understudy.runs.bank.layout import BankOptions
 from understudy.runs.bank.make import make_banks
 from understudy.runs.console import Display
@@ -248,7 +249,11 @@ def next_commands(task: str = "classification") -> str:
 def deployment_commands(run: RunFolder) -> str:
     """What to do with a student that is trained, in a form that can be pasted."""
     name, folder = _program(), shlex.quote(str(run.path))
-    return f"Next: {name} predict {folder} IMAGES...\n      {name} export {folder} --onnx student.onnx"
+    student = run.recipe().get("student") or {}
+    export = (
+        f"\n      {name} export {folder} --onnx student.onnx" if is_exported_here(str(student.get("model"))) else ""
+    )
+    return f"Next: {name} predict {folder} IMAGES...{export}"
 
 
 def _program() -> Path:

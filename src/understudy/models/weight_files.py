@@ -292,9 +292,9 @@ def _no_weights(file: Path) -> str:
 
 def _what_it_would_run(file: Path) -> str:
     try:
-        # What is allowed here is not named: it is not why the file was refused.
-        with torch.serialization.safe_globals([*_PLAIN, *_STAND_INS]):
+        with torch.serialization.safe_globals([*_PLAIN, *_STAND_INS]):  # which are not why the file was refused
             found = list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except Exception:  # torch names them in its zip format only
         return ""
-    return f" ({listed(found, 3)})" if found else ""
+    model = f"; as a model it is ultralytics:{file}" if any("ultralytics." in name for name in found) else ""
+    return f" ({listed(found, 3)}{model})" if found else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["licence_notes"]
+__all__ = ["is_exported_here", "licence_notes"]
 
 _NOTES = {
     "ultralytics": (
@@ -22,6 +22,11 @@ def licence_notes(models: Iterable[str]) -> list[str]:
         if source in _NOTES:
             by_source.setdefault(source, []).append(model)
     return [f"{' and '.join(named)} {_verb(named, _NOTES[source])}" for source, named in by_source.items()]
+
+
+def is_exported_here(model: str) -> bool:
+    """Whether files to deploy are written of it; of ultralytics, that package writes them, under its licence."""
+    return model.partition(":")[0] not in _NOTES
 
 
 def _verb(named: list[str], note: str) -> str:

@@ -13,7 +13,7 @@ from understudy.report.class_numbers import class_table
 from understudy.report.costs import cost_sentence
 from understudy.report.formatting import compact, duration, score, with_unit
 from understudy.report.images import Disagreement, Mistake, Unlearnt, disagreements, mistakes, unlearnt
-from understudy.report.licences import licence_notes
+from understudy.report.licences import is_exported_here, licence_notes
 from understudy.report.origins import has_random_start, start_sentence
 from understudy.report.page_figures import ShownFigure, shown_figures
 from understudy.report.page_table import PageTable, cost_table, page_table
@@ -147,7 +147,8 @@ def _next_commands(run: RunData) -> Iterator[str]:
         return
     folder = shlex.quote(str(run.folder))
     yield f"understudy predict {folder} IMAGES...                  # names of classes and how sure"
-    yield f"understudy export {folder} --onnx student.onnx         # a file for onnxruntime"
+    if all(is_exported_here(row.student.model) for row in run.results.rows):
+        yield f"understudy export {folder} --onnx student.onnx         # a file for onnxruntime"
     yield f"student = understudy.load_student({str(run.folder)!r})  # in Python: an nn.Module on images in [0,1]"
 
 

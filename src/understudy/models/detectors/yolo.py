@@ -51,7 +51,7 @@ class YoloDetector(Detector):
         columns: which column of its logits is class c; None: 0..C-1.
 
     Raises:
-        UserError: a head for another task or with a second branch (yolov10, yolo26), or less columns than classes.
+        UserError: a head for another task or with a second one beside it (yolov10), or less columns than classes.
     """
 
     background = None
@@ -65,8 +65,8 @@ class YoloDetector(Detector):
         if type(head).__name__ != "Detect" or hasattr(head, "one2one_cv2"):
             raise UserError(
                 f"ultralytics: a network that ends in {type(head).__name__} is not adapted: those that find boxes by "
-                "one head are (yolov3, yolov5, yolov6, yolov8, yolov9, yolo11, yolo12), not those with a second one "
-                "beside it (yolov10, yolo26), nor those for masks, poses, turned boxes or classes"
+                "one head are (yolov3, yolov5, yolov6, yolov8, yolov9, yolo11, yolo12, yolo26 with end2end: false), "
+                "not those with a second one beside it (yolov10), nor those for masks, poses, turned boxes or classes"
             )
         super().__init__(num_classes, columns, head.nl)
         if max(self.columns) >= head.nc:

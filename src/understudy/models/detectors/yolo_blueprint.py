@@ -80,9 +80,9 @@ def yolo_blueprint(name: str, num_classes: int, kwargs: Mapping[str, Any]) -> Bl
 def with_weights_of(module: nn.Module, published: nn.Module) -> nn.Module:
     """The module with another one's weights, but for those of another shape: the head's, of other classes."""
     own, theirs = module.state_dict(), published.float().state_dict()
+    if absent := sorted(own.keys() - theirs.keys()):  # they would stay random
+        raise WeightsUnavailableError(f"{', '.join(absent[:3])} are not among them")
     fitting = {key: value for key, value in theirs.items() if key in own and value.shape == own[key].shape}
-    if not fitting:
-        raise WeightsUnavailableError("none of the weights in the file fits the network")
     module.load_state_dict(own | fitting)
     return module
 

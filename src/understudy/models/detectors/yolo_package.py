@@ -90,9 +90,13 @@ def refuse_code_in(config: Any, name: str) -> None:
 
 
 def network_of(config: Mapping[str, Any], num_classes: int, gains: Mapping[str, float]) -> nn.Module:
-    """The package's network of a configuration, with random weights; `gains` weigh the parts of its loss."""
+    """The package's network of a configuration, with random weights; `gains` weigh the parts of its loss.
+
+    Of two heads (yolo26), it has the one of many boxes for an object alone, which suppression goes with.
+    """
+    told = {"nc": num_classes} | ({"end2end": False} if config.get("end2end") else {})
     with _kept_to_itself():
-        network: nn.Module = _part("nn.tasks").DetectionModel({**config, "nc": num_classes}, ch=3, verbose=False)
+        network: nn.Module = _part("nn.tasks").DetectionModel({**config, **told}, ch=3, verbose=False)
         network.args = _part("cfg").get_cfg(overrides=dict(gains))
     return network
 
