@@ -223,6 +223,20 @@ def test_columns_of_a_wider_network_are_those_of_the_classes(package: str) -> No
         us.detector(network, 6)
 
 
+@pytest.mark.parametrize("settings", [None, {"box": 5.0, "mode": "train"}])
+def test_a_network_that_the_package_built_is_taken_with_its_settings_as_they_are(
+    package: str, settings: dict[str, Any] | None
+) -> None:
+    network, (images, boxes) = made().network, batch()
+    expected = made(**({"box": 5.0} if settings else {})).train()
+    network.args = settings  # type: ignore[assignment]
+    detector = us.detector(network, CLASSES)
+    assert isinstance(detector, YoloDetector)
+    losses = [one.propose(one(images), images, boxes).own.loss for one in (detector.train(), expected)]
+    torch.testing.assert_close(*losses)
+    assert network.args is settings
+
+
 def test_boxes_lie_in_the_image_without_its_padding_and_the_surest_come_first(package: str) -> None:
     detector, (images, _) = made().eval(), batch()
     with torch.no_grad():

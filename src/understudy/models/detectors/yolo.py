@@ -15,7 +15,7 @@ from torchvision.ops import box_convert, clip_boxes_to_image
 from understudy.core.boxes import Boxes
 from understudy.core.detection import Detections, OtherFamilyError, Proposals, Scored
 from understudy.models.detectors.base import Detector, RawSifting, as_image_list
-from understudy.models.detectors.yolo_package import class_logits, suppressed
+from understudy.models.detectors.yolo_package import class_logits, criterion_of, suppressed
 from understudy.utils.errors import UserError
 
 __all__ = ["GridPlaces", "YoloDetector"]
@@ -197,7 +197,7 @@ class YoloDetector(Detector):
     def _loss(self, predictions: Any, targets: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The sum of the package's losses; which class (B,A) each place is assigned, and where (B,A) to an object."""
         if not self._criteria:
-            self._criteria.append(self._network[0].init_criterion())  # type: ignore[operator]
+            self._criteria.append(criterion_of(self._network[0]))
         (criterion,) = self._criteria
         caught: list[Any] = []
         handle = criterion.assigner.register_forward_hook(lambda module, given, output: caught.append(output))

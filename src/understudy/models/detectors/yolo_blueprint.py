@@ -12,13 +12,12 @@ from torch import nn
 
 from understudy.models.blueprint import Blueprint
 from understudy.models.detectors.yolo import YoloDetector
-from understudy.models.detectors.yolo_package import config_named, network_in, network_of, refuse_code_in
+from understudy.models.detectors.yolo_package import GAINS, config_named, network_in, network_of, refuse_code_in
 from understudy.models.hub import WeightsUnavailableError, first_line, url_within_reach
 from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["is_file_of_yolo", "yolo_blueprint"]
 
-GAINS = ("box", "cls", "dfl")  # of the parts of its loss
 _RELEASES = "https://github.com/ultralytics/assets/releases"
 
 

@@ -23,8 +23,10 @@ from understudy.models.hub import first_line
 from understudy.utils.errors import UserError, shortened_repr
 
 __all__ = [
+    "GAINS",
     "class_logits",
     "config_named",
+    "criterion_of",
     "is_of_package",
     "network_in",
     "network_of",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 PACKAGE = "ultralytics"
+GAINS = ("box", "cls", "dfl")  # of the parts of its loss
 ABSENT = (
     "ultralytics: names need the package of that name, which is not installed. It is under the AGPL-3.0, so that "
     "understudy never installs it: whether to `pip install ultralytics`, and what that licence asks of your work, is "
@@ -99,6 +102,19 @@ def network_of(config: Mapping[str, Any], num_classes: int, gains: Mapping[str, 
         network: nn.Module = _part("nn.tasks").DetectionModel({**config, **told}, ch=3, verbose=False)
         network.args = _part("cfg").get_cfg(overrides=dict(gains))
     return network
+
+
+def criterion_of(network: nn.Module) -> Any:
+    """The package's loss of a network; one without settings, or with a mapping of them, stays as it is."""
+    before: Any = getattr(network, "args", None)
+    if before is not None and not isinstance(before, Mapping):
+        return network.init_criterion()  # type: ignore[operator]
+    given = before or {}
+    network.args = _part("cfg").get_cfg(overrides={name: given[name] for name in GAINS if name in given})
+    try:
+        return network.init_criterion()  # type: ignore[operator]
+    finally:
+        network.args = before
 
 
 def network_in(file: str | Path) -> nn.Module:
