@@ -114,7 +114,7 @@ def criterion_of(network: nn.Module) -> Any:
     try:
         return network.init_criterion()  # type: ignore[operator]
     finally:
-        network.args = before
+        network.args = before  # type: ignore[assignment]
 
 
 def network_in(file: str | Path) -> nn.Module:
