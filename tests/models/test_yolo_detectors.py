@@ -356,6 +356,19 @@ def test_a_checkpoint_of_the_package_is_a_pickle_and_is_read_where_code_is_allow
     assert all(torch.equal(one, own[key]) for key, one in again.module.state_dict().items())
 
 
+def test_published_weights_are_those_without_anchors_and_lie_where_torch_keeps_them(
+    stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    published = made("yolov5s", 5).network
+    torch.save({"model": published}, folder / "yolov5su.pt")
+    network = create_model("ultralytics:yolov5s", num_classes=CLASSES)
+    assert network.starts_from == "pretrained weights"
+    assert all(torch.equal(one, published.state_dict()[key]) for key, one in network.module.state_dict().items())
+
+
 def test_a_folder_that_names_a_pickle_is_refused_unless_code_is_allowed(stand_in: None, tmp_path: Path) -> None:
     save_student(tmp_path, create_model("ultralytics:yolov5s", num_classes=CLASSES, weights="none"))
     config = tmp_path / "config.json"

@@ -100,8 +100,10 @@ def _fetched(name: str) -> nn.Module:
     bare = name.removesuffix(".yaml")
     file = f"{bare}u.pt" if bare.startswith(("yolov3", "yolov5")) and not bare.endswith("u") else f"{bare}.pt"
     url_within_reach(f"{_RELEASES}/{file}")
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
-        return network_in(Path(torch.hub.get_dir()) / "checkpoints" / file)
+        folder.mkdir(parents=True, exist_ok=True)
+        return network_in(folder / file)
     except UserError as error:
         raise WeightsUnavailableError(first_line(error)) from error
     except Exception as error:  # the download, or what came
