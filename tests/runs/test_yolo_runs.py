@@ -109,6 +109,15 @@ def test_a_run_that_is_stopped_ends_the_same_bit_for_bit(run: RunFolder, tmp_pat
     assert {name for name in expected if expected[name] != found.get(name)} <= {"results.json"}  # its run's name
 
 
+@pytest.mark.slow
+def test_a_row_of_a_comparison_equals_the_row_alone_bit_for_bit(run: RunFolder, tmp_path: Path) -> None:
+    on_levels = {"name": "dist", "method": {"name": "dist", "on": {"p3": 1, "p4": 1, "p5": 1}}}
+    fitnet = {"name": "fitnet", "student_stages": [0, 1, 2], "teacher_stages": [0, 1, 2]}
+    several = run_recipe(recipe_of(rows=["alone", on_levels, {"name": "fitnet", "method": fitnet}]), tmp_path / "run")
+    alone, beside = (folder.students / "dist" / "seed0" / "model.safetensors" for folder in (run, several))
+    assert alone.read_bytes() == beside.read_bytes()
+
+
 def test_a_teacher_that_found_nothing_is_refused(tmp_path: Path) -> None:
     untaught = {"model": "ultralytics:yolov5m", "weights": "none"}
     with pytest.raises(UserError, match=r"ultralytics:yolov5m reaches AP .*it has found next to nothing"):
