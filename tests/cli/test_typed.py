@@ -139,12 +139,8 @@ def test_rows_of_the_recipe_are_taken_by_their_names() -> None:
         (RecipeOptions(teacher="own:net"), [], {"student": {"model": "other:net"}}, False),
         (RecipeOptions(teacher="own:net"), [], {}, True),
         (RecipeOptions(student="own:net"), [], {}, True),
-        (
-            RecipeOptions(student="own:net"),
-            [],
-            {"teacher": {"model": "cifar:resnet8", "also": {"distilled2": {"model": "other:net"}}}},
-            False,
-        ),
+        (RecipeOptions(teacher="cifar:resnet8"), [], {"teacher": {"also": {"other": {"model": "own:net"}}}}, False),
+        (RecipeOptions(), ["teacher.also.other.model=own:net"], {"teacher": {"model": "cifar:resnet8"}}, True),
     ],
     ids=[
         "both typed",
@@ -153,7 +149,8 @@ def test_rows_of_the_recipe_are_taken_by_their_names() -> None:
         "one of two",
         "typed teacher, known student",
         "typed student",
-        "recipe's second teacher",
+        "one head's teacher",
+        "one head's teacher, typed",
     ],
 )
 def test_code_is_trusted_where_the_person_who_runs_it_typed_it(

@@ -54,6 +54,15 @@ def test_the_harmful_pickle_of_these_tests_does_run_where_it_is_trusted(marker: 
     assert marker.exists()
 
 
+def test_a_recipe_with_code_of_one_heads_teacher_is_refused_unless_that_was_typed(marker: Path) -> None:
+    Path("harmful.py").write_text(f"import pathlib\n\npathlib.Path({str(marker)!r}).touch()\n")
+    Path("recipe.yaml").write_text("teacher: {also: {distilled2: {model: 'harmful:net'}}}\n")
+    tokens = ("--student", "understudy:deit_conv_tiny", "--teacher", "cifar:resnet8", "--method", "deit")
+    said = refused("train", "recipe.yaml", "--data", "digits", *tokens, "data.workers=0")
+    assert not marker.exists()
+    assert "would run code from harmful" in said
+
+
 @pytest.mark.parametrize("kind", KINDS_OF_PICKLE)
 @pytest.mark.parametrize("option", ["--teacher-weights", "--student-weights"])
 def test_a_checkpoint_that_would_run_code_is_refused(marker: Path, kind: str, option: str) -> None:
