@@ -77,7 +77,7 @@ def test_without_the_package_it_is_said_what_it_is_and_what_stands_in_its_place(
     with pytest.raises(UserError) as caught:
         made("yolov5m")
     said = str(caught.value)
-    for part in ("not installed", "AGPL-3.0", "pip install ultralytics", "yours to decide", "RT-DETR and D-FINE"):
+    for part in ("not installed", "AGPL-3.0", "pip install ultralytics", "yours to decide", "RT-DETR or D-FINE"):
         assert part in said
 
 

@@ -39,8 +39,8 @@ GAINS = ("box", "cls", "dfl")  # of the parts of its loss
 ABSENT = (
     "ultralytics: names need the package of that name, which is not installed. It is under the AGPL-3.0, so that "
     "understudy never installs it: whether to `pip install ultralytics`, and what that licence asks of your work, is "
-    "yours to decide. The permissive road are RT-DETR and D-FINE (hf:PekingU/rtdetr_r18vd; pip install "
-    "'understudy[hf]'), and fcos:BACKBONE, retinanet:BACKBONE (docs/detection.md)"
+    "yours to decide. The permissive road is RT-DETR or D-FINE (hf:PekingU/rtdetr_r18vd; pip install "
+    "'understudy[hf]'), or fcos:BACKBONE and retinanet:BACKBONE (docs/detection.md)"
 )
 _MODULE = r"(torch\.)?nn\.\w+\([\w\s.,=]*\)"  # an activation, the one string that the package evaluates
 _PATCHED = ((torch, "save"), (torch, "load"), (Image, "open"))  # which the package puts its own in the place of
