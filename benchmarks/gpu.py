@@ -199,9 +199,8 @@ def batches_alone(arguments: argparse.Namespace, device: torch.device) -> Group:
     group: Group = {}
     for size in (32, 224):
         for name, block in of_batches(STRONG, device, arguments.batch, size).items():
-            if size == 32 or "all rows" not in name:  # large ones are not made in a captured step
-                block.steps = 1  # type: ignore[attr-defined]
-                group[f"{size} px, {name}"] = block
+            block.steps = 1  # type: ignore[attr-defined]
+            group[f"{size} px, {name}"] = block
     return group
 
 

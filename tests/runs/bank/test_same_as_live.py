@@ -13,6 +13,7 @@ from helpers.banked import furthest, losses_of, make, small_recipe, with_bank
 from helpers.engine import read_metrics, run_recipe
 from helpers.smallest_settings import OF_ANY_IMAGES, SMALLEST, TEACHERS, own_networks, settings_of
 from understudy.recipes.schema import Recipe
+from understudy.utils.errors import UserError
 
 STEPS = 20
 # logits; relations; embedding; memory by index; the teacher's classifier; maps; its batch norms; rotated copies
@@ -69,6 +70,20 @@ def test_pairs_of_views_are_found_by_their_copy(tmp_path: Path) -> None:
     _, live = losses_of(recipe, 3)
     _, banked = losses_of(with_bank(recipe, tmp_path), 3)
     assert banked == live
+
+
+def test_views_augmented_on_the_device_are_the_banked_ones_and_no_workers_are(tmp_path: Path) -> None:
+    augment = {"name": "crop_flip", "rand_augment": "rand-m9-mstd0.5-inc1", "color_jitter": 0.3, "erasing": 0.5}
+    data = {"augment": augment, "augment_on": "device"}
+    recipe = small_recipe({"data": data})
+    make(small_recipe({"data": {**data, "batch_size": 20}}), tmp_path, views=1)
+    _, live = losses_of(recipe, 3)
+    _, banked = losses_of(with_bank(recipe, tmp_path), 3)
+    for here, there in zip(banked, live, strict=True):
+        assert here == pytest.approx(there, rel=1e-4, abs=1e-7)
+    by_workers = small_recipe({"data": {**data, "augment_on": "workers"}})
+    with pytest.raises(UserError, match="augment_on   here None, there 'device'"):
+        losses_of(with_bank(by_workers, tmp_path), 1)
 
 
 def test_a_whole_comparison_writes_the_same_metrics_and_scores(tmp_path: Path) -> None:
