@@ -60,6 +60,7 @@ def by_row(batches: list[Batch]) -> dict[tuple[int, int], Tensor]:
 
 
 CROP_FLIP = {"name": "crop_flip", **STRONG}
+RESIZED = {"name": "resized_crop", **STRONG, "interpolation": "random"}
 
 
 def test_small_images_are_cropped_and_then_changed_as_the_draws_say(small: TensorSource) -> None:
@@ -73,19 +74,51 @@ def test_small_images_are_cropped_and_then_changed_as_the_draws_say(small: Tenso
     assert not torch.equal(cropped.float() / 255, batch.images)
 
 
+@pytest.mark.parametrize("augment", [CROP_FLIP, RESIZED], ids=["crop_flip", "resized_crop"])
 @pytest.mark.parametrize("more", [{}, {"copies": "pairs"}, {"repeats": 2}], ids=str)
-def test_pixels_do_not_depend_on_the_batch_or_on_where_a_run_began(small: TensorSource, more: dict[str, Any]) -> None:
-    own, larger = (loader_of(small, CROP_FLIP, batch_size=size, **more) for size in (4, 10))
+def test_pixels_do_not_depend_on_the_batch_or_on_where_a_run_began(
+    small: TensorSource, augment: dict[str, Any], more: dict[str, Any]
+) -> None:
+    own, larger = (loader_of(small, augment, batch_size=size, **more) for size in (4, 10))
     batches = list(own.epoch(2))
     alone, beside = by_row(batches), by_row(list(larger.epoch(2)))
     if "repeats" not in more:  # a row's repeat is not written on it
         assert alone.keys() == beside.keys()
         assert all(torch.equal(image, beside[row]) for row, image in alone.items())
-    resumed = list(loader_of(small, CROP_FLIP, **more).epoch(2, 3))
+    resumed = list(loader_of(small, augment, **more).epoch(2, 3))
     assert all(torch.equal(one.images, other.images) for one, other in zip(batches[3:], resumed, strict=True))
     assert not any(torch.equal(image, alone[row]) for row, image in by_row(list(own.epoch(3))).items() if row in alone)
     if more.get("copies"):
         assert not torch.equal(batches[0].images[:4], batches[0].images[4:])
+
+
+def test_parts_of_small_images_are_those_of_large_ones(small: TensorSource) -> None:
+    """Which are cut out one by one, as decoded images are."""
+    loader = loader_of(small, RESIZED, copies="pairs", teacher_size=48)
+    assert isinstance(loader, MemoryTrainLoader)
+    batch = next(iter(loader.epoch(2)))
+    indices, copies = batch.indices, batch.copies
+    draws: dict[str, Any] = {"seed": 3, "view": 1, "copies": copies, "size": 32}
+    augment = ResizedCrop.nested(RESIZED)
+    parts, batched = (
+        Parts.drawn(indices, torch.tensor([[32, 32]] * 8), augment, **draws),
+        BatchedParts.on(CPU, augment, MEAN, STD),
+    )
+    numbers = batched.drawn(indices, **draws)
+    cut = parts.of(list(small.images[indices]), [32, 48], is_cubic=numbers[0] == 1, as_bytes=True)
+    wanted = batched.of(cut, numbers)
+    assert torch.equal(batch.images, wanted[0])
+    assert torch.equal(batch.teacher_images, wanted[1])
+
+
+def test_resized_crop_alone_is_done_on_the_device_too(small: TensorSource) -> None:
+    (batch,) = loader_of(small, {"name": "resized_crop"}, batch_size=23).epoch(1)
+    indices = batch.indices
+    parts = Parts.drawn(
+        indices, torch.tensor([[32, 32]] * 23), ResizedCrop(), seed=3, view=0, copies=0 * indices, size=32
+    )
+    torch.testing.assert_close(batch.images, parts.of(list(small.images[indices]), [32])[0], rtol=0, atol=1e-6)
+    assert isinstance(loader_of(small, {"name": "resized_crop"}, augment_on="workers"), StreamTrainLoader)
 
 
 def test_processes_share_the_pixels_of_one(small: TensorSource) -> None:
@@ -117,8 +150,9 @@ def test_workers_do_it_where_nothing_is_said(small: TensorSource) -> None:
         assert torch.equal(batch.images, other.images)
 
 
-def test_batches_of_a_gpu_lie_on_it_altogether(small: TensorSource) -> None:
-    augment = {"name": "crop_flip", "color_jitter": 0.1, "erasing": 0.25, "interpolation": "random"}
+@pytest.mark.parametrize("name", ["crop_flip", "resized_crop"])
+def test_batches_of_a_gpu_lie_on_it_altogether(small: TensorSource, name: str) -> None:
+    augment = {"name": name, "color_jitter": 0.1, "erasing": 0.25, "interpolation": "random"}
     with pretended_cuda():
         source = TensorSource(small.images, small.labels)
         batch = next(iter(loader_of(source, augment, device=CUDA, teacher_size=48, copies="pairs").epoch(1)))
@@ -213,8 +247,8 @@ def test_decoded_images_of_a_gpu_stay_on_it() -> None:
 @pytest.mark.parametrize(
     ("augment", "said"),
     [
-        ({"name": "rotate_flip", **STRONG}, "takes data.augment: crop_flip, and this is rotate_flip"),
-        ({"name": "resized_crop", "erasing": 0.1}, "takes data.augment: crop_flip, and this is resized_crop"),
+        ({"name": "rotate_flip", **STRONG}, "takes data.augment: crop_flip or resized_crop, and this is rotate_flip"),
+        ({"name": "rotate_flip"}, "takes data.augment: crop_flip or resized_crop, and this is rotate_flip"),
         ({"name": "crop_flip", "auto_augment": "3a"}, "3a has GaussianBlurRand, which is done in workers only"),
         ({"name": "crop_flip", "rand_augment": "rand-n16-tweights"}, "takes 16 different operations"),
     ],
@@ -230,8 +264,9 @@ def test_images_that_workers_decode_and_those_of_other_kinds_are_refused(root: P
     with pytest.raises(UserError, match=r"workers decode these images; set data\.decode: gpu"):
         loader_of(files, {"name": "resized_crop", **STRONG}, root=str(root), cache=False)
     floats = TensorSource(small.images.float() / 255, small.labels)
-    with pytest.raises(UserError, match=r"works on 8-bit images, and these are torch\.float32"):
-        loader_of(floats, {"name": "crop_flip", "color_jitter": 0.4})
+    for augment in ({"name": "crop_flip", "color_jitter": 0.4}, {"name": "resized_crop"}):
+        with pytest.raises(UserError, match=r"take 8-bit images, and these are torch\.float32"):
+            loader_of(floats, augment)
     assert next(iter(loader_of(floats, {"name": "crop_flip", "erasing": 0.9}).epoch(1))).images.min() < 0
     with pytest.raises(UserError, match="Apple's GPUs do not have"):
         loader_of(small, CROP_FLIP, device="mps")

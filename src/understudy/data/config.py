@@ -64,7 +64,7 @@ class DataConfig(Config):
     )
     decode: Literal["workers", "gpu", "auto"] = "workers"  # who decodes and crops resized ones; auto: the faster, timed
     augment_on: Literal["workers", "device"] = (
-        "workers"  # where RandAugment, jitter and erasing are done; device: in whole batches, by other draws
+        "workers"  # where resized_crop, RandAugment, jitter and erasing are done; device: whole batches, other draws
     )
 
     @field_validator("root", mode="before")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ from understudy.core.precision import exact_products
 from understudy.data.augment.config import ResizedCrop
 from understudy.utils.hashing import hashed_tensor
 
-__all__ = ["Parts", "scaling_weights"]
+__all__ = ["NUM_PARTS", "Parts", "scaling_weights"]
 
+NUM_PARTS = 5  # numbers that say what a part is
 STEPS = 2**20  # in 1 of the weights of exact sums, which then stay below 2^53
 TRIES = 10  # as torchvision's RandomResizedCrop draws before it takes the centre
 
@@ -100,13 +102,46 @@ class Parts:
         padded = torch.zeros(len(images), images[0].shape[0], *most, dtype=torch.uint8, device=device)
         for place, (image, (top, left, height, width)) in enumerate(zip(images, boxes, strict=True)):
             padded[place, :, :height, :width] = image[:, top : top + height, left : left + width]
-        pixels = padded.double() if as_bytes else padded.float() / 255
+        return self._scaled(padded, sizes, (None, None), is_cubic, as_bytes=as_bytes)
+
+    def within(
+        self, images: Tensor, sizes: Sequence[ImageSize], *, is_cubic: Tensor | None, as_bytes: bool
+    ) -> list[Tensor]:
+        """`of` images (B,3,H,W) of one size, uint8, with the parts on their device, of which nothing is read.
+
+        The same bytes; floats differ by rounding.
+        """
+        return self._scaled(images, sizes, (self.top, self.left), is_cubic, as_bytes=as_bytes)
+
+    def packed(self) -> Tensor:
+        """(5,...) int64, a row of each."""
+        return torch.stack([self.top, self.left, self.height, self.width, self.is_flipped.long()])
+
+    @classmethod
+    def unpacked(cls, rows: Tensor) -> Parts:
+        """Those of (5,B) `packed`."""
+        top, left, height, width, is_flipped = rows
+        return cls(top, left, height, width, is_flipped == 1)
+
+    def _scaled(
+        self,
+        images: Tensor,
+        sizes: Sequence[ImageSize],
+        starts: tuple[Tensor | None, Tensor | None],
+        is_cubic: Tensor | None,
+        *,
+        as_bytes: bool,
+    ) -> list[Tensor]:
+        """Of images (B,3,H,W) uint8, parts of which begin at rows and columns `starts`."""
+        device, most = images.device, images.shape[-2:]
+        pixels = images.double() if as_bytes else images.float() / 255
         found = []
         with exact_products(device.type):
             for size in sizes:
                 height, width = height_and_width(size)
-                rows = scaling_weights(self.height, most[0], height, is_cubic)
-                columns = scaling_weights(self.width, most[1], width, is_cubic)
+                weights = partial(scaling_weights, is_cubic=is_cubic, is_exact=as_bytes)
+                rows = weights(self.height, most[0], height, starts=starts[0])
+                columns = weights(self.width, most[1], width, starts=starts[1])
                 columns = torch.where(self.is_flipped[:, None, None], columns.flip(1), columns)
                 if as_bytes:
                     rows, columns = ((part.double() * STEPS).round() for part in (rows, columns))
@@ -120,20 +155,33 @@ class Parts:
         return found
 
 
-def scaling_weights(lengths: Tensor, most: int, size: int, is_cubic: Tensor | None = None) -> Tensor:
-    """(B,S,L) float32 weights of L pixels, of which the first `lengths` (B,) are there, in S output pixels.
+def scaling_weights(
+    lengths: Tensor,
+    most: int,
+    size: int,
+    *,
+    starts: Tensor | None = None,
+    is_cubic: Tensor | None = None,
+    is_exact: bool = False,
+) -> Tensor:
+    """(B,S,L) float32 weights of L pixels, of which `lengths` (B,) count from `starts` (B,) on, in S output pixels.
 
     The triangle of bilinear interpolation, or the curve of bicubic where (B,) `is_cubic`, as wide as the output pixel
-    where the image is made smaller: torch's `interpolate` with antialias. A row adds up to 1.
+    where the image is made smaller: torch's `interpolate` with antialias. A row adds up to 1; where `is_exact`, it is
+    brought to that by a sum of whole numbers, which no further pixels change.
     """
     scale = lengths[:, None, None].double() / size
-    centres = (torch.arange(size)[:, None] + 0.5) * scale  # (B,S,1)
-    places = torch.arange(most) + 0.5  # (L,)
+    centres = (torch.arange(size, device=lengths.device)[:, None] + 0.5) * scale  # (B,S,1)
+    places = torch.arange(most, device=lengths.device) + 0.5  # (L,)
+    if starts is not None:
+        places = places - starts[:, None, None]
     away = (places - centres).abs() / scale.clamp_min(1)
     weights = (1 - away).clamp_min(0)
     if is_cubic is not None:
         weights = torch.where(is_cubic[:, None, None], _cubic(away), weights)
-    weights = weights * (places < lengths[:, None, None])
+    weights = weights * ((places > 0) & (places < lengths[:, None, None]))
+    if is_exact:
+        weights = (weights * 2**30).round()
     return (weights / weights.sum(2, keepdim=True)).float()
 
 

@@ -161,10 +161,11 @@ def _augmented(
         dense = DenseRendering(augment, rendering.image_size, config.shorter_side, rendering.mean)
         return DenseTrainLoader(source, config, dense, plan, device=device)
     parts = _batched_parts(config, rendering, device)
-    is_simple = isinstance(augment, CropFlip) and (parts is not None or not augment.needs_each_image)
+    is_simple = isinstance(augment, NoAugment) or (isinstance(augment, CropFlip) and not augment.needs_each_image)
+    is_batched = config.augment_on == "device" and isinstance(augment, CropFlip | ResizedCrop)
     is_small = small_size(source, takes_rectangles=config.takes_rectangles) is not None
-    if is_small and (is_simple or isinstance(augment, NoAugment)):
-        assert isinstance(augment, NoAugment | CropFlip)
+    if is_small and (is_simple or is_batched):
+        assert isinstance(augment, NoAugment | CropFlip | ResizedCrop)
         size, teacher_size = rendering.image_size, rendering.teacher_size
         return MemoryTrainLoader(
             source, augment, plan, image_size=size, teacher_size=teacher_size, device=device, parts=parts
@@ -177,11 +178,11 @@ def _augmented(
 def _batched_parts(config: DataConfig, rendering: Rendering, device: torch.device) -> BatchedParts | None:
     """What follows the crop on the device; None where that is nothing, or workers do it."""
     augment = rendering.augment
-    if not isinstance(augment, AugmentParts) or not augment.needs_each_image:
+    if not isinstance(augment, AugmentParts):
         return None
-    if config.augment_on == "workers" and (augment.has_parts or config.decode == "workers"):
-        return None
-    return BatchedParts.on(device, augment, rendering.mean, rendering.std)
+    is_wanted = config.augment_on == "device" and (augment.needs_each_image or isinstance(augment, ResizedCrop))
+    is_scaled = config.decode == "gpu" and augment.interpolation != "bilinear"
+    return BatchedParts.on(device, augment, rendering.mean, rendering.std) if is_wanted or is_scaled else None
 
 
 def _on_device(

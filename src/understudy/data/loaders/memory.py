@@ -9,8 +9,9 @@ from torch import Tensor
 
 from understudy.core.batch import Batch, PlannedBatch
 from understudy.core.image_size import ImageSize
+from understudy.data.augment.batched_crops import NUM_PARTS, Parts
 from understudy.data.augment.batched_parts import BatchedParts, scaled_bicubically
-from understudy.data.augment.config import CropFlip, NoAugment
+from understudy.data.augment.config import CropFlip, NoAugment, ResizedCrop
 from understudy.data.augment.crops import Windows, covered
 from understudy.data.config import DataConfig
 from understudy.data.loaders.plan import EpochPlan, Share
@@ -60,7 +61,7 @@ class MemoryTrainLoader:
     def __init__(
         self,
         source: Source,
-        augment: NoAugment | CropFlip,
+        augment: NoAugment | CropFlip | ResizedCrop,
         plan: EpochPlan,
         *,
         image_size: ImageSize,
@@ -74,7 +75,7 @@ class MemoryTrainLoader:
         self.skipped: tuple[str, ...] = ()  # unreadable images were left out when the source was cached
         self._stored = _Images(source, image_size, teacher_size, device)
         self._augment = augment
-        self._parts = parts  # what follows crop and flip
+        self._parts = parts  # what follows; a resized_crop has some, if nothing but its interpolation
         self._plan = plan
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
@@ -86,9 +87,7 @@ class MemoryTrainLoader:
         plan, view = self._plan, self._plan.view(epoch)
         order, device = plan.order(epoch), self._stored.images.device
         then = [] if self._parts is None else [self._then(order, view).flatten(0, 1).to(device)]
-        order = order.to(device)
-        windows = self._windows(order, view)
-        keys = torch.cat([order[None], *([] if windows is None else [windows.packed()]), *then])
+        keys = torch.cat([order[None].to(device), *self._shown(order, view), *then])
         for step in range(start_step, self.steps_per_epoch):
             rows = plan.rows(step)
             yield PlannedBatch(keys[:, rows.start : rows.stop], self._made, view)
@@ -99,27 +98,58 @@ class MemoryTrainLoader:
         if count > 1:
             copies = torch.arange(count, device=keys.device)[:, None].expand(-1, len(indices)).flatten()
             indices = indices.repeat(count)
-        images = self._stored.images[indices]
-        if isinstance(self._augment, CropFlip):
-            after = 1 + count * (2 + self._augment.flip)
-            images = Windows.unpacked(keys[1:after], self._augment, num_copies=count).of(images)
-            if self._parts is not None:
-                then = keys[after:].reshape(-1, len(indices))
-                pictures = [as_unit(shown) for shown in self._parts.of(self._scaled(images, then), then)]
-                return self._stored.rendered(pictures, indices, copies, None if copies is None else keys.shape[1])
-        return self._stored.batch(images, indices, copies, None if copies is None else keys.shape[1])
+        images, num_plain = self._stored.images[indices], None if copies is None else keys.shape[1]
+        if isinstance(self._augment, NoAugment):
+            return self._stored.batch(images, indices, copies, num_plain)
+        after = 1 + count * self._num_shown
+        shown = keys[1:after]
+        if self._parts is None:
+            assert isinstance(self._augment, CropFlip)
+            images = Windows.unpacked(shown, self._augment, num_copies=count).of(images)
+            return self._stored.batch(images, indices, copies, num_plain)
+        then = keys[after:].reshape(-1, len(indices))
+        pictures = self._parts.of(self._scaled(images, shown, then), then)
+        return self._stored.rendered([as_unit(picture) for picture in pictures], indices, copies, num_plain)
 
-    def _scaled(self, images: Tensor, then: Tensor) -> list[Tensor]:
-        """At the student's and the teacher's size, each image by the interpolation drawn for it."""
+    def _scaled(self, images: Tensor, shown: Tensor, then: Tensor) -> list[Tensor]:
+        """What is shown, at the student's and the teacher's size, each image by the interpolation drawn for it."""
+        assert self._parts is not None
+        is_cubic = None if self._parts.parts.interpolation == "bilinear" else scaled_bicubically(then)
+        if isinstance(self._augment, ResizedCrop):
+            parts = Parts.unpacked(shown.reshape(NUM_PARTS, -1))
+            as_bytes = self._parts.works_on_bytes
+            return parts.within(images, self._stored.sizes, is_cubic=is_cubic, as_bytes=as_bytes)
         assert isinstance(self._augment, CropFlip)
-        pictures = []
-        for size in self._stored.sizes:
-            shown = covered(images, size)
-            if self._augment.interpolation != "bilinear":
-                is_cubic = scaled_bicubically(then)[:, None, None, None]
-                shown = torch.where(is_cubic, covered(images, size, interpolation="bicubic"), shown)
-            pictures.append(shown)
+        images = Windows.unpacked(shown, self._augment, num_copies=self._plan.num_copies).of(images)
+        pictures = [covered(images, size) for size in self._stored.sizes]
+        if is_cubic is not None:
+            cubic = [covered(images, size, interpolation="bicubic") for size in self._stored.sizes]
+            which = is_cubic[:, None, None, None]
+            pictures = [torch.where(which, one, other) for one, other in zip(cubic, pictures, strict=True)]
         return pictures
+
+    @property
+    def _num_shown(self) -> int:
+        """Rows of numbers that say what is shown of a copy."""
+        return 2 + self._augment.flip if isinstance(self._augment, CropFlip) else NUM_PARTS
+
+    def _shown(self, order: Tensor, view: int) -> list[Tensor]:
+        """[(R,N)] what is shown of a whole epoch, by copy and place in its order; [] where all is.
+
+        Once an epoch: some thirty small operations on integers, which every batch would wait for on a GPU.
+        """
+        augment, device = self._augment, self._stored.images.device
+        if isinstance(augment, NoAugment):
+            return []
+        copies = self._copies(len(order))
+        if isinstance(augment, CropFlip):
+            order, copies = order.to(device), copies.to(device)
+            return [Windows.drawn(order, augment, seed=self._plan.seed, view=view, copies=copies).packed()]
+        each, copies = (0 * copies + order).flatten(), (copies + 0 * order).flatten()
+        sides = torch.tensor([self._stored.images.shape[-2:]]).expand(len(each), -1)
+        size = self._stored.image_size
+        parts = Parts.drawn(each, sides, augment, seed=self._plan.seed, view=view, copies=copies, size=size)
+        return [parts.packed().reshape(-1, len(order)).to(device)]
 
     def _copies(self, places: int) -> Tensor:
         """(K,1) or (1,N) which draw of its sample each copy or repeat at a place of the order is."""
@@ -128,18 +158,10 @@ class MemoryTrainLoader:
         return torch.arange(self._plan.num_copies)[:, None]
 
     def _then(self, order: Tensor, view: int) -> Tensor:
-        """(P,K,N) what is drawn beside windows for a whole epoch, by copy and place in its order."""
+        """(P,K,N) what is drawn for what follows, for a whole epoch, by copy and place in its order."""
         assert self._parts is not None
         seed, size = self._plan.seed, self._stored.image_size
         return self._parts.drawn(order, seed=seed, view=view, copies=self._copies(len(order)), size=size)
-
-    def _windows(self, order: Tensor, view: int) -> Windows | None:
-        """What `crop_flip` shows of a whole epoch, by copy and place in its order; None where it shows all."""
-        if not isinstance(self._augment, CropFlip):
-            return None
-        copies = self._copies(len(order)).to(order.device)
-        # Once an epoch: some thirty small operations on integers, which every batch would wait for on a GPU.
-        return Windows.drawn(order, self._augment, seed=self._plan.seed, view=view, copies=copies)
 
 
 class MemoryEvalLoader:

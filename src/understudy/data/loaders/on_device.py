@@ -48,7 +48,8 @@ def augment_problem(source: Source, augment: Augment, config: DataConfig, device
     """Why what follows the crop cannot be done on the device, with the way out; None: it can, or nothing follows."""
     if has_masks(source) or has_boxes(source):
         return "images with masks or boxes are augmented in workers"
-    if not isinstance(augment, AugmentParts) or not augment.has_parts:
+    is_small = small_size(source, takes_rectangles=config.takes_rectangles) is not None
+    if not isinstance(augment, AugmentParts) or not (augment.has_parts or (is_small and augment.name != "crop_flip")):
         return None
     if device.type == "mps":
         return "that takes numbers of 64 bits, which Apple's GPUs do not have"
@@ -56,13 +57,14 @@ def augment_problem(source: Source, augment: Augment, config: DataConfig, device
         return problem
     if isinstance(source, StreamedSource):
         return "streamed images are augmented in workers"
-    if small_size(source, takes_rectangles=config.takes_rectangles) is None:
+    if not is_small:
         return None if config.decode == "gpu" else "workers decode these images; set data.decode: gpu"
-    if not isinstance(augment, CropFlip):
-        return f"of small images in memory that takes data.augment: crop_flip, and this is {augment.name}"
+    if not isinstance(augment, CropFlip | ResizedCrop):
+        return f"that takes data.augment: crop_flip or resized_crop, and this is {augment.name}"
     images = images_in_memory(source)
-    if augment.color_jitter and images is not None and images.dtype != torch.uint8:
-        return f"colour jitter of batches works on 8-bit images, and these are {images.dtype}"
+    needs_bytes = augment.color_jitter > 0 or isinstance(augment, ResizedCrop)
+    if needs_bytes and images is not None and images.dtype != torch.uint8:
+        return f"colour jitter and resized_crop of batches take 8-bit images, and these are {images.dtype}"
     return None
 
 

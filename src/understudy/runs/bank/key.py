@@ -73,7 +73,7 @@ def bank_key(
             **_of_boxes(recipe, data),
             **mixed,
             **({"decode": "gpu"} if recipe.data.decode == "gpu" else {}),
-            **({"augment_on": "device"} if has_parts and recipe.data.augment_on == "device" else {}),
+            **({"augment_on": "device"} if recipe.data.augment_on == "device" else {}),
             **({} if data.greys is None else {"greys": data.greys}),
             **({"exif_rotation": True} if data.num_rotated else {}),  # banks of before were made of none that is turned
         },
