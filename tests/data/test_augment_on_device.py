@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms.v2 import functional as transforms
 
 from helpers.pretended_cuda import CUDA, pretended_cuda
@@ -233,6 +234,14 @@ def test_mixed_interpolations_are_each_images_own(kept: ResizedSource) -> None:
     assert met == {"bilinear", "bicubic"}
 
 
+def test_parts_within_stored_images_read_nothing_from_a_gpu() -> None:
+    with FakeTensorMode():
+        numbers = torch.zeros(5, 2, dtype=torch.int64, device=CUDA)
+        images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8, device=CUDA)
+        (shown,) = Parts.unpacked(numbers).within(images, [48], is_cubic=numbers[0] == 1, as_bytes=True)
+        assert (shown.device, shown.shape, shown.dtype) == (CUDA, (2, 3, 48, 48), torch.uint8)
+
+
 def test_decoded_images_of_a_gpu_stay_on_it() -> None:
     parts = ResizedCrop(**STRONG)
     numbers = BatchedParts.on(CPU, parts, MEAN, STD).drawn(torch.arange(2), seed=0, view=0, copies=0, size=48)
@@ -261,8 +270,9 @@ def test_what_cannot_be_done_on_the_device_is_refused(small: TensorSource, augme
 
 def test_images_that_workers_decode_and_those_of_other_kinds_are_refused(root: Path, small: TensorSource) -> None:
     files = open_data(DataConfig(root=str(root), cache=False)).train
-    with pytest.raises(UserError, match=r"workers decode these images; set data\.decode: gpu"):
-        loader_of(files, {"name": "resized_crop", **STRONG}, root=str(root), cache=False)
+    for augment in ({"name": "resized_crop", **STRONG}, {"name": "resized_crop"}):
+        with pytest.raises(UserError, match=r"workers decode these images; large ones take data\.decode: gpu and"):
+            loader_of(files, augment, root=str(root), cache=False)
     floats = TensorSource(small.images.float() / 255, small.labels)
     for augment in ({"name": "crop_flip", "color_jitter": 0.4}, {"name": "resized_crop"}):
         with pytest.raises(UserError, match=r"take 8-bit images, and these are torch\.float32"):

@@ -45,11 +45,12 @@ def device_problem(source: Source, augment: Augment, config: DataConfig, device:
 
 
 def augment_problem(source: Source, augment: Augment, config: DataConfig, device: torch.device) -> str | None:
-    """Why what follows the crop cannot be done on the device, with the way out; None: it can, or nothing follows."""
+    """Why these images cannot be augmented on the device, with the way out; None: they can, or are there anyhow."""
     if has_masks(source) or has_boxes(source):
         return "images with masks or boxes are augmented in workers"
     is_small = small_size(source, takes_rectangles=config.takes_rectangles) is not None
-    if not isinstance(augment, AugmentParts) or not (augment.has_parts or (is_small and augment.name != "crop_flip")):
+    is_there_anyhow = is_small and isinstance(augment, CropFlip) and not augment.needs_each_image
+    if not isinstance(augment, AugmentParts) or is_there_anyhow:
         return None
     if device.type == "mps":
         return "that takes numbers of 64 bits, which Apple's GPUs do not have"
@@ -58,7 +59,14 @@ def augment_problem(source: Source, augment: Augment, config: DataConfig, device
     if isinstance(source, StreamedSource):
         return "streamed images are augmented in workers"
     if not is_small:
-        return None if config.decode == "gpu" else "workers decode these images; set data.decode: gpu"
+        return (
+            None
+            if config.decode == "gpu"
+            else (
+                "workers decode these images; large ones take data.decode: gpu and data.cache: resized, and small ones of "
+                "one size are kept in memory under data.cache: auto"
+            )
+        )
     if not isinstance(augment, CropFlip | ResizedCrop):
         return f"that takes data.augment: crop_flip or resized_crop, and this is {augment.name}"
     images = images_in_memory(source)
