@@ -17,15 +17,13 @@ from torch import Tensor
 
 __all__ = [
     "affine",
-    "autocontrast",
-    "blend",
     "coloured",
-    "contrasted",
-    "equalized",
-    "grey",
+    "contrasting",
+    "equalizing",
     "looked_up",
     "rotations",
     "sharpened",
+    "stretching",
 ]
 
 GREY = (19595, 38470, 7471)  # shares of red, green and blue in 65536, ITU-R 601-2
@@ -38,33 +36,40 @@ def looked_up(images: Tensor, tables: Tensor) -> Tensor:
     return tables.gather(2, images.flatten(2).long()).view(images.shape)
 
 
-def autocontrast(images: Tensor) -> Tensor:
-    """Each channel stretched until its darkest value is 0 and its lightest 255."""
+def stretching(images: Tensor) -> Tensor:
+    """(B,3,256) uint8 tables of autocontrast: each channel stretched until its values begin at 0 and end at 255."""
     low, high = (of(images.flatten(2), 2).double()[..., None] for of in (torch.amin, torch.amax))
     # Not 255 / (high - low), which torch makes a product with the reciprocal; infinite where there is one value only.
     scale = torch.full_like(high, 255).div(high - low)
     stretched = (_values(images) * scale + -low * scale).clamp(0, 255)
-    return looked_up(images, torch.where(high > low, stretched, _values(images)).byte())
+    return torch.where(high > low, stretched, _values(images)).byte()
 
 
-def equalized(images: Tensor) -> Tensor:
-    """Each channel's values moved until they are about equally frequent."""
+def equalizing(images: Tensor) -> Tensor:
+    """(B,3,256) uint8 tables of equalize: each channel's values moved until they are about equally frequent."""
     flat = images.flatten(2).long()
     counts = flat.new_zeros(*flat.shape[:2], 256).scatter_add_(2, flat, torch.ones_like(flat))
     last = counts.gather(2, flat.amax(2, keepdim=True))  # how often the lightest value comes
     step = (flat.shape[2] - last) // 255
     before = counts.cumsum(2) - counts
     moved = ((step // 2 + before) // step.clamp_min(1)).clamp_max(255)
-    return looked_up(images, torch.where(step > 0, moved, _values(images).long()).byte())
+    return torch.where(step > 0, moved, _values(images).long()).byte()
 
 
-def grey(images: Tensor) -> Tensor:
+def contrasting(images: Tensor, factors: Tensor) -> Tensor:
+    """(B,1,256) uint8 tables of less or more contrast: blends with the image's mean brightness."""
+    total, count = _grey(images).sum((1, 2, 3)).view(-1, 1, 1), images[0, 0].numel()
+    mean = ((2 * total + count) // (2 * count)).float()
+    return (mean + factors.float().view(-1, 1, 1) * (_values(images).float() - mean)).clamp(0, 255).byte()
+
+
+def _grey(images: Tensor) -> Tensor:
     """(B,1,H,W) int32, the brightness that Pillow's mode L has."""
     red, green, blue = images.int()[:, :, None].unbind(1)
     return (red * GREY[0] + green * GREY[1] + blue * GREY[2] + 0x8000) >> 16
 
 
-def blend(start: Tensor, images: Tensor, factors: Tensor) -> Tensor:
+def _blend(start: Tensor, images: Tensor, factors: Tensor) -> Tensor:
     """From `start` at a factor of 0 over the images at 1 and on, cut off at 0 and 255."""
     start = start.float()
     return (start + factors.float().view(-1, 1, 1, 1) * (images.float() - start)).clamp(0, 255).byte()
@@ -72,13 +77,7 @@ def blend(start: Tensor, images: Tensor, factors: Tensor) -> Tensor:
 
 def coloured(images: Tensor, factors: Tensor) -> Tensor:
     """Less or more colour: blends with the grey image."""
-    return blend(grey(images), images, factors)
-
-
-def contrasted(images: Tensor, factors: Tensor) -> Tensor:
-    """Less or more contrast: blends with the image's mean brightness."""
-    total, count = grey(images).sum((1, 2, 3), keepdim=True), images[0, 0].numel()
-    return blend((2 * total + count) // (2 * count), images, factors)  # the mean, rounded
+    return _blend(_grey(images), images, factors)
 
 
 def sharpened(images: Tensor, factors: Tensor) -> Tensor:
@@ -90,7 +89,7 @@ def sharpened(images: Tensor, factors: Tensor) -> Tensor:
         total = lines[..., :-2, :] + lines[..., 1:-1, :] + lines[..., 2:, :] + 4 * wide[..., 1:-1, 1:-1]
         # total / 13, rounded; a half cannot come up
         smooth[..., 1:-1, 1:-1] = ((2 * total + 13) // 26).byte()
-    return blend(smooth, images, factors)
+    return _blend(smooth, images, factors)
 
 
 def rotations(degrees: Tensor, height: int, width: int) -> Tensor:

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from understudy.data.augment.batched_pil import (
     affine,
-    autocontrast,
     coloured,
-    contrasted,
-    equalized,
+    contrasting,
+    equalizing,
     looked_up,
     rotations,
     sharpened,
+    stretching,
 )
 from understudy.data.augment.by_rows import as_bits, as_numbers, changed, normal, uniform
 from understudy.data.augment.policies import image_policy, translation
@@ -125,16 +125,17 @@ class BatchedPolicy:
             fill: (3,) uint8, the colour of what is moved in.
             in_groups: see `changed`.
         """
-        moves = _MOVES_APART if in_groups else _MOVES_AT_ONCE
         families = dict(_IN_PLACE)
+        families |= _TABLES_APART if in_groups else {(TABLES[0], CONTRAST): _by_any_table}
+        moves = _MOVES_APART if in_groups else _MOVES_AT_ONCE
         for is_cubic in {"bilinear": [False], "bicubic": [True]}.get(self.interpolation, [False, True]):
             for (first, last), along in moves.items():
                 more = CUBIC * is_cubic
                 families[first + more, last + more] = partial(_moved, fill=fill, is_cubic=is_cubic, along=along)
-        for codes, bits in zip(numbers[::2], numbers[1::2], strict=True):
+        for codes, values in zip(numbers[::2], as_numbers(numbers[1::2]), strict=True):
             for (first, last), change in families.items():  # each row is changed by one of them at most
                 rows = (codes >= first) & (codes <= last)
-                images = changed(images, rows, change, codes, as_numbers(bits), in_groups=in_groups)
+                images = changed(images, rows, change, codes, values, in_groups=in_groups)
         return images
 
 
@@ -170,17 +171,24 @@ def _arguments(options: list[AugmentOp], picked: Tensor, key: Tensor, layer: int
     return value, is_applied
 
 
-def _by_table(images: Tensor, codes: Tensor, values: Tensor) -> Tensor:
-    """What changes each value by itself."""
-    old, code, value = torch.arange(256, device=images.device), codes[:, None], values[:, None]
+def _tables(codes: Tensor, values: Tensor) -> Tensor:
+    """(B,1,256) uint8, what becomes of each value in an image that changes each by itself."""
+    old, code, value = torch.arange(256, device=codes.device), codes[:, None], values[:, None]
     step = 1 << (8 - value.long()).clamp(0, 8)
-    tables = torch.where(code == INVERT, 255 - old, old // step.clamp_min(1) * step)
+    tables = torch.where(code == INVERT, 255 - old, old // step * step)
     tables = torch.where(code == SOLARIZE, torch.where(old < value, old, 255 - old), tables)
     added = torch.where(old < THRESHOLD, (old + value.long()).clamp_max(255), old)
     tables = torch.where(code == SOLARIZE_ADD, added, tables)
     brighter = (value.float() * old.float()).clamp(0, 255).long()
-    tables = torch.where(code == BRIGHTNESS, brighter, tables)
-    return looked_up(images, tables.byte()[:, None])
+    return torch.where(code == BRIGHTNESS, brighter, tables).byte()[:, None]
+
+
+def _by_any_table(images: Tensor, codes: Tensor, values: Tensor) -> Tensor:
+    """By the table of any operation that has one: 256 values are chosen among, and the images looked up once."""
+    code = codes[:, None, None]
+    tables = torch.where(code == AUTOCONTRAST, stretching(images), _tables(codes, values))
+    tables = torch.where(code == EQUALIZE, equalizing(images), tables)
+    return looked_up(images, torch.where(code == CONTRAST, contrasting(images, values), tables))
 
 
 def _moved(
@@ -188,38 +196,30 @@ def _moved(
 ) -> Tensor:
     """What turns, shears or shifts."""
     height, width = images.shape[-2:]
-    code = codes - CUBIC * is_cubic
-    zero, one = torch.zeros_like(values), torch.ones_like(values)
-    matrices = rotations(values, height, width)
+    code, zero = codes - CUBIC * is_cubic, torch.zeros_like(values)
     most = translation(min(height, width))
-    for moves, matrix in (
-        (SHEAR_X, [one, values, zero, zero, one, zero]),
-        (SHEAR_Y, [one, zero, zero, values, one, zero]),
-        (MOVE_X, [one, zero, values * width, zero, one, zero]),
-        (MOVE_Y, [one, zero, zero, zero, one, values * height]),
-        (MOVE_X_CONST, [one, zero, values * most, zero, one, zero]),
-        (MOVE_Y_CONST, [one, zero, zero, zero, one, values * most]),
-    ):
-        matrices = torch.where((code == moves)[:, None], torch.stack(matrix, 1), matrices)
+    slopes = [torch.where(code == shear, values, zero) for shear in (SHEAR_X, SHEAR_Y)]
+    shifts = [
+        torch.where(code == move, values * side, torch.where(code == move_const, values * most, zero))
+        for move, move_const, side in ((MOVE_X, MOVE_X_CONST, width), (MOVE_Y, MOVE_Y_CONST, height))
+    ]
+    one = torch.ones_like(values)
+    matrices = torch.stack([one, slopes[0], shifts[0], slopes[1], one, shifts[1]], 1)
+    if along is None:
+        matrices = torch.where((code == ROTATE)[:, None], rotations(values, height, width), matrices)
     return affine(images, matrices, fill, is_cubic=is_cubic, along=along)
 
 
-def _alone(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    return lambda images, codes, values: change(images)
-
-
-def _with_factor(change: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
-    return lambda images, codes, values: change(images, values)
-
-
 # What changes rows whose codes are from the first to the last, both included.
+_TABLES_APART: dict[tuple[int, int], Callable[..., Tensor]] = {
+    (TABLES[0], TABLES[-1]): lambda images, codes, values: looked_up(images, _tables(codes, values)),
+    (AUTOCONTRAST, AUTOCONTRAST): lambda images, codes, values: looked_up(images, stretching(images)),
+    (EQUALIZE, EQUALIZE): lambda images, codes, values: looked_up(images, equalizing(images)),
+    (CONTRAST, CONTRAST): lambda images, codes, values: looked_up(images, contrasting(images, values)),
+}
 _IN_PLACE: dict[tuple[int, int], Callable[..., Tensor]] = {
-    (TABLES[0], TABLES[-1]): _by_table,
-    (AUTOCONTRAST, AUTOCONTRAST): _alone(autocontrast),
-    (EQUALIZE, EQUALIZE): _alone(equalized),
-    (CONTRAST, CONTRAST): _with_factor(contrasted),
-    (COLOUR, COLOUR): _with_factor(coloured),
-    (SHARPNESS, SHARPNESS): _with_factor(sharpened),
+    (COLOUR, COLOUR): lambda images, codes, values: coloured(images, values),
+    (SHARPNESS, SHARPNESS): lambda images, codes, values: sharpened(images, values),
 }
 _MOVES_AT_ONCE: dict[tuple[int, int], Literal["x", "y"] | None] = {(MOVES[0], MOVES[-1]): None}
 _MOVES_APART: dict[tuple[int, int], Literal["x", "y"] | None] = {

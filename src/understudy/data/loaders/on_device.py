@@ -63,7 +63,7 @@ def augment_problem(source: Source, augment: Augment, config: DataConfig, device
             None
             if config.decode == "gpu"
             else (
-                "workers decode these images; large ones take data.decode: gpu and data.cache: resized, and small ones of "
+                "workers decode these images; large ones take data.decode: gpu and data.cache: resized, small ones of "
                 "one size are kept in memory under data.cache: auto"
             )
         )
