@@ -3,9 +3,10 @@
 Image by image is `with_parts` in this process (one worker, without moving anything between processes), then a copy to
 the device. Whole batches are drawn anew each time, too: in groups of one operation, as on the CPU and for images that
 a GPU decodes, or all rows by all operations, as a CUDA graph repeats it for images in memory, which are small. Every
-call shows another view of the same images. All take turns in one process.
+call shows another view of the same images. With --images, an epoch of the training loader alone follows, of so many
+images of the first size in memory: as workers make it, and as `augment_on: device` does. All take turns in one process.
 
-    python benchmarks/augment_batches.py [--sizes 32 224] [--batch 64] [--device cuda] [--turns 7] [--json FILE]
+    python benchmarks/augment_batches.py [--sizes 32 224] [--images 2048] [--device cuda] [--turns 7] [--json FILE]
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from measuring import add_common_arguments, device_of, in_turns, report, summary
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
+from understudy.data import DataConfig, TensorSource, train_loader
 from understudy.data.augment.after_crop import with_parts
 from understudy.data.augment.batched_parts import BatchedParts
 from understudy.data.augment.config import AugmentParts
@@ -29,10 +31,11 @@ from understudy.data.sources.base import as_unit
 from understudy.utils.hashing import hashed
 
 WORKER = "image by image"
+IN_WORKERS, BOTH = "augment_on: workers", "RandAugment, bicubic, and erasing"
 SMALL = 64  # pixels a side of images that are kept in memory, at most
 SETTINGS: dict[str, dict[str, Any]] = {
     "RandAugment": {"rand_augment": "rand-m9-mstd0.5-inc1"},
-    "RandAugment, bicubic, and erasing": {
+    BOTH: {
         "rand_augment": "rand-m9-mstd0.5-inc1",
         "interpolation": "bicubic",
         "erasing": 0.25,
@@ -47,20 +50,24 @@ def main() -> None:
     add_common_arguments(parser)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224], help="pixels a side")
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--images", type=int, default=0, help="of an epoch of the loader")
+    parser.add_argument("--workers", type=int, default=2, help="of the loader")
     arguments = parser.parse_args()
     device, rows = device_of(arguments), []
-    lines = ["| images | what | how | times image by image | range over turns | processor |"]
-    lines.append("| --- | --- | --- | ---: | ---: | ---: |")
     for size in arguments.sizes:
         for what in SETTINGS:
-            found = summary(in_turns(contestants(what, device, arguments.batch, size), arguments.turns, device), WORKER)
-            for row in found:
-                rows.append({**row, "what": what, "size": size})
-                low, high = row["range_wall"]
-                lines.append(
-                    f"| {size} px | {what} | {row['name']} | {row['times_wall']:.2f} | {low:.2f} to {high:.2f} | "
-                    f"{row['times_processor']:.2f} |"
-                )
+            times = in_turns(contestants(what, device, arguments.batch, size), arguments.turns, device)
+            rows += [{**row, "what": what, "images": f"{size} px"} for row in summary(times, WORKER)]
+    if arguments.images:
+        images = f"{arguments.sizes[0]} px, an epoch of the loader"
+        times = in_turns(loaders(arguments, device), arguments.turns, device)
+        rows += [{**row, "what": BOTH, "images": images} for row in summary(times, IN_WORKERS)]
+    lines = ["| images | what | how | times the first | range over turns | processor |"]
+    lines.append("| --- | --- | --- | ---: | ---: | ---: |")
+    for row in rows:
+        low, high = row["range_wall"]
+        ratios = f"{row['times_wall']:.2f} | {low:.2f} to {high:.2f} | {row['times_processor']:.2f}"
+        lines.append(f"| {row['images']} | {row['what']} | {row['name']} | {ratios} |")
     facts = {name: value for name, value in vars(arguments).items() if isinstance(value, str | int)}
     report("\n".join(lines), {"rows": rows, **facts}, arguments.json)
 
@@ -91,6 +98,31 @@ def contestants(what: str, device: torch.device, batch: int, size: int) -> dict[
 
     ways = {WORKER: image_by_image, "a batch, in groups": in_groups}
     return ways | ({"a batch, all rows by all": whole} if size <= SMALL else {})
+
+
+def loaders(arguments: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], None]]:
+    """An epoch of the training loader, by who augments; another one at each call."""
+    size = arguments.sizes[0]
+    source = TensorSource(pictures(arguments.images, size), torch.zeros(arguments.images, dtype=torch.int64))
+
+    def epoch_of(where: str) -> Callable[[], None]:
+        settings = {
+            "root": "memory",
+            "batch_size": arguments.batch,
+            "workers": arguments.workers,
+            "augment_on": where,
+            "augment": {"name": "crop_flip", **SETTINGS[BOTH]},
+        }
+        loader = train_loader(source, DataConfig.read(settings, what="data"), seed=0, image_size=size, device=device)
+        epochs = count(1)
+
+        def epoch() -> None:
+            for batch in loader.epoch(next(epochs)):
+                assert len(batch.images)
+
+        return epoch
+
+    return {IN_WORKERS: epoch_of("workers"), "augment_on: device": epoch_of("device")}
 
 
 def pictures(batch: int, size: int) -> Tensor:
