@@ -21,6 +21,7 @@ from understudy.data.augment.batched_crops import Parts
 from understudy.data.augment.batched_parts import BatchedParts
 from understudy.data.augment.config import CropFlip, ResizedCrop
 from understudy.data.augment.crops import crop_flip
+from understudy.data.loaders import factory
 from understudy.data.loaders.disk import StreamTrainLoader
 from understudy.data.loaders.memory import MemoryTrainLoader
 from understudy.data.loaders.on_device import DeviceTrainLoader
@@ -203,6 +204,19 @@ def test_decoded_images_do_not_depend_on_the_batch(kept: ResizedSource, interpol
     (batch,) = decoding(kept, augment, batch_size=10, teacher_size=96).epoch(2)
     assert all(torch.equal(image, alone[row]) for row, image in by_row([batch]).items())
     assert batch.teacher_images.shape == (10, 3, 96, 96)
+
+
+def test_settings_lead_to_batches_of_decoded_and_augmented_images(
+    kept: ResizedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factory, "device_problem", lambda *of: None)  # the CPU passes for a GPU
+    strong = {**STRONG, "interpolation": "bicubic"}
+    sizes: dict[str, Any] = {"image_size": 48, "decode": "gpu", "cache": "resized"}
+    batch = next(iter(loader_of(kept, {"name": "resized_crop", **strong}, **sizes).epoch(1)))
+    assert torch.equal(batch.images, next(decoding(kept, strong).epoch(1)).images)
+    smooth = loader_of(kept, {"name": "resized_crop", "interpolation": "bicubic"}, augment_on="workers", **sizes)
+    plain = next(decoding(kept, {"interpolation": "bicubic"}).epoch(1)).images
+    assert torch.equal(next(iter(smooth.epoch(1))).images, plain)
 
 
 @pytest.mark.parametrize("is_cubic", [False, True])

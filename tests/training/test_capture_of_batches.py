@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from helpers.engine import tiny_recipe
 from helpers.recorded_ops import recorded_ops
 from helpers.states import differing, tensors_of
 from understudy.core.batch import Batch, PlannedBatch
+from understudy.data.augment.batched_parts import BatchedParts
 from understudy.data.augment.config import CropFlip
 from understudy.data.augment.crops import crop_flip
 from understudy.data.loaders.base import planned_batches
@@ -22,6 +24,7 @@ from understudy.training.capture import CapturedSteps
 from understudy.training.trainer import Trainer
 
 CROPS = {"name": "crop_flip", "pad": 2}
+STRONG = {"rand_augment": "rand-m9-mstd0.5-inc1", "color_jitter": 0.4, "erasing": 0.5}
 SETTINGS: dict[str, dict[str, Any]] = {
     "crops": {"augment": CROPS},
     "unflipped": {"augment": {**CROPS, "flip": False}},
@@ -30,6 +33,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rotations": {"augment": CROPS, "copies": "rotations"},
     "repeats": {"augment": CROPS, "repeats": 3},
     "enlarged": {"augment": CROPS, "image_size": 12},
+    "RandAugment": {"augment": {**CROPS, **STRONG}, "augment_on": "device", "copies": "pairs"},
+    "RandAugment of parts": {
+        "augment": {"name": "resized_crop", **STRONG, "interpolation": "bicubic"},
+        "augment_on": "device",
+    },
 }
 
 
@@ -96,6 +104,18 @@ def test_replays_make_their_batches(name: str) -> None:
     assert (steps.num_recordings, steps.num_replays) == (1, 14 - 3 - 1 - 2)
     for ours, theirs in zip(plain.students, captured.students, strict=True):
         assert differing(tensors_of(ours), tensors_of(theirs)) == []
+    assert plain.history == captured.history
+
+
+@pytest.mark.parametrize("name", ["RandAugment", "RandAugment of parts"])
+def test_replays_augment_their_batches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: all rows by all operations, of which a recording holds none of what it drew itself."""
+    components = opened({**SETTINGS[name], "batch_size": 12}, ["kd"])
+    plain = trained(components, is_captured=False, epochs=2)
+    monkeypatch.setattr(BatchedParts, "of", partialmethod(BatchedParts.of, in_groups=False))
+    captured = trained(components, is_captured=True, epochs=2)
+    assert captured._captured.num_replays > 5
+    assert differing(tensors_of(plain.students[0]), tensors_of(captured.students[0])) == []
     assert plain.history == captured.history
 
 
