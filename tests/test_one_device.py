@@ -63,12 +63,12 @@ def test_what_a_trainer_is_made_of_lies_on_its_device(components: Components) ->
 
 def test_whole_batches_are_augmented_on_the_device() -> None:
     augment = {"name": "resized_crop", "rand_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.25}
-    components = opened(rows=["kd"], data={"augment": augment, "augment_on": "device"})
+    components = of_classes(rows=["kd"], data={"augment": augment, "augment_on": "device"})
     with pretended_cuda():
         components = on_cuda(components)
         batch = next(iter(components.train_loader(0).epoch(1)))
         assert {batch.images.device, batch.targets.device} == {CUDA}
-        teacher = trainer_on_cuda(components).teacher
+        teacher = trainer_of(components).teacher
         assert teacher is not None
         assert teacher.observe(batch).output.device == CUDA
 

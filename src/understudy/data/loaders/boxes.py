@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from understudy.core.batch import Batch
-from understudy.core.boxes import Boxes
-from understudy.data.augment.boxes import BoxRendering, Shown, common_canvas, moved, padded, padded_size, scaled
+from understudy.data.augment.boxes import BoxRendering, common_canvas, padded_size
+from understudy.data.loaders.box_batches import EvalBoxBatches, TrainBoxBatches, loaded
 from understudy.data.loaders.plan import EpochPlan, Share
-from understudy.data.sources.base import Source, as_unit
-from understudy.data.sources.boxed import boxes_of_image, size_of_boxed
-from understudy.data.sources.decoding import BadImageError
+from understudy.data.sources.base import Source
+from understudy.data.sources.boxed import size_of_boxed
 from understudy.data.sources.found import BadImages
 from understudy.utils.errors import UserError
 
@@ -98,7 +94,7 @@ class BoxTrainLoader:
         """
         batches = self._batches(epoch)
         steps = range(start_step, self.steps_per_epoch)
-        for found in _loaded(batches, steps, self._num_workers, self._device):
+        for found in loaded(batches, steps, self._num_workers, self._device):
             self._skipped.update(dict.fromkeys(found.skipped))
             if self._repeats_batches:
                 refuse_others_padding(found.skipped)
@@ -114,11 +110,11 @@ class BoxTrainLoader:
         for step in range(self.steps_per_epoch):
             yield batches.canvas(step), len(self._plan.rows(step))
 
-    def _batches(self, epoch: int) -> _TrainBatches:
+    def _batches(self, epoch: int) -> TrainBoxBatches:
         order = self._plan.order(self._plan.view(epoch) + 1 if self._repeats_batches else epoch).tolist()
         if self._is_upright:
             order = grouped_order(order, [self._is_upright[index] for index in order], self.batch_size)
-        return _TrainBatches(self._source, self._rendering, self._plan, epoch, order)
+        return TrainBoxBatches(self._source, self._rendering, self._plan, epoch, order)
 
 
 def refuse_others_padding(skipped: Sequence[str]) -> None:
@@ -185,7 +181,7 @@ class BoxEvalLoader:
         rows = (share or Share()).of(range(len(source)))
         self.num_samples = len(source)
         self._parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        self._batches = _EvalBatches(source, rendering, self._parts)
+        self._batches = EvalBoxBatches(source, rendering, self._parts)
         self._num_workers, self._device = num_workers, torch.device(device)
         self._skipped: dict[str, None] = {}
 
@@ -199,121 +195,10 @@ class BoxEvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         are_any = False
-        for found in _loaded(self._batches, range(len(self)), self._num_workers, self._device):
+        for found in loaded(self._batches, range(len(self)), self._num_workers, self._device):
             self._skipped.update(dict.fromkeys(found.skipped))
             if len(found.indices):
                 are_any = True
                 yield found.batch(self._device)
         if not are_any and len(self._skipped) == self.num_samples:
             raise UserError(f"none of the {self.num_samples} images to evaluate on can be read: {self.skipped[0]}")
-
-
-class _One(NamedTuple):
-    """An image as it is shown, and its boxes as they are in its file."""
-
-    image: Tensor  # (3,h,w) uint8
-    boxes: Boxes
-    shown: Shown
-    sample: int
-
-
-class _Found(NamedTuple):
-    """A rendered batch, as it comes from a worker."""
-
-    images: Tensor  # (B,3,H,W) uint8
-    boxes: Boxes | None
-    indices: Tensor  # (B,)
-    skipped: tuple[str, ...]
-
-    def batch(self, device: torch.device, *, view: int = 0) -> Batch:
-        here = Batch(self.images, self.boxes, indices=self.indices, view=view).to(device)
-        return Batch(as_unit(here.images), here.targets, indices=here.indices, view=view)
-
-
-class _TrainBatches(Dataset[_Found]):
-    """The steps of an epoch."""
-
-    def __init__(
-        self, source: Source, rendering: BoxRendering, plan: EpochPlan, epoch: int, order: Sequence[int]
-    ) -> None:
-        self._source, self._rendering, self._plan = source, rendering, plan
-        self._view, self._order = plan.view(epoch), order
-
-    def __getitem__(self, step: int) -> _Found:
-        of_step = self._of_step(step)
-        size = padded_size([one.size for one in of_step.values()])
-        skipped: list[str] = []
-        found = [self._found(position, of_step, skipped) for position in self._plan.rows(step)]
-        return _collated([one for one in found if one is not None], size, skipped)
-
-    def canvas(self, step: int) -> tuple[int, int]:
-        """Height and width that hold every image of the whole step."""
-        return padded_size([one.size for one in self._of_step(step).values()])
-
-    def _of_step(self, step: int) -> dict[int, Shown]:
-        """How the images of the whole step are shown, by their numbers."""
-        first = step * self._plan.batch_size
-        return {index: self._drawn(index) for index in self._order[first : first + self._plan.batch_size]}
-
-    def _drawn(self, index: int) -> Shown:
-        file = size_of_boxed(self._source, index)
-        return Shown(file, *self._rendering.drawn(file, seed=self._plan.seed, view=self._view, index=index))
-
-    def _found(self, position: int, of_step: Mapping[int, Shown], skipped: list[str]) -> _One | None:
-        """The image at this place of the order; of_step says how those of the step are shown."""
-        for further in range(len(self._order)):
-            index = self._order[(position + further) % len(self._order)]
-            try:
-                image = self._source.image(index)
-            except BadImageError as error:
-                skipped.append(str(error))
-                continue
-            shown = of_step[index] if index in of_step else self._drawn(index)
-            return _One(scaled(image, shown), boxes_of_image(self._source, index), shown, index)
-        return None
-
-
-class _EvalBatches(Dataset[_Found]):
-    """Images in stored order."""
-
-    def __init__(self, source: Source, rendering: BoxRendering, parts: Sequence[range]) -> None:
-        self._source, self._rendering, self._parts = source, rendering, parts
-
-    def __getitem__(self, place: int) -> _Found:
-        skipped: list[str] = []
-        found = []
-        for index in self._parts[place]:
-            file = size_of_boxed(self._source, index)
-            try:
-                image = self._source.image(index)
-            except BadImageError as error:
-                skipped.append(str(error))
-                continue
-            shown = Shown(file, self._rendering.whole(file))
-            found.append(_One(scaled(image, shown), boxes_of_image(self._source, index), shown, index))
-        return _collated(found, (1, 1), skipped)
-
-
-def _collated(found: Sequence[_One], size: tuple[int, int], skipped: list[str]) -> _Found:
-    """One batch of the size, or of a larger one where something took the place of an image that cannot be read."""
-    if not found:
-        return _Found(torch.empty(0), None, torch.empty(0, dtype=torch.int64), tuple(skipped))
-    images, boxes, shown, indices = zip(*found, strict=True)
-    size = padded_size([size, *(one.size for one in shown)])
-    return _Found(padded(images, size), moved(Boxes.packed(boxes), shown), torch.tensor(indices), tuple(skipped))
-
-
-def _loaded(batches: Dataset[_Found], places: range, num_workers: int, device: torch.device) -> Iterator[_Found]:
-    loader = DataLoader(
-        batches,
-        sampler=list(places),
-        batch_size=None,
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        pin_memory=device.type == "cuda" and num_workers > 0,
-    )
-    yield from loader
-
-
-def _as_it_is(found: Any) -> Any:
-    return found
