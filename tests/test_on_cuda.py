@@ -117,10 +117,10 @@ def rows_trained(capture: Any, rows: list[str] = ROWS, *, dropout: float = 0.0, 
     return trainer
 
 
-AVERAGES = [{"ema": Averaging(decay=0.9)}, {"ema": Averaging(decay=0.9, warmup=True)}]
+CHANGES = [{"ema": Averaging(decay=0.9)}, {"ema": Averaging(decay=0.9, warmup=True)}, {"accumulate": 2}]
 
 
-@pytest.mark.parametrize("options", [{}, {"dropout": 0.5}, {"precision": "bfloat16"}, {"compile": True}, *AVERAGES])
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.5}, {"precision": "bfloat16"}, {"compile": True}, *CHANGES])
 def test_captured_steps_are_the_steps_themselves_bit_for_bit(options: dict[str, Any]) -> None:
     torch._dynamo.reset()
     plain, captured = rows_trained(False, **options), rows_trained(True, **options)

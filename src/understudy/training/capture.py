@@ -86,8 +86,6 @@ def step_problem(trainer: Trainer) -> str | None:
     if trainer.world.size > 1:
         return f"{trainer.world.size} processes train together, whose sums are not captured yet; start one"
     for student in trainer.students:
-        if student.accumulate > 1:
-            return f"{student.name} takes {student.accumulate} passes a step; set accumulate: 1"
         if student.scaler is not None:
             return f"{student.name} trains in float16, whose scaler may skip a step; set precision: bfloat16"
         if student.compile == "reduce-overhead":
