@@ -26,12 +26,12 @@ DETECTORS: dict[str, dict[str, Any]] = {
     "ssd": {"model": "torchvision:ssdlite320_mobilenet_v3_large", "weights": "none"},
     "rt_detr": {"model": "hf:mine", "kwargs": RT_DETR, "weights": "none"},
 }
-KINDS = [kind if kind in ("fasterrcnn", "detr") else pytest.param(kind, marks=pytest.mark.slow) for kind in DETECTORS]
+KINDS = [kind if kind == "fasterrcnn" else pytest.param(kind, marks=pytest.mark.slow) for kind in DETECTORS]
 
 
 def of_boxes(kind: str) -> Components:
     """A tiny run's parts."""
-    rows = ["alone", "dkd", "fgfi", "at"] if kind == "fasterrcnn" else ["dist"]
+    rows = ["dkd", "fgfi"] if kind == "fasterrcnn" else ["dist"]
     settings = {"student": DETECTORS[kind], "teacher": {**DETECTORS[kind], "allow_weak": True}, "rows": rows}
     return opened(dense_recipe("detection", {**settings, "data": {"batch_size": 2}, "fold_teacher": False}))
 
