@@ -4,7 +4,7 @@ Image by image is `with_parts` in this process (one worker, without moving anyth
 the device. Whole batches are drawn anew each time, too: in groups of one operation, as on the CPU and for images that
 a GPU decodes, or all rows by all operations, as a CUDA graph repeats it for images in memory, which are small. Every
 call shows another view of the same images. With --images, an epoch of the training loader alone follows, of so many
-images of the first size in memory: as workers make it, and as `augment_on: device` does. All take turns in one process.
+images in memory: as workers make it, and as `augment_on: device` does. All take turns in one process.
 
     python benchmarks/augment_batches.py [--sizes 32 224] [--images 2048] [--device cuda] [--turns 7] [--json FILE]
 """
@@ -43,6 +43,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "colour jitter": {"color_jitter": 0.4},
     "erasing": {"erasing": 0.25},
 }
+LOADED: dict[str, dict[str, Any]] = {
+    "crop_flip, RandAugment, erasing": {"name": "crop_flip", **SETTINGS[BOTH]},
+    "resized_crop, RandAugment, erasing": {"name": "resized_crop", **SETTINGS[BOTH]},
+    "rotate_flip": {"name": "rotate_flip"},
+}
 
 
 def main() -> None:
@@ -58,10 +63,11 @@ def main() -> None:
         for what in SETTINGS:
             times = in_turns(contestants(what, device, arguments.batch, size), arguments.turns, device)
             rows += [{**row, "what": what, "images": f"{size} px"} for row in summary(times, WORKER)]
-    if arguments.images:
-        images = f"{arguments.sizes[0]} px, an epoch of the loader"
-        times = in_turns(loaders(arguments, device), arguments.turns, device)
-        rows += [{**row, "what": BOTH, "images": images} for row in summary(times, IN_WORKERS)]
+    for what, augment in LOADED.items() if arguments.images else ():
+        for size in (size for size in arguments.sizes if size <= SMALL):
+            times = in_turns(loaders(augment, arguments, device, size), arguments.turns, device)
+            images = f"{size} px, an epoch of the loader"
+            rows += [{**row, "what": what, "images": images} for row in summary(times, IN_WORKERS)]
     lines = ["| images | what | how | times the first | range over turns | processor |"]
     lines.append("| --- | --- | --- | ---: | ---: | ---: |")
     for row in rows:
@@ -100,9 +106,10 @@ def contestants(what: str, device: torch.device, batch: int, size: int) -> dict[
     return ways | ({"a batch, all rows by all": whole} if size <= SMALL else {})
 
 
-def loaders(arguments: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], None]]:
+def loaders(
+    augment: dict[str, Any], arguments: argparse.Namespace, device: torch.device, size: int
+) -> dict[str, Callable[[], None]]:
     """An epoch of the training loader, by who augments; another one at each call."""
-    size = arguments.sizes[0]
     source = TensorSource(pictures(arguments.images, size), torch.zeros(arguments.images, dtype=torch.int64))
 
     def epoch_of(where: str) -> Callable[[], None]:
@@ -111,7 +118,7 @@ def loaders(arguments: argparse.Namespace, device: torch.device) -> dict[str, Ca
             "batch_size": arguments.batch,
             "workers": arguments.workers,
             "augment_on": where,
-            "augment": {"name": "crop_flip", **SETTINGS[BOTH]},
+            "augment": augment,
         }
         loader = train_loader(source, DataConfig.read(settings, what="data"), seed=0, image_size=size, device=device)
         epochs = count(1)

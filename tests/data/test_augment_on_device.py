@@ -19,7 +19,8 @@ from understudy.core.batch import Batch
 from understudy.data import DataConfig, TensorSource, TrainLoader, open_data, train_loader
 from understudy.data.augment.batched_crops import Parts
 from understudy.data.augment.batched_parts import BatchedParts
-from understudy.data.augment.config import CropFlip, ResizedCrop
+from understudy.data.augment.batched_turns import Turns
+from understudy.data.augment.config import CropFlip, ResizedCrop, RotateFlip
 from understudy.data.augment.crops import crop_flip
 from understudy.data.loaders import factory
 from understudy.data.loaders.disk import StreamTrainLoader
@@ -63,6 +64,7 @@ def by_row(batches: list[Batch]) -> dict[tuple[int, int], Tensor]:
 
 CROP_FLIP = {"name": "crop_flip", **STRONG}
 RESIZED = {"name": "resized_crop", **STRONG, "interpolation": "random"}
+ROTATED = {"name": "rotate_flip", "erasing": 0.25}
 
 
 def test_small_images_are_cropped_and_then_changed_as_the_draws_say(small: TensorSource) -> None:
@@ -76,7 +78,7 @@ def test_small_images_are_cropped_and_then_changed_as_the_draws_say(small: Tenso
     assert not torch.equal(cropped.float() / 255, batch.images)
 
 
-@pytest.mark.parametrize("augment", [CROP_FLIP, RESIZED], ids=["crop_flip", "resized_crop"])
+@pytest.mark.parametrize("augment", [CROP_FLIP, RESIZED, ROTATED], ids=lambda augment: augment["name"])
 @pytest.mark.parametrize("more", [{}, {"copies": "pairs"}, {"repeats": 2}], ids=str)
 def test_pixels_do_not_depend_on_the_batch_or_on_where_a_run_began(
     small: TensorSource, augment: dict[str, Any], more: dict[str, Any]
@@ -111,6 +113,32 @@ def test_parts_of_small_images_are_those_of_large_ones(small: TensorSource) -> N
     wanted = batched.of(cut, numbers)
     assert torch.equal(batch.images, wanted[0])
     assert torch.equal(batch.teacher_images, wanted[1])
+
+
+def test_turned_images_are_torchvisions() -> None:
+    images = torch.randint(256, (40, 3, 31, 20), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    turns = Turns.drawn(torch.arange(40), RotateFlip(degrees=30), seed=0, view=0)
+    rows = zip(images, turns.degrees.tolist(), turns.is_flipped.tolist(), strict=True)
+    wanted = [transforms.rotate(image, degrees).flip(-1 if flip else ()) for image, degrees, flip in rows]
+    found = turns.of(images)
+    assert (found != torch.stack(wanted)).double().mean() < 1e-3  # 0 here: the nearest of two that are equally near
+    assert 0 < int(turns.is_flipped.sum()) < 40
+    assert not Turns.drawn(torch.arange(40), RotateFlip(flip=False), seed=0, view=0).is_flipped.any()
+
+
+def test_angles_fill_their_range() -> None:
+    degrees = Turns.drawn(torch.arange(5000), RotateFlip(degrees=20), seed=0, view=0).degrees
+    assert -20 <= degrees.min() < -19.9
+    assert 19.9 < degrees.max() <= 20
+    assert abs(degrees.mean()) < 0.5
+    assert degrees.std() == pytest.approx(20 / 3**0.5, abs=0.3)
+
+
+def test_turned_images_alone_are_made_on_the_device_too(small: TensorSource) -> None:
+    (batch,) = loader_of(small, {"name": "rotate_flip"}, batch_size=23, teacher_size=48).epoch(2)
+    turned = Turns.drawn(batch.indices, RotateFlip(), seed=3, view=1).of(small.images[batch.indices])
+    assert torch.equal(batch.images, turned.float() / 255)
+    assert batch.teacher_images.shape == (23, 3, 48, 48)
 
 
 def test_resized_crop_alone_is_done_on_the_device_too(small: TensorSource) -> None:
@@ -152,7 +180,7 @@ def test_workers_do_it_where_nothing_is_said(small: TensorSource) -> None:
         assert torch.equal(batch.images, other.images)
 
 
-@pytest.mark.parametrize("name", ["crop_flip", "resized_crop"])
+@pytest.mark.parametrize("name", ["crop_flip", "resized_crop", "rotate_flip"])
 def test_batches_of_a_gpu_lie_on_it_altogether(small: TensorSource, name: str) -> None:
     augment = {"name": name, "color_jitter": 0.1, "erasing": 0.25, "interpolation": "random"}
     with pretended_cuda():
@@ -270,8 +298,6 @@ def test_decoded_images_of_a_gpu_stay_on_it() -> None:
 @pytest.mark.parametrize(
     ("augment", "said"),
     [
-        ({"name": "rotate_flip", **STRONG}, "takes data.augment: crop_flip or resized_crop, and this is rotate_flip"),
-        ({"name": "rotate_flip"}, "takes data.augment: crop_flip or resized_crop, and this is rotate_flip"),
         ({"name": "crop_flip", "auto_augment": "3a"}, "3a has GaussianBlurRand, which is done in workers only"),
         ({"name": "crop_flip", "rand_augment": "rand-n16-tweights"}, "takes 16 different operations"),
     ],

@@ -34,6 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "repeats": {"augment": CROPS, "repeats": 3},
     "enlarged": {"augment": CROPS, "image_size": 12},
     "RandAugment": {"augment": {**CROPS, **STRONG}, "augment_on": "device", "copies": "pairs"},
+    "turned": {"augment": {"name": "rotate_flip", "erasing": 0.25}, "augment_on": "device", "copies": "pairs"},
     "RandAugment of parts": {
         "augment": {"name": "resized_crop", **STRONG, "interpolation": "bicubic"},
         "augment_on": "device",
@@ -107,7 +108,7 @@ def test_replays_make_their_batches(name: str) -> None:
     assert plain.history == captured.history
 
 
-@pytest.mark.parametrize("name", ["RandAugment", "RandAugment of parts"])
+@pytest.mark.parametrize("name", ["RandAugment", "RandAugment of parts", "turned"])
 def test_replays_augment_their_batches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: all rows by all operations, of which a recording holds none of what it drew itself."""
     components = opened({**SETTINGS[name], "batch_size": 12}, ["kd"])

@@ -64,7 +64,7 @@ class DataConfig(Config):
     )
     decode: Literal["workers", "gpu", "auto"] = "workers"  # who decodes and crops resized ones; auto: the faster, timed
     augment_on: Literal["workers", "device"] = (
-        "workers"  # where resized_crop, RandAugment, jitter and erasing are done; device: whole batches, other draws
+        "workers"  # where all but crop and flip of small images is done; device: in whole batches, by other draws
     )
 
     @field_validator("root", mode="before")

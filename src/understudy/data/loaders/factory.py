@@ -10,7 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from understudy.core.image_size import ImageSize, checked_size
 from understudy.data.augment.batched_parts import BatchedParts
 from understudy.data.augment.boxes import box_rendering, check_boxed
-from understudy.data.augment.config import Augment, AugmentParts, CropFlip, NoAugment, ResizedCrop
+from understudy.data.augment.config import Augment, AugmentParts, CropFlip, NoAugment, ResizedCrop, ScaleCrop
 from understudy.data.augment.copies import RotatedCopies, refuse_to_turn
 from understudy.data.augment.crops import Rendering, augment_for, first_samples, takes_rectangles
 from understudy.data.augment.dense import DenseRendering, check_dense
@@ -162,10 +162,10 @@ def _augmented(
         return DenseTrainLoader(source, config, dense, plan, device=device)
     parts = _batched_parts(config, rendering, device)
     is_simple = isinstance(augment, NoAugment) or (isinstance(augment, CropFlip) and not augment.needs_each_image)
-    is_batched = config.augment_on == "device" and isinstance(augment, CropFlip | ResizedCrop)
+    is_batched = config.augment_on == "device" and isinstance(augment, AugmentParts)
     is_small = small_size(source, takes_rectangles=config.takes_rectangles) is not None
     if is_small and (is_simple or is_batched):
-        assert isinstance(augment, NoAugment | CropFlip | ResizedCrop)
+        assert not isinstance(augment, ScaleCrop)
         size, teacher_size = rendering.image_size, rendering.teacher_size
         return MemoryTrainLoader(
             source, augment, plan, image_size=size, teacher_size=teacher_size, device=device, parts=parts
@@ -180,7 +180,7 @@ def _batched_parts(config: DataConfig, rendering: Rendering, device: torch.devic
     augment = rendering.augment
     if not isinstance(augment, AugmentParts):
         return None
-    is_wanted = config.augment_on == "device" and (augment.needs_each_image or isinstance(augment, ResizedCrop))
+    is_wanted = config.augment_on == "device" and (augment.needs_each_image or not isinstance(augment, CropFlip))
     is_scaled = config.decode == "gpu" and augment.interpolation != "bilinear"
     return BatchedParts.on(device, augment, rendering.mean, rendering.std) if is_wanted or is_scaled else None
 

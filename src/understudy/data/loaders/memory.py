@@ -11,7 +11,8 @@ from understudy.core.batch import Batch, PlannedBatch
 from understudy.core.image_size import ImageSize
 from understudy.data.augment.batched_crops import NUM_PARTS, Parts
 from understudy.data.augment.batched_parts import BatchedParts, scaled_bicubically
-from understudy.data.augment.config import CropFlip, NoAugment, ResizedCrop
+from understudy.data.augment.batched_turns import NUM_TURNS, Turns
+from understudy.data.augment.config import CropFlip, NoAugment, ResizedCrop, RotateFlip
 from understudy.data.augment.crops import Windows, covered
 from understudy.data.config import DataConfig
 from understudy.data.loaders.plan import EpochPlan, Share
@@ -61,7 +62,7 @@ class MemoryTrainLoader:
     def __init__(
         self,
         source: Source,
-        augment: NoAugment | CropFlip | ResizedCrop,
+        augment: NoAugment | CropFlip | ResizedCrop | RotateFlip,
         plan: EpochPlan,
         *,
         image_size: ImageSize,
@@ -75,7 +76,7 @@ class MemoryTrainLoader:
         self.skipped: tuple[str, ...] = ()  # unreadable images were left out when the source was cached
         self._stored = _Images(source, image_size, teacher_size, device)
         self._augment = augment
-        self._parts = parts  # what follows; a resized_crop has some, if nothing but its interpolation
+        self._parts = parts  # what follows; all but crop_flip have some, if nothing but their interpolation
         self._plan = plan
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
@@ -119,8 +120,11 @@ class MemoryTrainLoader:
             parts = Parts.unpacked(shown.reshape(NUM_PARTS, -1))
             as_bytes = self._parts.works_on_bytes
             return parts.within(images, self._stored.sizes, is_cubic=is_cubic, as_bytes=as_bytes)
-        assert isinstance(self._augment, CropFlip)
-        images = Windows.unpacked(shown, self._augment, num_copies=self._plan.num_copies).of(images)
+        if isinstance(self._augment, RotateFlip):
+            images = Turns.unpacked(shown.reshape(NUM_TURNS, -1)).of(images)
+        else:
+            assert isinstance(self._augment, CropFlip)
+            images = Windows.unpacked(shown, self._augment, num_copies=self._plan.num_copies).of(images)
         pictures = [covered(images, size) for size in self._stored.sizes]
         if is_cubic is not None:
             cubic = [covered(images, size, interpolation="bicubic") for size in self._stored.sizes]
@@ -131,7 +135,9 @@ class MemoryTrainLoader:
     @property
     def _num_shown(self) -> int:
         """Rows of numbers that say what is shown of a copy."""
-        return 2 + self._augment.flip if isinstance(self._augment, CropFlip) else NUM_PARTS
+        if isinstance(self._augment, CropFlip):
+            return 2 + self._augment.flip
+        return NUM_PARTS if isinstance(self._augment, ResizedCrop) else NUM_TURNS
 
     def _shown(self, order: Tensor, view: int) -> list[Tensor]:
         """[(R,N)] what is shown of a whole epoch, by copy and place in its order; [] where all is.
@@ -145,6 +151,9 @@ class MemoryTrainLoader:
         if isinstance(augment, CropFlip):
             order, copies = order.to(device), copies.to(device)
             return [Windows.drawn(order, augment, seed=self._plan.seed, view=view, copies=copies).packed()]
+        if isinstance(augment, RotateFlip):
+            turns = Turns.drawn(order, augment, seed=self._plan.seed, view=view, copies=copies)
+            return [turns.packed().flatten(0, 1).to(device)]
         each, copies = (0 * copies + order).flatten(), (copies + 0 * order).flatten()
         sides = torch.tensor([self._stored.images.shape[-2:]]).expand(len(each), -1)
         size = self._stored.image_size

@@ -67,8 +67,6 @@ def augment_problem(source: Source, augment: Augment, config: DataConfig, device
                 "one size are kept in memory under data.cache: auto"
             )
         )
-    if not isinstance(augment, CropFlip | ResizedCrop):
-        return f"that takes data.augment: crop_flip or resized_crop, and this is {augment.name}"
     images = images_in_memory(source)
     needs_bytes = augment.color_jitter > 0 or isinstance(augment, ResizedCrop)
     if needs_bytes and images is not None and images.dtype != torch.uint8:
