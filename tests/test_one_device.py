@@ -13,12 +13,14 @@ import torch
 from helpers.engine import tiny_recipe
 from helpers.pretended_cuda import CUDA, devices_of, pretended_cuda
 from helpers.pretended_runs import check_losses, on_cuda, opened, tensors_in, trainer_of
+from helpers.two_teachers import TWO
 from understudy.models.cost import count_macs, images_per_second, model_facts
 from understudy.runs.bank.layout import BankOptions
 from understudy.runs.bank.make import make_banks
 from understudy.runs.build import deployed_network
 from understudy.runs.components import Components
 from understudy.runs.console import Display
+from understudy.runs.further_teachers import evaluate_further_teachers
 from understudy.runs.memory_format import Trial, faster_format
 from understudy.teachers.bank.packing import packed
 from understudy.teachers.bank.seeds import SeededBanks
@@ -86,6 +88,22 @@ def test_evaluation_stays_on_the_device(components: Components, split: str) -> N
         components = on_cuda(components)
         found = trainer_of(components).evaluate(components.eval_loader(split))
     assert set(found) == set(ROWS)
+
+
+def test_several_teachers_look_and_are_scored_on_the_device() -> None:
+    components = of_classes(**TWO)
+    with pretended_cuda():
+        components = on_cuda(components)
+        trainer = trainer_of(components)
+        assert trainer.teacher is not None
+        batch = next(iter(components.train_loader(0).epoch(1)))
+        seen = trainer.teacher.observe(batch)
+        assert {name: one.device for name, one in seen.output.items()} == {"logits": CUDA, "distilled2": CUDA}
+        (student,) = trainer.students
+        _, pairings = student.task.pair(student.model, seen, batch)
+        assert devices_of(pairings[head].teacher_logits for head in ("main", "distilled2")) == {"cuda"}
+        assert [*evaluate_further_teachers(components)] == ["distilled2"]
+        assert trainer.teacher.facts()["macs"] > 0
 
 
 def test_what_is_kept_of_a_seed_is_counted_and_timed_on_the_device(components: Components) -> None:

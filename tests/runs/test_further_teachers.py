@@ -14,7 +14,7 @@ from PIL import Image
 import understudy as us
 from helpers.command_line import done
 from helpers.engine import run_recipe, tiny_recipe
-from helpers.smallest_settings import TEACHERS
+from helpers.two_teachers import TWO, VIT
 from understudy import UserError
 from understudy.methods.losses.token import co_advise_objective
 from understudy.recipes.comparison import rows_of
@@ -29,21 +29,6 @@ from understudy.runs.further_teachers import check_further_teachers, evaluate_fu
 from understudy.runs.reopen import recipe_of
 
 torch.set_num_threads(1)
-
-VIT = {key: value for key, value in TEACHERS["vit"].items() if key != "allow_weak"}
-TWO: dict[str, Any] = {
-    "teacher": {"also": {"distilled2": VIT}},
-    "student": {
-        "model": "timm:deit_tiny_patch16_224",
-        "kwargs": {"patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 2, "tokens": 2},
-        "weights": "none",
-    },
-    "method": {"name": "kd", "temperature": 1, "weight": 1, "on": {"distilled": 1, "distilled2": 1}},
-    "task_weight": 1,
-    "rows": [],
-    "seeds": [0],
-    "update": {"optimizer": "adamw", "lr": 1e-3},
-}
 
 
 def test_each_head_learns_from_its_own_teacher_as_in_co_advise() -> None:

@@ -112,7 +112,8 @@ def bank(
     options = BankOptions(views=views, dtype=dtype, topk=topk, feature_maps=feature_maps)
     folders = commands.bank(recipe, out=typed.out, options=options, allow_code=allow_code, display=Display())
     bank_path = shlex.quote(str(folders[0].parent))
-    typer.echo(f"Train from it with --bank {bank_path} (recipe, data and student as here; it knows its teacher)")
+    knows = "its teachers" if recipe.teacher is not None and recipe.teacher.also else "its teacher"
+    typer.echo(f"Train from it with --bank {bank_path} (recipe, data and student as here; it knows {knows})")
 
 
 @app.command(cls=Command)

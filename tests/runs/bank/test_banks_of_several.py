@@ -11,27 +11,13 @@ import torch
 from helpers.banked import files_of, losses_of, make, opened, small_recipe, with_bank
 from helpers.displays import Heard
 from helpers.engine import read_metrics, run_recipe
-from helpers.smallest_settings import TEACHERS
+from helpers.two_teachers import BOTH, TWO, VIT
 from understudy.models import create_model
 from understudy.recipes.schema import Recipe, merged
 from understudy.runs.bank import growing
 from understudy.runs.bank.open import with_banked_teacher
 from understudy.utils.errors import UserError
 from understudy.utils.interrupted import Interrupted
-
-VIT = {key: value for key, value in TEACHERS["vit"].items() if key != "allow_weak"}
-BOTH = {"distilled": 1, "distilled2": 1}
-TWO: dict[str, Any] = {
-    "teacher": {"also": {"distilled2": VIT}},
-    "student": {
-        "model": "timm:deit_tiny_patch16_224",
-        "kwargs": {"patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 2, "tokens": 2},
-        "weights": "none",
-    },
-    "method": {"name": "kd", "temperature": 1, "weight": 1, "on": BOTH},
-    "task_weight": 1,
-    "update": {"optimizer": "adamw", "lr": 1e-3},
-}
 
 
 def recipe_of(over: dict[str, Any] | None = None) -> Recipe:
