@@ -63,10 +63,14 @@ def test_each_head_learns_from_its_own_teacher_as_in_co_advise() -> None:
         ({"method": {"on": None}}, "no method teaches the head 'distilled2'; name it in method.on.*distilled2=null"),
         ({"teacher": {"train_epochs": 1}}, "several teachers know the data's classes already"),
         ({"teacher": {"also": {"distilled2": {"weights": "nowhere.pt"}}}}, "nowhere.pt"),
+        (
+            {"teacher": {"also": {"distilled": VIT}}},
+            r"nobody learns from cifar:resnet8, since .* \(distilled2, distilled\)",
+        ),
         ({"teacher": {"also": {"logits": VIT}}}, "'logits' is no head that has a teacher of its own: teacher.model is"),
         ({"teacher": {"also": {"../x": VIT}}}, "'../x' is no name of a head, such as distilled2"),
     ],
-    ids=["nobody listens", "trained here", "no such file", "the class token", "no name"],
+    ids=["nobody listens", "trained here", "no such file", "nobody hears the first", "the class token", "no name"],
 )
 def test_further_teachers_that_cannot_teach_are_refused_in_words(over: dict[str, Any], said: str) -> None:
     def opened() -> None:

@@ -107,7 +107,7 @@ def _refuse_detectors(components: Components) -> None:
 
 
 def _check_further_teachers(components: Components, rows: Sequence[Variant]) -> None:
-    """Refuse a further teacher whom no method of any row listens to."""
+    """Refuse a teacher whom no method of any row listens to, where there are several."""
     teacher = components.recipe.teacher
     if teacher is not None and teacher.also and is_dense(components.task):
         raise UserError("teacher.also: heads with teachers of their own are a classifier's; leave it out")
@@ -117,6 +117,11 @@ def _check_further_teachers(components: Components, rows: Sequence[Variant]) -> 
         raise UserError(
             f"teacher.also: no method teaches the head {unheard[0]!r}; name it in method.on, such as "
             f"{{distilled: 1, {unheard[0]}: 1}}, or leave that teacher out (teacher.also.{unheard[0]}=null)"
+        )
+    if teacher is not None and teacher.also and read <= {*teacher.also}:
+        raise UserError(
+            f"teacher.model: nobody learns from {teacher.model}, since every head that methods name has a teacher of "
+            f"its own in teacher.also ({', '.join(teacher.also)}); give one of these as teacher.model, and not there"
         )
 
 
