@@ -13,7 +13,7 @@ from understudy import Recipe, UserError
 from understudy.cli.options import RecipeOptions
 from understudy.cli.overrides import resolve_recipe
 from understudy.data import DataConfig
-from understudy.models import create_model
+from understudy.models import create_model, save_student
 from understudy.recipes.comparison import rows_of
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
@@ -137,3 +137,16 @@ def test_the_projector_is_told_which_settings_make_it_compare_maps() -> None:
         checked(recipe_of(data, SEGMENTER, method="projector"))
     maps = {"name": "projector", "student_tap": "head", "teacher_tap": "head", "kl_weight": 0}
     checked(recipe_of(data, SEGMENTER, method=maps))
+
+
+def test_a_teacher_that_has_the_classes_in_another_order_is_refused(tmp_path: Path) -> None:
+    data = {"root": "shapes", "train_rows": "0:4", "val_rows": "100:102", "workers": 0}
+    network = create_model(SEGMENTER["model"], num_classes=4, weights="none", kwargs=SEGMENTER["kwargs"])
+    names = ("background", "disc", "square", "triangle")
+    for folder, order in (("same", names), ("other", names[::-1])):
+        save_student(tmp_path / folder, network, label_names=order, image_size=64)
+    same, other = ({**SEGMENTER, "weights": str(tmp_path / folder)} for folder in ("same", "other"))
+    checked(recipe_of(data, SEGMENTER, method="kd").model_copy(update={"teacher": recipe_of(data, same).teacher}))
+    wrong = recipe_of(data, SEGMENTER, method="kd").model_copy(update={"teacher": recipe_of(data, other).teacher})
+    with pytest.raises(UserError, match=r"in another order \(triangle, square, disc, background; here background"):
+        checked(wrong)

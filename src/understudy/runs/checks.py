@@ -16,6 +16,8 @@ from understudy.data.loaders.plan import num_steps
 from understudy.methods import MethodConfig
 from understudy.methods.combination import check_num_classes
 from understudy.models import Network
+from understudy.models.class_names import class_names
+from understudy.models.weight_files import split_weights
 from understudy.recipes.comparison import Variant
 from understudy.runs.bank.of_boxes import refuse_asking_rows
 from understudy.runs.components import Components
@@ -25,10 +27,12 @@ from understudy.training.build import refuse_dense
 from understudy.training.loss import is_on_local_rows
 from understudy.training.trial_pass import USUAL_IMAGES, training_problem
 from understudy.utils.errors import UserError
-from understudy.utils.text import plural
+from understudy.utils.text import listed, plural
+from understudy.utils.untrusted import visible
 
 __all__ = ["check_rows", "compile_notes", "length_notes", "size_notes"]
 
+SHOWN = 5  # classes in a message
 COPIES = {"none": 1, "pairs": 2, "rotations": 4}
 
 
@@ -42,6 +46,7 @@ def check_rows(components: Components, rows: Sequence[Variant]) -> None:
     _check_are_detectors(components)
     if components.recipe.bank is not None:
         refuse_asking_rows(components, rows)
+    _check_order_of_classes(components)
     if config.copies == "rotations":
         refuse_to_turn(components.image_size)
     _check_further_teachers(components, rows)
@@ -104,6 +109,27 @@ def _refuse_detectors(components: Components) -> None:
                 f"{role} {network.name} is a detector, and {components.data.name} has {has}; take {instead}, or data "
                 "with boxes (COCO's json, VOC's xml, a data.yaml of YOLO's)"
             )
+
+
+def _check_order_of_classes(components: Components) -> None:
+    """Refuse a teacher whose folder names the data's classes in another order: it would teach each as another."""
+    teacher, ours = components.recipe.teacher, [visible(name) for name in components.data.classes]
+    if teacher is None or components.teacher_network is None or teacher.classes is not None or teacher.train_epochs:
+        return
+    if teacher.weights in (None, "none", "pretrained"):
+        return
+    names = class_names(teacher.model, split_weights(teacher.weights)[0])
+    theirs = [visible(name) for name, *_ in names or ()]
+    if theirs != ours and sorted(theirs) == sorted(ours):
+        way_out = (
+            "set teacher.classes=names"
+            if components.recipe.task == "classification"
+            else "number the data's classes as it does, or train it further on these (--train-teacher N)"
+        )
+        raise UserError(
+            f"teacher.weights: {teacher.weights} has the data's classes in another order ({listed(theirs, SHOWN)}; here"
+            f" {listed(ours, SHOWN)}), and would teach each as another; {way_out}"
+        )
 
 
 def _check_further_teachers(components: Components, rows: Sequence[Variant]) -> None:
