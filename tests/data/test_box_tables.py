@@ -12,6 +12,7 @@ from PIL import Image
 
 from understudy.data import DataConfig, open_data
 from understudy.data.sources.boxed import boxes_of_image, size_of_boxed
+from understudy.data.sources.detect import task_at
 from understudy.utils.errors import UserError
 
 datasets = pytest.importorskip("datasets")
@@ -122,3 +123,19 @@ def test_a_column_of_labels_beside_boxes_is_what_is_meant_unless_boxes_are_named
     assert not open_data(DataConfig(root=str(tmp_path), **rows)).have_boxes
     named = DataConfig(root=str(tmp_path), format="parquet-boxes", label_column="objects", **rows)
     assert open_data(named).have_boxes
+
+
+@pytest.mark.parametrize("form", ["saved", "parquet"])
+def test_the_task_of_tables_is_known_by_their_columns(form: str, tmp_path: Path) -> None:
+    def task_of(made: datasets.Dataset, name: str) -> str:
+        root = tmp_path / name
+        made.save_to_disk(root) if form == "saved" else made.to_parquet(root / "train.parquet")
+        return task_at(DataConfig(root=str(root)))
+
+    masked = datasets.Dataset.from_dict(
+        {"image": pictures(2), "mask": pictures(2)},
+        features=datasets.Features({"image": datasets.Image(), "mask": datasets.Image()}),
+    )
+    labelled = masked.remove_columns("mask").add_column("label", [0, 1])
+    found = {name: task_of(made, name) for name, made in (("a", data_set()), ("b", masked), ("c", labelled))}
+    assert found == {"a": "detection", "b": "segmentation", "c": "classification"}

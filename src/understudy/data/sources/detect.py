@@ -38,7 +38,8 @@ def task_at(config: DataConfig) -> str:
     """The task that what lies at `config.root` is for, by its form alone; classification where that does not say it."""
     try:
         root = roots_of(config.root)[0]
-        return (READERS[config.format] if config.format != AUTO else _reader_of(root)).task
+        reader = READERS[config.format] if config.format != AUTO else _reader_of(root)
+        return reader.task_of(given_path(root, what="data.root"), config)
     except UserError:  # whoever opens it says what is wrong
         return READERS["folder"].task
 

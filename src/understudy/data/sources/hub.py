@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from understudy.data.sources.boxed_tables import found_in_box_tables, wanted_of_boxes
-from understudy.data.sources.columns import Columns, columns_of
+from understudy.data.sources.columns import Columns, are_masks, columns_of
 from understudy.data.sources.found import Found, SplitName, split_name
 from understudy.data.sources.parquet import found_in_tables
 from understudy.data.sources.readers import Reader
@@ -113,6 +113,17 @@ class _Hub(Reader, name="hub"):
     def sniff(cls, root: Path) -> bool:
         """See `is_saved_by_datasets`."""
         return is_saved_by_datasets(root)
+
+    @classmethod
+    def task_of(cls, root: Path, config: DataConfig) -> str:
+        """By the columns of what was saved; of a name on the hub nothing is known before it is downloaded."""
+        if not is_saved_by_datasets(root):
+            return cls.task
+        schema = splits_by_name(loaded_from_hub(str(root), streaming=False), str(root))["train"].features.arrow_schema
+        wanted = Columns(config.image_column, config.label_column)
+        if wanted_of_boxes(schema, wanted, str(root)) is not None:
+            return "detection"
+        return "segmentation" if are_masks(schema, columns_of(schema, wanted, str(root), masks=True)) else cls.task
 
     @classmethod
     def open(cls, root: Path, config: DataConfig) -> Found:

@@ -242,6 +242,19 @@ def _check_labels(path: Path, schema: Any, first_path: Path, first: Any, columns
         )
 
 
+def _task_of_columns(file: Path, wanted: Columns) -> str:
+    """The task of a parquet file by the kind of its column of labels."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from None
+    columns = columns_of(schema, wanted, str(file), masks=True)
+    return "segmentation" if are_masks(schema, columns) else "classification"
+
+
 class _Parquet(Reader, name="parquet"):
     """Files of parquet, with images in a column."""
 
@@ -251,6 +264,11 @@ class _Parquet(Reader, name="parquet"):
     def sniff(cls, root: Path) -> bool:
         """Whether there are any."""
         return bool(parquet_files(root))
+
+    @classmethod
+    def task_of(cls, root: Path, config: DataConfig) -> str:
+        """By the kind of the column of labels."""
+        return _task_of_columns(files_by_split(root)["train"][0], Columns(config.image_column, config.label_column))
 
     @classmethod
     def open(cls, root: Path, config: DataConfig) -> Found:

@@ -49,6 +49,15 @@ class Reader:
         return False
 
     @classmethod
+    def task_of(cls, root: Path, config: DataConfig) -> str:
+        """The task that what lies at the root is for, as far as that can be known without opening it.
+
+        Raises:
+            UserError: it cannot be used.
+        """
+        return cls.task
+
+    @classmethod
     def open(cls, root: Path, config: DataConfig) -> Found:
         """The splits at the root; "train" is among them.
 
