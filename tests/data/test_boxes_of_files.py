@@ -111,6 +111,14 @@ def test_a_coco_file_that_cannot_be_used_is_refused_in_words(
         read_coco(coco(tmp_path, annotations, **changes))
 
 
+def test_categories_of_one_name_are_one_class(tmp_path: Path) -> None:
+    categories = [{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    found = read_coco(coco(tmp_path, [box(7, 1, [0, 0, 5, 5]), box(7, 2, [0, 0, 9, 9])], categories=categories))
+    assert found.classes == ("cat", "dog")
+    assert train_of(found).target(0).labels.tolist() == [0, 1]
+    assert "train: 1 category has the name of another, and is taken for the same class" in found.notes
+
+
 def test_an_area_that_is_no_number_is_the_boxs_and_a_mark_of_the_byte_order_is_no_error(tmp_path: Path) -> None:
     root = coco(tmp_path, [box(7, 1, [0, 0, 5, 5], area=10**400), box(7, 1, [0, 0, 5, 5], area="much")])
     file = root / "annotations" / "instances_train.json"
@@ -235,6 +243,7 @@ def test_yolo_reads_boxes_and_polygons_as_shares_of_the_image(tmp_path: Path) ->
         ("1 100 200 50 50", "[cat, dog]", "shares of the image are wanted, 0 to 1"),
         ("", "[cat, dog]", "no training image has a box"),
         ("1 0.5 0.5 0.5 0.2", "{0: cat, 2: dog}", "number them from 0 without gaps"),
+        ("1 0.5 0.5 0.5 0.2", "[cat, cat]", "names has 'cat' twice"),
     ],
 )
 def test_yolo_files_that_cannot_be_used_are_refused_in_words(

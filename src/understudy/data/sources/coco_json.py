@@ -67,6 +67,9 @@ def read_coco(root: Path) -> Found:
         names, numbers = _categories(content, file)
         if classes not in (None, names):
             raise UserError(f"{file} has other categories than {files['train']}; give both the same ones")
+        if split == "train" and (doubled := len(numbers) - len(names)):
+            has = plural(doubled, "category has", "categories have")
+            notes.append(f"train: {has} the name of another, and is taken for the same class")
         classes = names
         folder, images = _images(root, split, content, numbers, file)
         splits[split], counts = box_source(folder, images)
@@ -121,8 +124,9 @@ def _categories(content: Mapping[str, Any], file: Path) -> tuple[tuple[str, ...]
     if not ids or not all(isinstance(one, int) for one in ids) or len(set(ids)) < len(ids):
         raise UserError(f"{file}: categories need ids, whole numbers that differ")
     ordered = sorted(content["categories"], key=lambda category: int(category["id"]))
-    names = tuple(visible(str(category.get("name", category["id"]))) for category in ordered)
-    return names, {int(category["id"]): place for place, category in enumerate(ordered)}
+    called = [visible(str(category.get("name", category["id"]))) for category in ordered]
+    names = tuple(dict.fromkeys(called))  # of one name is one class: some tools list a group beside its only member
+    return names, {int(category["id"]): names.index(name) for category, name in zip(ordered, called, strict=True)}
 
 
 def _images(

@@ -101,7 +101,10 @@ def _names(names: Any, file: Path) -> tuple[str, ...]:
             names = [numbered[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise UserError(f"{file}: names should be a list of class names, or number them from 0 without gaps")
-    return tuple(visible(str(name)) for name in names)
+    called = tuple(visible(str(name)) for name in names)
+    if doubled := next((name for name in called if called.count(name) > 1), None):
+        raise UserError(f"{file}: names has {doubled!r} twice; give each class a name of its own")
+    return called
 
 
 def _files(base: Path, place: Any) -> list[Path]:
