@@ -23,7 +23,6 @@ MAX_LINE_BYTES = 1_000_000
 # What a terminal or a browser obeys or hides instead of showing it: control characters but for tab and newline, halves
 # of surrogate pairs, marks that turn the direction of reading, invisible tags.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]")
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _NO_PLAIN_TAGS = ("timestamp", "merge", "value")  # dates stay text, and << and = are keys like any other
 
 
@@ -149,7 +148,7 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
-        """The tag of a node; 1:30 is text, not the number of base 60 that YAML 1.1 takes it for."""
+        """The tag of a node; rows such as 16:48 are text, where YAML 1.1 has numbers to the base of 60."""
         if kind is yaml.ScalarNode and ":" in value and implicit[0]:
             return "tag:yaml.org,2002:str"
         return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
@@ -160,12 +159,6 @@ class _PlainLoader(yaml.SafeLoader):
             if key.tag == "tag:yaml.org,2002:bool":
                 key.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
-
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """The value; rows such as `16:48`, which YAML 1.1 takes for a number to the base of 60, are this text."""
-        if node.tag in _NUMBERS and ":" in node.value:
-            node.tag = "tag:yaml.org,2002:str"
-        return super().construct_object(node, deep)
 
     def _problem(self, event: Any) -> str | None:
         if isinstance(event, yaml.AliasEvent):
