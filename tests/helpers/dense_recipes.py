@@ -12,6 +12,7 @@ from torch import Tensor
 
 from helpers.displays import Eventful, press_ctrl_c
 from helpers.engine import run_recipe
+from helpers.small_detector import small_faster_rcnn
 from understudy import Recipe
 from understudy.recipes.schema import merged
 from understudy.utils.interrupted import Interrupted
@@ -19,21 +20,8 @@ from understudy.utils.interrupted import Interrupted
 DenseTask = Literal["segmentation", "detection"]
 TASKS: tuple[DenseTask, ...] = ("segmentation", "detection")
 
-FEW = {f"rpn_{when}_nms_top_n_{mode}": 32 for when in ("pre", "post") for mode in ("train", "test")}
-DETECTOR = {
-    "model": "fasterrcnn:resnet10t",
-    "kwargs": {
-        "width": 8,
-        "head_width": 16,
-        "anchor_sizes": [8, 16, 32, 64, 128],
-        "backbone": {"channels": [8, 8, 16, 16], "stem_width": 8},
-        "frozen_norms": True,
-        "box_batch_size_per_image": 16,  # as many are there in each image, so that a mean over boxes is one over images
-        "rpn_batch_size_per_image": 64,
-        **FEW,
-    },
-    "weights": "none",
-}
+# Of each image as many boxes are sampled, so that a mean over boxes is one over images.
+DETECTOR = small_faster_rcnn(proposals=32, frozen_norms=True, rpn_batch_size_per_image=64)
 SEGMENTER = {"model": "helpers.row_wise_networks:segmenter", "weights": "none"}
 # Ten training images in steps of four, four and two; three of validation. Batch norms stand still or are absent.
 DENSE: dict[DenseTask, dict[str, Any]] = {

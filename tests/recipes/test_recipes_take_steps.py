@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from helpers import yolo_package
+from helpers.query_configs import RT_DETR
 from understudy.recipes.comparison import rows_of
 from understudy.recipes.loading import merged, read_recipe, recipe_names
 from understudy.recipes.schema import recipe_from
@@ -36,21 +37,6 @@ DIGITS = {
 SMALL_SEGFORMER = {"model_type": "segformer", "hidden_sizes": [8, 16, 24, 32], "decoder_hidden_size": 16}
 FEW_PROPOSALS = {f"rpn_{when}_nms_top_n_{mode}": 32 for when in ("pre", "post") for mode in ("train", "test")}
 FEW_PROPOSALS |= {"box_batch_size_per_image": 32}
-SMALL_BODY = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 16, 16], "embedding_size": 8, "layer_type": "basic"}
-SMALL_RT_DETR = {
-    "model_type": "rt_detr",
-    "architectures": ["RTDetrForObjectDetection"],
-    "backbone_config": {"model_type": "rt_detr_resnet", **SMALL_BODY, "out_features": ["stage2", "stage3", "stage4"]},
-    "encoder_in_channels": [8, 16, 16],
-    "encoder_hidden_dim": 16,
-    "d_model": 16,
-    "decoder_in_channels": [16, 16, 16],
-    "num_queries": 12,
-    "decoder_layers": 2,
-    "num_denoising": 4,
-    **{f"{part}_attention_heads": 2 for part in ("encoder", "decoder")},
-    **{f"{part}_ffn_dim": 16 for part in ("encoder", "decoder")},
-}
 SMALL_SWIN = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4]}
 
 
@@ -89,7 +75,7 @@ def small_kwargs(model: str) -> dict[str, Any]:
     if model.startswith("hf:nvidia/mit-"):
         return SMALL_SEGFORMER
     if model.startswith("hf:PekingU/rtdetr"):
-        return SMALL_RT_DETR
+        return RT_DETR
     if model.startswith("fasterrcnn:"):
         return {**FEW_PROPOSALS, "width": 16, "head_width": 32}
     if model.startswith("torchvision:fasterrcnn"):

@@ -19,6 +19,7 @@ from helpers.detections import found, truth
 from helpers.displays import Eventful, press_ctrl_c
 from helpers.drawn_shapes import small_detector
 from helpers.engine import read_metrics, reproducible_files, run_recipe
+from helpers.small_detector import small_faster_rcnn
 from understudy import Recipe, UserError, load_student
 from understudy.cli.drawn_boxes import write_boxes
 from understudy.cli.predictions import written_as
@@ -48,19 +49,7 @@ from understudy.runs.push import push_student
 from understudy.tasks.box_matches import matched
 from understudy.utils.interrupted import Interrupted
 
-FEW = {f"rpn_{when}_nms_top_n_{mode}": 16 for when in ("pre", "post") for mode in ("train", "test")}
-SMALL = {
-    "model": "fasterrcnn:resnet10t",
-    "kwargs": {
-        "width": 8,
-        "head_width": 16,
-        "anchor_sizes": [8, 16, 32, 64, 128],
-        "backbone": {"channels": [8, 8, 16, 16], "stem_width": 8},
-        "box_batch_size_per_image": 16,
-        **FEW,
-    },
-    "weights": "none",
-}
+SMALL = small_faster_rcnn()
 
 
 def recipe_of(**over: Any) -> Recipe:
@@ -346,7 +335,7 @@ def test_predict_shows_the_teachers_boxes_beside_the_students(run: RunFolder, tm
     assert json.loads(next(written_as("jsonl", [one], has_teacher=True)))["teacher"][0]["box"]
     bare = dataclasses.replace(one, teacher=())
     assert "teacher   nothing found" in list(written_as("table", [bare], has_teacher=True))[1]
-    write_boxes(dataclasses.replace(one, student=()), tmp_path)
+    write_boxes(dataclasses.replace(one, student=()), PictureFolder(tmp_path, "--boxes"))
     drawn = np.asarray(Image.open(tmp_path / "image 0.png"))
     assert drawn.shape[1] >= 2 * 90
     assert (drawn[-40:, :90] == pixels).all()

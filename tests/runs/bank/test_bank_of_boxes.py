@@ -15,6 +15,7 @@ from PIL import Image
 from helpers.banked import files_of, furthest, losses_of, make, opened, with_bank
 from helpers.displays import Eventful, Heard, press_ctrl_c
 from helpers.engine import read_metrics, reproducible_files, run_recipe
+from helpers.small_detector import small_faster_rcnn
 from understudy import Recipe, UserError
 from understudy.core.batch import Batch
 from understudy.report import read_results
@@ -23,19 +24,7 @@ from understudy.teachers.bank.view import BankView
 from understudy.utils.interrupted import Interrupted
 
 SIZES = [(40, 60), (60, 40), (30, 30), (64, 50), (40, 90), (33, 64), (60, 60)]  # height, width
-FEW = {f"rpn_{when}_nms_top_n_{mode}": 16 for when in ("pre", "post") for mode in ("train", "test")}
-SMALL = {
-    "model": "fasterrcnn:resnet10t",
-    "kwargs": {
-        "width": 8,
-        "head_width": 16,
-        "anchor_sizes": [8, 16, 32, 64, 128],
-        "backbone": {"channels": [8, 8, 16, 16], "stem_width": 8},
-        "box_batch_size_per_image": 16,
-        **FEW,
-    },
-    "weights": "none",
-}
+SMALL = small_faster_rcnn()
 STAGES = {"student_stages": [0, 1, 2, 3, 4], "teacher_stages": [0, 1, 2, 3, 4]}
 ON_MAPS = [
     {"name": "fitnet", "relu": False, "weight": 1, "student_stages": [0, 1, 2], "teacher_stages": [0, 1, 2]},
