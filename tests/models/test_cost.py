@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from understudy.models import cost_of, count_macs, count_parameters, images_per_second, latency_ms, median_ms
-from understudy.models.cost import throughput
+from understudy.models.cost import images_within, throughput
 
 
 class Nap:
@@ -77,6 +77,20 @@ def test_images_per_second_follow_from_the_time_of_a_batch() -> None:
     rate = images_per_second(Waits(), image_size=4, batch_size=4, seconds=0.1)
     assert 0.5 * 4 / max(nap.seconds) <= rate <= 4 / min(nap.seconds) <= 500
     assert latency_ms(Waits(), image_size=4, seconds=0.01) >= 2
+
+
+def test_a_pass_that_is_timed_has_as_many_images_as_there_is_time_for() -> None:
+    class Waits(nn.Module):
+        def forward(self, images: torch.Tensor) -> None:
+            seen.append(len(images))
+            nap.take(0.002 * len(images))
+
+    nap, seen = Nap(), list[int]()
+    assert images_within(Waits(), image_size=4, most=64, seconds=60) == 64
+    assert images_within(Waits(), image_size=4, most=64, seconds=0.004) <= 2
+    assert images_within(Waits(), image_size=4, most=64, seconds=0) == 1
+    assert images_within(Waits(), image_size=4, most=3, seconds=60) == 3
+    assert max(seen) == 8
 
 
 def test_a_throughput_lies_within_the_range_of_its_measurements() -> None:

@@ -120,7 +120,7 @@ def test_a_factory_that_takes_no_number_of_classes_is_called_without(own_code: s
     [
         ("resnet34", r"does not say where it comes from.*did you mean timm:resnet34 or torchvision:resnet34"),
         ("resnet8x4", r"does not say where it comes from.*did you mean cifar:resnet8x4\?"),
-        ("timm:", "does not say where it comes from; write timm:NAME, .*understudy:NAME, hf:NAME, .*ultralytics:NAME or mod"),
+        ("timm:", "does not say where it comes from; write timm:NAME, .*hf:NAME, .*ultralytics:NAME or mod"),
         ("timm:resnet34x", r"timm has no model 'resnet34x'; did you mean .*resnet34"),
         ("timm:resnet34.nonsense", r"timm has no weights named 'resnet34.nonsense'; there are: .*resnet34.a1_in1k"),
         ("torchvision:resnet81", r"torchvision has no model 'resnet81'; did you mean resnet\d+"),

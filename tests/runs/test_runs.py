@@ -76,6 +76,7 @@ class TestFolder:
         speeds = {line["role"]: line["images_per_second"] for line in timing if line["kind"] == "speed"}
         assert set(speeds) == {"student", "teacher"}
         assert all(speed > 0 for speed in speeds.values())
+        assert len({line["batch"] for line in timing if line["kind"] == "speed"}) == 1
 
     def test_a_second_repetition_is_the_same_byte_for_byte(
         self, run: RunFolder, recipe: Recipe, tmp_path: Path

@@ -24,6 +24,7 @@ __all__ = [
     "count_macs",
     "count_parameters",
     "images_per_second",
+    "images_within",
     "latency_ms",
     "median_ms",
     "model_facts",
@@ -33,6 +34,7 @@ __all__ = [
 _MEASURE_SECONDS = 0.5
 _WARMUP_CALLS = 3
 _FEWEST_CALLS = _MEASUREMENTS = 5
+_FEW_IMAGES = 8  # by which it is told how long more of them take
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,25 @@ def throughput(
     return Throughput(batch_size / median, batch_size / max(slowest, median), batch_size / min(fastest, median))
 
 
+def images_within(module: nn.Module, *, image_size: ImageSize, most: int, seconds: float) -> int:
+    """How many images a forward pass in eval mode may have to last about so long, judged by one pass of a few.
+
+    Args:
+        module: runs where it is.
+        image_size: of the images.
+        most: of them that are wanted; that many where the few ones say they take no longer.
+        seconds: that a pass may last.
+
+    Returns:
+        From 1 to `most`.
+    """
+    few = min(most, _FEW_IMAGES)
+    images = _images(module, few, image_size)
+    with _at_rest(module):
+        taken = min(_timed(lambda: module(images), 0.0, num_warmups=1, fewest=1))
+    return most if taken == 0 else max(1, min(most, int(few * seconds / taken)))
+
+
 def median_ms(call: Callable[[], object], *, threads: int | None = None, seconds: float = _MEASURE_SECONDS) -> float:
     """Median milliseconds of `call` over `seconds`, after a warm-up; waits for an accelerator to finish.
 
@@ -140,13 +161,15 @@ def median_ms(call: Callable[[], object], *, threads: int | None = None, seconds
         return 1e3 * statistics.median(_timed(call, seconds))
 
 
-def _timed(call: Callable[[], object], seconds: float) -> list[float]:
+def _timed(
+    call: Callable[[], object], seconds: float, *, num_warmups: int = _WARMUP_CALLS, fewest: int = _FEWEST_CALLS
+) -> list[float]:
     """Seconds of each call."""
-    for _ in range(_WARMUP_CALLS):
+    for _ in range(num_warmups):
         call()
     taken: list[float] = []
     started = time.perf_counter()
-    while len(taken) < _FEWEST_CALLS or time.perf_counter() - started < seconds:
+    while len(taken) < fewest or time.perf_counter() - started < seconds:
         before = time.perf_counter()
         call()
         if torch.accelerator.is_available():

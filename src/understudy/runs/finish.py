@@ -13,7 +13,7 @@ from torch import Tensor
 from understudy.core.image_size import height_and_width
 from understudy.data.loaders.dense import MOST_PIXELS
 from understudy.data.sources.found import BadImages
-from understudy.models.cost import throughput
+from understudy.models.cost import images_within, throughput
 from understudy.report import headline
 from understudy.results.schema import Deployed, Headline, Results, Row, Teacher
 from understudy.results.seed_record import SeedRecord
@@ -30,6 +30,8 @@ from understudy.tasks.base import is_dense
 from understudy.utils.machine import peak_memory_gib
 
 __all__ = ["finish"]
+
+PASS_SECONDS = 2.0  # that a pass may last which is timed: a large teacher on a CPU would take minutes
 
 
 def finish(execution: Execution) -> None:
@@ -100,7 +102,7 @@ def _deploy(run: RunFolder, results: Results, row: Row) -> Deployed:
 
 
 def _timed_images(components: Components) -> int:
-    """Images of a pass that is timed: as many as are evaluated at once."""
+    """Images of a pass that is timed, at most: as many as are evaluated at once."""
     most = components.recipe.data.eval_batch_size
     if not is_dense(components.task):
         return most
@@ -112,10 +114,13 @@ def _timed_images(components: Components) -> int:
 def _time_models(execution: Execution) -> None:
     """Measure inference speed of student and teacher into timing.jsonl."""
     components = execution.components
-    batch_size = _timed_images(components)
     models = [("student", components.student_network, components.image_size)]
     if components.teacher_network is not None:
         models.append(("teacher", components.teacher_network, components.teacher_size or components.image_size))
+    batch_size = _timed_images(components)
+    for _, network, size in models:  # all in batches of one size
+        model = network.prepared.to(components.device)
+        batch_size = images_within(model, image_size=size, most=batch_size, seconds=PASS_SECONDS)
     for role, network, size in models:
         model = network.prepared.to(components.device)
         rate = throughput(model, image_size=size, batch_size=batch_size)
