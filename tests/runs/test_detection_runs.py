@@ -21,6 +21,7 @@ from helpers.drawn_shapes import small_detector
 from helpers.engine import read_metrics, reproducible_files, run_recipe
 from helpers.small_detector import small_faster_rcnn
 from understudy import Recipe, UserError, load_student
+from understudy.cli.commands import deployment_commands
 from understudy.cli.drawn_boxes import write_boxes
 from understudy.cli.predictions import written_as
 from understudy.cli.written_pictures import PictureFolder
@@ -84,6 +85,8 @@ def test_results_and_page_are_in_the_metrics_of_boxes(run: RunFolder) -> None:
     terms = {key for line in read_metrics(run) if line["kind"] == "train" for key in line["terms"]}
     assert terms == {"dist.inter", "dist.intra"}
     page = (run.path / "report.html").read_text()
+    assert "IMAGES... --boxes PICTURES" in page
+    assert deployment_commands(run).splitlines()[0].endswith("IMAGES... --boxes PICTURES")
     assert "top-1" not in page
     table = comparison_table(results)
     assert [column.key for column in table.columns][:4] == ["row", "ap", "ap50", "ap75"]

@@ -17,6 +17,7 @@ from helpers.displays import Eventful, press_ctrl_c
 from helpers.engine import read_metrics, reproducible_files, run_recipe
 from helpers.masks import masks_folder, save_mask
 from understudy import Recipe, UserError, load_student
+from understudy.cli.commands import deployment_commands
 from understudy.models.export import FORMATS
 from understudy.report import read_results
 from understudy.runs.analyses.run import AnalyzeOptions, analyze
@@ -76,6 +77,8 @@ def test_results_are_in_the_metrics_of_masks(run: RunFolder) -> None:
 
 def test_the_page_shows_iou_by_class_and_images_with_their_masks(run: RunFolder) -> None:
     page = (run.path / "report.html").read_text()
+    assert "IMAGES... --masks MASKS" in page
+    assert deployment_commands(run).splitlines()[0].endswith("IMAGES... --masks MASKS")
     assert 'id="ious"' in page
     assert 'id="masks"' in page
     assert "top-1" not in page

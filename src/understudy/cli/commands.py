@@ -253,7 +253,8 @@ def deployment_commands(run: RunFolder) -> str:
     export = (
         f"\n      {name} export {folder} --onnx student.onnx" if is_exported_here(str(student.get("model"))) else ""
     )
-    return f"Next: {name} predict {folder} IMAGES...{export}"
+    written = {"segmentation": " --masks MASKS", "detection": " --boxes PICTURES"}
+    return f"Next: {name} predict {folder} IMAGES...{written.get(run.recipe().get('task', ''), '')}{export}"
 
 
 def _program() -> Path:

@@ -141,12 +141,19 @@ def _deployed_words(results: Results) -> str:
     return f"{which}, lies in {deployed.folder!r} of the run."
 
 
+_ANSWERS = {  # what `understudy predict` writes, by task, and what there is then
+    "segmentation": (" --masks MASKS", "shares of classes, and a PNG of every mask"),
+    "detection": (" --boxes PICTURES", "boxes and how sure, drawn on the pictures"),
+}
+
+
 def _next_commands(run: RunData) -> Iterator[str]:
     """How to use the student, in lines to copy."""
     if run.results.deployed is None:
         return
     folder = shlex.quote(str(run.folder))
-    yield f"understudy predict {folder} IMAGES...                  # names of classes and how sure"
+    option, what = _ANSWERS.get(run.results.task, ("", "names of classes and how sure"))
+    yield f"understudy predict {folder} IMAGES...{option:<18}# {what}"
     if all(is_exported_here(row.student.model) for row in run.results.rows):
         yield f"understudy export {folder} --onnx student.onnx         # a file for onnxruntime"
     yield f"student = understudy.load_student({str(run.folder)!r})  # in Python: an nn.Module on images in [0,1]"
