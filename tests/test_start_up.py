@@ -99,11 +99,12 @@ def test_all_public_names_together_import_nothing_that_few_need() -> None:
 
 @pytest.mark.slow
 def test_all_public_names_cost_little_more_than_torch_torchvision_and_timm() -> None:
-    processor_seconds("from understudy import *")
-    ratios = [
-        processor_seconds("from understudy import *") / processor_seconds("import torch, torchvision, timm")
-        for _ in range(3)
-    ]
+    # Without the collector, whose one pass over all objects of torch takes as long as these imports, wherever it falls.
+    ours, theirs = (
+        f"import gc; gc.disable(); {one}" for one in ("from understudy import *", "import torch, torchvision, timm")
+    )
+    processor_seconds(ours)
+    ratios = [processor_seconds(ours) / processor_seconds(theirs) for _ in range(3)]
     assert statistics.median(ratios) < 1.15, ratios
 
 
