@@ -22,6 +22,7 @@ from understudy.models.export.onnx import Onnx
 from understudy.recipes.comparison import row_named, rows_of, written_out
 from understudy.recipes.schema import Recipe, load_recipe
 from understudy.report.licences import is_exported_here
+from understudy.report.predict_options import predict_option
 from understudy.runs.bank.layout import BankOptions
 from understudy.runs.bank.make import make_banks
 from understudy.runs.console import Display
@@ -253,8 +254,8 @@ def deployment_commands(run: RunFolder) -> str:
     export = (
         f"\n      {name} export {folder} --onnx student.onnx" if is_exported_here(str(student.get("model"))) else ""
     )
-    written = {"segmentation": " --masks MASKS", "detection": " --boxes PICTURES"}
-    return f"Next: {name} predict {folder} IMAGES...{written.get(run.recipe().get('task', ''), '')}{export}"
+    option, _ = predict_option(str(run.recipe().get("task")))
+    return f"Next: {name} predict {folder} IMAGES...{option}{export}"
 
 
 def _program() -> Path:

@@ -17,6 +17,7 @@ from understudy.report.licences import is_exported_here, licence_notes
 from understudy.report.origins import has_random_start, start_sentence
 from understudy.report.page_figures import ShownFigure, shown_figures
 from understudy.report.page_table import PageTable, cost_table, page_table
+from understudy.report.predict_options import predict_option
 from understudy.report.row_settings import RowSettings, flat_settings, row_settings
 from understudy.report.run_data import RunData, Timing
 from understudy.report.sentences import headline
@@ -141,18 +142,12 @@ def _deployed_words(results: Results) -> str:
     return f"{which}, lies in {deployed.folder!r} of the run."
 
 
-_ANSWERS = {  # what `understudy predict` writes, by task, and what there is then
-    "segmentation": (" --masks MASKS", "shares of classes, and a PNG of every mask"),
-    "detection": (" --boxes PICTURES", "boxes and how sure, drawn on the pictures"),
-}
-
-
 def _next_commands(run: RunData) -> Iterator[str]:
     """How to use the student, in lines to copy."""
     if run.results.deployed is None:
         return
     folder = shlex.quote(str(run.folder))
-    option, what = _ANSWERS.get(run.results.task, ("", "names of classes and how sure"))
+    option, what = predict_option(run.results.task)
     yield f"understudy predict {folder} IMAGES...{option:<18}# {what}"
     if all(is_exported_here(row.student.model) for row in run.results.rows):
         yield f"understudy export {folder} --onnx student.onnx         # a file for onnxruntime"
