@@ -13,30 +13,26 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from understudy.core.batch import Batch, PlannedBatch
 from understudy.core.compile import Capture
 from understudy.core.meters import StepRecord
+from understudy.training.cuda_graph import Recorder, cuda_graph, in_words
 from understudy.utils.errors import UserError
-from understudy.utils.seeding import RandomState, random_state, renew_default_generator
+from understudy.utils.seeding import RandomState, random_state
 
 if TYPE_CHECKING:
     from understudy.training.trainer import Trainer
 
-__all__ = ["CapturedSteps", "Recorder", "capture_problem", "captured", "cuda_graph"]
+__all__ = ["CapturedSteps", "capture_problem", "captured"]
 
 AnyBatch = Batch | PlannedBatch
-Step = Callable[[], list[StepRecord]]
-# Takes a step while recording it, told from which states it may draw on the device; the records, whose tensors every
-# replay writes anew, and what replays it.
-Recorder = Callable[[Step, Sequence[RandomState]], tuple[list[StepRecord], Callable[[], None]]]
 
 STEPS_BEFORE = 3  # taken as they come: libraries settle on their kernels, DOT learns which loss reaches what
 
@@ -211,7 +207,7 @@ class CapturedSteps:
         try:
             records, replay = self._record(lambda: self._trainer.replayable_step(still), drawn_from)
         except (RuntimeError, NotImplementedError) as error:  # torch's: an operation that waits, or no memory left
-            problem = _in_words(error, batch.num_images)
+            problem = in_words(error, batch.num_images)
         else:
             self._recording = _Recording(key, still, records, replay)
             self.num_recordings += 1
@@ -243,38 +239,6 @@ class CapturedSteps:
         if self._must:
             raise UserError(f"capture: true cannot be: {problem}. Leave it out (auto captures where it can)")
         self._say(f"steps are not captured as a CUDA graph: {problem}")
-
-
-def cuda_graph(step: Step, drawn_from: Sequence[RandomState]) -> tuple[list[StepRecord], Callable[[], None]]:
-    """Record a step as a CUDA graph, and take it."""
-    graph = torch.cuda.CUDAGraph()
-    for state in drawn_from:
-        if state.cuda_generator is not None:
-            graph.register_generator_state(state.cuda_generator)
-    stream = torch.cuda.current_stream()
-    try:
-        with torch.cuda.graph(graph):
-            records = step()
-    except BaseException:  # of which torch leaves behind the stream that it captured on, and a generator that refuses
-        torch.cuda.set_stream(stream)
-        renew_default_generator()
-        raise
-    graph.replay()  # to be recorded is not to be run
-    return records, graph.replay
-
-
-def _in_words(error: BaseException, num_images: int) -> str:
-    """What stood against a recording: the first error, since torch raises another when it ends what has failed."""
-    causes = list(_causes(error))
-    if any(isinstance(cause, torch.OutOfMemoryError) for cause in causes):
-        return f"memory ran out with batches of {num_images}"
-    return str(causes[-1]).splitlines()[0]
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _tensors(batch: AnyBatch) -> dict[str, Tensor]:
