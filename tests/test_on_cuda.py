@@ -157,6 +157,26 @@ def test_a_capture_that_fails_leaves_a_trainer_that_goes_on(monkeypatch: pytest.
         assert torch.equal(tensors_of(fallen.students[0])[name], value), name
 
 
+def test_a_replay_that_misses_what_python_does_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def halved_later(trainer: Trainer, batch: Batch) -> Any:
+        taken.append(batch)
+        with torch.no_grad():
+            for parameter in trainer.students[0].model.parameters():
+                parameter.mul_(1.0 if len(taken) < 5 else 0.5)
+        return whole(trainer, batch)
+
+    taken: list[Batch] = []
+    whole = Trainer.replayable_step
+    monkeypatch.setattr(Trainer, "replayable_step", halved_later)
+    plain = rows_trained(False, ["kd"])
+    taken.clear()
+    found_out = rows_trained("auto", ["kd"])  # the fourth step is recorded, the fifth is the first to be replayed
+    assert found_out._captured.problem is not None
+    assert found_out._captured.num_replays == 1
+    for name, value in tensors_of(plain.students[0]).items():
+        assert torch.equal(tensors_of(found_out.students[0])[name], value), name
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_a_captured_row_of_several_is_the_row_alone(row: str) -> None:
     together, alone = rows_trained(True), rows_trained(True, [row])

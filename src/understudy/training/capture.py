@@ -23,6 +23,7 @@ from torch import Tensor
 from understudy.core.batch import Batch, PlannedBatch
 from understudy.core.compile import Capture
 from understudy.core.meters import StepRecord
+from understudy.training.capture_check import checked_replay
 from understudy.training.cuda_graph import Recorder, cuda_graph, in_words
 from understudy.utils.errors import UserError
 from understudy.utils.seeding import RandomState, random_state
@@ -35,6 +36,7 @@ __all__ = ["CapturedSteps", "capture_problem", "captured"]
 AnyBatch = Batch | PlannedBatch
 
 STEPS_BEFORE = 3  # taken as they come: libraries settle on their kernels, DOT learns which loss reaches what
+REPLAYS_BETWEEN_CHECKS = 500  # at least: what drifts apart by and by is seen in a later epoch, at 0.3 % of the time
 
 
 class Steps(Protocol):
@@ -137,13 +139,14 @@ class CapturedSteps:
         self._recording: _Recording | None = None
         self._last: Hashable = None  # what the step before had baked in
         self._num_plain = 0  # steps as they come, so far
+        self._checked: tuple[int, int] | None = None  # epoch and replay of the last check; None: of this recording none
         self.problem: str | None = None  # what turned up against it
         self.num_recordings = 0
         self.num_replays = 0
 
     def forget(self) -> None:
         """Drop the recording."""
-        self._recording, self._last = None, None
+        self._recording, self._last, self._checked = None, None, None
 
     def __call__(self, batch: AnyBatch) -> list[StepRecord]:
         """Take a step: replayed where one like it was recorded, recorded where it is the second like it in a row."""
@@ -209,7 +212,7 @@ class CapturedSteps:
         except (RuntimeError, NotImplementedError) as error:  # torch's: an operation that waits, or no memory left
             problem = in_words(error, batch.num_images)
         else:
-            self._recording = _Recording(key, still, records, replay)
+            self._recording, self._checked = _Recording(key, still, records, replay), None
             self.num_recordings += 1
             return records
         # Only here the error, and what it holds of the recording's memory, is gone.
@@ -225,12 +228,32 @@ class CapturedSteps:
     def _replayed(self, recording: _Recording, batch: AnyBatch) -> list[StepRecord]:
         for name, tensor in _tensors(batch).items():
             getattr(recording.batch, name).copy_(tensor, non_blocking=True)
+        self._last = recording.key
+        self.num_replays += 1
+        if not self._is_check_due():
+            return self._replay(recording)
+        self._checked = self._trainer.epoch, self.num_replays
+        records, problem = checked_replay(
+            self._trainer.students,
+            lambda: self._trainer.replayable_step(batch),
+            lambda: self._replay(recording),
+        )
+        if problem is not None:
+            self._give_up(problem)
+        return records
+
+    def _replay(self, recording: _Recording) -> list[StepRecord]:
         recording.replay()
         for student in self._trainer.students:
             student.update.count_replay()
-        self._last = recording.key
-        self.num_replays += 1
         return recording.records
+
+    def _is_check_due(self) -> bool:
+        """Whether this replay is the first of its recording, or long after the last one that was checked."""
+        if self._checked is None:
+            return True
+        epoch, replay = self._checked
+        return self._trainer.epoch > epoch and self.num_replays - replay >= REPLAYS_BETWEEN_CHECKS
 
     def _give_up(self, problem: str) -> None:
         """Take steps as they come from here on."""

@@ -64,6 +64,12 @@ class RandomState:
         cuda = {} if self.cuda_generator is None else {"cuda": self.cuda_generator.get_state()}
         return {**self._state, **cuda}
 
+    def return_to(self, state: Mapping[str, Tensor]) -> None:
+        """Put them there again in place, so that graphs which were told of this state draw on from there."""
+        self._state = {device: value for device, value in state.items() if device != "cuda"}
+        if self.cuda_generator is not None:
+            self.cuda_generator.set_state(state["cuda"])
+
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put them there again; on CUDA in a new generator, of which no graph knows."""
         self._state = {device: value.cpu() for device, value in state.items() if device != "cuda"}
