@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -42,3 +44,25 @@ def test_replays_are_the_steps_of_every_method(method: str, passes: int) -> None
         assert torch.equal(tensors_of(captured.students[0])[name], value), name
     assert said == []
     assert captured._captured.num_replays > 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("update", ["joint", "dot"])
+@pytest.mark.parametrize("method", [method for method in OF_IMAGES if method != "tfkd"])
+def test_a_step_leaves_nothing_of_its_graph_behind(method: str, update: str) -> None:
+    """A parameter's gradient is added up on the stream on which what is left was made: not the one that records."""
+    components = open_components(
+        recipe_of(method, update, {"data": {"train_rows": "0:64"}, "epochs": 1, "ema": {"decay": 0.9}}),
+        allow_code=True,
+        say=lambda note: None,
+    )
+    trainer = build_trainer(components, rows_of(components.recipe), 0)
+    gc.collect()
+    before = {id(value) for value in values_with_graph()}
+    trainer.fit(components.train_loader(0), epochs=1)
+    gc.collect()
+    assert [value.shape for value in values_with_graph() if id(value) not in before] == []
+
+
+def values_with_graph() -> list[torch.Tensor]:
+    return [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor) and one.grad_fn is not None]
