@@ -187,6 +187,7 @@ class Losses:
     task: Tensor
     distill: Tensor | None  # None where nothing is distilled
     terms: Mapping[str, Tensor]  # detached, by name, before any weight
+    parts: Mapping[str, Tensor] = field(default_factory=dict)  # of `distill`, by stream, where an update needs them
 
 
 def _plain_rows(copies: Tensor | None, num_plain: int | None) -> slice | Tensor:

@@ -1,12 +1,14 @@
 """What every method is: a Config, the taps it looks at, and a forward from a Pairing to named terms.
 
-A method knows tensors and nothing else: no optimizer, epoch, loader, device or rank. Adding a method is adding
-one file to this folder.
+A method knows tensors and nothing else: no optimizer, loader, device or rank; of epochs, what `set_epoch` tells it.
+Adding a method is adding one file to this folder.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -140,6 +142,9 @@ class Method(nn.Module):
     min_classes: ClassVar[int] = 2
     activations: ClassVar[frozenset[Activation]] = frozenset({"softmax"})  # of logits that it can compare
     default_loss: ClassVar[LossWeights] = LossWeights(task=1.0, distill=1.0)
+    # By name of a term, the part of the distill loss that it is ("target", "non_target"): for updates which move the
+    # weights by each part apart. All terms, or none.
+    streams: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -195,6 +200,16 @@ class Method(nn.Module):
     def forward(self, pairing: Pairing) -> dict[str, Tensor]:
         """Named, unweighted terms; their sum is the method's loss."""
         raise NotImplementedError(f"method {self.name!r} defines no forward")
+
+    def set_epoch(self, epoch: int, num_epochs: int) -> None:
+        """Say which epoch begins, counted from 1, of how many; a method with a curriculum follows it, others need not.
+
+        Called before the first step of each epoch, of a resumed run too: what follows from it is no state of its own.
+        """
+
+    def follows_epochs(self) -> bool:
+        """Whether `set_epoch` changes something."""
+        return type(self).set_epoch is not Method.set_epoch
 
     def deployed(self, student: nn.Module) -> nn.Module:
         """What is evaluated, counted, timed and exported; nearly always the student itself."""

@@ -169,6 +169,8 @@ class Update:
         retains_graph: whether `accumulate` goes through a graph more than once.
         optimizer: holds the parameters and what is remembered of them; an update without one defines what reads it.
         needs_distillation: whether a student alone, without a method, is trained by the default update instead.
+        needs_streams: parts of the distill loss that `accumulate` reads apart, out of `Losses.parts`; only methods that
+            say which of their terms belong to which (`Method.streams`) are trained by it.
     """
 
     class Config(UpdateConfig):
@@ -177,6 +179,7 @@ class Update:
     name: ClassVar[str]
     retains_graph: ClassVar[bool] = False
     needs_distillation: ClassVar[bool] = False
+    needs_streams: ClassVar[tuple[str, ...]] = ()
 
     add_up: Callable[[Sequence[Tensor]], list[Tensor]]
     optimizer: torch.optim.Optimizer

@@ -1,12 +1,12 @@
 """The whole step of a Trainer as one CUDA graph: recorded once, replayed with one launch.
 
-At the sizes of CIFAR a step waits for its hundreds of kernels to be launched. What a graph replays are these kernels
-on the tensors that they were recorded with; Python does not go through the step again. So batches, or the numbers that
+At the sizes of CIFAR a step waits for its hundreds of kernels to be launched. What a graph replays are these kernels on
+the tensors that they were recorded with; Python does not go through the step again. So batches, or the numbers that
 they are made of on the device, are copied into tensors that stay where they are, the numbers that change from step to
 step live on the device (`Update.begin_step`), and whatever else of Python is in a step (`baked_in`: warm-up weights, a
-bank's view, who is trainable) has the step recorded anew where it changes. What a step draws on the device (dropout,
-drop path, negatives) comes from generators that the graph is told of, and that checkpoints hold. Steps of other shapes,
-such as an epoch's last, are taken as they come.
+curriculum's epoch, a bank's view, who is trainable) has the step recorded anew where it changes. What a step draws on
+the device (dropout, drop path, negatives) comes from generators that the graph is told of, and that checkpoints hold.
+Steps of other shapes, such as an epoch's last, are taken as they come.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class CapturedSteps:
         shapes = tuple((name, tensor.shape, tensor.dtype, tensor.stride()) for name, tensor in _tensors(batch).items())
         look = None if trainer.teacher is None else trainer.teacher.baked_in(batch)
         made = (batch.make, batch.then) if isinstance(batch, PlannedBatch) else batch.num_plain
-        return shapes, made, look, *(student.baked_in(trainer.epoch) for student in trainer.students)
+        return shapes, made, look, trainer.epochs, *(student.baked_in(trainer.epoch) for student in trainer.students)
 
     def _watched(self, batch: AnyBatch) -> list[StepRecord]:
         """A step as it comes; one that draws random numbers elsewhere than on the device is none to be replayed."""

@@ -1,21 +1,30 @@
-"""method.safetensors: what a run's methods have learnt, for a second run to start from."""
+"""What a run's methods have learnt: what of it an update moves, and method.safetensors for a second run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from understudy.methods import Method
-from understudy.training.student import labels_of
+from understudy.training.loss import labels_of
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import given_path
 
-__all__ = ["FILE_NAME", "load_connectors", "save_connectors"]
+__all__ = ["FILE_NAME", "load_connectors", "parameters_of", "save_connectors"]
 
 FILE_NAME = "method.safetensors"
+
+
+def parameters_of(model: nn.Module, methods: Iterable[nn.Module]) -> list[tuple[str, nn.Parameter]]:
+    """Named parameters that an update moves: the student's and every connector's."""
+    named = list(model.named_parameters())
+    for number, method in enumerate(methods):
+        named += [(f"connectors.{number}.{name}", parameter) for name, parameter in method.named_parameters()]
+    return [(name, parameter) for name, parameter in named if parameter.requires_grad]
 
 
 def save_connectors(folder: Path, methods: Sequence[Method]) -> None:

@@ -37,6 +37,10 @@ class WeightedMethod:
         """Weight in an epoch counted from 1, constant within it, as the field does it."""
         return self.weight * (min(epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0)
 
+    def baked_in(self, epoch: int) -> tuple[float, int | None]:
+        """What a recorded step has of the epoch: the weight, and the epoch itself where the method follows it."""
+        return self.weight_in(epoch), epoch if self.method.follows_epochs() else None
+
 
 @dataclass(frozen=True, slots=True)
 class PassShare:
@@ -66,15 +70,18 @@ def combine_losses(
     epoch: int,
     part: PassShare,
     random_state: RandomState,
+    apart: bool = False,
 ) -> tuple[Losses, Losses]:
     """(losses to descend on, losses to log): the former carry this part's share of the step, the latter are whole.
 
     `random_state` is swapped in where related rows are compared: each process does that on all rows, so all must draw
     the same, or CRD's constants and with them the connectors drift apart. A lone Pairing is read by every method.
+    `apart`: the former also have the parts of the distillation loss that the methods tell apart.
     """
     shared: Tensor | None = None
     whole: Tensor | None = None
     logged: dict[str, Tensor] = {}
+    parts: dict[str, Tensor] = {}
     gathered: dict[int, Pairing] = {}  # by the Pairing of this process; in classification all names mean one
     labelled: dict[int, Pairing] = {}  # likewise, the rows that have a label
     for label, weighted in zip(_labels_in_log(methods), methods, strict=True):
@@ -88,14 +95,18 @@ def combine_losses(
                 gathered[id(pairing)] = part.world.gather(pairing, part.rows)
             with random_state.swapped_in():
                 terms, share = method(gathered[id(pairing)]), part.related
-        loss = weighted.weight_in(epoch) * torch.stack(list(terms.values())).sum()
+        weight = weighted.weight_in(epoch)
+        loss = weight * torch.stack(list(terms.values())).sum()
         whole = loss if whole is None else whole + loss
         shared = _times(loss, share) if shared is None else shared + _times(loss, share)
-        for term, value in terms.items():
-            logged[label if term == method.name else f"{label}.{term}"] = value.detach()
+        for name, value in terms.items():
+            if apart:
+                mine, stream = _times(weight * value, share), method.streams[name]
+                parts[stream] = parts[stream] + mine if stream in parts else mine
+            logged[label if name == method.name else f"{label}.{name}"] = value.detach()
     terms = {"task_loss": task_loss.detach(), **logged}
     to_log = Losses(task_weight * task_loss.detach(), whole, terms)
-    return Losses(_times(task_weight * task_loss, part.task), shared, terms), to_log
+    return Losses(_times(task_weight * task_loss, part.task), shared, terms, parts), to_log
 
 
 def pairing_of(pairings: Pairing | Mapping[str, Pairing], name: str) -> Pairing:

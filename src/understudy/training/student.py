@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -22,6 +22,7 @@ from understudy.optim.ema import WeightAverage
 from understudy.optim.schedule import Schedule, lr_factor
 from understudy.tasks.base import Predictor, Task, is_dense
 from understudy.training.checks import FirstPairings, check_num_rows, refuse_to_tear_copies, too_few_images
+from understudy.training.connector_weights import parameters_of
 from understudy.training.loss import PassShare, WeightedMethod, combine_losses, labels_of, pairing_of
 from understudy.training.metrics import record_of
 from understudy.training.passes import passes_of
@@ -107,6 +108,11 @@ class Student:
         if self.average is not None:
             self.average.prepare_capture(device)
 
+    def set_epoch(self, epoch: int, num_epochs: int) -> None:
+        """Tell the methods which epoch begins, counted from 1, of how many."""
+        for weighted in self.methods:
+            weighted.method.set_epoch(epoch, num_epochs)
+
     def begin_step(self, *, progress: float, epochs: int) -> None:
         """Set the learning rate for `progress` epochs behind us (0-based, fractional) of `epochs`."""
         self.update.set_lr_factor(lr_factor(self.schedule, progress, epochs, lr=self.update.initial_lr))
@@ -148,7 +154,7 @@ class Student:
 
     def baked_in(self, epoch: int) -> Hashable:
         """Everything of Python that a recording of `replayable_step` has in it."""
-        weights = tuple(weighted.weight_in(epoch) for weighted in self.methods)
+        weights = tuple(weighted.baked_in(epoch) for weighted in self.methods)
         decay = None if self.average is None else self.average.baked_in(self.num_steps + 1)
         return weights, self.num_steps == 0, self.model.training, decay, self.update.baked_in()
 
@@ -167,6 +173,7 @@ class Student:
             epoch=epoch,
             part=part,
             random_state=self.shared_random_state,
+            apart=bool(self.update.needs_streams),
         )
         deployed = pairings.get(MEAN, pairings[MAIN])
         of_task = self.task.num_labelled(batch) if is_dense(self.task) else None
@@ -290,11 +297,3 @@ class Student:
 def _renamed(best: dict[str, Any] | None) -> dict[str, Any] | None:
     """The best epoch as it is kept now; checkpoints of before say "top1" where it is worth something."""
     return {**best, "worth": best["top1"]} if best is not None and "top1" in best else best
-
-
-def parameters_of(model: nn.Module, methods: Iterable[nn.Module]) -> list[tuple[str, nn.Parameter]]:
-    """Named parameters that an update moves: the student's and every connector's."""
-    named = list(model.named_parameters())
-    for number, method in enumerate(methods):
-        named += [(f"connectors.{number}.{name}", parameter) for name, parameter in method.named_parameters()]
-    return [(name, parameter) for name, parameter in named if parameter.requires_grad]

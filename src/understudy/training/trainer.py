@@ -137,13 +137,14 @@ class Trainer:
         return self.history
 
     def begin(self, *, epochs: int, steps_per_epoch: int) -> None:
-        """Say how long the training is, which learning rates depend on: for steps that are taken one by one.
+        """Say how long the training is, on which learning rates and curricula depend: for steps taken one by one.
 
         Args:
-            epochs: to have done in all.
-            steps_per_epoch: of each.
+            epochs, steps_per_epoch: to have done in all, and of each.
         """
         self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
+        for student in self.students:
+            student.set_epoch(self.epoch, epochs)
 
     def _as_own(self, loader: TrainLoader | Iterable[Any]) -> TrainLoader:
         """The loader, once it is known that every student can be trained on the smallest of its batches."""
@@ -159,8 +160,7 @@ class Trainer:
     def _fit(
         self, batches: TrainLoader, val: Iterable[Batch | tuple[Tensor, Tensor]] | None, watcher: Watcher | None
     ) -> None:
-        epochs = self.epochs
-        while self.epoch <= epochs:
+        while self.epoch <= self.epochs:
             self._run_epoch(batches, watcher)
             self._finish_epoch(val)
             self.probing.end_epoch(self, batches)
@@ -173,6 +173,7 @@ class Trainer:
     def _run_epoch(self, loader: TrainLoader, watcher: Watcher | None) -> None:
         for student in self.students:
             student.train()
+            student.set_epoch(self.epoch, self.epochs)
         is_plain = isinstance(loader, PlainLoader)
         for batch in planned_batches(loader, self.epoch, self.step_in_epoch):
             if is_plain:
