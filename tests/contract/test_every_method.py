@@ -106,8 +106,9 @@ def test_a_restored_student_takes_the_same_next_step(method: str) -> None:
     components, rows, trainer = built(method, "dot", fitting(method))
     first, *others = components.train_loader(0).epoch(1)
     student, restored = trainer.students[0], build_trainer(components, rows, 1).students[0]
-    student.train()
-    restored.train()
+    for each in (student, restored):
+        each.train()
+        each.set_epoch(1, 1)
     student.step(first, components.teacher.observe(first), epoch=1)
     restored.load_state_dict(copy.deepcopy(student.state_dict()))  # as through a file: torch shares momenta
     for batch in others:

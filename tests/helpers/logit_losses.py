@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from understudy.methods.deepkd import deepkd_loss
 from understudy.methods.dist import dist_loss
 from understudy.methods.dist_kl import dist_kl_loss
 from understudy.methods.dist_rank import dist_rank_loss
@@ -45,6 +46,9 @@ RIVALS: dict[str, LogitLoss] = {
     "logit_std": lambda student, teacher, labels: logit_std_loss(student, teacher),
     "tfkd": lambda student, teacher, labels: tfkd_loss(student, labels),
     "tfkd_smoothing": lambda student, teacher, labels: tfkd_loss(student, labels, regulariser="label_smoothing"),
+    "deepkd": deepkd_loss,
+    "deepkd_masked": lambda student, teacher, labels: deepkd_loss(student, teacher, labels, top_k=2),
+    "deepkd_standardised": lambda student, teacher, labels: deepkd_loss(student, teacher, labels, standardise=True),
     "dist_kl": lambda student, teacher, labels: dist_kl_loss(student, teacher),
     "dist_rank": lambda student, teacher, labels: dist_rank_loss(student, teacher),
     "takd": takd_objective,

@@ -16,6 +16,7 @@ from understudy import methods
 from understudy.methods.ab import ab_loss
 from understudy.methods.at import at_loss, attention
 from understudy.methods.cc import cc_kernel_loss, cc_loss
+from understudy.methods.deepkd import deepkd_loss
 from understudy.methods.dist import dist_loss, inter_class_relation, intra_class_relation
 from understudy.methods.dist_kl import dist_kl_loss
 from understudy.methods.dist_rank import dist_rank_loss, rank_relation
@@ -117,6 +118,7 @@ VECTORS: dict[str, Loss] = {
     "inter_class_relation": inter_class_relation,
     "intra_class_relation": intra_class_relation,
     "rank_relation": rank_relation,
+    "deepkd_loss": labelled(deepkd_loss),
     "dkd_loss": labelled(dkd_loss),
     "nkd_loss": labelled(nkd_loss),
     "uskd_loss": labelled(uskd_loss),

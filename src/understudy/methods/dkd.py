@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from types import MappingProxyType
+
 from pydantic import Field
 from torch import Tensor
 
 from understudy.core.batch import Pairing
-from understudy.methods.base import LossWeights, Method, MethodConfig, Paper, comparable_logits, refuse_all_but_rows
-from understudy.utils.errors import UserError
+from understudy.methods.base import LossWeights, Method, MethodConfig, Paper
+from understudy.methods.shared.decoupled import decoupled
 
 __all__ = ["DKD", "dkd_loss"]
 
@@ -42,41 +42,14 @@ def dkd_loss(
     Raises:
         UserError: the shapes differ, or labels are not one class number per row.
     """
-    tckd, nckd = _decoupled(student_logits, teacher_logits, labels, temperature)
+    tckd, nckd = _terms(student_logits, teacher_logits, labels, temperature)
     return alpha * tckd + beta * nckd
 
 
-def _decoupled(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """TCKD and NCKD, each times T^2, mean over labelled rows. Everything stays in log space."""
-    student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits)
-    refuse_all_but_rows("dkd", student_logits)
-    if labels.shape != student_logits.shape[:1]:
-        raise UserError(
-            f"dkd needs one class number per row, but got labels {tuple(labels.shape)} for logits "
-            f"{tuple(student_logits.shape)}; turn label mixing off, or use method 'kd' or 'dist'"
-        )
-    is_labelled = labels >= 0
-    target = labels.long().clamp(min=0)
-    student_target, student_others = _split(student_logits / temperature, target)
-    teacher_target, teacher_others = _split(teacher_logits / temperature, target)
-
-    def mean_divergence(log_student: Tensor, log_teacher: Tensor) -> Tensor:
-        divergences = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=1)
-        return (divergences * is_labelled).sum() / is_labelled.sum().clamp(min=1) * temperature**2
-
-    return mean_divergence(student_target, teacher_target), mean_divergence(student_others, teacher_others)
-
-
-def _split(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Log probabilities of (target, any other) as (M, 2), and of the others among themselves as (M, C-1)."""
-    places = torch.arange(logits.shape[1] - 1, device=logits.device)
-    skips_target = places >= target[:, None]
-    others = logits.gather(1, places + skips_target)  # (M, C-1)
-    # log p_t = logsigmoid(z_t - logsumexp(others)): no probability is formed, so a gap of any size stays finite.
-    margin = logits.gather(1, target[:, None]) - others.logsumexp(dim=1, keepdim=True)
-    return torch.cat([F.logsigmoid(margin), F.logsigmoid(-margin)], dim=1), F.log_softmax(others, dim=1)
+def _terms(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """TCKD and NCKD, each times T^2, mean over labelled rows."""
+    rows = decoupled(student_logits, teacher_logits, labels, temperature=temperature, what="dkd")
+    return rows.mean(rows.target) * temperature**2, rows.mean(rows.others) * temperature**2
 
 
 class DKD(Method, name="dkd"):
@@ -111,6 +84,7 @@ class DKD(Method, name="dkd"):
         arxiv="2203.08679",
     )
     needs = frozenset({"teacher_logits", "hard_labels"})
+    streams = MappingProxyType({"tckd": "target", "nckd": "non_target"})
     min_classes = 3  # with two classes there is one other class, and NCKD is identically 0
     default_loss = LossWeights(
         task=1.0, distill=1.0, warmup_epochs=20, source="mdistiller engine/cfg.py: CE 1.0, warm-up 20"
@@ -119,5 +93,5 @@ class DKD(Method, name="dkd"):
     def forward(self, pairing: Pairing) -> dict[str, Tensor]:
         """The terms "tckd" and "nckd", weighted by alpha and beta."""
         assert pairing.teacher_logits is not None
-        tckd, nckd = _decoupled(pairing.student_logits, pairing.teacher_logits, pairing.labels, self.config.temperature)
+        tckd, nckd = _terms(pairing.student_logits, pairing.teacher_logits, pairing.labels, self.config.temperature)
         return {"tckd": self.config.alpha * tckd, "nckd": self.config.beta * nckd}
