@@ -18,7 +18,9 @@ from understudy.methods.losses.token import deit_hard_loss
 from understudy.methods.nkd import nkd_loss
 from understudy.methods.spherical import spherical_loss
 from understudy.methods.tfkd import tfkd_loss
+from understudy.methods.ttm import ttm_loss
 from understudy.methods.uskd import uskd_loss
+from understudy.methods.wttm import wttm_loss
 
 LogitLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -52,6 +54,8 @@ RIVALS: dict[str, LogitLoss] = {
     "dist_kl": lambda student, teacher, labels: dist_kl_loss(student, teacher),
     "dist_rank": lambda student, teacher, labels: dist_rank_loss(student, teacher),
     "takd": takd_objective,
+    "ttm": lambda student, teacher, labels: ttm_loss(student, teacher),
+    "wttm": lambda student, teacher, labels: wttm_loss(student, teacher),
     "deit_hard": lambda student, teacher, labels: deit_hard_loss(student, teacher),
 }
 

@@ -62,9 +62,11 @@ SMALLEST: dict[str, Smallest] = {
     "srrl": Smallest(has_connectors=True),
     "sskd": Smallest(method={"stage": "together"}, data={"copies": "rotations"}, has_connectors=True),
     "tfkd": Smallest(),
+    "ttm": Smallest(),
     "uskd": Smallest(has_connectors=True),
     "vid": Smallest(has_connectors=True),
     "vkd": Smallest(has_connectors=True),
+    "wttm": Smallest(),
 }
 
 # Methods that learn from one label an image, too: those that classification can be tested with.

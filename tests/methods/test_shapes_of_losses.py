@@ -64,9 +64,11 @@ from understudy.methods.spherical import spherical_loss
 from understudy.methods.srrl import srrl_loss
 from understudy.methods.sskd import kept_kd_loss, sskd_loss
 from understudy.methods.tfkd import tfkd_loss
+from understudy.methods.ttm import ttm_loss
 from understudy.methods.uskd import uskd_loss
 from understudy.methods.vid import vid_loss
 from understudy.methods.vkd import vkd_loss
+from understudy.methods.wttm import wttm_loss
 from understudy.utils.errors import UserError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -124,6 +126,8 @@ VECTORS: dict[str, Loss] = {
     "uskd_loss": labelled(uskd_loss),
     "spherical_loss": labelled(spherical_loss),
     "takd_objective": labelled(takd_objective),
+    "ttm_loss": ttm_loss,
+    "wttm_loss": wttm_loss,
     "tfkd_loss": lambda student, teacher: tfkd_loss(student, LABELS),
     "kept_kd_loss": lambda student, teacher: kept_kd_loss(student, teacher, LABELS, temperature=4, ratio=0.5),
     "deit_hard_objective": lambda student, teacher: deit_hard_objective(student, student, teacher, LABELS),
