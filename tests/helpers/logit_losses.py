@@ -16,6 +16,8 @@ from understudy.methods.logit_std import logit_std_loss
 from understudy.methods.losses.kd_variants import takd_objective
 from understudy.methods.losses.token import deit_hard_loss
 from understudy.methods.nkd import nkd_loss
+from understudy.methods.rld import rld_loss
+from understudy.methods.skd_streamlined import skd_streamlined_loss
 from understudy.methods.spherical import spherical_loss
 from understudy.methods.tfkd import tfkd_loss
 from understudy.methods.ttm import ttm_loss
@@ -54,6 +56,9 @@ RIVALS: dict[str, LogitLoss] = {
     "dist_kl": lambda student, teacher, labels: dist_kl_loss(student, teacher),
     "dist_rank": lambda student, teacher, labels: dist_rank_loss(student, teacher),
     "takd": takd_objective,
+    "rld": rld_loss,
+    "rld_standardised": lambda student, teacher, labels: rld_loss(student, teacher, labels, standardises=True),
+    "skd_streamlined": lambda student, teacher, labels: skd_streamlined_loss(student, teacher),
     "ttm": lambda student, teacher, labels: ttm_loss(student, teacher),
     "wttm": lambda student, teacher, labels: wttm_loss(student, teacher),
     "deit_hard": lambda student, teacher, labels: deit_hard_loss(student, teacher),

@@ -57,8 +57,10 @@ from understudy.methods.projector import projector_loss
 from understudy.methods.projector_ensemble import projector_ensemble_loss
 from understudy.methods.reviewkd import reviewkd_loss
 from understudy.methods.rkd import rkd_angle_loss, rkd_distance_loss, rkd_loss
+from understudy.methods.rld import rld_loss
 from understudy.methods.simkd import simkd_loss
 from understudy.methods.simreg import simreg_loss
+from understudy.methods.skd_streamlined import skd_direction_loss, skd_streamlined_loss
 from understudy.methods.sp import sp_loss
 from understudy.methods.spherical import spherical_loss
 from understudy.methods.srrl import srrl_loss
@@ -126,6 +128,9 @@ VECTORS: dict[str, Loss] = {
     "uskd_loss": labelled(uskd_loss),
     "spherical_loss": labelled(spherical_loss),
     "takd_objective": labelled(takd_objective),
+    "rld_loss": labelled(rld_loss),
+    "skd_direction_loss": skd_direction_loss,
+    "skd_streamlined_loss": skd_streamlined_loss,
     "ttm_loss": ttm_loss,
     "wttm_loss": wttm_loss,
     "tfkd_loss": lambda student, teacher: tfkd_loss(student, LABELS),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from understudy.methods.base import comparable_logits, refuse_all_but_rows
-from understudy.utils.errors import UserError
+from understudy.methods.shared.logits import class_and_rest, mean_over_labelled, one_class_a_row, other_classes
 
 __all__ = ["Decoupled", "decoupled", "top_classes"]
 
@@ -25,7 +25,7 @@ class Decoupled:
 
     def mean(self, divergences: Tensor) -> Tensor:
         """Their mean over the labelled rows; 0 where there is none."""
-        return (divergences * self.is_labelled).sum() / self.is_labelled.sum().clamp(min=1)
+        return mean_over_labelled(divergences, self.is_labelled)
 
 
 def decoupled(
@@ -54,21 +54,16 @@ def decoupled(
     """
     student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits)
     refuse_all_but_rows(what, student_logits)
-    if labels.shape != student_logits.shape[:1]:
-        raise UserError(
-            f"{what} needs one class number per row, but got labels {tuple(labels.shape)} for logits "
-            f"{tuple(student_logits.shape)}; turn label mixing off, or use method 'kd' or 'dist'"
-        )
+    target, is_labelled = one_class_a_row(labels, student_logits, method=what)
     if isinstance(kept, int):
         kept = top_classes(teacher_logits, labels, kept)
-    target = labels.long().clamp(min=0)
     student_target, student_others = _split(student_logits / temperature, target, kept)
     teacher_target, teacher_others = _split(teacher_logits / temperature, target, kept)
     return Decoupled(
         target=_divergence(student_target, teacher_target),
         others=_divergence(student_others, teacher_others),
         rest=teacher_target[:, 1].exp(),
-        is_labelled=labels >= 0,
+        is_labelled=is_labelled,
     )
 
 
@@ -95,15 +90,10 @@ def _split(logits: Tensor, target: Tensor, kept: Tensor | None) -> tuple[Tensor,
 
     What is not kept has log probability 0 on either side: it adds nothing.
     """
-    places = torch.arange(logits.shape[1] - 1, device=logits.device)
-    others_at = places + (places >= target[:, None])
-    others = logits.gather(1, others_at)  # (M, C-1)
-    # log p_t = logsigmoid(z_t - logsumexp(others)): no probability is formed, so a gap of any size stays finite.
-    margin = logits.gather(1, target[:, None]) - others.logsumexp(dim=1, keepdim=True)
-    of_target = torch.cat([F.logsigmoid(margin), F.logsigmoid(-margin)], dim=1)
+    of_target, others = class_and_rest(logits, target)
     if kept is None:
-        return of_target, F.log_softmax(others, dim=1)
-    is_kept = kept.gather(1, others_at)
+        return of_target, others
+    others, is_kept = (other_classes(values, target[:, None]) for values in (logits, kept))
     # A finite number far below all others: the softmax of a row that keeps none would be NaN with minus infinity.
     lowest = torch.finfo(others.dtype).min / 4
     return of_target, F.log_softmax(others.masked_fill(~is_kept, lowest), dim=1).masked_fill(~is_kept, 0.0)

@@ -9,7 +9,15 @@ from torch import Tensor
 from understudy.methods.base import refuse_all_but_rows
 from understudy.utils.errors import UserError
 
-__all__ = ["as_rows", "classes_of", "label_cross_entropy", "mean_over_labelled", "other_classes"]
+__all__ = [
+    "as_rows",
+    "class_and_rest",
+    "classes_of",
+    "label_cross_entropy",
+    "mean_over_labelled",
+    "one_class_a_row",
+    "other_classes",
+]
 
 _UNLABELLED = -1
 
@@ -44,6 +52,20 @@ def classes_of(labels: Tensor, logits: Tensor, *, method: str) -> tuple[Tensor, 
     return labels.long().clamp(min=0), labels >= 0
 
 
+def one_class_a_row(labels: Tensor, logits: Tensor, *, method: str) -> tuple[Tensor, Tensor]:
+    """(M,) classes of (M,) labels, 0 where a row has none, and which rows have one.
+
+    Raises:
+        UserError: the labels are no class number for each of the (M, C) logits, as mixed ones are not.
+    """
+    if labels.shape != logits.shape[:1]:
+        raise UserError(
+            f"{method} needs one class number per row, but got labels {tuple(labels.shape)} for logits "
+            f"{tuple(logits.shape)}; turn label mixing off, or use method 'kd' or 'dist'"
+        )
+    return labels.long().clamp(min=0), labels >= 0
+
+
 def other_classes(values: Tensor, taken: Tensor) -> Tensor:
     """The columns of (M, C) values that are not taken, in order: (M, C - K).
 
@@ -54,6 +76,23 @@ def other_classes(values: Tensor, taken: Tensor) -> Tensor:
     for column in taken.sort(dim=1).values.unbind(dim=1):
         places = places + (places >= column[:, None])
     return values.gather(1, places)
+
+
+def class_and_rest(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Log probabilities of one class against all others, and of the others among themselves.
+
+    Args:
+        logits: (M, C) in at least float32, over their temperature.
+        classes: (M,) the one class of each row.
+
+    Returns:
+        (M, 2), of the class and of any other, and (M, C-1). No probability is formed: log p of the class is
+        logsigmoid(its logit - logsumexp(others)), so that a gap of any size stays finite.
+    """
+    taken = classes[:, None]
+    others = other_classes(logits, taken)
+    margin = logits.gather(1, taken) - others.logsumexp(dim=1, keepdim=True)
+    return torch.cat([F.logsigmoid(margin), F.logsigmoid(-margin)], dim=1), F.log_softmax(others, dim=1)
 
 
 def mean_over_labelled(rows: Tensor, is_labelled: Tensor) -> Tensor:
