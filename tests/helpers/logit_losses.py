@@ -16,6 +16,7 @@ from understudy.methods.logit_std import logit_std_loss
 from understudy.methods.losses.kd_variants import takd_objective
 from understudy.methods.losses.token import deit_hard_loss
 from understudy.methods.nkd import nkd_loss
+from understudy.methods.ofa import ofa_loss
 from understudy.methods.rld import rld_loss
 from understudy.methods.skd_streamlined import skd_streamlined_loss
 from understudy.methods.spherical import spherical_loss
@@ -39,6 +40,8 @@ CORE: dict[str, LogitLoss] = {
 RIVALS: dict[str, LogitLoss] = {
     "nkd": nkd_loss,
     "nkd_t1": lambda student, teacher, labels: nkd_loss(student, teacher, labels, gamma=1.5, temperature=1),
+    "ofa": ofa_loss,
+    "ofa_enhanced": lambda student, teacher, labels: ofa_loss(student, teacher, labels, epsilon=1.5, temperature=2),
     "uskd": lambda student, teacher, labels: uskd_loss(student, teacher.detach(), labels),
     "uskd_paper": lambda student, teacher, labels: uskd_loss(
         student, teacher.detach(), labels, ranks_log_student=False

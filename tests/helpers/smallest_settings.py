@@ -47,6 +47,7 @@ SMALLEST: dict[str, Smallest] = {
     "minilm": Smallest(student="tokens", refuses={"cnn": "has no layer that gives queries, keys and values"}),
     "nkd": Smallest(),
     "nst": Smallest(),
+    "ofa": Smallest(has_connectors=True),
     "ofd": Smallest(has_connectors=True, refuses={"vit": "does not say where its preact_stages are"}),
     "pad": Smallest(has_connectors=True),
     "pkt": Smallest(),

@@ -50,6 +50,7 @@ from understudy.methods.losses.token import (
 )
 from understudy.methods.nkd import nkd_loss
 from understudy.methods.nst import nst_loss
+from understudy.methods.ofa import ofa_loss
 from understudy.methods.ofd import ofd_loss
 from understudy.methods.pad import pad_loss
 from understudy.methods.pkt import pkt_loss
@@ -125,6 +126,7 @@ VECTORS: dict[str, Loss] = {
     "deepkd_loss": labelled(deepkd_loss),
     "dkd_loss": labelled(dkd_loss),
     "nkd_loss": labelled(nkd_loss),
+    "ofa_loss": labelled(ofa_loss),
     "uskd_loss": labelled(uskd_loss),
     "spherical_loss": labelled(spherical_loss),
     "takd_objective": labelled(takd_objective),
