@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from understudy.core.config import Config
 from understudy.utils.errors import UserError, nearest, unknown_name
@@ -46,13 +46,39 @@ def test_all_problems_come_in_one_aligned_message_with_their_key_paths() -> None
         "bicycle red, 4 problems\n"
         "  name           is missing\n"
         "  front.spokes   2 do not hold a rim; take 3 or more\n"
-        "  weight         input should be a valid number, unable to parse string as a number, got 'heavy'\n"
+        "  weight         input should be a number, got 'heavy'\n"
         "  nmae           unknown; did you mean name?"
     )
 
 
 def test_one_problem_is_counted_as_one() -> None:
     assert problems({}) == "bicycle red, 1 problem\n  name   is missing"
+
+
+class Wrong(Config):
+    whole: int | None = None
+    flag: bool = False
+    words: dict[str, int] = Field(default_factory=dict)
+    several: tuple[float, ...] = ()
+    few: tuple[int, ...] = Field(default=(1,), min_length=1)
+    either: Literal["auto"] | tuple[float, float] = "auto"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"whole": 1.5}, "whole   input should be a whole number, got 1.5"),
+        ({"flag": "abc"}, "flag   input should be true or false, got 'abc'"),
+        ({"words": 3}, "words   input should be a mapping, as in {KEY: VALUE}, got 3"),
+        ({"several": 3}, "several   input should be a list, as in [1, 2], got 3"),
+        ({"few": []}, "few   needs at least 1 of them, got []"),
+        ({"either": 3}, "either   input should be 'auto' or a list, as in [1, 2], got 3"),
+    ],
+)
+def test_wrong_types_are_named_in_the_words_of_a_recipe(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Wrong.read(settings, what="these")
+    assert str(caught.value) == f"these, 1 problem\n  {said}"
 
 
 def test_unknown_key_of_a_group_is_compared_with_that_groups_keys() -> None:

@@ -115,7 +115,7 @@ def test_one_published_source_is_a_list_of_one_and_null_is_none() -> None:
         ({"topp1": 73.33, "top1": 73.0}, r"published\.0\.topp1 +unknown; did you mean top1\?"),
         ({"top1": 7333}, r"published\.0\.top1 +is a percentage from 0 to 100, got 7333"),
         ({"top5": 93.0}, r"published\.0\.top1 +is missing"),
-        ({"top1": "high"}, r"published\.0\.top1 +input should be a valid number"),
+        ({"top1": "high"}, r"published\.0\.top1 +input should be a number"),
     ],
 )
 def test_what_was_published_is_by_metrics_of_the_task(published: dict[str, Any], problem: str) -> None:
@@ -296,6 +296,11 @@ def test_a_recipe_that_is_not_there_gets_the_way_out(name: str, text: str) -> No
         ("method=zzz", f"method   'zzz' is unknown; there are: {ALL_METHODS}"),
         ("update=dott", "update   'dott' is unknown; did you mean dot?"),
         ("data.augment=flip", "data.augment   'flip' is unknown; did you mean crop_flip?"),
+        (
+            "data.augment.pad=2",
+            "data.augment   has pad but no name; set name, too: none, crop_flip, resized_crop, rotate_flip, scale_crop",
+        ),
+        ("method.on=[[1]]", "method.on   input should be a mapping, as in {KEY: VALUE}, got [[1]]"),
         ("seeds=[0, 0]", "seeds   [0, 0] names a seed twice"),
         ("seeds=[]", "seeds   "),
         ("teacher=null", "distilling needs a teacher; set teacher.model, or method: none to train alone"),

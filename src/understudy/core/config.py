@@ -15,6 +15,16 @@ __all__ = ["Config"]
 UNKNOWN = "unknown; there are"
 MOST_KEYS = 4  # that one message proposes
 MOST_PROBLEMS = 30  # of one group of settings that are put into words
+SHOULD_BE = "input should be "
+IN_WORDS = {  # what pydantic says of types in Python's words, in those of a recipe
+    "a whole number": ("int_type", "int_parsing", "int_from_float"),
+    "a number": ("float_type", "float_parsing"),
+    "true or false": ("bool_type", "bool_parsing"),
+    "text": ("string_type",),
+    "a list, as in [1, 2]": ("tuple_type", "list_type"),
+    "a mapping, as in {KEY: VALUE}": ("dict_type", "mapping_type"),
+}
+_WORDS_OF = {kind: words for words, kinds in IN_WORDS.items() for kind in kinds}
 
 
 class Config(BaseModel):
@@ -68,8 +78,33 @@ def problems_of(error: ValidationError, root: type[BaseModel]) -> list[tuple[str
         elif item["type"] in ("value_error", "assertion_error"):
             found.append((path, _shortened(str(item["ctx"]["error"]), MOST_TEXT)))
         else:
-            found.append((path, f"{item['msg'][0].lower()}{item['msg'][1:]}, got {shortened_repr(item['input'])}"))
-    return list(dict.fromkeys(found))
+            found.append((path, f"{_in_words(item)}, got {shortened_repr(item['input'])}"))
+    return _joined(dict.fromkeys(found))
+
+
+def _in_words(item: Mapping[str, Any]) -> str:
+    """'input should be a whole number': what pydantic says of a value, without Python's names of types."""
+    if item["type"] in _WORDS_OF:
+        return f"{SHOULD_BE}{_WORDS_OF[item['type']]}"
+    if item["type"] == "too_short":
+        return f"needs at least {item['ctx']['min_length']} of them"
+    if item["type"] == "too_long":
+        return f"takes at most {item['ctx']['max_length']} of them"
+    said = str(item["msg"])
+    return f"{said[0].lower()}{said[1:]}"
+
+
+def _joined(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The problems, those in one where a value is none of several things that its key may be."""
+    joined: list[tuple[str, str]] = []
+    for path, text in found:
+        before = joined[-1] if joined else ("", "")
+        wanted, _, got = before[1].rpartition(", got ")
+        if path == before[0] and wanted and text.startswith(SHOULD_BE) and text.endswith(f", got {got}"):
+            joined[-1] = (path, f"{wanted} or {text.removeprefix(SHOULD_BE)}")
+        else:
+            joined.append((path, text))
+    return joined
 
 
 def _unknown_key(name: str, beside: Sequence[str], root: type[BaseModel]) -> str:

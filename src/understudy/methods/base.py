@@ -99,7 +99,9 @@ class MethodConfig(Config):
     @classmethod
     def _may_be_names(cls, value: Any) -> Any:
         names = [value] if isinstance(value, str) else value
-        return dict.fromkeys(names, 1.0) if isinstance(names, list | tuple) else names
+        if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+            return dict.fromkeys(names, 1.0)
+        return names
 
     @field_validator("on")
     @classmethod

@@ -158,6 +158,8 @@ def _augment_from(value: Any) -> Any:
     if value == "auto" or isinstance(value, Config):
         return value
     settings = value if isinstance(value, Mapping) else {"name": value}
+    if settings and "name" not in settings:
+        raise ValueError(f"has {', '.join(map(str, settings))} but no name; set name, too: {', '.join(_AUGMENTS)}")
     name = settings.get("name")
     if not isinstance(name, str) or name not in _AUGMENTS:
         raise ValueError(f"{name!r} is {unknown_name(str(name), ['auto', *_AUGMENTS])}")
