@@ -38,6 +38,6 @@ def skd_streamlined(case: Case) -> dict[str, Tensor]:
 
     def loss(instance: float, direction: float) -> Tensor:
         weights = {"instance_weight": instance, "direction_weight": direction}
-        return skd_streamlined_loss(*sides, temperature=temperature, tikhonov=tikhonov, **weights)
+        return skd_streamlined_loss(*sides, form="paper", temperature=temperature, tikhonov=tikhonov, **weights)
 
     return {"loss": loss(1, 1), "instance": loss(1, 0), "direction": skd_direction_loss(*sides, tikhonov=tikhonov)}

@@ -62,6 +62,7 @@ RIVALS: dict[str, LogitLoss] = {
     "rld": rld_loss,
     "rld_standardised": lambda student, teacher, labels: rld_loss(student, teacher, labels, standardises=True),
     "skd_streamlined": lambda student, teacher, labels: skd_streamlined_loss(student, teacher),
+    "skd_streamlined_paper": lambda student, teacher, labels: skd_streamlined_loss(student, teacher, form="paper"),
     "ttm": lambda student, teacher, labels: ttm_loss(student, teacher),
     "wttm": lambda student, teacher, labels: wttm_loss(student, teacher),
     "deit_hard": lambda student, teacher, labels: deit_hard_loss(student, teacher),

@@ -25,8 +25,26 @@ def test_both_terms_equal_the_formula_of_the_paper(seed: int, num_rows: int, num
     instance = (p * np.log(p / q)).sum(axis=1).mean()
     assert skd_direction_loss(student, teacher, tikhonov=0.3).item() == pytest.approx(direction, rel=1e-9)
     settings = {"temperature": 2.0, "tikhonov": 0.3, "instance_weight": 0.7, "direction_weight": 3.0}
-    found = skd_streamlined_loss(student, teacher, **settings)
+    found = skd_streamlined_loss(student, teacher, form="paper", **settings)
     assert found.item() == pytest.approx(0.7 * instance + 3 * direction, rel=1e-9)
+
+
+def test_the_release_has_t_squared_and_cosines_over_the_number_of_classes() -> None:
+    student, teacher = normal(6, 5), normal(6, 5, seed=1)
+    instance = skd_streamlined_loss(student, teacher, form="paper", direction_weight=0)
+    released = skd_streamlined_loss(student, teacher)
+    expected = 16 * instance + skd_direction_loss(student, teacher, divisor=5)
+    torch.testing.assert_close(released, expected)
+    with pytest.raises(UserError, match="form 'code' is"):
+        skd_streamlined_loss(student, teacher, form="code")  # type: ignore[arg-type]
+
+
+def test_with_a_large_divisor_the_direction_term_is_a_plain_distance() -> None:
+    student, teacher = normal(6, 5), normal(6, 5, seed=1)
+    s, t = (side / side.norm(dim=1, keepdim=True) for side in (student, teacher))
+    plain = (s @ s.T - t @ t.T).norm(dim=1).mean() / 1e4 / 0.3**0.5
+    found = skd_direction_loss(student, teacher, tikhonov=0.3, divisor=1e4)
+    torch.testing.assert_close(found, plain, rtol=1e-6, atol=0)
 
 
 @few
@@ -49,6 +67,7 @@ def test_a_student_that_equals_its_teacher_stays() -> None:
 def test_gradients_are_those_of_finite_differences() -> None:
     student, teacher = normal(4, 3, scale=1.0).requires_grad_(), normal(4, 3, seed=1)
     assert torch.autograd.gradcheck(lambda logits: skd_streamlined_loss(logits, teacher), student)
+    assert torch.autograd.gradcheck(lambda logits: skd_streamlined_loss(logits, teacher, form="paper"), student)
 
 
 def test_rows_without_a_direction_have_a_finite_gradient() -> None:
@@ -71,10 +90,10 @@ def test_terms_carry_their_weights() -> None:
     batch = pairing()
     assert batch.teacher_logits is not None
     sides = batch.student_logits, batch.teacher_logits
-    method = StreamlinedKD(StreamlinedKD.Config(instance_weight=16, direction_weight=0.5, tikhonov=0.2), context())
+    method = StreamlinedKD(StreamlinedKD.Config(instance_weight=2, direction_weight=0.5, tikhonov=0.2), context())
     terms = method(batch)
-    torch.testing.assert_close(terms["instance"], skd_streamlined_loss(*sides, instance_weight=16, direction_weight=0))
-    torch.testing.assert_close(terms["direction"], 0.5 * skd_direction_loss(*sides, tikhonov=0.2))
+    torch.testing.assert_close(terms["instance"], skd_streamlined_loss(*sides, instance_weight=2, direction_weight=0))
+    torch.testing.assert_close(terms["direction"], 0.5 * skd_direction_loss(*sides, tikhonov=0.2, divisor=5))
     assert StreamlinedKD.min_rows(method.config) == 2
     assert StreamlinedKD.needs_for(method.config) == {"teacher_logits"}
     assert StreamlinedKD.activations == {"softmax"}
