@@ -8,6 +8,7 @@ from cases import Case
 from torch import Tensor
 
 from understudy.methods.rld import rld_loss
+from understudy.methods.sdd import sdd_loss
 from understudy.methods.skd_streamlined import skd_direction_loss, skd_streamlined_loss
 from understudy.methods.ttm import ttm_loss
 from understudy.methods.wttm import wttm_loss
@@ -41,3 +42,9 @@ def skd_streamlined(case: Case) -> dict[str, Tensor]:
         return skd_streamlined_loss(*sides, form="paper", temperature=temperature, tikhonov=tikhonov, **weights)
 
     return {"loss": loss(1, 1), "instance": loss(1, 0), "direction": skd_direction_loss(*sides, tikhonov=tikhonov)}
+
+
+@answers("sdd_dkd")
+def sdd_dkd(case: Case) -> dict[str, Tensor]:
+    settings = {name: case.hyper[name] for name in ("alpha", "beta", "temperature")}
+    return {"loss": sdd_loss(case["student_logits"], case["teacher_logits"], case["target"], **settings)}

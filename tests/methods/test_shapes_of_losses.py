@@ -177,8 +177,8 @@ MAPS_ALONE: dict[str, Loss] = {
     "fgfi_loss": lambda student, teacher: fgfi_loss(student, teacher, torch.ones(8, *student.shape[2:])),
 }
 # Shapes of their own, that say which copy or which negative: joint_label_loss (M, 4C), crd_loss (M, K + 1); or which
-# side of a relation: minilm_loss (2, M, D, N), whose refusals are in test_minilm.py.
-OWN_SHAPES = {"sskd_loss", "joint_label_loss", "crd_loss", "minilm_loss"}
+# side of a relation: minilm_loss (2, M, D, N); or which region: sdd_loss (M, C, N). Their refusals are in their tests.
+OWN_SHAPES = {"sskd_loss", "joint_label_loss", "crd_loss", "minilm_loss", "sdd_loss"}
 
 
 def sides(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from understudy.core.class_map import CLASS_MAP, class_map, class_map_place, every_place, no_class_map, noise_like
 from understudy.core.classifier import classifier_name, is_candidate
 from understudy.core.feature_layout import as_map, described, only_map
 from understudy.core.image_size import squares_note
-from understudy.core.networks import in_one_line, is_channels_last, other_dtype_note
+from understudy.core.networks import in_one_line, is_channels_last, other_dtype_note, plain_norm
 from understudy.core.outputs import named_outputs
 from understudy.core.passes import Repeat, left_as_it_was
 from understudy.core.stages import gives_channels_last, stages_of
@@ -32,7 +32,8 @@ class Taps:
 
     Names: "embedding" (the classifier's input), "stages" and "preact_stages" (all of them; they arrive as
     "stages.0", "stages.1", ...), "attention" (queries, keys and values of a vision transformer's last block, (B,3D,H,W)
-    on the grid of its patches), "module.path" for a module's output, "module.path:input" for its input and
+    on the grid of its patches), "class_map" (what the classifier says of each place of the map whose mean it is given:
+    (B,C,H,W)), "module.path" for a module's output, "module.path:input" for its input and
     "module.path:tokens" for the mean of all its tokens, those of class and distillation among them, or "output.NAME"
     for a tensor that the network gives ("output.logits" where it gives one alone).
     """
@@ -81,6 +82,7 @@ class TappedModel(nn.Module):
         self.classifier = classifier_name(module)  # its path; until a pass has shown it, what the network says
         self.is_contiguous_only = False  # whether a dry forward has shown that it cannot run in channels_last
         self._has_shown_classifier = False
+        self._class_map: tuple[str, bool] | None = None  # its place, whether channels are last; None: not shown yet
         self._catcher = Catcher()
         self._handles: list[RemovableHandle] = []
         self._holds = False  # whether they stay on the network; compiled code cannot look at the handles themselves
@@ -94,8 +96,8 @@ class TappedModel(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Any, dict[str, Tensor]]:
         """The model's output on (B,3,H,W) images, and its tapped features by name."""
-        finds = "embedding" in self.taps and not self._has_shown_classifier and not torch.compiler.is_compiling()
-        return self._passed(self.prepare(images), finds_classifier=finds)
+        finds = ("embedding" in self.taps and not self._has_shown_classifier) or self._lacks_class_map()
+        return self._passed(self.prepare(images), finds_classifier=finds and not torch.compiler.is_compiling())
 
     def hold(self) -> None:
         """Leave the hooks on the network from now on, as compiled code wants it: it heeds none that come later."""
@@ -114,6 +116,7 @@ class TappedModel(nn.Module):
         """The same network, or another with its parts, under other taps."""
         other = TappedModel(module or self.untapped(), taps, prepare=self.prepare, name=self.model_name)
         other.classifier, other._has_shown_classifier = self.classifier, self._has_shown_classifier
+        other._class_map = self._class_map
         return other
 
     def norms(self) -> dict[str, nn.BatchNorm2d]:
@@ -124,7 +127,7 @@ class TappedModel(nn.Module):
             path = of_places.get(self._resolved(tap)) if tap.startswith("preact_stages.") else None
             norm = submodule(self.module, path) if path else None
             if isinstance(norm, nn.BatchNorm2d):
-                found[tap] = _plain_copy(norm)
+                found[tap] = plain_norm(norm)
         return found
 
     def dry_forward(self, sample: Tensor) -> tuple[Any, dict[str, TapShape]]:
@@ -152,7 +155,8 @@ class TappedModel(nn.Module):
 
     def _dry(self, sample: Tensor) -> tuple[Any, dict[str, Tensor]]:
         with left_as_it_was(self):
-            return self._passed(self.prepare(sample), finds_classifier=True)
+            images = noise_like(sample) if self._lacks_class_map() else sample
+            return self._passed(self.prepare(images), finds_classifier=True)
 
     def _dry_when_contiguous(self, sample: Tensor) -> tuple[Any, dict[str, Tensor]] | None:
         """As `_dry`, after a change of format; None where that is of no help."""
@@ -175,12 +179,16 @@ class TappedModel(nn.Module):
             output, caught, _ = self._watched(prepared, {})
             return output, self._features({**caught, **self._given(output)}, prepared)
         repeat = Repeat(self.module) if self.training else None
-        output, caught, moved = self._watched(prepared, self._layers() if finds_classifier else {})
+        also = {} if not finds_classifier else every_place(self.module) if self._lacks_class_map() else self._layers()
+        output, caught, moved = self._watched(prepared, also)
         if finds_classifier:
             self._settle_classifier(caught, output)
             caught["embedding"] = caught.get(f"{self.classifier}:input")
             if f"{self.classifier}:input" in moved:
                 moved.add("embedding")
+            if self._lacks_class_map():
+                self._class_map = class_map_place(self.module, caught, caught["embedding"], moved)
+                caught[CLASS_MAP] = caught.get(self._resolved(CLASS_MAP))
         if moved := moved.intersection(self.taps):
             self._catcher.overwritten |= moved
             with repeat or nullcontext():
@@ -201,15 +209,19 @@ class TappedModel(nn.Module):
     def _places(self) -> dict[str, str]:
         """Where each tap is."""
         places = {tap: self._resolved(tap) for tap in self.taps if tap not in self._outputs}
-        return {tap: place for tap, place in places.items() if place != "embedding"}
+        return {tap: place for tap, place in places.items() if place not in ("embedding", CLASS_MAP)}
 
     def _layers(self) -> dict[str, str]:
         """Output and input of everything that may be the classifier."""
         paths = [path for path, layer in self.module.named_modules() if is_candidate(layer) or path == self.classifier]
         return {place: place for path in paths for place in (path, f"{path}:input")}
 
+    def _lacks_class_map(self) -> bool:
+        return CLASS_MAP in self.taps and self._class_map is None
+
     def _settle_classifier(self, caught: Mapping[str, Any], output: Any) -> None:
-        layers = [place for place in caught if not place.endswith(":input") and f"{place}:input" in caught]
+        asked = self._layers()
+        layers = [place for place in caught if place in asked and not place.endswith(":input")]
         self.classifier = classifier_name(self.module, seen={path: caught[path] for path in layers}, logits=output)
         self._has_shown_classifier = True
         if self._handles:  # at the place that was believed before
@@ -220,6 +232,8 @@ class TappedModel(nn.Module):
         """The module path (with ':input' where that side is meant) behind a short name."""
         if tap == "embedding":
             return f"{self.classifier}:input" if self.classifier else tap
+        if tap == CLASS_MAP and self._class_map is not None:
+            return self._class_map[0]
         return self._stage_places.get(tap, tap)
 
     def _given(self, output: Any) -> dict[str, Tensor]:
@@ -246,6 +260,8 @@ class TappedModel(nn.Module):
                 "layer or 1x1 convolution gives; name the place instead, such as 'PATH:input'; "
                 f"it offers: {shown_names(tap_names(self.module)[1:])}"
             )
+        if tap == CLASS_MAP:
+            return no_class_map(self.model_name)
         path = self._resolved(tap)
         at = f"{tap!r}" if path == tap else f"{tap!r} ({path})"
         return UserError(
@@ -267,7 +283,9 @@ class TappedModel(nn.Module):
                     "leave out :tokens"
                 )
             return feature.mean(dim=1)
-        is_channels_first = not self._are_channels_last[tap]
+        is_channels_first = not (
+            self._class_map[1] if tap == CLASS_MAP and self._class_map else self._are_channels_last[tap]
+        )
         sides = (images.shape[2], images.shape[3]) if images.ndim == 4 else (1, 1)
         mapped = as_map(feature, self.module, is_channels_first=is_channels_first, image_sides=sides)
         if mapped is None:
@@ -276,11 +294,6 @@ class TappedModel(nn.Module):
                 f"make no {'square map' if sides[0] == sides[1] else f'map of images {sides[0]}x{sides[1]}'}; tap "
                 "another module"
             )
+        if tap == CLASS_MAP and self.classifier is not None:
+            return class_map(mapped, self.module.get_submodule(self.classifier))
         return mapped
-
-
-def _plain_copy(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """Frozen, without the activation that timm keeps in a norm."""
-    copied = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    copied.load_state_dict(copy.deepcopy(norm.state_dict()), strict=False, assign=True)
-    return copied.eval().requires_grad_(False)
