@@ -56,7 +56,7 @@ SMALLEST: dict[str, Smallest] = {
     "reviewkd": Smallest(has_connectors=True),
     "rkd": Smallest(),
     "rld": Smallest(),
-    "sdd": Smallest(refuses={"vit": "has no 'class_map'"}),
+    "sdd": Smallest(refuses={"vit": "has no 'cam'"}),
     "simkd": Smallest(by_teacher={"vit": {"match": "embedding"}}, has_connectors=True),
     "simreg": Smallest(has_connectors=True),
     "skd": Smallest(method={"pixel_weight": 0}),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from helpers.examples import built, class_counts, few, normal, random_labels, row_counts, seeds, softmax
 from helpers.whole_networks import whole_context, whole_pairing
-from understudy.core.class_map import class_map
+from understudy.core.cam import class_activations
 from understudy.core.taps import TapShape
 from understudy.methods.base import Context, TapShapes
 from understudy.methods.dkd import dkd_loss
@@ -133,12 +133,12 @@ def test_the_classifier_may_be_applied_before_or_after_the_mean() -> None:
     squares = F.adaptive_avg_pool2d(maps, 4)
     means = [F.adaptive_avg_pool2d(squares, scale).flatten(2) for scale in (1, 2, 4)]
     after = classifier(torch.cat(means, dim=2).movedim(1, 2)).movedim(1, 2)
-    torch.testing.assert_close(logits_of_regions(class_map(maps, classifier)), after)
+    torch.testing.assert_close(logits_of_regions(class_activations(maps, classifier)), after)
 
 
-def test_the_term_is_the_loss_of_both_class_maps() -> None:
+def test_the_term_is_the_loss_of_both_sides_activations() -> None:
     method, batch = built(SDD, whole_context(), scales=[1, 2], alpha=0.5, complementary_weight=3), whole_pairing()
-    sides = (features["class_map"] for features in (batch.student_features, batch.teacher_features))
+    sides = (features["cam"] for features in (batch.student_features, batch.teacher_features))
     student, teacher = (logits_of_regions(side, [1, 2]) for side in sides)
     expected = sdd_loss(student, teacher, batch.labels, alpha=0.5, complementary_weight=3)
     torch.testing.assert_close(method(batch)["sdd"], expected)
@@ -158,7 +158,7 @@ def test_scales_without_the_whole_image_or_of_other_squares_are_refused(scales: 
 
 def test_classifiers_that_tell_other_numbers_of_classes_apart_are_refused() -> None:
     def side(num_classes: int) -> TapShapes:
-        return TapShapes({"class_map": TapShape(num_classes, 4, 4)}, num_classes=5)
+        return TapShapes({"cam": TapShape(num_classes, 4, 4)}, num_classes=5)
 
     with pytest.raises(UserError, match="the teacher's tells 7 classes apart and the student's 5"):
         SDD(SDD.Config(), Context(student=side(5), teacher=side(7), num_classes=5))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from torch import nn
 
 from understudy.core.attention import ATTENTION, attention_path
-from understudy.core.class_map import CLASS_MAP, no_class_map
+from understudy.core.cam import CAM, no_cam
 from understudy.core.classifier import classifier_name, is_candidate
 from understudy.core.stages import stages_of
 from understudy.utils.errors import UserError, nearest
@@ -74,9 +74,9 @@ def expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str]
                     "transformers have (vit_*, deit_*, ...); take one of these, or a method on features or logits"
                 )
             yield tap
-        elif tap == CLASS_MAP and submodule(module, tap) is None:
+        elif tap == CAM and submodule(module, tap) is None:
             if not _may_have_embedding(module):
-                raise no_class_map(name)
+                raise no_cam(name)
             yield tap
         elif output_name(module, tap) is not None:
             yield tap  # a pass shows whether there is one

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from understudy.core.batch import Pairing
-from understudy.core.class_map import CLASS_MAP
+from understudy.core.cam import CAM
 from understudy.core.taps import Taps
 from understudy.methods.base import Context, LossWeights, Method, MethodConfig, Paper, comparable_logits
 from understudy.methods.shared.decoupled import decoupled
@@ -27,21 +27,21 @@ _SCALES = (1, 2, 4)  # squares a side that SDD's SPP can cut an image into
 _FINEST = 4  # which it pools to first, whatever the scales
 
 
-def logits_of_regions(class_map: Tensor, scales: Sequence[int] = _SCALES) -> Tensor:
+def logits_of_regions(cam: Tensor, scales: Sequence[int] = _SCALES) -> Tensor:
     """Logits of the regions of an image, from those of the places in it.
 
     Wei et al., "Scaled Decoupled Distillation", CVPR 2024: the map is averaged to 4x4 squares, those to 2x2 and to 1x1,
     and the classifier applied to each mean. It is affine, so here means are taken of what it says of each place.
 
     Args:
-        class_map: (M, C, H, W).
+        cam: (M, C, H, W), the class activation map.
         scales: 1, 2 or 4 in any number: squares a side.
 
     Returns:
         (M, C, N) in the order of the scales, row by row within each; N is 1 + 4 + 16 for all three. Where a map is
         smaller than 4x4, its places are repeated.
     """
-    squares = F.adaptive_avg_pool2d(class_map, _FINEST)
+    squares = F.adaptive_avg_pool2d(cam, _FINEST)
     return torch.cat([F.adaptive_avg_pool2d(squares, scale).flatten(2) for scale in scales], dim=2)
 
 
@@ -117,8 +117,8 @@ class SDD(Method, name="sdd"):
     (here means are taken of what it gives at each place, equal up to rounding:
     test_the_classifier_may_be_applied_before_or_after_the_mean), and replaces a loss that is not finite by a constant
     0; here DKD stays in log space. Equal to 1e-12 in float64 elsewhere (golden sdd_dkd). Unlabelled rows (-1) are left
-    out, mixed labels refused: there is no right verdict on them. Of a bank the teacher's class map is kept, C numbers
-    for each place of its last map, on request (--feature-maps).
+    out, mixed labels refused: there is no right verdict on them. A bank keeps the teacher's class
+    activation map, C numbers for each place of its last map, on request (--feature-maps).
     """
 
     class Config(MethodConfig):
@@ -145,7 +145,7 @@ class SDD(Method, name="sdd"):
         year=2024,
         arxiv="2403.13512",
     )
-    taps = Taps(student=(CLASS_MAP,), teacher=(CLASS_MAP,))
+    taps = Taps(student=(CAM,), teacher=(CAM,))
     needs = frozenset({"teacher_logits", "hard_labels"})
     min_classes = 3  # as dkd, under base: kd, too
     default_loss = LossWeights(
@@ -154,11 +154,11 @@ class SDD(Method, name="sdd"):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
-        said = context.teacher[CLASS_MAP].channels
-        if said != context.student[CLASS_MAP].channels:
+        said = context.teacher[CAM].channels
+        if said != context.student[CAM].channels:
             raise UserError(
                 f"method 'sdd' compares what both classifiers say of regions, but the teacher's tells {said} classes "
-                f"apart and the student's {context.student[CLASS_MAP].channels}; take a teacher whose last layer has "
+                f"apart and the student's {context.student[CAM].channels}; take a teacher whose last layer has "
                 "the data's classes"
             )
 
@@ -174,7 +174,7 @@ class SDD(Method, name="sdd"):
         """The term "sdd"."""
         settings = self.config
         student, teacher = (
-            logits_of_regions(as_map(features[CLASS_MAP]), settings.scales)
+            logits_of_regions(as_map(features[CAM]), settings.scales)
             for features in (pairing.student_features, pairing.teacher_features)
         )
         loss = sdd_loss(

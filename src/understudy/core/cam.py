@@ -1,4 +1,4 @@
-"""The class map: what a network's classifier says of every place of the map whose mean it is given."""
+"""The class activation map: what a network's classifier says of every place of the map whose mean it is given."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from understudy.core.precision import widest_dtype
 from understudy.core.stages import gives_channels_last
 from understudy.utils.errors import UserError
 
-__all__ = ["CLASS_MAP", "class_map", "class_map_place", "every_place", "no_class_map", "noise_like"]
+__all__ = ["CAM", "cam_place", "class_activations", "every_place", "no_cam", "noise_like"]
 
-CLASS_MAP = "class_map"
+CAM = "cam"
 
 _MOST_APART = 1e-3  # of the largest entry of the classifier's input: rounding, in half types, too
 
 
-def class_map(feature: Tensor, classifier: nn.Module) -> Tensor:
+def class_activations(feature: Tensor, classifier: nn.Module) -> Tensor:
     """The classifier's logits at each place: (B,D,H,W), or (B,D) for one place, to (B,C,H,W).
 
-    Their mean over places are the network's logits, since the classifier is affine. Its weights take the gradient.
+    Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, with the bias. Their means over
+    places are the network's logits, since the classifier is affine. Its weights take the gradient.
     """
     maps = feature[:, :, None, None] if feature.ndim == 2 else feature
     weight, bias = classifier.weight, classifier.bias
@@ -38,9 +39,7 @@ def every_place(module: nn.Module) -> dict[str, str]:
     return {place: place for path in paths for place in (path, f"{path}:input")}
 
 
-def class_map_place(
-    module: nn.Module, seen: Mapping[str, Any], given: Any, moved: Iterable[str]
-) -> tuple[str, bool] | None:
+def cam_place(module: nn.Module, seen: Mapping[str, Any], given: Any, moved: Iterable[str]) -> tuple[str, bool] | None:
     """Where the map is whose mean over its places the classifier is given, and whether its channels are last.
 
     The last such place of a pass, so that what happens to the map in between (a norm, an activation) is behind it.
@@ -78,10 +77,10 @@ def noise_like(images: Tensor) -> Tensor:
     return torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
 
 
-def no_class_map(name: str) -> UserError:
+def no_cam(name: str) -> UserError:
     """What to say of a network that has none."""
     return UserError(
-        f"{name} has no 'class_map': its classifier is not a layer that is given the mean of a map, but something else "
+        f"{name} has no 'cam': its classifier is not a layer that is given the mean of a map, but something else "
         "(a class token, a mean that is normalised or widened behind the map, a map of one place); take a network that "
         "ends in such a mean (resnet, wrn, vgg, mobilenetv2, efficientnet, ...), or larger images"
     )

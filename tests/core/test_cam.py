@@ -1,4 +1,4 @@
-"""The class map of a network: found by a pass, right in value, with a gradient, or refused in words."""
+"""The class activation map of a network: found by a pass, right in value, with a gradient, or refused in words."""
 
 from __future__ import annotations
 
@@ -39,31 +39,31 @@ def network(name: str, **kwargs: Any) -> nn.Module:
     ],
 )
 def test_its_mean_over_places_are_the_logits(name: str, size: int, kwargs: dict[str, Any]) -> None:
-    model = TappedModel(network(name, **kwargs), ["class_map"])
+    model = TappedModel(network(name, **kwargs), ["cam"])
     images = torch.rand(2, 3, size, size)
-    shape = shapes_of(model, torch.zeros_like(images))["class_map"]  # found on blank images
+    shape = shapes_of(model, torch.zeros_like(images))["cam"]  # found on blank images
     logits, features = model(images)
-    class_map = features["class_map"]
-    assert class_map.ndim == 4
-    assert class_map.shape[1:] == (5, shape.height, shape.width)
-    torch.testing.assert_close(class_map.mean(dim=(2, 3)), logits, rtol=1e-4, atol=1e-5)
-    spread = class_map.flatten(2).std(dim=2)
+    cam = features["cam"]
+    assert cam.ndim == 4
+    assert cam.shape[1:] == (5, shape.height, shape.width)
+    torch.testing.assert_close(cam.mean(dim=(2, 3)), logits, rtol=1e-4, atol=1e-5)
+    spread = cam.flatten(2).std(dim=2)
     assert spread.min() > 0  # a place does not say what the whole does
 
 
 def test_the_gradient_reaches_the_classifier_that_is_trained() -> None:
     module = network("cifar:resnet8", width=0.25)
-    model = TappedModel(module, ["class_map"])
+    model = TappedModel(module, ["cam"])
     model.dry_forward(torch.zeros(2, 3, 32, 32))
     _, features = model.train()(torch.rand(4, 3, 32, 32))
-    features["class_map"].square().mean().backward()
+    features["cam"].square().mean().backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in module.parameters())
 
 
 def test_a_first_pass_in_training_finds_it_too_and_leaves_no_hooks() -> None:
     module = network("cifar:resnet8", width=0.25).train()
-    _, features = TappedModel(module, ["class_map", "stages", "embedding"])(torch.rand(4, 3, 32, 32))
-    assert features["class_map"].shape == (4, 5, 8, 8)
+    _, features = TappedModel(module, ["cam", "stages", "embedding"])(torch.rand(4, 3, 32, 32))
+    assert features["cam"].shape == (4, 5, 8, 8)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
@@ -71,21 +71,21 @@ def test_other_taps_and_the_classifier_are_what_they_are_without_it() -> None:
     module, images = network("cifar:wrn_16_1", width=0.25), torch.rand(2, 3, 32, 32)
     alone, beside = (
         TappedModel(module, ["stages", "embedding"]),
-        TappedModel(module, ["stages", "embedding", "class_map"]),
+        TappedModel(module, ["stages", "embedding", "cam"]),
     )
     expected, found = alone(images), beside(images)
     torch.testing.assert_close(found[0], expected[0], rtol=0, atol=0)
-    assert list(found[1]) == [*expected[1], "class_map"]
+    assert list(found[1]) == [*expected[1], "cam"]
     for tap, feature in expected[1].items():
         torch.testing.assert_close(found[1][tap], feature, rtol=0, atol=0)
     assert beside.classifier == alone.classifier
 
 
 def test_the_same_network_under_other_taps_knows_its_place() -> None:
-    model = TappedModel(network("cifar:resnet8", width=0.25), ["class_map"])
+    model = TappedModel(network("cifar:resnet8", width=0.25), ["cam"])
     model.dry_forward(torch.zeros(2, 3, 32, 32))
-    again = model.retapped(["class_map"])
-    assert again._class_map == model._class_map == ("global_pool:input", False)
+    again = model.retapped(["cam"])
+    assert again._cam_place == model._cam_place == ("global_pool:input", False)
 
 
 class Doubled(nn.Module):
@@ -110,13 +110,13 @@ class Doubled(nn.Module):
     ids=["doubled", "vit", "convnext"],
 )
 def test_a_network_whose_classifier_is_given_something_else_is_refused(module: nn.Module) -> None:
-    model = TappedModel(module, ["class_map"], name="the teacher")
-    with pytest.raises(UserError, match="the teacher has no 'class_map': its classifier is not a layer that is given"):
+    model = TappedModel(module, ["cam"], name="the teacher")
+    with pytest.raises(UserError, match="the teacher has no 'cam': its classifier is not a layer that is given"):
         model.dry_forward(torch.zeros(2, 3, 32, 32))
 
 
 def test_a_map_of_one_place_and_a_network_without_a_classifier_have_none() -> None:
     with pytest.raises(UserError, match="a map of one place"):
-        TappedModel(network("cifar:resnet8", width=0.25), ["class_map"]).dry_forward(torch.zeros(2, 3, 4, 4))
-    with pytest.raises(UserError, match="has no 'class_map'"):
-        TappedModel(nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten()), ["class_map"])
+        TappedModel(network("cifar:resnet8", width=0.25), ["cam"]).dry_forward(torch.zeros(2, 3, 4, 4))
+    with pytest.raises(UserError, match="has no 'cam'"):
+        TappedModel(nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten()), ["cam"])
