@@ -1,122 +1,95 @@
-"""The class activation map of a network: found by a pass, right in value, with a gradient, or refused in words."""
+"""Class activation maps of networks of any kind: what the classifier says at each place, found in a pass."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import timm
 import torch
+import torchvision
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from understudy.core.tap_shapes import shapes_of
 from understudy.core.taps import TappedModel
-from understudy.models import create_model
+from understudy.models.create import create_model
 from understudy.utils.errors import UserError
 
-SWIN = {"img_size": 64, "window_size": 2, "embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]}
-VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "cifar:resnet8": lambda: create_model("cifar:resnet8", num_classes=5, weights="none").module,
+    "cifar:vgg8": lambda: create_model("cifar:vgg8", num_classes=5, weights="none").module,
+    "cifar:mobilenetv2": lambda: create_model("cifar:mobilenetv2", num_classes=5, weights="none").module,
+    "cifar:shufflenetv1": lambda: create_model("cifar:shufflenetv1", num_classes=5, weights="none").module,
+    "cifar:wrn_16_1": lambda: create_model("cifar:wrn_16_1", num_classes=5, weights="none").module,
+    "timm resnet": lambda: timm.create_model("resnet10t", num_classes=5),
+    "torchvision resnet": lambda: torchvision.models.resnet18(num_classes=5),
+    "Swin": lambda: SwinTransformer(64, 4, num_classes=5, embed_dim=12, depths=(1, 1, 1), window_size=4),
+    "mean of patches": lambda: VisionTransformer(
+        64, 16, num_classes=5, embed_dim=12, depth=1, num_heads=2, global_pool="avg", fc_norm=False
+    ),
+}
 
 
-def network(name: str, **kwargs: Any) -> nn.Module:
+def tapped(kind: str) -> tuple[TappedModel, Tensor]:
     torch.manual_seed(0)
-    module = create_model(name, num_classes=5, weights="none", kwargs=kwargs).module
-    for part in module.modules():  # so that a norm in between would be seen
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.normal_(part.weight, mean=1.0)
-            nn.init.normal_(part.bias)
-    return module.eval()
+    return TappedModel(NETWORKS[kind](), ["cam"]), torch.rand(2, 3, 64, 64)
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "kwargs"),
-    [
-        ("cifar:resnet8", 32, {"width": 0.25}),
-        ("cifar:wrn_16_1", 32, {"width": 0.25}),  # whose last stage is followed by a norm and a ReLU
-        ("cifar:mobilenetv2", 64, {"width": 0.25}),  # whose last stage is followed by a wider convolution
-        ("timm:resnet10t", 64, {}),
-        ("timm:swin_tiny_patch4_window7_224", 64, SWIN),  # channels last
-    ],
-)
-def test_its_mean_over_places_are_the_logits(name: str, size: int, kwargs: dict[str, Any]) -> None:
-    model = TappedModel(network(name, **kwargs), ["cam"])
-    images = torch.rand(2, 3, size, size)
-    shape = shapes_of(model, torch.zeros_like(images))["cam"]  # found on blank images
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_maps_are_what_the_classifier_says_at_each_place(kind: str) -> None:
+    model, images = tapped(kind)
+    model.dry_forward(torch.zeros_like(images))  # blank images, as a run's dry pass has them
+    model.eval()
     logits, features = model(images)
-    cam = features["cam"]
-    assert cam.ndim == 4
-    assert cam.shape[1:] == (5, shape.height, shape.width)
-    torch.testing.assert_close(cam.mean(dim=(2, 3)), logits, rtol=1e-4, atol=1e-5)
-    spread = cam.flatten(2).std(dim=2)
-    assert spread.min() > 0  # a place does not say what the whole does
+    maps = features["cam"]
+    assert maps.ndim == 4
+    assert maps.shape[1] == 5
+    bias = model.module.get_submodule(model.classifier or "").bias
+    torch.testing.assert_close(maps.mean(dim=(2, 3)) + bias, logits, rtol=1e-4, atol=1e-5)
 
 
-def test_the_gradient_reaches_the_classifier_that_is_trained() -> None:
-    module = network("cifar:resnet8", width=0.25)
-    model = TappedModel(module, ["cam"])
-    model.dry_forward(torch.zeros(2, 3, 32, 32))
-    _, features = model.train()(torch.rand(4, 3, 32, 32))
-    features["cam"].square().mean().backward()
-    assert all(weight.grad is not None and weight.grad.any() for weight in module.parameters())
-
-
-def test_a_first_pass_in_training_finds_it_too_and_leaves_no_hooks() -> None:
-    module = network("cifar:resnet8", width=0.25).train()
-    _, features = TappedModel(module, ["cam", "stages", "embedding"])(torch.rand(4, 3, 32, 32))
-    assert features["cam"].shape == (4, 5, 8, 8)
-    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
-
-
-def test_other_taps_and_the_classifier_are_what_they_are_without_it() -> None:
-    module, images = network("cifar:wrn_16_1", width=0.25), torch.rand(2, 3, 32, 32)
-    alone, beside = (
-        TappedModel(module, ["stages", "embedding"]),
-        TappedModel(module, ["stages", "embedding", "cam"]),
-    )
-    expected, found = alone(images), beside(images)
-    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=0)
-    assert list(found[1]) == [*expected[1], "cam"]
-    for tap, feature in expected[1].items():
-        torch.testing.assert_close(found[1][tap], feature, rtol=0, atol=0)
-    assert beside.classifier == alone.classifier
-
-
-def test_the_same_network_under_other_taps_knows_its_place() -> None:
-    model = TappedModel(network("cifar:resnet8", width=0.25), ["cam"])
-    model.dry_forward(torch.zeros(2, 3, 32, 32))
-    again = model.retapped(["cam"])
-    assert again._cam_place == model._cam_place == ("global_pool:input", False)
-
-
-class Doubled(nn.Module):
-    """A network whose pooled vector is changed before its classifier."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.head = nn.Conv2d(3, 6, 3), nn.Linear(6, 5)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(2 * self.conv(images).mean(dim=(2, 3)))
-        return logits
+def test_their_gradient_reaches_the_classifier_of_this_moment() -> None:
+    model, images = tapped("cifar:resnet8")
+    shape = shapes_of(model, images)["cam"]
+    assert (shape.channels, shape.height, shape.width) == (5, 16, 16)
+    classifier = model.module.get_submodule(model.classifier or "")
+    before = model(images)[1]["cam"]
+    before.square().sum().backward()
+    assert classifier.weight.grad is not None
+    assert classifier.weight.grad.any()
+    assert model.module.conv1.weight.grad.any()
+    with torch.no_grad():
+        classifier.weight.mul_(2)
+    model.eval()
+    found = model(images)[1]["cam"]
+    again = model.retapped(["stages", "cam"]).eval()(images)[1]
+    assert torch.equal(again["cam"], found)
+    with torch.no_grad():
+        classifier.weight.div_(2)
+    torch.testing.assert_close(model(images)[1]["cam"], found / 2)
 
 
 @pytest.mark.parametrize(
-    "module",
+    "network",
     [
-        Doubled(),
-        timm.create_model("vit_tiny_patch16_224", num_classes=5, **VIT),  # a class token
-        timm.create_model("convnext_atto", num_classes=5, dims=(8, 8, 8, 8), depths=(1, 1, 1, 1)),  # a norm in between
+        lambda: VisionTransformer(64, 16, num_classes=5, embed_dim=12, depth=1, num_heads=2),
+        lambda: timm.create_model("convnext_atto", num_classes=5, dims=(4, 4, 4, 8), depths=(1, 1, 1, 1)),
+        lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(5, 5)),
+        lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     ],
-    ids=["doubled", "vit", "convnext"],
+    ids=["class token", "norm behind the mean", "largest instead of mean", "no classifier"],
 )
-def test_a_network_whose_classifier_is_given_something_else_is_refused(module: nn.Module) -> None:
-    model = TappedModel(module, ["cam"], name="the teacher")
-    with pytest.raises(UserError, match="the teacher has no 'cam': its classifier is not a layer that is given"):
-        model.dry_forward(torch.zeros(2, 3, 32, 32))
+def test_a_network_that_classifies_no_mean_of_a_map_is_refused(network: Callable[[], nn.Module]) -> None:
+    with pytest.raises(
+        UserError, match=r"has no 'cam' .class activation map.: what its classifier takes is no map's mean"
+    ):
+        TappedModel(network(), ["cam"]).dry_forward(torch.rand(2, 3, 64, 64))
 
 
-def test_a_map_of_one_place_and_a_network_without_a_classifier_have_none() -> None:
-    with pytest.raises(UserError, match="a map of one place"):
-        TappedModel(network("cifar:resnet8", width=0.25), ["cam"]).dry_forward(torch.zeros(2, 3, 4, 4))
-    with pytest.raises(UserError, match="has no 'cam'"):
-        TappedModel(nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten()), ["cam"])
+def test_a_module_of_that_name_is_tapped_as_it_is() -> None:
+    network = nn.Sequential()
+    network.add_module("cam", nn.Conv2d(3, 4, 1))
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(TappedModel(network, ["cam"])(images)[1]["cam"], network(images))

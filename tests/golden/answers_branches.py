@@ -6,6 +6,7 @@ from answers import answers
 from cases import Case
 from torch import Tensor
 
+from understudy.methods.cat_kd import cat_kd_loss
 from understudy.methods.ofa import ofa_loss
 
 
@@ -18,5 +19,17 @@ def ofa(case: Case) -> dict[str, Tensor]:
         case["target"],
         epsilon=hyper["eps"],
         temperature=hyper["temperature"],
+    )
+    return {"loss": loss}
+
+
+@answers("cat_kd")
+def cat_kd(case: Case) -> dict[str, Tensor]:
+    hyper = case.hyper
+    loss = cat_kd_loss(
+        case["student_cam"],
+        case["teacher_cam"],
+        resolution=hyper["cam_resolution"],
+        normalise=hyper["if_normalize"],
     )
     return {"loss": loss}

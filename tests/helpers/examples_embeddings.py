@@ -21,7 +21,7 @@ NUM_CLASSES = 5
 
 
 def side(stages: tuple[TapShape, ...], *, num_classes: int = NUM_CLASSES, norms: bool = True) -> TapShapes:
-    """Stages, pre-activations of the same shapes with a batch norm each, and an embedding as wide as the last."""
+    """Stages, pre-activations with a batch norm each, an embedding as wide as the last stage, and its class maps."""
     shapes = {f"{group}.{i}": shape for group in ("stages", "preact_stages") for i, shape in enumerate(stages)}
     channels = stages[-1].channels
     torch.manual_seed(0)
@@ -32,7 +32,11 @@ def side(stages: tuple[TapShape, ...], *, num_classes: int = NUM_CLASSES, norms:
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
     return TapShapes(
-        {**shapes, "embedding": TapShape(channels)},
+        {
+            **shapes,
+            "embedding": TapShape(channels),
+            "cam": TapShape(num_classes, stages[-1].height, stages[-1].width),
+        },
         num_classes=num_classes,
         classifier=classifier,
         norms=batch_norms if norms else None,

@@ -21,6 +21,7 @@ class Smallest:
 SMALLEST: dict[str, Smallest] = {
     "ab": Smallest(has_connectors=True, refuses={"vit": "does not say where its preact_stages are"}),
     "at": Smallest(),
+    "cat_kd": Smallest(refuses={"vit": "has no 'cam'"}),
     "cc": Smallest(has_connectors=True),
     "cirkd": Smallest(),
     "co_advise": Smallest(student="two tokens"),

@@ -10,9 +10,7 @@ from helpers.examples import built, random_labels
 from helpers.examples_embeddings import NUM_CLASSES, deep_context, deep_pairing
 from helpers.smallest_settings import settings_of
 from understudy.core.batch import Pairing
-from understudy.core.cam import CAM
-from understudy.core.taps import TapShape
-from understudy.methods.base import Context, Method, TapShapes
+from understudy.methods.base import Context, Method
 
 NUM_SAMPLES = 3
 NUM_TRAIN = 24
@@ -20,21 +18,8 @@ NUM_TRAIN = 24
 
 def whole_context() -> Context:
     """Four stages on either side, their pre-activations and batch norms, embedding, classifier, and training labels."""
-    labels, deep = torch.arange(NUM_TRAIN) % NUM_CLASSES, deep_context()
-    return replace(
-        deep,
-        student=_with_cam(deep.student, 2),
-        teacher=_with_cam(deep.teacher, 3),
-        num_train=NUM_TRAIN,
-        train_labels=labels,
-        generator=torch.Generator().manual_seed(0),
-    )
-
-
-def _with_cam(side: TapShapes, size: int) -> TapShapes:
-    """The same, and what the classifier says of the places of the last map."""
-    shapes = {**side, CAM: TapShape(NUM_CLASSES, size, size)}
-    return TapShapes(shapes, num_classes=NUM_CLASSES, classifier=side.classifier, norms=side.norms)
+    labels = torch.arange(NUM_TRAIN) % NUM_CLASSES
+    return replace(deep_context(), num_train=NUM_TRAIN, train_labels=labels, generator=torch.Generator().manual_seed(0))
 
 
 def whole_pairing(*, seed: int = 0) -> Pairing:

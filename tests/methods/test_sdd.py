@@ -119,13 +119,15 @@ def test_what_are_no_regions_and_mixed_labels_are_refused() -> None:
 
 def test_regions_are_the_whole_then_the_quarters_then_sixteenths() -> None:
     places = torch.arange(64.0).reshape(1, 1, 8, 8)
-    found = logits_of_regions(places)[0, 0]
+    whole = places.mean(dim=(2, 3))  # of a classifier without a bias
+    found = logits_of_regions(places, whole)[0, 0]
     assert found.shape == (21,)
     assert found[0] == places.mean()
     assert found[1:5].tolist() == [places[..., h : h + 4, w : w + 4].mean() for h in (0, 4) for w in (0, 4)]
     assert found[5:7].tolist() == [places[..., :2, :2].mean(), places[..., :2, 2:4].mean()]
-    assert logits_of_regions(places, [1, 2]).shape == (1, 1, 5)
-    assert logits_of_regions(places[..., :2, :2], [1, 2])[0, 0].tolist() == [4.5, 0, 1, 8, 9]  # repeated, then averaged
+    assert logits_of_regions(places, whole, [1, 2]).shape == (1, 1, 5)
+    corner = logits_of_regions(places[..., :2, :2], torch.tensor([[14.5]]), [1, 2])  # a bias of 10
+    assert corner[0, 0].tolist() == [14.5, 10, 11, 18, 19]  # places are repeated, then averaged
 
 
 def test_the_classifier_may_be_applied_before_or_after_the_mean() -> None:
@@ -133,13 +135,15 @@ def test_the_classifier_may_be_applied_before_or_after_the_mean() -> None:
     squares = F.adaptive_avg_pool2d(maps, 4)
     means = [F.adaptive_avg_pool2d(squares, scale).flatten(2) for scale in (1, 2, 4)]
     after = classifier(torch.cat(means, dim=2).movedim(1, 2)).movedim(1, 2)
-    torch.testing.assert_close(logits_of_regions(class_activations(maps, classifier)), after)
+    logits = classifier(maps.mean(dim=(2, 3)))
+    torch.testing.assert_close(logits_of_regions(class_activations(maps, classifier), logits), after)
 
 
 def test_the_term_is_the_loss_of_both_sides_activations() -> None:
     method, batch = built(SDD, whole_context(), scales=[1, 2], alpha=0.5, complementary_weight=3), whole_pairing()
-    sides = (features["cam"] for features in (batch.student_features, batch.teacher_features))
-    student, teacher = (logits_of_regions(side, [1, 2]) for side in sides)
+    student = logits_of_regions(batch.student_features["cam"], batch.student_logits, [1, 2])
+    assert batch.teacher_logits is not None
+    teacher = logits_of_regions(batch.teacher_features["cam"], batch.teacher_logits, [1, 2])
     expected = sdd_loss(student, teacher, batch.labels, alpha=0.5, complementary_weight=3)
     torch.testing.assert_close(method(batch)["sdd"], expected)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from understudy import methods
 from understudy.methods.ab import ab_loss
 from understudy.methods.at import at_loss, attention
+from understudy.methods.cat_kd import cat_kd_loss
 from understudy.methods.cc import cc_kernel_loss, cc_loss
 from understudy.methods.deepkd import deepkd_loss
 from understudy.methods.dist import dist_loss, inter_class_relation, intra_class_relation
@@ -152,6 +153,7 @@ MAPS_OR_VECTORS: dict[str, Loss] = {
     "at_loss": at_loss,
     "attention": lambda student, teacher: attention(student),
     "fitnet_loss": fitnet_loss,
+    "cat_kd_loss": cat_kd_loss,
     "ft_loss": ft_loss,
     "nst_loss": nst_loss,
     "ickd_loss": ickd_loss,

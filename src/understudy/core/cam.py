@@ -1,86 +1,99 @@
-"""The class activation map: what a network's classifier says of every place of the map whose mean it is given."""
+"""The class activation map: what a classifier says at every place of the map whose mean it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from understudy.core.precision import widest_dtype
+from understudy.core.classifier import classifier_name, is_candidate
+from understudy.core.feature_layout import as_map, only_map
+from understudy.core.passes import left_as_it_was
 from understudy.core.stages import gives_channels_last
+from understudy.core.tap_hooks import Catcher, place
 from understudy.utils.errors import UserError
 
-__all__ = ["CAM", "cam_place", "class_activations", "every_place", "no_cam", "noise_like"]
+__all__ = ["CAM", "averaged_map", "class_activations"]
 
-CAM = "cam"
-
-_MOST_APART = 1e-3  # of the largest entry of the classifier's input: rounding, in half types, too
-
-
-def class_activations(feature: Tensor, classifier: nn.Module) -> Tensor:
-    """The classifier's logits at each place: (B,D,H,W), or (B,D) for one place, to (B,C,H,W).
-
-    Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, with the bias. Their means over
-    places are the network's logits, since the classifier is affine. Its weights take the gradient.
-    """
-    maps = feature[:, :, None, None] if feature.ndim == 2 else feature
-    weight, bias = classifier.weight, classifier.bias
-    assert isinstance(weight, Tensor)
-    assert bias is None or isinstance(bias, Tensor)
-    return F.conv2d(maps, weight.flatten(1)[:, :, None, None], bias)
+CAM = "cam"  # the tap
+_MOST_APART = 0.01  # of the largest entry: rounding of half types; another pooling or a norm in between is near 1
 
 
-def every_place(module: nn.Module) -> dict[str, str]:
-    """Output and input of every part of a network, as places by their own names."""
-    paths = [path for path, _ in module.named_modules() if path]
-    return {place: place for path in paths for place in (path, f"{path}:input")}
+def averaged_map(module: nn.Module, prepared: Tensor, *, name: str) -> tuple[str, str]:
+    """Paths of the module whose map the classifier takes the mean of, and of the classifier.
 
-
-def cam_place(module: nn.Module, seen: Mapping[str, Any], given: Any, moved: Iterable[str]) -> tuple[str, bool] | None:
-    """Where the map is whose mean over its places the classifier is given, and whether its channels are last.
-
-    The last such place of a pass, so that what happens to the map in between (a norm, an activation) is behind it.
+    Found in a pass on noise: of all outputs whose mean over their positions is what enters the classifier, the one with
+    the most positions, and of several the last. What the network writes into later is none of them.
 
     Args:
-        module: the network.
-        seen: what passed at the places of `every_place`, in the order of the pass.
-        given: what the classifier was given, (B,D) or (B,D,1,1).
-        moved: places into which the network wrote later.
+        module: any network; nothing of it changes.
+        prepared: (B,3,H,W) images as it takes them; only their shape, device and dtype matter.
+        name: what error messages call it.
+
+    Raises:
+        UserError: there is no such map.
     """
-    if not isinstance(given, Tensor) or given.flatten(1).shape[1:] != given.shape[1:2]:
-        return None
-    vector, overwritten = given.flatten(1).to(widest_dtype(given.device)), set(moved)
-    for place, value in reversed(list(seen.items())):
-        if not isinstance(value, Tensor) or value.ndim != 4 or len(value) != len(vector) or place in overwritten:
+    layers = [path for path, layer in module.named_modules() if path and is_candidate(layer)]
+    output, caught = _watched_on_noise(module, prepared, [f"{path}:input" for path in layers])
+    seen = {path: caught[path] for path in caught if path in layers and f"{path}:input" in caught}
+    classifier = classifier_name(module, seen=seen, logits=output)
+    taken = None if classifier is None else only_map(caught.get(f"{classifier}:input"))
+    found = [] if taken is None else _maps_of_mean(taken.flatten(1), module, caught, tuple(prepared.shape[2:]))
+    if classifier is None or not found:
+        raise UserError(
+            f"{name} has no 'cam' (class activation map): what its classifier takes is no map's mean (but a class "
+            "token, or what a norm or a wider layer makes of the mean); take a network that averages its last map, such "
+            "as a ResNet, or a method on stages or logits"
+        )
+    return max(found)[2], classifier
+
+
+def _watched_on_noise(module: nn.Module, prepared: Tensor, inputs: list[str]) -> tuple[Any, dict[str, Any]]:
+    """Output of a pass, and what it showed at every module and at `inputs`, but for what was written into later."""
+    catcher = Catcher()
+    noise = torch.randn(prepared.shape, generator=torch.Generator().manual_seed(0)).to(prepared)
+    with left_as_it_was(module):
+        handles = place(module, [*(path for path, _ in module.named_modules() if path), *inputs], catcher)
+        try:
+            output = module(noise)
+        finally:
+            caught, moved = catcher.released()
+            for handle in handles:
+                handle.remove()
+    return output, {path: value for path, value in caught.items() if path not in moved}
+
+
+def _maps_of_mean(
+    taken: Tensor, module: nn.Module, caught: Mapping[str, Any], sides: tuple[int, ...]
+) -> list[tuple[int, int, str]]:
+    """Positions, place in the order and path of each map whose mean is `taken` (B,D)."""
+    found = []
+    for number, (path, value) in enumerate(caught.items()):
+        one = None if path.endswith(":input") else only_map(value)
+        if one is None or one.ndim not in (3, 4):
             continue
-        for is_channels_last in (False, True) if gives_channels_last(module, place) else (False,):
-            if _has_mean(value, vector, (1, 2) if is_channels_last else (2, 3)):
-                return place, is_channels_last
-    return None
+        is_first = not gives_channels_last(module, path)
+        maps = as_map(one, module, is_channels_first=is_first, image_sides=(sides[0], sides[1]))
+        if maps is not None and maps.ndim == 4 and _is_mean_of(taken, maps):
+            found.append((maps.shape[2] * maps.shape[3], number, path))
+    return found
 
 
-def _has_mean(value: Tensor, vector: Tensor, sides: tuple[int, int]) -> bool:
-    if value.shape[sides[0]] * value.shape[sides[1]] == 1:
+def class_activations(maps: Tensor, classifier: nn.Module) -> Tensor:
+    """(B,D,H,W) sent through the weights of a linear layer, or 1x1 convolution, as they are now: (B,C,H,W).
+
+    Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016: without the bias, so that the mean
+    over places is the logits less that.
+    """
+    weight: Tensor = classifier.weight.flatten(1)[:, :, None, None]  # type: ignore[operator]
+    return F.conv2d(maps, weight.to(maps.dtype))
+
+
+def _is_mean_of(taken: Tensor, maps: Tensor) -> bool:
+    if taken.shape != maps.shape[:2]:
         return False
-    mean = value.to(vector.dtype).mean(dim=sides)
-    if mean.shape != vector.shape:
-        return False
-    largest = vector.abs().max()
-    return bool(largest > 0) and bool((mean - vector).abs().max() <= _MOST_APART * largest)
-
-
-def noise_like(images: Tensor) -> Tensor:
-    """Images of the same shape that are the same every time: on blank ones too many places would be alike."""
-    return torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
-
-
-def no_cam(name: str) -> UserError:
-    """What to say of a network that has none."""
-    return UserError(
-        f"{name} has no 'cam': its classifier is not a layer that is given the mean of a map, but something else "
-        "(a class token, a mean that is normalised or widened behind the map, a map of one place); take a network that "
-        "ends in such a mean (resnet, wrn, vgg, mobilenetv2, efficientnet, ...), or larger images"
-    )
+    apart = (maps.mean(dim=(2, 3)) - taken).abs().max()
+    return bool(apart <= _MOST_APART * taken.abs().max())

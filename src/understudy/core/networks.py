@@ -27,7 +27,6 @@ __all__ = [
     "in_one_line",
     "is_channels_last",
     "other_dtype_note",
-    "plain_norm",
     "shell_of",
 ]
 
@@ -154,13 +153,6 @@ def is_channels_last(network: nn.Module) -> bool:
     """Whether weights of it are in that format, and would be others in the contiguous one."""
     maps = (parameter for parameter in network.parameters() if parameter.ndim == 4)
     return any(m.is_contiguous(memory_format=torch.channels_last) and not m.is_contiguous() for m in maps)
-
-
-def plain_norm(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """A frozen copy, without the activation that timm keeps in a norm."""
-    plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    plain.load_state_dict(copy.deepcopy(norm.state_dict()), strict=False, assign=True)
-    return plain.eval().requires_grad_(False)
 
 
 def other_dtype_note(network: nn.Module, images: Tensor) -> str:

@@ -6,12 +6,13 @@ reads both off the classes that the two libraries build from. The same architect
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
-__all__ = ["Stage", "gives_channels_last", "stages_of"]
+__all__ = ["Stage", "gives_channels_last", "plain_norm", "stages_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,13 @@ def gives_channels_last(module: nn.Module, tap: str) -> bool:
     if path == "permute" and not side and _is_a(inner, "torchvision.ops.misc.Permute"):
         return False  # in front of its pooling, Swin puts the channels first again
     return getattr(module, "output_fmt", "NCHW") == "NHWC" or _is_a(module, f"{_TV}.swin_transformer.SwinTransformer")
+
+
+def plain_norm(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """A frozen copy, without the activation that timm keeps in a norm."""
+    copied = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    copied.load_state_dict(copy.deepcopy(norm.state_dict()), strict=False, assign=True)
+    return copied.eval().requires_grad_(False)
 
 
 _TV = "torchvision.models"

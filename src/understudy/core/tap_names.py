@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from torch import nn
 
 from understudy.core.attention import ATTENTION, attention_path
-from understudy.core.cam import CAM, no_cam
+from understudy.core.cam import CAM
 from understudy.core.classifier import classifier_name, is_candidate
 from understudy.core.stages import stages_of
 from understudy.utils.errors import UserError, nearest
@@ -75,9 +75,7 @@ def expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str]
                 )
             yield tap
         elif tap == CAM and submodule(module, tap) is None:
-            if not _may_have_embedding(module):
-                raise no_cam(name)
-            yield tap
+            yield tap  # a pass shows whether there are any
         elif output_name(module, tap) is not None:
             yield tap  # a pass shows whether there is one
         else:

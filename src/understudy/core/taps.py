@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from understudy.core.cam import CAM, cam_place, class_activations, every_place, no_cam, noise_like
+from understudy.core.cam import CAM, averaged_map, class_activations
 from understudy.core.classifier import classifier_name, is_candidate
 from understudy.core.feature_layout import as_map, described, only_map
 from understudy.core.image_size import squares_note
-from understudy.core.networks import in_one_line, is_channels_last, other_dtype_note, plain_norm
+from understudy.core.networks import in_one_line, is_channels_last, other_dtype_note
 from understudy.core.outputs import named_outputs
 from understudy.core.passes import Repeat, left_as_it_was
-from understudy.core.stages import gives_channels_last, stages_of
+from understudy.core.stages import gives_channels_last, plain_norm, stages_of
 from understudy.core.tap_hooks import Catcher, place
 from understudy.core.tap_names import check_taps, expanded, output_name, resolved, shown_names, submodule, tap_names
 from understudy.utils.errors import UserError
@@ -32,8 +32,8 @@ class Taps:
 
     Names: "embedding" (the classifier's input), "stages" and "preact_stages" (all of them; they arrive as
     "stages.0", "stages.1", ...), "attention" (queries, keys and values of a vision transformer's last block, (B,3D,H,W)
-    on the grid of its patches), "cam" (the class activation map, what the classifier says of each place of the map
-    whose mean it is given: (B,C,H,W)), "module.path" for a module's output, "module.path:input" for its input and
+    on the grid of its patches), "cam" ((B,C,H,W), the classifier's weights at every place of the map whose mean
+    it takes), "module.path" for a module's output, "module.path:input" for its input and
     "module.path:tokens" for the mean of all its tokens, those of class and distillation among them, or "output.NAME"
     for a tensor that the network gives ("output.logits" where it gives one alone).
     """
@@ -82,7 +82,8 @@ class TappedModel(nn.Module):
         self.classifier = classifier_name(module)  # its path; until a pass has shown it, what the network says
         self.is_contiguous_only = False  # whether a dry forward has shown that it cannot run in channels_last
         self._has_shown_classifier = False
-        self._cam_place: tuple[str, bool] | None = None  # its place, whether channels are last; None: not shown yet
+        self._has_cam = CAM in self.taps and submodule(module, CAM) is None
+        self._averaged: str | None = None  # the map whose mean the classifier takes, once a pass was asked for it
         self._catcher = Catcher()
         self._handles: list[RemovableHandle] = []
         self._holds = False  # whether they stay on the network; compiled code cannot look at the handles themselves
@@ -96,8 +97,8 @@ class TappedModel(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Any, dict[str, Tensor]]:
         """The model's output on (B,3,H,W) images, and its tapped features by name."""
-        finds = ("embedding" in self.taps and not self._has_shown_classifier) or self._lacks_cam()
-        return self._passed(self.prepare(images), finds_classifier=finds and not torch.compiler.is_compiling())
+        finds = "embedding" in self.taps and not self._has_shown_classifier and not torch.compiler.is_compiling()
+        return self._passed(self.prepare(images), finds_classifier=finds)
 
     def hold(self) -> None:
         """Leave the hooks on the network from now on, as compiled code wants it: it heeds none that come later."""
@@ -116,7 +117,7 @@ class TappedModel(nn.Module):
         """The same network, or another with its parts, under other taps."""
         other = TappedModel(module or self.untapped(), taps, prepare=self.prepare, name=self.model_name)
         other.classifier, other._has_shown_classifier = self.classifier, self._has_shown_classifier
-        other._cam_place = self._cam_place
+        other._take_maps_at(self._averaged)
         return other
 
     def norms(self) -> dict[str, nn.BatchNorm2d]:
@@ -155,8 +156,7 @@ class TappedModel(nn.Module):
 
     def _dry(self, sample: Tensor) -> tuple[Any, dict[str, Tensor]]:
         with left_as_it_was(self):
-            images = noise_like(sample) if self._lacks_cam() else sample
-            return self._passed(self.prepare(images), finds_classifier=True)
+            return self._passed(self.prepare(sample), finds_classifier=True)
 
     def _dry_when_contiguous(self, sample: Tensor) -> tuple[Any, dict[str, Tensor]] | None:
         """As `_dry`, after a change of format; None where that is of no help."""
@@ -178,17 +178,15 @@ class TappedModel(nn.Module):
         if torch.compiler.is_compiling():
             output, caught, _ = self._watched(prepared, {})
             return output, self._features({**caught, **self._given(output)}, prepared)
+        if self._has_cam and self._averaged is None:
+            self._find_cam(prepared)
         repeat = Repeat(self.module) if self.training else None
-        also = {} if not finds_classifier else every_place(self.module) if self._lacks_cam() else self._layers()
-        output, caught, moved = self._watched(prepared, also)
+        output, caught, moved = self._watched(prepared, self._layers() if finds_classifier else {})
         if finds_classifier:
             self._settle_classifier(caught, output)
             caught["embedding"] = caught.get(f"{self.classifier}:input")
             if f"{self.classifier}:input" in moved:
                 moved.add("embedding")
-            if self._lacks_cam():
-                self._cam_place = cam_place(self.module, caught, caught["embedding"], moved)
-                caught[CAM] = caught.get(self._resolved(CAM))
         if moved := moved.intersection(self.taps):
             self._catcher.overwritten |= moved
             with repeat or nullcontext():
@@ -209,31 +207,38 @@ class TappedModel(nn.Module):
     def _places(self) -> dict[str, str]:
         """Where each tap is."""
         places = {tap: self._resolved(tap) for tap in self.taps if tap not in self._outputs}
-        return {tap: place for tap, place in places.items() if place not in ("embedding", CAM)}
+        return {tap: place for tap, place in places.items() if place != "embedding"}
 
     def _layers(self) -> dict[str, str]:
         """Output and input of everything that may be the classifier."""
         paths = [path for path, layer in self.module.named_modules() if is_candidate(layer) or path == self.classifier]
         return {place: place for path in paths for place in (path, f"{path}:input")}
 
-    def _lacks_cam(self) -> bool:
-        return CAM in self.taps and self._cam_place is None
-
     def _settle_classifier(self, caught: Mapping[str, Any], output: Any) -> None:
-        asked = self._layers()
-        layers = [place for place in caught if place in asked and not place.endswith(":input")]
+        layers = [place for place in caught if not place.endswith(":input") and f"{place}:input" in caught]
         self.classifier = classifier_name(self.module, seen={path: caught[path] for path in layers}, logits=output)
         self._has_shown_classifier = True
         if self._handles:  # at the place that was believed before
             self.untapped()
             self.hold()
 
+    def _find_cam(self, prepared: Tensor) -> None:
+        path, self.classifier = averaged_map(self.module, prepared, name=self.model_name)
+        self._take_maps_at(path)
+        if self._handles:
+            self.untapped()
+            self.hold()
+
+    def _take_maps_at(self, path: str | None) -> None:
+        self._averaged = path
+        if path is not None and self._has_cam:
+            self._stage_places[CAM] = path
+            self._are_channels_last[CAM] = gives_channels_last(self.module, path)
+
     def _resolved(self, tap: str) -> str:
         """The module path (with ':input' where that side is meant) behind a short name."""
         if tap == "embedding":
             return f"{self.classifier}:input" if self.classifier else tap
-        if tap == CAM and self._cam_place is not None:
-            return self._cam_place[0]
         return self._stage_places.get(tap, tap)
 
     def _given(self, output: Any) -> dict[str, Tensor]:
@@ -260,8 +265,6 @@ class TappedModel(nn.Module):
                 "layer or 1x1 convolution gives; name the place instead, such as 'PATH:input'; "
                 f"it offers: {shown_names(tap_names(self.module)[1:])}"
             )
-        if tap == CAM:
-            return no_cam(self.model_name)
         path = self._resolved(tap)
         at = f"{tap!r}" if path == tap else f"{tap!r} ({path})"
         return UserError(
@@ -283,7 +286,7 @@ class TappedModel(nn.Module):
                     "leave out :tokens"
                 )
             return feature.mean(dim=1)
-        is_channels_first = not (self._cam_place[1] if tap == CAM and self._cam_place else self._are_channels_last[tap])
+        is_channels_first = not self._are_channels_last[tap]
         sides = (images.shape[2], images.shape[3]) if images.ndim == 4 else (1, 1)
         mapped = as_map(feature, self.module, is_channels_first=is_channels_first, image_sides=sides)
         if mapped is None:
@@ -292,6 +295,6 @@ class TappedModel(nn.Module):
                 f"make no {'square map' if sides[0] == sides[1] else f'map of images {sides[0]}x{sides[1]}'}; tap "
                 "another module"
             )
-        if tap == CAM and self.classifier is not None:
+        if tap == CAM and self._has_cam and self.classifier is not None:
             return class_activations(mapped, self.module.get_submodule(self.classifier))
         return mapped

@@ -13,7 +13,15 @@ from torch import Tensor
 from understudy.core.batch import Pairing
 from understudy.core.cam import CAM
 from understudy.core.taps import Taps
-from understudy.methods.base import Context, LossWeights, Method, MethodConfig, Paper, comparable_logits
+from understudy.methods.base import (
+    Context,
+    LossWeights,
+    Method,
+    MethodConfig,
+    Paper,
+    at_least_float32,
+    comparable_logits,
+)
 from understudy.methods.shared.decoupled import decoupled
 from understudy.methods.shared.logits import mean_over_labelled, one_class_a_row
 from understudy.methods.shared.maps import as_map
@@ -27,22 +35,25 @@ _SCALES = (1, 2, 4)  # squares a side that SDD's SPP can cut an image into
 _FINEST = 4  # which it pools to first, whatever the scales
 
 
-def logits_of_regions(cam: Tensor, scales: Sequence[int] = _SCALES) -> Tensor:
+def logits_of_regions(cam: Tensor, logits: Tensor, scales: Sequence[int] = _SCALES) -> Tensor:
     """Logits of the regions of an image, from those of the places in it.
 
     Wei et al., "Scaled Decoupled Distillation", CVPR 2024: the map is averaged to 4x4 squares, those to 2x2 and to 1x1,
     and the classifier applied to each mean. It is affine, so here means are taken of what it says of each place.
 
     Args:
-        cam: (M, C, H, W), the class activation map.
+        cam: (M, C, H, W), the class activation map, without the classifier's bias.
+        logits: (M, C) of the whole image; what they are beside the map's mean is the bias.
         scales: 1, 2 or 4 in any number: squares a side.
 
     Returns:
         (M, C, N) in the order of the scales, row by row within each; N is 1 + 4 + 16 for all three. Where a map is
         smaller than 4x4, its places are repeated.
     """
+    bias = logits - cam.mean(dim=(2, 3))
     squares = F.adaptive_avg_pool2d(cam, _FINEST)
-    return torch.cat([F.adaptive_avg_pool2d(squares, scale).flatten(2) for scale in scales], dim=2)
+    means = torch.cat([F.adaptive_avg_pool2d(squares, scale).flatten(2) for scale in scales], dim=2)
+    return means + bias[:, :, None]
 
 
 def sdd_loss(
@@ -173,9 +184,13 @@ class SDD(Method, name="sdd"):
     def forward(self, pairing: Pairing) -> dict[str, Tensor]:
         """The term "sdd"."""
         settings = self.config
+        assert pairing.teacher_logits is not None
         student, teacher = (
-            logits_of_regions(as_map(features[CAM]), settings.scales)
-            for features in (pairing.student_features, pairing.teacher_features)
+            logits_of_regions(as_map(at_least_float32(features[CAM])), logits, settings.scales)
+            for features, logits in (
+                (pairing.student_features, pairing.student_logits),
+                (pairing.teacher_features, pairing.teacher_logits),
+            )
         )
         loss = sdd_loss(
             student,
