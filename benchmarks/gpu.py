@@ -2,8 +2,8 @@
 
 Prints a line as soon as it is measured, and writes the JSON file anew after each, so that a run that is cut off leaves
 all that it had. The lines come in the order of their worth: first one student taught live, then DOT, from a bank, five
-rows at once, then draws in the step, students side by side, RandAugment in the step and its batches alone, bfloat16,
-compiled networks and large batches, and the loaders of photographs where a folder of some is given (--photos). Before
+rows at once, then draws and mixing in the step, students side by side, RandAugment in the step and its batches alone,
+bfloat16, compiled networks and large batches, and the loaders of photographs where a folder is given (--photos). Before
 them go the tests of tests/test_on_cuda.py. A group that does not fit the minutes any more is named and left out. On a
 CPU nothing is captured, and the same lines are printed at whatever size is asked for:
 
@@ -175,6 +175,7 @@ def groups(
             for name, block in both(["kd"], f"kd, RandAugment {where}", data={"augment": augment, **way}).items()
         }
 
+    yield "mixing", lambda: both(["kd"], "kd, Mixup and CutMix in the step", data={"mix": {}})
     yield "side by side", students
     yield "RandAugment", strongly
     yield "batches of RandAugment", lambda: batches_alone(arguments, device)

@@ -13,7 +13,10 @@ from helpers.engine import batches, run_recipe, small_teacher, spec_of, tiny_rec
 from helpers.states import differing, flat, tensors_of
 from understudy import Batch, Trainer
 from understudy.optim.ema import Averaging
+from understudy.recipes.comparison import rows_of
 from understudy.report import read_results
+from understudy.runs.build import build_trainer
+from understudy.runs.components import open_components
 from understudy.tasks import Classification
 from understudy.training.build import BuildContext, build_student, tap_teacher
 
@@ -131,6 +134,38 @@ def test_captured_steps_are_the_steps_themselves_bit_for_bit(options: dict[str, 
         if ours.average is not None and theirs.average is not None:
             assert differing(flat(ours.average.state_dict()), flat(theirs.average.state_dict())) == []
     assert plain.history == captured.history
+
+
+def made_in_the_step(capture: Any, data: dict[str, Any]) -> Trainer:
+    """Two epochs of seven steps, whose batches are made of images on the device."""
+    recipe = tiny_recipe({"device": "cuda", "capture": capture, "rows": ["kd", "kd+dot"], "seeds": [0], "data": data})
+    components = open_components(recipe, allow_code=False, say=lambda note: None)
+    trainer = build_trainer(components, rows_of(recipe), 0)
+    trainer.fit(components.train_loader(0), epochs=2)
+    return trainer
+
+
+@pytest.mark.parametrize("mix", [None, {}, {"mode": "elem", "prob": 0.8}], ids=str)
+def test_captured_steps_make_and_mix_their_batches(mix: dict[str, Any] | None) -> None:
+    data = {"augment": {"name": "crop_flip", "pad": 2}, "mix": mix, "batch_size": 12}
+    plain, captured = (made_in_the_step(capture, data) for capture in (False, True))
+    assert captured._captured.num_replays > 5
+    for ours, theirs in zip(plain.students, captured.students, strict=True):
+        assert differing(tensors_of(ours), tensors_of(theirs)) == []
+    assert plain.history == captured.history
+
+
+def test_batches_are_mixed_as_on_the_cpu() -> None:
+    data = {"augment": {"name": "crop_flip", "pad": 2}, "mix": {}, "batch_size": 12}
+    there, here = (
+        open_components(
+            tiny_recipe({"device": device, "rows": ["kd"], "data": data}), allow_code=False, say=lambda note: None
+        ).train_loader(0)
+        for device in ("cuda", "cpu")
+    )
+    for ours, theirs in zip(there.epoch(1), here.epoch(1), strict=True):
+        assert torch.equal(ours.targets.cpu(), theirs.targets)
+        torch.testing.assert_close(ours.images.cpu(), theirs.images, rtol=1e-6, atol=1e-6)
 
 
 def test_captured_steps_draw_on_where_plain_ones_would() -> None:

@@ -14,6 +14,8 @@ from helpers.engine import tiny_recipe
 from helpers.pretended_cuda import CUDA, devices_of, pretended_cuda
 from helpers.pretended_runs import check_losses, on_cuda, opened, tensors_in, trainer_of
 from helpers.two_teachers import TWO
+from understudy.core.batch import PlannedBatch
+from understudy.data.loaders.base import planned_batches
 from understudy.models.cost import count_macs, images_per_second, model_facts
 from understudy.runs.bank.layout import BankOptions
 from understudy.runs.bank.make import make_banks
@@ -73,6 +75,22 @@ def test_whole_batches_are_augmented_on_the_device() -> None:
         teacher = trainer_of(components).teacher
         assert teacher is not None
         assert teacher.observe(batch).output.device == CUDA
+
+
+@pytest.mark.parametrize("mix", [{}, {"mode": "elem", "prob": 0.5}], ids=str)
+def test_batches_are_mixed_on_the_device(mix: dict[str, Any]) -> None:
+    components = of_classes(rows=["kd"], data={"augment": {"name": "crop_flip", "pad": 2}, "mix": mix})
+    expected = next(iter(components.train_loader(0).epoch(1)))
+    with pretended_cuda():
+        components = on_cuda(components)
+        planned = next(planned_batches(components.train_loader(0), 1))
+        assert isinstance(planned, PlannedBatch)
+        assert planned.keys.device == CUDA
+        batch = planned.made()
+        assert {batch.images.device, batch.targets.device} == {CUDA}
+        assert batch.targets.tolist() == expected.targets.tolist()
+        assert batch.images.tolist() == expected.images.tolist()
+        check_losses(trainer_of(components), batch)
 
 
 def test_losses_of_every_row_are_worked_out_on_the_device(components: Components) -> None:

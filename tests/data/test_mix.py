@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ from timm.data.mixup import Mixup, mixup_target
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor
 
-from understudy.core.batch import Batch
-from understudy.data import DataConfig, DataSplits, TensorSource, open_data, train_loader
+from understudy.core.batch import Batch, PlannedBatch
+from understudy.data import DataConfig, DataSplits, TensorSource, TrainLoader, open_data, train_loader
+from understudy.data.augment.config import MixConfig
 from understudy.data.augment.crops import globally_seeded
 from understudy.data.augment.mix import mixed
+from understudy.data.loaders.base import planned_batches
 from understudy.tasks import Classification
 from understudy.utils.errors import UserError
+from understudy.utils.hashing import hashed
 
 NUM_CLASSES = 5
 KINDS = [
@@ -40,21 +44,64 @@ def plain_batch(size: int = 6, teacher_size: int | None = None) -> Batch:
     return Batch(images, targets, larger, indices=torch.arange(size) + 100, view=3)
 
 
+def mixed_by_timm(batch: Batch, mixup: Mixup, *, seed: int) -> Batch:
+    """What timm makes of a batch, its middle row twice where their number is odd; the teacher's by its shares."""
+    middle, is_odd = len(batch.targets) // 2, len(batch.targets) % 2 == 1
+
+    def even(rows: Tensor) -> Tensor:
+        return torch.cat([rows[: middle + 1], rows[middle:]]) if is_odd else rows.clone()
+
+    def as_before(rows: Tensor) -> Tensor:
+        return torch.cat([rows[: middle + 1], rows[middle + 2 :]]) if is_odd else rows
+
+    with globally_seeded(seed):
+        images, targets = mixup(even(batch.images), even(batch.targets))
+    seen = None
+    if batch.teacher_images is not None:
+        is_first = (torch.arange(len(images)) < len(images) // 2).view(-1, 1, 1, 1)
+        with globally_seeded(seed):
+            shares, _ = mixup(
+                is_first.float().expand(-1, 1, *images.shape[-2:]).contiguous(), is_first.flatten().long()
+            )
+        others = even(batch.teacher_images)
+        own = F.interpolate(torch.where(is_first, shares, 1 - shares), size=others.shape[-2:], mode="nearest")
+        seen = as_before(others * own + others.flip(0) * (1 - own))
+    return replace(batch, images=as_before(images), targets=as_before(targets), teacher_images=seen)
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    for field in ("images", "targets", "teacher_images", "indices"):
+        ours, theirs = getattr(one, field), getattr(other, field)
+        assert ours is theirs is None or torch.equal(ours, theirs), field
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_even_batch_is_mixed_as_timm_mixes_it(mode: str, kind: dict[str, float]) -> None:
-    batch, untouched = plain_batch(), plain_batch()
-    for seed in range(10):
-        ours = mixed(batch, timms(mode, **kind), seed=seed)
-        with globally_seeded(seed):
-            images, targets = timms(mode, **kind)(plain_batch().images, plain_batch().targets)
-        assert torch.equal(ours.images, images)
-        assert torch.equal(ours.targets, targets)
-        assert (ours.targets.dtype, ours.targets.shape) == (torch.float32, (6, NUM_CLASSES))
-        assert torch.allclose(ours.targets.sum(dim=1), torch.ones(6))
-    assert torch.equal(batch.images, untouched.images)
-    assert torch.equal(ours.indices, batch.indices)
-    assert ours.view == 3
+def test_batch_is_mixed_as_timm_mixes_it_bit_for_bit(mode: str, kind: dict[str, float]) -> None:
+    for size in (1, 6, 7):
+        for teacher_size in (None, 32):
+            batch, untouched = (plain_batch(size, teacher_size) for _ in range(2))
+            for seed in range(10):
+                ours = mixed(batch, timms(mode, **kind), seed=seed)
+                assert_same(ours, mixed_by_timm(batch, timms(mode, **kind), seed=seed))
+                assert (ours.targets.dtype, ours.targets.shape) == (torch.float32, (size, NUM_CLASSES))
+                assert torch.allclose(ours.targets.sum(dim=1), torch.ones(size))
+            assert_same(batch, untouched)
+            assert ours.view == 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mix", [{"cutmix": 0.0}, {"mixup": 0.0}, {"prob": 0.7}], ids=str)
+def test_batches_that_are_mixed_within_the_step_are_those_that_timm_mixes(mode: str, mix: dict[str, float]) -> None:
+    config = MixConfig(mode=mode, **mix)
+    mixup = Mixup(config.mixup, config.cutmix, prob=config.prob, mode=mode, label_smoothing=0.0, num_classes=10)
+    for epoch in (1, 2):
+        planned = planned_batches(loader_of({"mix": {"mode": mode, **mix}}), epoch)
+        for step, (batch, plain) in enumerate(zip(planned, loader_of({}).epoch(epoch), strict=True)):
+            assert isinstance(batch, PlannedBatch)
+            assert batch.keys.dtype == torch.int64
+            assert batch.view == epoch - 1
+            assert_same(batch.made(), mixed_by_timm(plain, mixup, seed=hashed(0, "mix", epoch, step, 0)))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -114,11 +161,15 @@ def splits(labels: Tensor) -> DataSplits:
     return DataSplits("x", tuple("abcde"), train=source, val=source, test=None, val_origin="train")
 
 
-def loaded(settings: dict[str, Any], *, rank: int = 0, seed: int = 0, start: int = 0, epoch: int = 1) -> list[Batch]:
+def loader_of(settings: dict[str, Any], *, rank: int = 0, seed: int = 0) -> TrainLoader:
     config = DataConfig(root="digits", train_rows="0:23", val_rows="30:40", batch_size=5, **settings)
     loader = train_loader(open_data(config), config, seed=seed, image_size=8, rank=rank)
     assert (loader.batch_size, loader.num_samples, loader.steps_per_epoch) == (5, 23, 5)
-    return list(loader.epoch(epoch, start))
+    return loader
+
+
+def loaded(settings: dict[str, Any], *, rank: int = 0, seed: int = 0, start: int = 0, epoch: int = 1) -> list[Batch]:
+    return list(loader_of(settings, rank=rank, seed=seed).epoch(epoch, start))
 
 
 def test_loader_mixes_every_batch_and_keeps_its_size() -> None:

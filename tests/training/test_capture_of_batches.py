@@ -11,7 +11,7 @@ import torch
 from helpers.engine import tiny_recipe
 from helpers.recorded_ops import recorded_ops
 from helpers.states import differing, tensors_of
-from understudy.core.batch import Batch, PlannedBatch
+from understudy.core.batch import PlannedBatch
 from understudy.data.augment.batched_parts import BatchedParts
 from understudy.data.augment.config import CropFlip
 from understudy.data.augment.crops import crop_flip
@@ -32,6 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pairs": {"augment": CROPS, "copies": "pairs"},
     "rotations": {"augment": CROPS, "copies": "rotations"},
     "repeats": {"augment": CROPS, "repeats": 3},
+    "mixed": {"augment": CROPS, "mix": {}, "repeats": 3},
     "enlarged": {"augment": CROPS, "image_size": 12},
     "RandAugment": {"augment": {**CROPS, **STRONG}, "augment_on": "device", "copies": "pairs"},
     "turned": {"augment": {"name": "rotate_flip", "erasing": 0.25}, "augment_on": "device", "copies": "pairs"},
@@ -120,9 +121,15 @@ def test_replays_augment_their_batches(name: str, monkeypatch: pytest.MonkeyPatc
     assert plain.history == captured.history
 
 
-def test_mixed_batches_are_drawn_before_the_step_and_copied_in() -> None:
-    components = opened({"mix": {"mixup": 0.8, "cutmix": 1.0}, "batch_size": 12}, ["kd"])
-    assert isinstance(next(planned_batches(components.train_loader(0), 1)), Batch)
+@pytest.mark.parametrize("settings", [{}, {"mode": "elem", "cutmix": 0.0}, {"mode": "pair", "mixup": 0.0}], ids=str)
+def test_replays_mix_their_batches(settings: dict[str, Any]) -> None:
+    """What is mixed how is among the keys: of each step anew, and nothing of a drawn number is in the recording."""
+    components = opened({"augment": CROPS, "mix": {"prob": 0.8, **settings}, "batch_size": 12}, ["kd"])
+    keys = [planned.keys for planned in planned_batches(components.train_loader(0), 1)]
+    assert [len(one) for one in keys] == [9 + 1 + 3] * 7  # one small tensor a step
     plain, captured = (trained(components, is_captured=way, epochs=2) for way in (False, True))
-    assert captured._captured.num_replays > 5
-    assert differing(tensors_of(plain.students[0]), tensors_of(captured.students[0])) == []
+    steps = captured._captured
+    assert (steps.num_recordings, steps.num_replays) == (1, 14 - 3 - 1 - 2)
+    for ours, theirs in zip(plain.students, captured.students, strict=True):
+        assert differing(tensors_of(ours), tensors_of(theirs)) == []
+    assert plain.history == captured.history

@@ -1,30 +1,111 @@
-"""Mixup and CutMix: timm's, on whole batches where they are, decided by seed, epoch, step and process."""
+"""Mixup and CutMix: timm's draws, decided by seed, epoch, step and process, applied to whole batches where they are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from timm.data.mixup import Mixup
+from timm.data.mixup import Mixup, cutmix_bbox_and_lam, one_hot
 from torch import Tensor
 
-from understudy.core.batch import Batch
+from understudy.core.batch import Batch, PlannedBatch
+from understudy.core.image_size import ImageSize, height_and_width
 from understudy.data.augment.config import MixConfig
-from understudy.data.loaders.base import TrainLoader
+from understudy.data.loaders.base import TrainLoader, planned_batches
+from understudy.data.loaders.plan import EpochPlan
 from understudy.utils.hashing import hashed
 from understudy.utils.seeding import globally_seeded
 
 __all__ = ["MixedBatches", "mixed"]
 
+NUM_SHARES = 5  # rows of `Mixing.shares`
+NUM_MIXING = NUM_SHARES + 4  # with the boxes
+
+
+@dataclass(frozen=True, slots=True)
+class Mixing:
+    """How each row of a batch is mixed with its partner, row B-1-i.
+
+    Attributes:
+        shares: (5,B) float64: how much of a pixel outside the box is the row's own and how much its partner's, the
+            same of the label, and how much of the teacher's pixels is the row's own.
+        boxes: (4,B) int64, top, bottom, left and right of what is the partner's alone; all 0 where nothing is.
+        has_shares, has_boxes: whether any row may have other shares than 1 and 0 of its pixels, and any a box.
+    """
+
+    shares: Tensor
+    boxes: Tensor
+    has_shares: bool = True
+    has_boxes: bool = True
+
+    @classmethod
+    def drawn(cls, mixup: Mixup, num_rows: int, size: tuple[int, int], *, seed: int) -> Mixing:
+        """What timm would do to so many rows (H, W), by its own draws in its own order.
+
+        timm wants an even number of rows: an odd one is drawn for with its middle row twice, which meets itself.
+        """
+        half = (num_rows + 1) // 2
+        with globally_seeded(seed):
+            if mixup.mode == "batch":
+                lam, is_cut = mixup._params_per_batch()  # type: ignore[no-untyped-call]
+                rows = [_one_drawn(mixup, lam, is_cut, size)]  # of all
+            else:
+                num_drawn = half if mixup.mode == "pair" else 2 * half
+                lams, are_cut = mixup._params_per_elem(num_drawn)  # type: ignore[no-untyped-call]
+                rows = [_one_drawn(mixup, lam, is_cut, size) for lam, is_cut in zip(lams, are_cut, strict=True)]
+                if mixup.mode == "pair":
+                    rows += rows[::-1]
+                if num_rows % 2:
+                    del rows[half]
+        shares = torch.tensor([row.shares for row in rows], dtype=torch.float64).T.expand(-1, num_rows)
+        # Rows of the second half show what the partners of the first leave: another number in its last digit.
+        seen = torch.cat([shares[0, :half], (1 - shares[1, half:].float()).double()])
+        boxes = torch.tensor([row.box for row in rows]).T.expand(-1, num_rows)
+        has_shares, has_boxes = any(row.shares[0] != 1 for row in rows), any(any(row.box) for row in rows)
+        return cls(torch.cat([shares, seen[None]]), boxes, has_shares=has_shares, has_boxes=has_boxes)
+
+    def packed(self) -> Tensor:
+        """(9,B) int64, shares by their bits."""
+        return torch.cat([self.shares.view(torch.int64), self.boxes])
+
+    def of(self, batch: Batch, num_classes: int) -> Batch:
+        """The batch mixed, a pure function of tensors of its device, of which nothing is read.
+
+        Args:
+            batch: targets (B,) of 0..C-1.
+            num_classes: C.
+        """
+        shares = self.shares.to(batch.images.device, batch.images.dtype)
+        own, other, own_label, other_label, own_seen = shares.unbind()
+        flipped = batch.images.flip(0)
+        images, inside = batch.images, None
+        if self.has_shares:
+            images = (images * _each(own)).add_(flipped * _each(other))
+        if self.has_boxes:
+            inside = self._inside(batch.images)
+            images = torch.where(inside, flipped, images)
+        targets = one_hot(batch.targets, num_classes)  # type: ignore[no-untyped-call]
+        targets = targets * own_label[:, None] + targets.flip(0) * other_label[:, None]
+        return replace(
+            batch, images=images, targets=targets, teacher_images=_seen_by_teacher(batch, _each(own_seen), inside)
+        )
+
+    def _inside(self, images: Tensor) -> Tensor:
+        """(B,1,H,W) which pixels of images (B,3,H,W) are in the boxes."""
+        boxes, (height, width) = self.boxes.to(images.device)[..., None], images.shape[-2:]
+        places = torch.arange(max(height, width), device=images.device)
+        rows, columns = (places >= boxes[::2]) & (places < boxes[1::2])
+        inside: Tensor = rows[:, :height, None] & columns[:, None, :width]
+        return inside[:, None]
+
 
 def mixed(batch: Batch, mixup: Mixup, *, seed: int) -> Batch:
     """Row i mixed with row B-1-i, images and labels, for student and teacher alike.
 
-    Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018; Yun et al., "CutMix", ICCV 2019; drawn and
-    applied by timm. A teacher at another size sees the student's shares and boxes, scaled. timm wants an even
-    number of rows: of an odd one, the middle row meets itself and so stays as it is.
+    Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018; Yun et al., "CutMix", ICCV 2019; drawn by
+    timm, and its pixels and labels bit for bit. A teacher at another size sees the student's shares and boxes, scaled.
 
     Args:
         batch: targets (B,) of 0..C-1.
@@ -35,20 +116,9 @@ def mixed(batch: Batch, mixup: Mixup, *, seed: int) -> Batch:
         The batch with targets (B,C), float32. Rows keep the index of the image that they started from.
     """
     assert batch.targets.ndim == 1
-    rows = _even(batch.images)
-    with globally_seeded(seed):
-        images, targets = mixup(rows, _even(batch.targets))
-    teacher_images = None
-    if batch.teacher_images is not None:
-        others = _even(batch.teacher_images)
-        own = F.interpolate(_own_shares(rows, mixup, seed), size=others.shape[-2:], mode="nearest")
-        teacher_images = others * own + others.flip(0) * (1 - own)
-    return replace(
-        batch,
-        images=_as_before(images, batch),
-        teacher_images=None if teacher_images is None else _as_before(teacher_images, batch),
-        targets=_as_before(targets, batch),
-    )
+    height, width = batch.images.shape[-2:]
+    mixing = Mixing.drawn(mixup, len(batch.images), (height, width), seed=seed)
+    return mixing.of(batch, mixup.num_classes)
 
 
 class MixedBatches:
@@ -61,24 +131,16 @@ class MixedBatches:
     Args:
         loader: of (B,) labels 0..C-1.
         config: what is mixed, and how.
+        plan: the loader's.
         num_classes: C.
-        seed: of the run.
-        rank: of this process.
-        num_views: epochs after which they repeat; None: never.
+        image_size: of the student's images.
     """
 
     def __init__(
-        self,
-        loader: TrainLoader,
-        config: MixConfig,
-        *,
-        num_classes: int,
-        seed: int,
-        rank: int = 0,
-        num_views: int | None = None,
+        self, loader: TrainLoader, config: MixConfig, plan: EpochPlan, *, num_classes: int, image_size: ImageSize
     ) -> None:
         self._loader = loader
-        self._num_views = num_views
+        self._plan = plan
         self._mixup = Mixup(  # type: ignore[no-untyped-call]
             mixup_alpha=config.mixup,
             cutmix_alpha=config.cutmix,
@@ -88,8 +150,7 @@ class MixedBatches:
             label_smoothing=0.0,
             num_classes=num_classes,
         )
-        self._seed = seed
-        self._rank = rank
+        self._size = height_and_width(image_size)
         self.batch_size = loader.batch_size
         self.steps_per_epoch = loader.steps_per_epoch
         self.num_samples = loader.num_samples
@@ -101,26 +162,83 @@ class MixedBatches:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The loader's batches, mixed."""
-        epoch = epoch if self._num_views is None else (epoch - 1) % self._num_views + 1
-        for step, batch in enumerate(self._loader.epoch(epoch, start_step), start_step):
-            yield mixed(batch, self._mixup, seed=hashed(self._seed, "mix", epoch, step, self._rank))
+        return (batch.made() for batch in self.planned(epoch, start_step))
+
+    def planned(self, epoch: int, start_step: int = 0) -> Iterator[Batch | PlannedBatch]:
+        """The same, where the loader can before they are made: what is drawn for them is among their keys."""
+        epoch = self._plan.view(epoch) + 1
+        for step, batch in enumerate(planned_batches(self._loader, epoch, start_step), start_step):
+            seed = hashed(self._plan.seed, "mix", epoch, step, self._plan.share.rank)
+            if isinstance(batch, PlannedBatch):
+                yield self._to_be_mixed(batch, seed)
+            else:
+                yield mixed(batch, self._mixup, seed=seed)
+
+    def _to_be_mixed(self, batch: PlannedBatch, seed: int) -> PlannedBatch:
+        mixing = Mixing.drawn(self._mixup, batch.num_images, self._size, seed=seed)
+        drawn = mixing.packed().to(batch.keys.device, non_blocking=True)
+        make = _MakeMixed(
+            batch.make,
+            batch.then,
+            self._mixup.num_classes,
+            has_shares=self._mixup.mixup_alpha > 0,
+            has_boxes=self._mixup.cutmix_alpha > 0,
+        )
+        return PlannedBatch(torch.cat([drawn, batch.keys]), make, batch.view)
 
 
-def _own_shares(rows: Tensor, mixup: Mixup, seed: int) -> Tensor:
-    """(B,1,H,W) how much of each pixel is the row's own: the same draws, on one half of ones and one of zeros."""
-    is_first = (torch.arange(len(rows), device=rows.device) < len(rows) // 2).view(-1, 1, 1, 1)
-    ones = is_first.to(rows.dtype).expand(-1, 1, *rows.shape[-2:]).contiguous()
-    with globally_seeded(seed):
-        shares, _ = mixup(ones, is_first.flatten().long())
-    return torch.where(is_first, shares, 1 - shares)
+@dataclass(frozen=True, slots=True)
+class _MakeMixed:
+    """Makes a mixed batch of keys: how it is mixed, then those that it is made of. What may be drawn is in it."""
+
+    make: Callable[[Tensor], Batch]
+    then: tuple[Callable[[Batch], Batch], ...]
+    num_classes: int
+    has_shares: bool
+    has_boxes: bool
+
+    def __call__(self, keys: Tensor) -> Batch:
+        shares, boxes = keys[:NUM_SHARES].view(torch.float64), keys[NUM_SHARES:NUM_MIXING]
+        batch = PlannedBatch(keys[NUM_MIXING:], self.make, then=self.then).made()
+        return Mixing(shares, boxes, self.has_shares, self.has_boxes).of(batch, self.num_classes)
 
 
-def _even(rows: Tensor) -> Tensor:
-    """A copy, as timm mixes in place; of an odd number of rows, the middle one comes twice."""
-    middle = len(rows) // 2
-    return rows.clone() if len(rows) % 2 == 0 else torch.cat([rows[: middle + 1], rows[middle:]])
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What is drawn for a row: the first four of `Mixing.shares`, and its box."""
+
+    shares: tuple[float, ...]
+    box: tuple[int, ...] = (0, 0, 0, 0)
 
 
-def _as_before(rows: Tensor, batch: Batch) -> Tensor:
-    middle = len(batch.targets) // 2
-    return rows if len(batch.targets) % 2 == 0 else torch.cat([rows[: middle + 1], rows[middle + 2 :]])
+def _one_drawn(mixup: Mixup, lam: float, is_cut: bool, size: tuple[int, int]) -> _Row:
+    """The row of one lambda, its box being drawn where it is cut.
+
+    Args:
+        mixup: timm's.
+        lam: a float of a whole batch, numpy's float32 of single rows: timm goes on in as many digits.
+        is_cut: whether by CutMix, not by Mixup.
+        size: (H, W).
+    """
+    if lam == 1 or not is_cut:
+        return _Row((float(lam), float(1 - lam), float(lam), float(1 - lam)))
+    box, kept = cutmix_bbox_and_lam(  # type: ignore[no-untyped-call]
+        size, lam, ratio_minmax=mixup.cutmix_minmax, correct_lam=mixup.correct_lam
+    )
+    kept = type(lam)(kept)
+    return _Row((1.0, 0.0, float(kept), float(1 - kept)), tuple(int(side) for side in box))
+
+
+def _seen_by_teacher(batch: Batch, own: Tensor, inside: Tensor | None) -> Tensor | None:
+    """Its images at their own size, mixed by the student's shares (B,1,1,1) and boxes (B,1,H,W); None: it has none."""
+    others = batch.teacher_images
+    if others is None:
+        return None
+    if inside is not None:
+        own = F.interpolate(torch.where(inside, 0.0, own), size=others.shape[-2:], mode="nearest")
+    return others * own + others.flip(0) * (1 - own)
+
+
+def _each(numbers: Tensor) -> Tensor:
+    """(B,) as (B,1,1,1)."""
+    return numbers[:, None, None, None]

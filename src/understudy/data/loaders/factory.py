@@ -105,8 +105,7 @@ def train_loader(
     )
     loader = _augmented(source, config, rendering, plan, torch.device(device))
     if config.mix is not None:
-        num_classes = _num_classes_to_mix(data)
-        return MixedBatches(loader, config.mix, num_classes=num_classes, seed=seed, rank=rank, num_views=num_views)
+        return MixedBatches(loader, config.mix, plan, num_classes=_num_classes_to_mix(data), image_size=image_size)
     return RotatedCopies(loader) if config.copies == "rotations" else loader
 
 
