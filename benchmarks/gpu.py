@@ -3,9 +3,9 @@
 Prints a line as soon as it is measured, and writes the JSON file anew after each, so that a run that is cut off leaves
 all that it had. The lines come in the order of their worth: first one student taught live, then DOT, from a bank, five
 rows at once, then draws and mixing in the step, students side by side, RandAugment in the step and its batches alone,
-bfloat16, compiled networks and large batches, and the loaders of photographs where a folder is given (--photos). Before
-them go the tests of tests/test_on_cuda.py. A group that does not fit the minutes any more is named and left out. On a
-CPU nothing is captured, and the same lines are printed at whatever size is asked for:
+bfloat16, compiled networks and large batches, other optimizers, and the loaders of photographs in a folder (--photos).
+Before them go the tests of tests/test_on_cuda.py. A group that does not fit the minutes any more is named and left out.
+On a CPU nothing is captured, and the same lines are printed at whatever size is asked for:
 
     python benchmarks/gpu.py --minutes 12 --data ../shared/data/cifar10 --json gpu.json
     python benchmarks/gpu.py --minutes 1 --data digits --pair resnet8-resnet8 --batch 16 --steps 5 --turns 1
@@ -191,6 +191,15 @@ def groups(
                 **both(["kd+dot"], f"kd+dot, {said}", **settings),
             },
         )
+    optimizers = ("nadam", "rmsprop_tf", "lion")
+    yield (
+        "optimizers",
+        lambda: {
+            name: block
+            for optimizer in optimizers
+            for name, block in both(["kd"], f"kd, {optimizer}", update={"optimizer": optimizer, "lr": 1e-3}).items()
+        },
+    )
     if arguments.photos:
         yield "loaders", lambda: loaders(arguments, device)
 

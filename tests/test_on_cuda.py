@@ -11,7 +11,7 @@ import torch
 
 from helpers.engine import batches, run_recipe, small_teacher, spec_of, tiny_recipe
 from helpers.states import differing, flat, tensors_of
-from understudy import Batch, Trainer
+from understudy import Batch, Joint, Trainer
 from understudy.optim.ema import Averaging
 from understudy.recipes.comparison import rows_of
 from understudy.report import read_results
@@ -23,6 +23,7 @@ from understudy.training.build import BuildContext, build_student, tap_teacher
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
 
 ROWS = ["alone", "kd", "kd+dot", "dist", "projector"]
+OTHERS = ["nadam", "rmsprop", "rmsprop_tf", "lion"]  # optimizers whose own steps cannot be captured
 
 
 def trained(row: str, device: str, *, steps: int = 6, dtype: torch.dtype = torch.float32, **options: Any) -> Trainer:
@@ -49,6 +50,15 @@ def test_a_gpu_and_a_cpu_take_the_same_steps(row: str) -> None:
     there, here = (trained(row, device, dtype=torch.float64) for device in ("cuda", "cpu"))
     for name, value in tensors_of(here.students[0]).items():
         torch.testing.assert_close(tensors_of(there.students[0])[name].cpu(), value, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("optimizer", OTHERS)
+def test_other_optimizers_take_the_same_steps_too(optimizer: str) -> None:
+    """On a GPU by numbers that lie there, on the CPU by their own steps, in which NAdam keeps a product in 32 bits."""
+    update = Joint.Config(optimizer=optimizer, lr=0.01)
+    there, here = (trained("kd", device, dtype=torch.float64, update=update) for device in ("cuda", "cpu"))
+    for name, value in tensors_of(here.students[0]).items():
+        torch.testing.assert_close(tensors_of(there.students[0])[name].cpu(), value, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -133,6 +143,15 @@ def test_captured_steps_are_the_steps_themselves_bit_for_bit(options: dict[str, 
             assert torch.equal(tensors_of(theirs)[name], value), f"{ours.name}: {name}"
         if ours.average is not None and theirs.average is not None:
             assert differing(flat(ours.average.state_dict()), flat(theirs.average.state_dict())) == []
+    assert plain.history == captured.history
+
+
+@pytest.mark.parametrize("optimizer", OTHERS)
+def test_captured_steps_are_the_steps_themselves_under_other_optimizers(optimizer: str) -> None:
+    update = Joint.Config(optimizer=optimizer, lr=0.01, clip_norm=1.0)
+    plain, captured = (rows_trained(capture, ["kd"], update=update) for capture in (False, True))
+    assert captured._captured.num_replays > 10
+    assert differing(tensors_of(plain.students[0]), tensors_of(captured.students[0])) == []
     assert plain.history == captured.history
 
 

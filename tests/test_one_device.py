@@ -14,9 +14,10 @@ from helpers.engine import tiny_recipe
 from helpers.pretended_cuda import CUDA, devices_of, pretended_cuda
 from helpers.pretended_runs import check_losses, on_cuda, opened, tensors_in, trainer_of
 from helpers.two_teachers import TWO
-from understudy.core.batch import PlannedBatch
+from understudy.core.batch import Losses, PlannedBatch
 from understudy.data.loaders.base import planned_batches
 from understudy.models.cost import count_macs, images_per_second, model_facts
+from understudy.optim import Joint
 from understudy.runs.bank.layout import BankOptions
 from understudy.runs.bank.make import make_banks
 from understudy.runs.build import deployed_network
@@ -91,6 +92,23 @@ def test_batches_are_mixed_on_the_device(mix: dict[str, Any]) -> None:
         assert batch.targets.tolist() == expected.targets.tolist()
         assert batch.images.tolist() == expected.images.tolist()
         check_losses(trainer_of(components), batch)
+
+
+@pytest.mark.parametrize("optimizer", ["nadam", "rmsprop", "rmsprop_tf", "lion"])
+def test_an_optimizer_reads_its_numbers_on_the_device(optimizer: str) -> None:
+    with pretended_cuda():
+        layer = torch.nn.Linear(3, 2).to(CUDA)
+        update = Joint.Config(optimizer=optimizer, clip_norm=1.0).build(layer.named_parameters())
+        update.prepare_capture(CUDA)
+        for _ in range(2):
+            update.begin_step()
+            update(Losses(layer(torch.rand(4, 3, device=CUDA)).square().mean(), None, {}))
+        state = update.state_dict()["state"]
+    counts = ("step", "mu_product")
+    assert devices_of(value for known in state.values() for key, value in known.items() if key not in counts) == {
+        "cuda"
+    }
+    assert {float(known.get("step", 2)) for known in state.values()} == {2}
 
 
 def test_losses_of_every_row_are_worked_out_on_the_device(components: Components) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from understudy.core.batch import Losses
 from understudy.optim.base import Update, UpdateConfig
+from understudy.optim.joint_on_device import AGES, DeviceSteps, rule_problem
 
 __all__ = ["Joint"]
 
@@ -56,6 +57,7 @@ class Joint(Update, name="joint"):
         self._scaler: torch.amp.GradScaler | None = None  # of the last backward pass
         self._capture_device: torch.device | None = None  # where the learning rates are kept; None: in Python
         self._lr_factor: float | None = None  # what was set last
+        self._device_steps: DeviceSteps | None = None  # of optimizers whose own steps are not to be captured
 
     def accumulate(self, losses: Losses, *, scaler: torch.amp.GradScaler | None = None) -> None:
         """One backward pass of the sum; what several give before a step adds up.
@@ -76,17 +78,18 @@ class Joint(Update, name="joint"):
             parameter.grad = gradient
         if isinstance(self.optimizer, torch.optim.SGD):
             _give_momenta_to_newcomers(self.optimizer)
+        steps: Any = self._device_steps or self.optimizer
         if self.clip_norm is not None:
             if self._scaler is not None:
-                self._scaler.unscale_(self.optimizer)
+                self._scaler.unscale_(steps)
             nn.utils.clip_grad_norm_(reached, self.clip_norm)
         if self._scaler is None:
-            self.optimizer.step()
+            steps.step()
         else:
             # torch's fused SGD leaves its momenta uninitialised where the very first step is skipped; told that the
             # optimizer cannot skip by itself, the scaler does not call it then.
-            self.optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-            self._scaler.step(self.optimizer)
+            steps._step_supports_amp_scaling = False
+            self._scaler.step(steps)
         self.optimizer.zero_grad(set_to_none=True)
 
     def _reached_anywhere(self) -> list[nn.Parameter]:
@@ -103,9 +106,11 @@ class Joint(Update, name="joint"):
         return reached
 
     def capture_problem(self) -> str | None:
-        """None with torch's SGD and AdamW on weights of up to 32 bits: their kernels read the rate from the device."""
+        """None with the optimizers that a recipe can name: torch's fused SGD and AdamW on weights of up to 32 bits,
+        whose kernels read the rate from the device, and those whose steps `DeviceSteps` takes.
+        """
         if not isinstance(self.optimizer, torch.optim.SGD | torch.optim.AdamW):
-            return f"{type(self.optimizer).__name__} keeps numbers of the step in Python"
+            return rule_problem(self.optimizer)
         if not all(group["fused"] for group in self.optimizer.param_groups):
             return f"{type(self.optimizer).__name__} is not the fused one"
         if any(parameter.dtype == torch.float64 for parameter in self._parameters()):
@@ -113,15 +118,29 @@ class Joint(Update, name="joint"):
         return None
 
     def prepare_capture(self, device: torch.device) -> None:
-        """Keep the learning rates there, as () tensors."""
+        """Keep there what changes from step to step: of SGD and AdamW the learning rates, as () tensors."""
         self._capture_device = device
         for group in self.optimizer.param_groups:
             group["initial_lr"] = float(group.get("initial_lr", group["lr"]))
+        if not isinstance(self.optimizer, torch.optim.SGD | torch.optim.AdamW):
+            self._device_steps = DeviceSteps(self.optimizer, device)
+            return
+        for group in self.optimizer.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)
             if device.type == "cuda" and "capturable" in group:
                 group["capturable"] = True
         # Steps before and beside the recording are meant: torch warns of them once, unless it has.
         self.optimizer._warned_capturable_if_run_uncaptured = True
+
+    def begin_step(self) -> None:
+        """Give the numbers on the device their values; the learning rates have theirs."""
+        if self._device_steps is not None:
+            self._device_steps.begin_step()
+
+    def count_replay(self) -> None:
+        """Count a step where this is done here; torch's fused ones count on the device."""
+        if self._device_steps is not None:
+            self._device_steps.count()
 
     def set_lr_factor(self, factor: float) -> None:
         """Scale every parameter group's learning rate to `factor` times its own initial one."""
@@ -138,23 +157,27 @@ class Joint(Update, name="joint"):
     def baked_in(self) -> Hashable:
         """Settings of the groups but for the rate, who is trainable, and who has a momentum by now."""
         groups = tuple(
-            tuple((key, value) for key, value in group.items() if key not in ("params", "lr", "initial_lr"))
+            tuple((key, value) for key, value in group.items() if key not in ("params", "lr", "initial_lr", AGES))
             for group in self.optimizer.param_groups
         )
         state = self.optimizer.state
         known = tuple((parameter.requires_grad, parameter in state) for parameter in self._parameters())
-        return groups, self.clip_norm, known
+        layout = None if self._device_steps is None else self._device_steps.layout
+        return groups, self.clip_norm, known, layout
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with learning rates as plain numbers wherever they are kept."""
+        if self._device_steps is not None:
+            self._device_steps.write_counts()
         state = super().state_dict()
         if self._capture_device is not None:
             factor = 1.0 if self._lr_factor is None else self._lr_factor
             for group in state["param_groups"]:
                 group["lr"] = factor * group["initial_lr"]
+                group.pop(AGES, None)
                 if "capturable" in group:
                     group["capturable"] = False
         return state

@@ -89,7 +89,7 @@ def step_problem(trainer: Trainer) -> str | None:
         if student.compile == "reduce-overhead":
             return f"{student.name} is compiled into CUDA graphs of its own; set compile: true or false"
         if (problem := student.update.capture_problem()) is not None:
-            return f"{student.name}: {problem}; sgd and adamw can be captured, and dot with any optimizer"
+            return f"{student.name}: {problem}; those that a recipe can name can be captured"
     return None
 
 

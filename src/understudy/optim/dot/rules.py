@@ -20,7 +20,7 @@ from torch import Tensor
 from understudy.optim.dot.parts import Gradients, Part, summed
 from understudy.optim.dot.reach import reached_by
 
-__all__ = ["RULES", "Number", "Rule", "reached_by", "rule_of"]
+__all__ = ["MOMENTUM_DECAY", "RULES", "Number", "Rule", "nadam_factors", "reached_by", "rule_of"]
 
 MOMENTUM_DECAY = 4e-3  # psi of NAdam, as torch has it
 
@@ -143,7 +143,7 @@ def _adamw_(part: Part, gradients: Gradients, numbers: Numbers) -> None:
 def _nadam_numbers(part: Part) -> dict[str, float]:
     numbers = {"root": _root_of_bias(part)}
     for stream in part.places:
-        product, now, following = _nadam_factors(part.momentum(stream), part.age(stream) + 1)
+        product, now, following = nadam_factors(part.momentum(stream), part.age(stream) + 1)
         rate = -part.group["lr"] * _gain(part, stream)
         numbers[f"now of {stream}"] = rate * (1 - now) / (1 - product)
         numbers[f"ahead of {stream}"] = rate * following / (1 - product * following)
@@ -249,7 +249,7 @@ def _gain(part: Part, stream: str) -> float:
     return float((1 - part.group["momentum"]) / (1 - part.momentum(stream)))
 
 
-def _nadam_factors(beta: float, age: int) -> tuple[float, float, float]:
+def nadam_factors(beta: float, age: int) -> tuple[float, float, float]:
     """mu_1 ... mu_t, mu_t and mu_(t+1) of NAdam at t = `age`."""
 
     def factor(step: int) -> float:
