@@ -278,8 +278,6 @@ class Recipe(Config):
                 f"steps: {self.steps} are no {self.epochs} equal parts, after each of which students are evaluated; "
                 f"set epochs to one of {fitting}"
             )
-        if self.bank is not None:
-            raise ValueError("steps: a bank has views of whole epochs; write epochs alone, or leave out the bank")
         return self
 
     @model_validator(mode="after")

@@ -123,11 +123,16 @@ class Components:
 
     def train_loader(self, seed: int) -> TrainLoader:
         """Batches of one seed, this process's part of each: its own order and its own views, or those of its bank."""
+        loader, steps = self.whole_passes(seed), self.recipe.steps
+        return loader if steps is None else InSteps(loader, steps // self.recipe.epochs)
+
+    def whole_passes(self, seed: int) -> TrainLoader:
+        """The same, an epoch of which is a pass over the images, also where the run's length is said in steps."""
         teacher_size = self.teacher_size
         augment = augment_for(self.recipe.data, self.data.train)
         if not self.teacher_looks and isinstance(augment, NoAugment | ResizedCrop):
             teacher_size = None  # nobody looks; other crops are cut at the larger size, so the student's depend on it
-        loader = train_loader(
+        return train_loader(
             self.data,
             self.recipe.data,
             seed=seed,
@@ -140,8 +145,6 @@ class Components:
             rank=self.world.rank,
             world_size=self.world.size,
         )
-        steps = self.recipe.steps
-        return loader if steps is None else InSteps(loader, steps // self.recipe.epochs)
 
     def eval_loader(self, split: str) -> EvalLoader:
         """Batches of "train", "val" or "test" in data order, not augmented."""
@@ -186,7 +189,7 @@ def open_components(
     if network is not None:
         teacher = live_teacher(network, device, recipe, image_size=teacher_size or image_size)
     if recipe.bank is not None:
-        banks = open_all_banks(recipe, data, image_size=image_size, student=student)
+        banks = open_all_banks(recipe, data, image_size=image_size, student=student, world_size=world.size)
         for note in banks.notes:
             say(note)
         teacher = banks.teacher

@@ -19,7 +19,7 @@ from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import Recipe, lr_note
 from understudy.report import write_report
 from understudy.runs import checkpoint
-from understudy.runs.bank.open import limit_views
+from understudy.runs.bank.views import limit_views, num_passes
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows, compile_notes, length_notes, size_notes
 from understudy.runs.component_changes import in_world, with_recipe, with_views
@@ -141,7 +141,9 @@ def _with_its_views(components: Components, run: RunFolder) -> Components:
     num_views = components.world.from_first(lambda: run.recipe()["bank"]["num_views"])
     if num_views == bank.num_views:
         return components
-    limit_views(teacher, num_views, components.recipe)
+    recipe, world_size = components.recipe, components.world.size
+    passes = num_passes(recipe, len(components.data.train), world_size=world_size)
+    limit_views(teacher, num_views, recipe, passes=passes)
     return with_views(components, num_views)
 
 

@@ -10,7 +10,8 @@ import torch
 from helpers.banked import make, opened, small_recipe, with_bank
 from understudy import Batch
 from understudy.recipes.schema import Recipe
-from understudy.runs.bank.open import limit_views, open_banks
+from understudy.runs.bank.open import open_banks
+from understudy.runs.bank.views import limit_views
 from understudy.runs.components import Components
 from understudy.teachers import RunTeacher
 from understudy.teachers.bank.seeds import SeededBanks
@@ -70,7 +71,7 @@ def test_unique_views_are_counted_among_those_that_are_shown(tmp_path: Path) -> 
     recipe = with_bank(small_recipe({"epochs": 3}), tmp_path, bank={"path": str(tmp_path), "views": "unique"})
     components, _ = opened(recipe)
     with pytest.raises(UserError, match="began with 2 views, too few for 3 epochs"):
-        limit_views(teacher_in(components), 2, recipe)
+        limit_views(teacher_in(components), 2, recipe, passes=3)
 
 
 def test_a_view_that_was_let_go_is_read_again_when_it_is_asked_for(tmp_path: Path) -> None:

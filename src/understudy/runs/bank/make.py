@@ -22,6 +22,7 @@ from understudy.runs.bank.key import bank_key, versions_here
 from understudy.runs.bank.layout import BankOptions, check_options, layout_of
 from understudy.runs.bank.of_boxes import level_in_words, refuse_asking_rows
 from understudy.runs.bank.open import bank_folder
+from understudy.runs.bank.views import steps_note
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
 from understudy.runs.component_changes import teachers_apart, with_data_settings
@@ -152,6 +153,10 @@ def _announce(bankings: Sequence[_Banking], out: Path) -> None:
         )
     if len(bankings) > 1:
         bankings[0].display.say(f"bank     {len(bankings)} teachers: {bytes_in_words(whole)} in all")
+    a_view = sum(banking.layout.view_bytes * len(banking.components.recipe.seeds) for banking in bankings)
+    first = bankings[0]
+    if note := steps_note(first.components.recipe, first.layout.num_samples, first.options.views, view_bytes=a_view):
+        first.display.say(note)
     if needed > free:
         raise UserError(
             f"this bank still needs {bytes_in_words(needed)}, and {out} has {bytes_in_words(free)} "
@@ -226,7 +231,7 @@ def _write_missing(growing: Sequence[GrowingBank], seed: int, *, display: Displa
     components, layout = growing[0].components, growing[0].manifest.layout
     # An epoch's last, smaller batch is banked too, whether a run leaves it out or not.
     of_mixed = {} if components.recipe.data.mix is None else {"on_bad_image": "stop"}
-    loader = with_data_settings(components, {"drop_last": False, **of_mixed}).train_loader(seed)
+    loader = with_data_settings(components, {"drop_last": False, **of_mixed}).whole_passes(seed)
     with display.stretch(total, images_per_step=layout.batch_size * layout.num_copies):
         for view, steps in missing.items():
             for step, batch in batches_at(loader, view, steps):

@@ -94,7 +94,7 @@ def _shown(components: Components, views: int) -> Counter[tuple[int, int]]:
     whole = with_data_settings(components, {"drop_last": False})
     found: Counter[tuple[int, int]] = Counter()
     for seed in components.recipe.seeds:
-        loader = whole.train_loader(seed)
+        loader = whole.whole_passes(seed)
         assert isinstance(loader, BoxTrainLoader)
         for view in range(views):
             for canvas, count in loader.canvases(view + 1):

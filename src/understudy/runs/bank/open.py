@@ -14,20 +14,18 @@ from understudy.models import Network
 from understudy.recipes.schema import BankConfig, Recipe
 from understudy.runs.bank.beside import FURTHER, bank_path, beside_key, heads_of, recipe_alone
 from understudy.runs.bank.key import bank_key, versions_here
+from understudy.runs.bank.views import limit_views, num_passes, views_notes
 from understudy.teachers.bank.identity import differing_content, version_note
 from understudy.teachers.bank.seeds import SeededBanks
 from understudy.teachers.bank.store import BankFolder
 from understudy.teachers.bank.teacher import BankTeacher
-from understudy.teachers.base import RunTeacher
 from understudy.teachers.several import SeveralRunTeachers
 from understudy.utils.errors import UserError
-from understudy.utils.text import plural
 from understudy.utils.untrusted import given_path
 
 __all__ = [
     "OpenedBanks",
     "bank_folder",
-    "limit_views",
     "open_all_banks",
     "open_banks",
     "refuse_absent_banks",
@@ -91,7 +89,9 @@ class OpenedBanks:
     notes: tuple[str, ...]
 
 
-def open_all_banks(recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student: Network) -> OpenedBanks:
+def open_all_banks(
+    recipe: Recipe, data: DataSplits, *, image_size: ImageSize, student: Network, world_size: int = 1
+) -> OpenedBanks:
     """The banks of every teacher of the run; arguments and errors as of `open_banks`."""
     assert recipe.bank is not None
     refuse_absent_banks(recipe)
@@ -100,13 +100,25 @@ def open_all_banks(recipe: Recipe, data: DataSplits, *, image_size: ImageSize, s
         shown = next((first.first.manifest.teacher.image_size for first in banks.values()), image_size)
         beside = beside_key(recipe, head, shown=shown, image_size=image_size)
         alone, views = recipe_alone(recipe, head), recipe.bank.num_views
-        found = open_banks(alone, data, image_size=image_size, student=student, num_views=views, beside=beside)
+        found = open_banks(
+            alone,
+            data,
+            image_size=image_size,
+            student=student,
+            num_views=views,
+            beside=beside,
+            world_size=world_size,
+        )
         banks[head or LOGITS] = found
     first, key = banks[LOGITS], "+".join(each.first.manifest.content_key for each in banks.values())
     if recipe.bank.key not in (None, key):
         raise _another_content(recipe.bank, key)
     num_views = min(each.num_views for each in banks.values())
-    notes = [*_views_notes(num_views, recipe), *(note for each in banks.values() for note in _version_notes(each))]
+    passes = num_passes(recipe, len(data.train), world_size=world_size)
+    notes = [
+        *views_notes(num_views, recipe, passes=passes),
+        *(note for each in banks.values() for note in _version_notes(each)),
+    ]
     return OpenedBanks(
         teacher=first if len(banks) == 1 else SeveralRunTeachers(banks),
         key=key,
@@ -124,6 +136,7 @@ def open_banks(
     student: Network,
     num_views: int | None = None,
     beside: Mapping[str, Any] | None = None,
+    world_size: int = 1,
 ) -> SeededBanks:
     """The bank of every seed of the run, all of them of equally many views.
 
@@ -134,6 +147,7 @@ def open_banks(
         student: whose normalisation some transforms depend on.
         num_views: that the run began with; None: as many as every seed has.
         beside: what its key says of a teacher beside another.
+        world_size: processes of the run.
 
     Raises:
         UserError: a seed has none, one is incomplete, of something else than this run wants, or of too few views.
@@ -153,7 +167,7 @@ def open_banks(
         banks[seed] = bank
     found_banks = SeededBanks(banks, path=recipe.bank.path)
     _refuse_another_content(recipe, found_banks)
-    limit_views(found_banks, num_views, recipe)
+    limit_views(found_banks, num_views, recipe, passes=num_passes(recipe, len(data.train), world_size=world_size))
     return found_banks
 
 
@@ -185,40 +199,6 @@ def was_made_unturned(recipe: Recipe) -> bool:
         return False
     images = bank_folder(recipe.bank.path, recipe.seeds[0]).manifest().key.get("images")
     return isinstance(images, Mapping) and "exif_rotation" not in images
-
-
-def limit_views(teacher: RunTeacher, num_views: int | None, recipe: Recipe) -> None:
-    """Let a run show the views that it began with, or as many as every seed has, whatever has been added since.
-
-    Args:
-        teacher: of the run; changed in place.
-        num_views: that the run began with; None: it begins now.
-        recipe: of the run.
-
-    Raises:
-        UserError: a bank has fewer; or fewer than epochs, under `bank.views: unique`.
-    """
-    there = teacher.limit_views(num_views)
-    if there is None or recipe.bank is None or recipe.bank.views != "unique":
-        return
-    shown = there if num_views is None else num_views
-    if shown < recipe.epochs:
-        if shown < there:
-            raise UserError(
-                f"bank.views: unique, but this run began with {plural(shown, 'view')}, too few for {recipe.epochs} "
-                f"epochs; set epochs={shown}, or bank.views=repeat"
-            )
-        raise UserError(
-            f"bank.views: unique, but {teacher.name} has {plural(shown, 'view')} for {recipe.epochs} epochs; add views "
-            f"(the command that made it, with --views {recipe.epochs}), set epochs={shown}, or bank.views=repeat"
-        )
-
-
-def _views_notes(num_views: int, recipe: Recipe) -> Iterator[str]:
-    """What a person should be told of banks that have fewer views than the run has epochs."""
-    if num_views < recipe.epochs:
-        views = plural(num_views, "view")
-        yield f"bank     {views} for {recipe.epochs} epochs: every {num_views} epochs the same augmented images"
 
 
 def _version_notes(banks: SeededBanks) -> Iterator[str]:
