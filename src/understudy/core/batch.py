@@ -36,11 +36,17 @@ class Batch:
     copies: Tensor | None = None  # (B,) which simultaneous copy of the sample; 0 is the plain one
     view: int = 0  # which version of the augmentation this epoch is
     num_plain: int | None = None  # so many rows of copy 0 come first, and no others; None: where they are is not known
+    repeats: Tensor | None = None  # (B,) which view of its sample, of several in a row (`data.repeats`); all are plain
 
     @property
     def plain(self) -> slice | Tensor:
         """The rows that are no copies, or are copy 0."""
         return _plain_rows(self.copies, self.num_plain)
+
+    @property
+    def draws(self) -> Tensor | None:
+        """(B,) which draw of its sample in this view a row shows: its copy, or its repeat; None: the only one."""
+        return self.repeats if self.copies is None else self.copies
 
     @property
     def num_images(self) -> int:
@@ -62,7 +68,7 @@ class Batch:
     def _changed(self, change: Callable[[Any], Any]) -> Batch:
         changed: dict[str, Any] = {
             name: change(value)
-            for name in ("images", "targets", "teacher_images", "indices", "copies")
+            for name in ("images", "targets", "teacher_images", "indices", "copies", "repeats")
             if isinstance(value := getattr(self, name), Tensor | Boxes)
         }
         return replace(self, **changed)

@@ -305,10 +305,6 @@ class Recipe(Config):
                 "data.sampling: a bank has every image once a view, and balanced sampling draws some several times and "
                 "some not at all; leave out data.sampling, or the bank"
             )
-        if self.data.repeats > 1:
-            raise ValueError(
-                "data.repeats: a bank holds one view of each sample an epoch; leave out data.repeats, or the bank"
-            )
         if self.data.streaming:
             raise ValueError("data.streaming: a bank is asked by sample number, which streamed images do not have")
         return self

@@ -232,7 +232,6 @@ def test_a_teacher_that_knows_nothing_is_not_banked(tmp_path: Path) -> None:
     ("over", "said"),
     [
         ({"data": {"sampling": "balanced"}}, "balanced sampling draws some several times and some not at all"),
-        ({"data": {"repeats": 3}}, "a bank holds one view of each sample an epoch; leave out data.repeats"),
         ({"teacher": {"train_epochs": 2}}, "a teacher that is trained already"),
         ({"teacher": None, "method": []}, r"a bank is of a teacher; set teacher\.model"),
     ],

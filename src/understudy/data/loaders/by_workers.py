@@ -32,14 +32,14 @@ class Sample(NamedTuple):
         image: (3,S,S).
         teacher_image: (3,T,T); None where the teacher sees the student's.
         number: of the sample in its source, which knows its label; of a stream, which numbers nothing, its label.
-        copy: which of its copies in the batch.
+        draw: of its sample in this view, by which it was augmented: which of its copies, or of its repeats.
         mask: (S,S) its class numbers by pixel; None where an image has one label.
     """
 
     image: Tensor
     teacher_image: Tensor | None
     number: int
-    copy: int
+    draw: int
     mask: Tensor | None = None
 
 
@@ -100,14 +100,16 @@ class WorkerLoader(Generic[Item]):
             self._skipped.update(dict.fromkeys(found.skipped))
             yield found
 
-    def _batch(self, found: _Rendered, view: int = 0, *, has_copies: bool = False) -> Batch:
-        copies = found.copies if has_copies else None
+    def _batch(self, found: _Rendered, view: int = 0, *, plan: EpochPlan | None = None) -> Batch:
+        copies = found.draws if plan is not None and plan.num_copies > 1 else None
+        repeats = found.draws if plan is not None and plan.num_repeats > 1 else None
         labels, indices = found.numbers, None
         if self._labels is not None:
             labels, indices = self._labels[found.numbers], found.numbers
         if found.masks is not None:
             labels = found.masks
-        there = Batch(found.images, labels, found.teacher_images, indices, copies, view).to(self._device)
+        here = Batch(found.images, labels, found.teacher_images, indices, copies, view, repeats=repeats)
+        there = here.to(self._device)
         teacher_images = None if there.teacher_images is None else as_unit(there.teacher_images)
         return replace(there, images=as_unit(there.images), teacher_images=teacher_images)
 
@@ -157,7 +159,7 @@ class WorkerTrainLoader(WorkerLoader[Item]):
         for found in self._passed():
             if len(found.numbers) == 0:
                 raise UserError(f"{self._nothing_read}: {found.skipped[0]}")
-            yield self._batch(found, self._plan.view(epoch), has_copies=self._plan.num_copies > 1)
+            yield self._batch(found, self._plan.view(epoch), plan=self._plan)
 
 
 class WorkerEvalLoader(WorkerLoader[Item]):
@@ -196,7 +198,7 @@ class _Rendered(NamedTuple):
     images: Tensor  # (B,3,S,S)
     teacher_images: Tensor | None  # (B,3,T,T)
     numbers: Tensor  # (B,)
-    copies: Tensor  # (B,)
+    draws: Tensor  # (B,)
     skipped: Sequence[str]
     masks: Tensor | None = None  # (B,S,S)
 
@@ -216,7 +218,7 @@ class _RenderedBatches(Dataset[_Rendered], Generic[Item]):
             images=torch.stack([sample.image for sample in samples]) if samples else torch.empty(0),
             teacher_images=torch.stack(teacher_images) if teacher_images else None,
             numbers=torch.tensor([sample.number for sample in samples], dtype=torch.int64),
-            copies=torch.tensor([sample.copy for sample in samples], dtype=torch.int64),
+            draws=torch.tensor([sample.draw for sample in samples], dtype=torch.int64),
             skipped=tuple(skipped),
             masks=torch.stack(masks) if masks else None,
         )

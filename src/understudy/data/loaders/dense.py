@@ -61,9 +61,9 @@ class _MaskedRenderer(TrainRenderer):
         super().__init__(source, plan, must_stop)
         self._rendering = rendering
 
-    def rendered(self, index: int, copy: int) -> Sample:
+    def rendered(self, index: int, draw: int) -> Sample:
         image, mask = self._rendering(*masked_image(self._source, index))
-        return Sample(image, None, index, copy, mask)
+        return Sample(image, None, index, draw, mask)
 
 
 class _WholeRenderer:

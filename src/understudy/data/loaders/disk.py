@@ -81,17 +81,17 @@ class TrainRenderer:
         for further in range(len(order)):
             index = int(order[(position + further) % len(order)])
             try:
-                shown = copy + self._plan.repeat_at(position)  # one of the two is 0
-                with globally_seeded(hashed(self._plan.seed, self._plan.view(epoch), shown, index)):
-                    return self.rendered(index, copy)
+                draw = copy + self._plan.repeat_at(position)  # one of the two is 0
+                with globally_seeded(hashed(self._plan.seed, self._plan.view(epoch), draw, index)):
+                    return self.rendered(index, draw)
             except BadImageError as error:
                 skipped.append(str(error))
                 if self._must_stop:
                     break
         return None
 
-    def rendered(self, index: int, copy: int) -> Sample:
-        """A sample, whatever it draws from the global generators. Raises BadImageError where it cannot be read."""
+    def rendered(self, index: int, draw: int) -> Sample:
+        """A draw of a sample, whatever it takes from the global generators. Raises BadImageError: it cannot be read."""
         raise NotImplementedError
 
     def _order_of(self, epoch: int) -> Tensor:
@@ -107,8 +107,8 @@ class _ImageRenderer(TrainRenderer):
         super().__init__(source, plan, must_stop)
         self._rendering = rendering
 
-    def rendered(self, index: int, copy: int) -> Sample:
-        return Sample(*self._rendering(self._source.image(index)), index, copy)
+    def rendered(self, index: int, draw: int) -> Sample:
+        return Sample(*self._rendering(self._source.image(index)), index, draw)
 
 
 class _EvalRenderer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,15 @@ from understudy.data.loaders.plan import EpochPlan, Share
 from understudy.data.sources.base import Source, as_unit, images_in_memory
 
 __all__ = ["MemoryEvalLoader", "MemoryTrainLoader"]
+
+
+class _Rows(NamedTuple):
+    """Which image each row of a batch shows, as of a Batch."""
+
+    indices: Tensor
+    copies: Tensor | None = None
+    num_plain: int | None = None
+    repeats: Tensor | None = None
 
 
 class _Images:
@@ -39,20 +49,19 @@ class _Images:
         """The student's and, where it differs, the teacher's."""
         return [self.image_size] if self.teacher_size is None else [self.image_size, self.teacher_size]
 
-    def batch(
-        self, images: Tensor, indices: Tensor, copies: Tensor | None = None, num_plain: int | None = None
-    ) -> Batch:
+    def batch(self, images: Tensor, rows: _Rows) -> Batch:
         unit = as_unit(images)
-        return self.rendered([covered(unit, size) for size in self.sizes], indices, copies, num_plain)
+        return self.rendered([covered(unit, size) for size in self.sizes], rows)
 
-    def rendered(self, pictures: list[Tensor], indices: Tensor, copies: Tensor | None, num_plain: int | None) -> Batch:
+    def rendered(self, pictures: list[Tensor], rows: _Rows) -> Batch:
         return Batch(
             images=pictures[0],
             teacher_images=pictures[1] if len(pictures) > 1 else None,
-            targets=self.labels[indices],
-            indices=indices,
-            copies=copies,
-            num_plain=num_plain,
+            targets=self.labels[rows.indices],
+            indices=rows.indices,
+            copies=rows.copies,
+            num_plain=rows.num_plain,
+            repeats=rows.repeats,
         )
 
 
@@ -88,7 +97,8 @@ class MemoryTrainLoader:
         plan, view = self._plan, self._plan.view(epoch)
         order, device = plan.order(epoch), self._stored.images.device
         then = [] if self._parts is None else [self._then(order, view).flatten(0, 1).to(device)]
-        keys = torch.cat([order[None].to(device), *self._shown(order, view), *then])
+        repeats = [self._copies(len(order)).to(device)] if plan.num_repeats > 1 else []
+        keys = torch.cat([order[None].to(device), *repeats, *self._shown(order, view), *then])
         for step in range(start_step, self.steps_per_epoch):
             rows = plan.rows(step)
             yield PlannedBatch(keys[:, rows.start : rows.stop], self._made, view)
@@ -100,17 +110,19 @@ class MemoryTrainLoader:
             copies = torch.arange(count, device=keys.device)[:, None].expand(-1, len(indices)).flatten()
             indices = indices.repeat(count)
         images, num_plain = self._stored.images[indices], None if copies is None else keys.shape[1]
+        repeats, drawn = (keys[1], keys[2:]) if self._plan.num_repeats > 1 else (None, keys[1:])
+        rows = _Rows(indices, copies, num_plain, repeats)
         if isinstance(self._augment, NoAugment):
-            return self._stored.batch(images, indices, copies, num_plain)
-        after = 1 + count * self._num_shown
-        shown = keys[1:after]
+            return self._stored.batch(images, rows)
+        num_shown = count * self._num_shown
+        shown, then = drawn[:num_shown], drawn[num_shown:]
         if self._parts is None:
             assert isinstance(self._augment, CropFlip)
             images = Windows.unpacked(shown, self._augment, num_copies=count).of(images)
-            return self._stored.batch(images, indices, copies, num_plain)
-        then = keys[after:].reshape(-1, len(indices))
+            return self._stored.batch(images, rows)
+        then = then.reshape(-1, len(indices))
         pictures = self._parts.of(self._scaled(images, shown, then), then)
-        return self._stored.rendered([as_unit(picture) for picture in pictures], indices, copies, num_plain)
+        return self._stored.rendered([as_unit(picture) for picture in pictures], rows)
 
     def _scaled(self, images: Tensor, shown: Tensor, then: Tensor) -> list[Tensor]:
         """What is shown, at the student's and the teacher's size, each image by the interpolation drawn for it."""
@@ -199,4 +211,4 @@ class MemoryEvalLoader:
         device = self._stored.images.device
         for start in self._rows[:: self._batch_size]:
             indices = torch.arange(start, min(start + self._batch_size, self._rows.stop), device=device)
-            yield self._stored.batch(self._stored.images[indices], indices)
+            yield self._stored.batch(self._stored.images[indices], _Rows(indices))

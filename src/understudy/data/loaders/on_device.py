@@ -131,28 +131,30 @@ class DeviceTrainLoader:
             places = list(plan.rows(step))
             numbers = torch.tensor([self._readable(order, place) for place in places] * plan.num_copies)
             copies = torch.arange(plan.num_copies).repeat_interleave(len(places))
-            shown = copies + plan.repeat_at(torch.tensor(places * plan.num_copies))  # one of the two is 0
-            yield self._batch(numbers, copies, shown, plan.view(epoch))
+            draws = copies + plan.repeat_at(torch.tensor(places * plan.num_copies))  # one of the two is 0
+            yield self._batch(numbers, draws, plan.view(epoch))
 
-    def _batch(self, numbers: Tensor, copies: Tensor, shown: Tensor, view: int) -> Batch:
+    def _batch(self, numbers: Tensor, draws: Tensor, view: int) -> Batch:
         pictures = self._decoded(numbers.tolist())
         sides = torch.tensor([picture.shape[-2:] for picture in pictures])
-        draws: dict[str, Any] = {"seed": self._plan.seed, "view": view, "copies": shown, "size": self._sizes[0]}
-        parts = Parts.drawn(numbers, sides, self._augment, **draws)
+        by: dict[str, Any] = {"seed": self._plan.seed, "view": view, "copies": draws, "size": self._sizes[0]}
+        parts = Parts.drawn(numbers, sides, self._augment, **by)
         if self._parts is None:
             images = parts.of(pictures, self._sizes)
         else:
-            then = self._parts.drawn(numbers, **draws)
+            then = self._parts.drawn(numbers, **by)
             is_cubic = None if self._augment.interpolation == "bilinear" else scaled_bicubically(then)
             images = parts.of(pictures, self._sizes, is_cubic=is_cubic, as_bytes=self._parts.works_on_bytes)
             images = [as_unit(shown) for shown in self._parts.of(images, then)]
+        there = draws.to(self._device, non_blocking=True)
         return Batch(
             images=images[0],
             teacher_images=images[1] if len(images) > 1 else None,
             targets=self._source.labels[numbers].to(self._device, non_blocking=True),
             indices=numbers.to(self._device, non_blocking=True),
-            copies=copies.to(self._device, non_blocking=True) if self._plan.num_copies > 1 else None,
+            copies=there if self._plan.num_copies > 1 else None,
             view=view,
+            repeats=there if self._plan.num_repeats > 1 else None,
         )
 
     def _decoded(self, numbers: Sequence[int]) -> list[Tensor]:

@@ -97,7 +97,12 @@ class EpochPlan:
         return cls(num_samples, config.batch_size, steps, seed, num_views, copies, share, config.repeats, balanced)
 
     def order(self, epoch: int) -> Tensor:
-        """(N,) the samples of an epoch (1, 2, ...) in turn."""
+        """(N,) the samples of an epoch (1, 2, ...) in turn.
+
+        Where samples are repeated, an epoch shows some of them alone, so a view that comes again brings its own.
+        """
+        if self.num_repeats > 1:
+            epoch = self.view(epoch) + 1
         if self.labels is not None:
             order = balanced_order(self.labels, seed=self.seed, epoch=epoch)
         else:

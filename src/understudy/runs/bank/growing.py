@@ -63,8 +63,8 @@ def _teacher_rows(components: Components, batch: Batch, layout: BankLayout) -> d
     assert batch.indices is not None
     with autocast(components.recipe.precision, components.device):
         observation = components.shown_teacher.observe(batch.to(components.device))
-    copies = torch.zeros_like(batch.indices) if batch.copies is None else batch.copies
-    found = {"indices": batch.indices.to("cpu", torch.int32), "copies": copies.to("cpu", torch.uint8)}
+    draws = torch.zeros_like(batch.indices) if batch.draws is None else batch.draws
+    found = {"indices": batch.indices.to("cpu", torch.int32), "copies": draws.to("cpu", torch.uint8)}
     if layout.canvas is not None:
         canvas = torch.tensor(batch.images.shape[2:], dtype=torch.int32)
         found[CANVAS] = canvas.expand(len(batch.indices), 2).contiguous()

@@ -61,6 +61,7 @@ def bank_key(
     # Who is mixed with whom hangs on who stands in the same batch.
     mix = recipe.data.mix
     mixed = {} if mix is None else {"mix": mix.model_dump(mode="json"), "mixed_in_batches_of": recipe.data.batch_size}
+    repeats = recipe.data.repeats  # decides which samples a view shows at all
     key = {
         "teacher": _of_teacher(recipe) | dict(beside or {}),
         "images": {
@@ -72,6 +73,7 @@ def bank_key(
             **_of_masks(recipe, data, student),
             **_of_boxes(recipe, data),
             **mixed,
+            **({} if repeats == 1 else {"repeats": repeats}),
             **({"decode": "gpu"} if recipe.data.decode == "gpu" else {}),
             **({"augment_on": "device"} if recipe.data.augment_on == "device" else {}),
             **({} if data.greys is None else {"greys": data.greys}),

@@ -59,6 +59,7 @@ def layout_of(components: Components, methods: Sequence[MethodConfig], options: 
         "groups": {tap: [name for name in shapes if name.startswith(f"{tap}.")] for tap in wanted - set(shapes)},
         "num_samples": len(components.data.train),
         "num_copies": {"none": 1, "pairs": 2, "rotations": 4}[data.copies],
+        "num_repeats": data.repeats,
         "batch_size": min(data.batch_size, len(components.data.train)),
         "steps_per_shard": 1,
         **box_layout(

@@ -170,6 +170,8 @@ def _images_in_words(banking: _Banking) -> str:
     words = f"{layout.num_samples:,} images"
     if layout.num_copies > 1:
         words += f" x {layout.num_copies} copies"
+    if layout.num_repeats > 1:
+        words += f" ({-(-layout.num_samples // layout.num_repeats):,} samples, {layout.num_repeats} times each)"
     if data.mix is not None:
         words += f", each mixed with its partner in batches of {data.batch_size}"
     if layout.canvas == "batch":

@@ -36,6 +36,7 @@ class BankLayout(Config):
     groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # what "stages" and "preact_stages" stand for
     num_samples: int = Field(ge=1, lt=2**31)  # N
     num_copies: int = Field(default=1, ge=1, le=255)  # images of each sample in a view
+    num_repeats: int = Field(default=1, ge=1, le=255)  # images of a sample in a row, of N / num_repeats of the samples
     batch_size: int = Field(ge=1)  # samples that the teacher saw at once
     steps_per_shard: int = Field(ge=1)
 
@@ -75,9 +76,19 @@ class BankLayout(Config):
         return PLACE_BYTES + self.output.image_bytes + features
 
     @property
+    def view_rows(self) -> int:
+        """Rows of a view, where every image can be read."""
+        return self.num_samples * self.num_copies
+
+    @property
     def view_bytes(self) -> int:
         """Bytes of one view of all images."""
-        return self.num_samples * self.num_copies * self.row_bytes
+        return self.view_rows * self.row_bytes
+
+    @property
+    def num_draws(self) -> int:
+        """Images of a sample that a view may have: its copies, or its repeats."""
+        return max(self.num_copies, self.num_repeats)
 
     def steps_of(self, shard: int) -> range:
         """Batches of a view that a shard holds."""

@@ -24,7 +24,7 @@ __all__ = ["BankTeacher", "teacher_tensors"]
 
 
 class BankTeacher(Teacher):
-    """What a teacher said about every image of some views of a seed, by (sample, view, copy); its network is not built.
+    """What a teacher said about every image of some views of a seed, by (sample, view, draw); its network is not built.
 
     Args:
         folder: of one seed's bank.
@@ -127,7 +127,7 @@ class BankTeacher(Teacher):
             raise UserError(f"{self.name} is asked by sample number, and these batches have none; look at them live")
         device = batch.images.device
         names = [*self.manifest.layout.output.names, *(name for tap in self.taps for name in feature_names(tap))]
-        kept = self._at(batch.view, device).select(batch.indices, batch.copies, names)
+        kept = self._at(batch.view, device).select(batch.indices, batch.draws, names)
         self._check_canvas(batch, kept)
         # Sent as narrow as they are stored.
         there = {name: rows.to(device, non_blocking=True) for name, rows in kept.items()}

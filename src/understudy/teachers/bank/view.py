@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -33,11 +34,11 @@ class BankView:
         self, shards: Sequence[dict[str, Tensor]], layout: BankLayout, *, name: str, device: torch.device
     ) -> None:
         self._name = name
-        self._places = torch.full((layout.num_samples, layout.num_copies), -1)  # (N,K) row of each image
+        self._places = torch.full((layout.num_samples, layout.num_draws), -1)  # (N,K) row of each image
         start = 0
         for shard in shards:
-            indices, copies = _checked(shard, layout, name)
-            self._places[indices, copies] = torch.arange(start, start + len(indices))
+            indices, draws = _checked(shard, layout, name)
+            self._places[indices, draws] = torch.arange(start, start + len(indices))
             start += len(indices)
         self._are_alike = layout.canvas != "batch"
         if self._are_alike:
@@ -45,23 +46,25 @@ class BankView:
                 shards = named_alike(shards)  # one may have been made again in the other memory format
             except LookupError:
                 raise _not_ours(name) from None
-        fits = self._are_alike and layout.view_bytes <= RESIDENT_BYTES and bool((self._places >= 0).all())
-        if device.type != "cpu" and fits:
+        is_whole = int((self._places >= 0).sum()) == layout.view_rows
+        if device.type != "cpu" and self._are_alike and is_whole and layout.view_bytes <= RESIDENT_BYTES:
             self._places = self._places.to(device)
+            # Nothing is read back from a device: a repeat that is not there (at -1) is no number, which stops the run.
+            shards = [*shards, _no_number(shards[0])]
             shards = [{part: rows.to(device) for part, rows in joined_rows(shards).items()}]
         self._shards = shards
         counts = torch.tensor([len(shard["indices"]) for shard in shards])
         self._ends = counts.cumsum(0)
         self._starts = self._ends - counts
 
-    def select(self, indices: Tensor, copies: Tensor | None, names: Iterable[str]) -> dict[str, Tensor]:
-        """Rows (B,...) by name, of these samples (B,) and copies (B,); names that the bank lacks are left out.
+    def select(self, indices: Tensor, draws: Tensor | None, names: Iterable[str]) -> dict[str, Tensor]:
+        """Rows (B,...) by name, of these samples (B,) and their draws (B,); names that the bank lacks are left out.
 
         Raises:
             UserError: one was never banked, or their maps are of several sizes.
         """
         home = self._places.device
-        rows = self._places[indices.to(home), 0 if copies is None else copies.to(home)]
+        rows = self._places[indices.to(home), 0 if draws is None else draws.to(home)]
         if home.type != "cpu":  # all rows are there, in one piece
             return {name: self._shards[0][name][rows] for name in set(names) & set(self._shards[0])}
         if (rows < 0).any():
@@ -100,20 +103,24 @@ class BankView:
 
 
 def _checked(shard: dict[str, Tensor], layout: BankLayout, name: str) -> tuple[Tensor, Tensor]:
-    """Samples and copies of a shard's rows, as far as they can be those of this bank."""
+    """Samples of a shard's rows and which draws of them these are, as far as they can be those of this bank."""
     if not {"indices", "copies", *layout.output.names} <= set(shard) or len({len(part) for part in shard.values()}) > 1:
         raise _not_ours(name)
-    indices, copies = shard["indices"].long(), shard["copies"].long()
+    indices, draws = shard["indices"].long(), shard["copies"].long()
     if layout.canvas is not None and shard[CANVAS].shape != (len(indices), 2):
         raise _not_ours(name)
     if len(indices) and (
-        indices.min() < 0
-        or indices.max() >= layout.num_samples
-        or copies.min() < 0
-        or copies.max() >= layout.num_copies
+        indices.min() < 0 or indices.max() >= layout.num_samples or draws.min() < 0 or draws.max() >= layout.num_draws
     ):
         raise UserError(f"{name} holds rows of images beyond the {layout.num_samples:,} it is of; make the bank anew")
-    return indices, copies
+    return indices, draws
+
+
+def _no_number(shard: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A row like those of the shard, of NaN where it can be."""
+    return {
+        part: torch.full_like(rows[:1], math.nan if rows.is_floating_point() else 0) for part, rows in shard.items()
+    }
 
 
 def _not_ours(name: str) -> UserError:
