@@ -14,7 +14,9 @@ from understudy.runs.folder import RunFolder
 
 ROWS: dict[DenseTask, list[Any]] = {
     "segmentation": ["alone", "dist+dot", {"name": "cwd", "method": {
-        "name": "cwd", "student_stages": ["output.logits"], "teacher_stages": ["output.logits"]}}],
+        "name": "cwd", "student_stages": ["output.logits"], "teacher_stages": ["output.logits"]}},
+        {"name": "cirkd", "method": {"name": "cirkd", "student_stages": ["head"], "teacher_stages": ["head"],
+        "pixel_weight": 0.1, "region_weight": 0.1, "pixel_memory": 64, "region_memory": 16}}],
     # Not fitnet: its batch norms take the gradient of the pyramid's biases away, but for what is lost in rounding.
     "detection": ["alone", "dist+dot", "dkd", {"name": "at", "method": {
         "name": "at", "student_stages": [0, 1, 2], "teacher_stages": [0, 1, 2]}}],

@@ -20,11 +20,11 @@ from understudy.training.student import Student
 NUM_IMAGES = 5  # two on the first process, three on the second
 
 
-def network(seed: int) -> Segmenter:
-    """In float64, without batch statistics, which would be of a process."""
+def network(seed: int, dtype: torch.dtype = torch.float64) -> Segmenter:
+    """Without batch statistics, which would be of a process."""
     made = Segmenter(seed)
     made.first[1] = nn.Identity()
-    return made.double()
+    return made.to(dtype)
 
 
 def masked_step(
@@ -37,27 +37,35 @@ def masked_step(
         return student.model.module.classifier.weight.detach(), dict(found.scores)
 
 
-def remembered_steps(method: str, settings: dict[str, Any], num_steps: int) -> tuple[Tensor, dict[str, Tensor]]:
+def remembered_steps(
+    method: str, settings: dict[str, Any], num_steps: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The classifier's weight after some steps, and what the method's connectors and memories hold then."""
     with joined() as world:
-        student, _, _ = _stepped(world, method, settings, "all", num_steps=num_steps)
+        student, _, _ = _stepped(world, method, settings, "all", num_steps=num_steps, dtype=dtype)
         return student.model.module.classifier.weight.detach(), dict(student.connectors.state_dict())
 
 
 def _stepped(
-    world: World, method: str, settings: dict[str, Any], rows: Literal["all", "valid"], *, num_steps: int = 1
+    world: World,
+    method: str,
+    settings: dict[str, Any],
+    rows: Literal["all", "valid"],
+    *,
+    num_steps: int = 1,
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[Student, Segmentation, Batch]:
     """A student after steps on this process's share of the images."""
     whole = labelled_batch(NUM_IMAGES)
     share = Share(world.rank, world.size).of(range(NUM_IMAGES))
     batch = whole.select(slice(share.start, share.stop))
-    batch = Batch(batch.images.double(), batch.targets, indices=batch.indices)
-    teacher, config = LiveTeacher(network(1)), METHODS[method].Config(**settings)
+    batch = Batch(batch.images.to(dtype), batch.targets, indices=batch.indices)
+    teacher, config = LiveTeacher(network(1, dtype)), METHODS[method].Config(**settings)
     tap_teacher(teacher, [config])
     task = Segmentation(CLASSES, settings=SegmentationConfig(rows=rows))
     around = BuildContext(task, CLASSES, batch.images, teacher, world=world)
-    student = build_student(StudentSpec(network(0), method=config, update=Joint.Config(lr=0.5)), around)
-    student.connectors.double()
+    student = build_student(StudentSpec(network(0, dtype), method=config, update=Joint.Config(lr=0.5)), around)
+    student.connectors.to(dtype)
     student.train()
     for _ in range(num_steps):
         student.begin_step(progress=0.0, epochs=2)
