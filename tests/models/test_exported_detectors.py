@@ -14,7 +14,7 @@ from understudy.models import create_model
 from understudy.models.detectors.base import Detector
 from understudy.models.detectors.deployed import FoundBoxes, RawBoxes
 from understudy.models.export import FORMATS, Subject, write
-from understudy.models.export.agreement import boxes_difference
+from understudy.models.export.agreement import boxes_difference, rows_difference
 from understudy.models.export.onnx import Onnx
 from understudy.models.hub import WeightsUnavailableError
 from understudy.models.network import Network, Prepare
@@ -40,6 +40,13 @@ def decided(family: str) -> Detector:
     layer = detector.head.classification_head.cls_logits
     nn.init.normal_(layer.weight, std=2.0)
     nn.init.zeros_(layer.bias)
+    return detector.eval()
+
+
+def two_minded(**settings: float) -> Detector:
+    """A two-stage detector that has learnt nothing, but is of many minds."""
+    detector = small_detector(**settings)
+    nn.init.normal_(detector.roi_heads.box_predictor.cls_score.weight, std=2.0)
     return detector.eval()
 
 
@@ -121,6 +128,58 @@ def test_raw_boxes_and_scores_sifted_are_the_detections(family: str) -> None:
     found = [sifted(detector.sifting, *one) for one in zip(boxes, scores, strict=True)]
     assert len(expected[0][1]) > 20
     assert boxes_difference(found, expected, SIDE) < 1e-4
+
+
+def test_raw_boxes_of_two_stages_are_the_detections_but_for_the_suppression_of_proposals() -> None:
+    detector = two_minded(rpn_nms_thresh=1.0)  # suppresses nothing
+    detector.rpn._post_nms_top_n = dict.fromkeys(detector.rpn._post_nms_top_n, 10_000)
+    assert detector.sifting is not None
+    images = torch.cat(pictures(2))
+    with torch.no_grad():
+        maps = detector(images)
+        expected = [(one.boxes, one.labels, one.scores) for one in detector.detections(maps, images)]
+        boxes, scores = RawBoxes(detector)(images)
+    assert boxes.shape == (2, 200 + 192 + 48 + 12 + 3, CLASSES, 4)  # at most 200 of a level
+    assert scores.shape == boxes.shape[:3]
+    found = [sifted(detector.sifting, *one) for one in zip(boxes, scores, strict=True)]
+    assert len(expected[0][1]) > 20
+    assert boxes_difference(found, expected, SIDE) < 1e-5
+
+
+def test_raw_boxes_without_width_or_below_the_threshold_of_proposals_are_no_boxes() -> None:
+    detector = two_minded(rpn_score_thresh=0.5)
+    far_right = torch.tensor([1e4, 0, 0, 0])
+    with torch.no_grad():
+        detector.roi_heads.box_predictor.bbox_pred.bias[4:8] = far_right  # of class 0
+        boxes, scores = RawBoxes(detector)(torch.cat(pictures(2)))
+        detector.rpn.score_thresh = 0.0
+        _, of_all = RawBoxes(detector)(torch.cat(pictures(2)))
+    assert not scores[..., 0].any()
+    assert float(boxes[:, :, 0].amin()) >= 0
+    assert 0 < int((scores[..., 1] > 0).sum()) < int((of_all[..., 1] > 0).sum())
+
+
+@pytest.mark.parametrize("name", ["torchscript", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_raw_boxes_of_two_stages_go_into_files_of_any_batch(name: str, tmp_path: Path) -> None:
+    model = RawBoxes(prepared(two_minded()))
+    subject = Subject(model, SIDE, {}, outputs=model.outputs, is_unordered=model.is_unordered, trials=pictures(2))
+    file = write(subject, tmp_path / "student.file", FORMATS[name]())
+    images = torch.cat(pictures(3))
+    with torch.no_grad():
+        expected = model(images)
+    found = FORMATS[name]().opened(file.file, 1)(images)
+    assert [one.shape for one in found] == [one.shape for one in expected]
+    assert max(file.largest_difference, rows_difference([found], [expected], SIDE)) < 1e-4
+
+
+def test_rows_that_rounding_swapped_agree_and_others_do_not() -> None:
+    boxes, scores = torch.rand(2, 50, 3, 4) * 64, torch.rand(2, 50, 3)
+    turned = (boxes.flip(1), scores.flip(1))
+    assert rows_difference([turned], [(boxes, scores)], 64) == 0
+    worse = scores.clone()
+    worse[:, :5] += 2  # a tenth of all
+    assert rows_difference([(boxes, worse)], [(boxes, scores)], 64) > 1
+    assert rows_difference([(boxes + 32, scores)], [(boxes, scores)], 64) > 0.05
 
 
 @pytest.mark.slow

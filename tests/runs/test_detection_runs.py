@@ -286,7 +286,6 @@ def test_what_cannot_be_written_of_a_detector_is_refused_in_words(run: RunFolder
     wanted = [Wanted(FORMATS["pt2"](), tmp_path / "student.pt2")]
     for boxes, message in (
         (BoxForm(), "cannot hold how many boxes non-maximum suppression leaves"),
-        (BoxForm(raw=True), "a two-stage detector sifts its proposals"),
         (BoxForm(size=(64, 50)), "is in multiples of 32, got 64 x 50"),
     ):
         with pytest.raises(UserError, match=message):

@@ -163,7 +163,7 @@ def export(
         pt2: file to write: a program of torch.export.
         torchscript: file to write: a traced network.
         openvino: folder to write, where OpenVINO is installed.
-        raw: of a one-stage detector: all boxes and scores by class, without non-maximum suppression.
+        raw: of a detector: all boxes and scores by class, without non-maximum suppression.
         image_size: that a detector's files take, a number or (height, width); None: that of the largest image.
         data: images to score and calibrate on in place of the run's own.
         most_images: validation images to score on; 0: none; None: all.

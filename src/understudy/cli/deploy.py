@@ -44,7 +44,7 @@ def export(
     torchscript: Annotated[Path | None, typer.Option(metavar="FILE", help="A traced network.")] = None,
     openvino: Annotated[Path | None, typer.Option(metavar="FOLDER", help="OpenVINO, where it is installed.")] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Of a one-stage detector: all boxes and scores, without suppression.")
+        bool, typer.Option("--raw", help="Of a detector: all boxes and scores, without suppression.")
     ] = False,
     image_size: Annotated[
         str | None, typer.Option("--image-size", metavar="HxW", help="Of a detector's file; the largest by default.")

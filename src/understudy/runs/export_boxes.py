@@ -22,6 +22,7 @@ from understudy.data.sources.grey_range import spread
 from understudy.models import Network
 from understudy.models.detectors.base import RawSifting
 from understudy.models.detectors.deployed import FoundBoxes, RawBoxes, detector_in
+from understudy.models.detectors.two_stage import TwoStage
 from understudy.models.export import Runner, Subject
 from understudy.recipes.schema import Recipe
 from understudy.runs.evaluate import Images
@@ -66,7 +67,7 @@ def box_subject(
         calibrates: whether ranges for int8 are needed.
 
     Raises:
-        UserError: a two-stage detector is asked for raw boxes, or nothing says how large images are.
+        UserError: a detector that has no raw boxes is asked for them, or nothing says how large images are.
     """
     shown = box_rendering(recipe.data)
     model = (RawBoxes if raw else FoundBoxes)(network.prepared).eval()
@@ -88,13 +89,14 @@ def box_subject(
         {
             **about,
             **{name: json.dumps(value) for name, value in told.items() if value is not None},
-            "input": _in_words(raw, is_single=model.is_single),
+            "input": _in_words(raw, is_single=model.is_single, by_class=isinstance(detector, TwoStage)),
         },
         calibration=() if train is None else _some(train, shown, canvas, CALIBRATION_IMAGES),
         outputs=model.outputs,
         finds=not raw,
         is_ragged=model.is_ragged,
         is_single=model.is_single,
+        is_unordered=model.is_unordered,
         trials=trials,
     )
 
@@ -103,7 +105,7 @@ def _as_told(sifting: RawSifting) -> dict[str, float | None]:
     return {"min_score": sifting.min_score, "most": sifting.most, "overlap": sifting.overlap}
 
 
-def _in_words(raw: bool, *, is_single: bool) -> str:
+def _in_words(raw: bool, *, is_single: bool, by_class: bool) -> str:
     first = (
         "images (1,3,H,W) of the size of canvas, RGB in [0,1]: scaled so that the shorter side is shorter_side "
         "(without it: as they are), the longer at most longer_side, and both within canvas, at the top left of black; "
@@ -112,7 +114,8 @@ def _in_words(raw: bool, *, is_single: bool) -> str:
     if raw:
         batch = "1" if is_single else "B"
         return first.replace("(1,", f"({batch},") + (
-            f"boxes ({batch},A,4) are corners x1, y1, x2, y2 in pixels of it, scores ({batch},A,C) probabilities by "
+            f"boxes ({batch},A,{'C,' if by_class else ''}4) are corners x1, y1, x2, y2 in pixels of it"
+            f"{', one for each class' if by_class else ''}, scores ({batch},A,C) probabilities by "
             "class, before the best are chosen as sifting says"
         )
     return first + (

@@ -61,9 +61,9 @@ class FileDetector:
 
 
 def sifted(sifting: RawSifting, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, labels and scores of one image's raw (A,4) boxes and (A,C) scores, the surest first."""
+    """Boxes, labels and scores of one image's raw (A,4) or (A,C,4) boxes and (A,C) scores, the surest first."""
     places, labels = (scores > sifting.min_score).nonzero(as_tuple=True)
-    found, sure = boxes[places], scores[places, labels]
+    found, sure = boxes[places] if boxes.ndim == 2 else boxes[places, labels], scores[places, labels]
     order = sure.argsort(descending=True)
     kept = order if sifting.overlap is None else batched_nms(found, sure, labels, sifting.overlap)
     kept = kept[: sifting.most]

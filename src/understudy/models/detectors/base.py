@@ -58,7 +58,8 @@ class Detector(nn.Module):
     """
 
     keeps_all: bool = False  # whether as many boxes are found on every image, without suppression
-    sifting: RawSifting | None = None  # how the best of `raw` are chosen; None: boxes are sifted before the end, too
+    sifting: RawSifting | None = None  # how the best of `raw` are chosen; None: it has no `raw`
+    picks_rows: bool = False  # whether what stands in a row of `raw` is picked by values, which rounding may swap
     no_export: str | None = None  # why no file to deploy is written of it, where none is
     background: int | None = 0  # its column; None: there is none, every column is a sigmoid
 
@@ -113,7 +114,7 @@ class Detector(nn.Module):
         """
 
     def raw(self, maps: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-        """All boxes (B,A,4) and their probabilities by class (B,A,C), before any is sifted out."""
+        """All boxes (B,A,4), or (B,A,C,4) by class, and probabilities (B,A,C), before any is sifted out."""
         raise NotImplementedError(f"{type(self).__name__} sifts its boxes on the way")
 
     def forward(self, images: Tensor) -> Pyramid:

@@ -32,6 +32,7 @@ class FoundBoxes(nn.Module):
 
     outputs = ("boxes", "labels", "scores")
     is_single = True
+    is_unordered = True
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -50,8 +51,10 @@ class FoundBoxes(nn.Module):
 class RawBoxes(nn.Module):
     """A detector as one that gives all its boxes (B,A,4) and their scores by class (B,A,C), none of them sifted.
 
+    A two-stage detector gives (B,A,C,4) boxes, one for each class, of the proposals that its first stage is surest of.
+
     Raises:
-        UserError: a detector that sifts boxes on its way.
+        UserError: a detector that has no such answer.
     """
 
     outputs = ("boxes", "scores")
@@ -62,12 +65,9 @@ class RawBoxes(nn.Module):
         self.network = network
         detector = _exported(network)
         if detector is None or detector.sifting is None:
-            raise UserError(
-                "--raw is of detectors that look once (retinanet, fcos, ssd and those with queries): a two-stage "
-                "detector sifts its proposals by non-maximum suppression before its head looks at them, so the file "
-                "would hold it all the same; leave it out"
-            )
+            raise UserError("--raw: this detector does not say all its boxes before they are sifted; leave it out")
         self.is_single = detector.keeps_all
+        self.is_unordered = detector.picks_rows
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes and scores."""

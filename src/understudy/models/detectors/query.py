@@ -60,6 +60,7 @@ class QueryDetector(Detector):
 
     background = None
     keeps_all = True
+    picks_rows = True
 
     def __init__(self, network: nn.Module, num_classes: int, *, columns: Sequence[int] | None = None) -> None:
         config: Any = network.config

@@ -9,12 +9,17 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, roi_align
+from torchvision.ops.poolers import _setup_scales
 
 from understudy.core.boxes import Boxes
 from understudy.core.detection import Detections, OtherFamilyError, Proposals, Scored
-from understudy.models.detectors.base import Detector, as_image_list, as_targets, split_by_level
+from understudy.models.detectors.base import Detector, RawSifting, as_image_list, as_targets, split_by_level
 
 __all__ = ["Rois", "TwoStage"]
+
+NARROWEST = 1e-2  # pixels, of the boxes that torchvision keeps
 
 
 class Rois(NamedTuple):
@@ -38,6 +43,7 @@ class TwoStage(Detector):
     """
 
     background = 0
+    picks_rows = True
 
     def __init__(self, network: GeneralizedRCNN, num_classes: int, *, columns: Sequence[int] | None = None) -> None:
         with torch.no_grad():
@@ -46,6 +52,8 @@ class TwoStage(Detector):
             network.train(mode)
         super().__init__(num_classes, columns, 1 if isinstance(levels, Tensor) else len(levels))
         self.backbone, self.rpn, self.roi_heads = network.backbone, network.rpn, network.roi_heads
+        heads = self.roi_heads
+        self.sifting = RawSifting(heads.score_thresh, heads.detections_per_img, heads.nms_thresh)
 
     def levels(self, images: Tensor) -> Sequence[Tensor]:
         """The maps of the feature pyramid; one map where the backbone has none."""
@@ -104,6 +112,41 @@ class TwoStage(Detector):
             detections.append(Detections(boxes[is_class], scores[is_class], classes[is_class]))
         return detections
 
+    def raw(self, maps: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,A,C,4) boxes of each class, and (B,A,C) probabilities, of as many proposals as the images' size allows.
+
+        Proposals are the surest anchors of each level, as many as `detections` begins with; it suppresses those that
+        overlap before the head looks at them, here the head looks at all of them. What is no box has probability 0.
+        """
+        maps = {name: one.float() for name, one in maps.items()}
+        proposals, is_box = self._surest_anchors(maps, images)
+        pooled = _pooled(self.roi_heads.box_roi_pool, maps, proposals, images)
+        logits, moves = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+        boxes = self.roi_heads.box_coder.decode_single(moves, proposals.flatten(0, 1))
+        boxes = boxes.reshape(*proposals.shape[:2], -1, 4)[:, :, list(self.columns)]
+        boxes = clip_boxes_to_image(boxes, as_image_list(images[:1]).image_sizes[0])
+        scores = logits.softmax(dim=1).reshape(*proposals.shape[:2], -1)[..., list(self.columns)]
+        is_box = is_box[..., None] & (boxes[..., 2:] - boxes[..., :2] >= NARROWEST).all(dim=-1)
+        return boxes, scores * is_box
+
+    def _surest_anchors(self, maps: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,P,4) proposals before suppression, level after level, and (B,P) which of them are kept otherwise."""
+        anchors = torch.cat(self.anchors(maps, images))
+        sure, moves = self.rpn.head(list(maps.values()))
+        places = [one[0].numel() for one in sure]
+        logits, moves = concat_box_prediction_layers(sure, moves)
+        boxes = self.rpn.box_coder.decode_single(moves, anchors.repeat(images.shape[0], 1)).reshape(-1, sum(places), 4)
+        logits = logits.reshape(-1, sum(places))
+        chosen, first = [], 0
+        for one, count in zip(logits.split(places, dim=1), places, strict=True):
+            chosen.append(one.topk(min(self.rpn.pre_nms_top_n(), count), dim=1).indices + first)
+            first += count
+        order = torch.cat(chosen, dim=1)
+        boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+        boxes = clip_boxes_to_image(boxes, as_image_list(images[:1]).image_sizes[0])
+        is_wide = (boxes[..., 2:] - boxes[..., :2] >= self.rpn.min_size).all(dim=-1)
+        return boxes, is_wide & (logits.gather(1, order).sigmoid() >= self.rpn.score_thresh)
+
     def _head(
         self, maps: Mapping[str, Tensor], rois: list[Tensor], padded_to: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
@@ -120,3 +163,22 @@ class TwoStage(Detector):
         table = torch.full((num_columns,), self.num_classes, dtype=torch.int64, device=labels.device)
         table[list(self.columns)] = torch.arange(self.num_classes, device=labels.device)
         return table[labels]
+
+
+def _pooled(pool: MultiScaleRoIAlign, maps: Mapping[str, Tensor], boxes: Tensor, images: Tensor) -> Tensor:
+    """(B*P,D,h,w) of (B,P,4) boxes, as `pool` does; every level is looked at, so that no shape depends on values."""
+    used = [one for _, one in zip(pool.featmap_names, maps.values(), strict=False)]
+    size = as_image_list(images[:1]).image_sizes[0]
+    scales, level_of = _setup_scales(used, [size], pool.canonical_scale, pool.canonical_level)
+    number = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)[:, None, None]
+    rois = torch.cat([number.expand(-1, boxes.shape[1], 1), boxes], dim=2).flatten(0, 1)
+    pooled: list[Tensor] = [
+        roi_align(one, rois, pool.output_size, scale, pool.sampling_ratio)
+        for one, scale in zip(used, scales, strict=True)
+    ]
+    if len(pooled) == 1:
+        return pooled[0]
+    levels, found = level_of([boxes.flatten(0, 1)])[:, None, None, None], pooled[0]
+    for level, one in enumerate(pooled[1:], start=1):
+        found = torch.where(levels == level, one, found)
+    return found

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["boxes_difference", "logits_difference"]
+__all__ = ["boxes_difference", "logits_difference", "rows_difference"]
 
 Found = Sequence[Tensor]  # (D,4) boxes, (D,) labels and (D,) scores of an image
+Raw = Sequence[Tensor]  # (B,A,4) or (B,A,C,4) boxes and (B,A,C) scores of a batch
 
 
 def logits_difference(found: Tensor, expected: Tensor) -> float:
@@ -37,6 +38,31 @@ def boxes_difference(found: Sequence[Found], expected: Sequence[Found], side: in
     if not all(map(len, distances)):
         return float("inf") if any(map(len, distances)) else 0.0
     return max(float(torch.quantile(one, 0.99, interpolation="higher")) for one in distances)
+
+
+def rows_difference(found: Sequence[Raw], expected: Sequence[Raw], side: int) -> float:
+    """Within which 99 of 100 rows of raw boxes and scores have a counterpart, in scores and in shares of a side.
+
+    Args:
+        found: by batch.
+        expected: by batch.
+        side: the longer one of the images, in pixels.
+
+    Returns:
+        The larger one of both directions.
+    """
+    nearest: list[Tensor] = []
+    for ours, theirs in zip(found, expected, strict=True):
+        for one, other in zip(_rows(ours, side), _rows(theirs, side), strict=True):
+            apart = torch.cdist(one, other, p=float("inf"))  # (A, other A)
+            nearest += [apart.amin(dim=1), apart.amin(dim=0)]
+    return max(float(torch.quantile(one, 0.99, interpolation="higher")) for one in nearest)
+
+
+def _rows(raw: Raw, side: int) -> Tensor:
+    """(B,A,K) corners as shares of a side, and scores, beside each other."""
+    boxes, scores = (part.float() for part in raw)
+    return torch.cat([boxes.flatten(2) / side, scores], dim=2)
 
 
 def _distances(ours: Found, theirs: Found, side: int) -> Tensor:

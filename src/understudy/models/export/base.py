@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.core.image_size import ImageSize, height_and_width
-from understudy.models.export.agreement import boxes_difference, logits_difference
+from understudy.models.export.agreement import boxes_difference, logits_difference, rows_difference
 from understudy.models.network import channels_of
 from understudy.utils.errors import UserError
 from understudy.utils.installed import register
@@ -53,6 +53,7 @@ class Subject:
         finds: whether it gives boxes, labels and scores of one image.
         is_ragged: whether there are as many outputs as are found, which only some formats can hold.
         is_single: whether it takes one image at a time.
+        is_unordered: whether what stands in a row of boxes is picked by values, which rounding may swap.
         trials: images that files are held against torch on, beside noise; of one that finds, in place of noise.
     """
 
@@ -65,6 +66,7 @@ class Subject:
     finds: bool = False
     is_ragged: bool = False
     is_single: bool = False
+    is_unordered: bool = False
     trials: Sequence[Tensor] = ()
 
     @property
@@ -202,8 +204,11 @@ def _checked(subject: Subject, format: Format, written: Path, file: Path) -> flo
 
 def _difference(subject: Subject, found: Sequence[Any], expected: Sequence[Any]) -> float:
     """Of what a file and torch gave of the same batches."""
+    side = max(height_and_width(subject.image_size))
     if subject.finds:
-        return boxes_difference(found, expected, max(height_and_width(subject.image_size)))
+        return boxes_difference(found, expected, side)
+    if subject.is_unordered:
+        return rows_difference(found, expected, side)
     pairs = [
         pair
         for ours, theirs in zip(found, expected, strict=True)

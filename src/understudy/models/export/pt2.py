@@ -28,7 +28,7 @@ class Pt2(Format, name="pt2"):
         if subject.is_ragged:
             raise UserError(
                 f"{file.name}: torch.export cannot hold how many boxes non-maximum suppression leaves; take --onnx or "
-                "--torchscript, or --raw of a one-stage detector"
+                "--torchscript, or --raw"
             )
         try:
             with silence(), torch.no_grad():
