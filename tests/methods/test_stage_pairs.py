@@ -98,3 +98,11 @@ def test_maps_of_a_single_position_are_refused_where_positions_are_compared(name
     flat: list[Shape] = [(4, 8, 8), (6,), (8,)]
     with pytest.raises(UserError, match=f"method '{name}' compares positions.*name earlier stages"):
         method_of(name, stages(student=flat))
+
+
+def test_a_single_position_is_refused_with_the_setting_that_takes_stages_with_more() -> None:
+    shapes: list[Shape] = [(4, 16, 16), (4, 8, 8), (6, 4, 4), (8,)]
+    context = stages(student=shapes, teacher=shapes)
+    with pytest.raises(UserError, match=r"student_stages=\[2\] takes stages.2 and the teacher's stages.2, .*4 x 4; or"):
+        method_of("ifvd", context)
+    assert [pair.size for pair in method_of("ifvd", context, student_stages=[2]).pairs] == [(4, 4)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from understudy.core.batch import Pairing
 from understudy.methods.base import Context, LossWeights, Paper
 from understudy.methods.shared.maps import as_map, comparable_maps
-from understudy.methods.shared.stages import StageConfig, StageMethod, refuse_single_positions
+from understudy.methods.shared.stages import StageConfig, StageMethod
 from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["AT", "AttentionForm", "at_loss", "attention"]
@@ -94,7 +94,7 @@ class AT(StageMethod, name="at"):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
-        refuse_single_positions(self.name, self.pairs)
+        self.refuse_single_positions()
 
     def forward(self, pairing: Pairing) -> dict[str, Tensor]:
         """The term "at"."""

@@ -14,7 +14,7 @@ from understudy.methods.base import Context, LossWeights, MethodConfig, Need, Pa
 from understudy.methods.losses.segmentation import cirkd_memory_loss, cirkd_minibatch_loss
 from understudy.methods.shared.class_memory import ClassMemory, region_means, sampled_positions
 from understudy.methods.shared.maps import as_map, comparable_maps
-from understudy.methods.shared.stages import StageConfig, StageMethod, StagePair, refuse_single_positions
+from understudy.methods.shared.stages import StageConfig, StageMethod, StagePair
 from understudy.utils.errors import UserError
 
 __all__ = ["CIRKD"]
@@ -76,7 +76,7 @@ class CIRKD(StageMethod, name="cirkd"):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
-        refuse_single_positions(self.name, self.pairs)
+        self.refuse_single_positions()
         sizes = {"pixel": config.pixel_memory, "region": config.region_memory}
         weights = {"pixel": config.pixel_weight, "region": config.region_weight}
         self.memory_weights = {name: weight for name, weight in weights.items() if weight}

@@ -12,7 +12,7 @@ from understudy.core.batch import Pairing
 from understudy.methods.base import Context, LossWeights, Paper
 from understudy.methods.losses.dense import cwd_loss
 from understudy.methods.shared.maps import as_map, comparable_maps
-from understudy.methods.shared.stages import StageConfig, StageMethod, StagePair, refuse_single_positions
+from understudy.methods.shared.stages import StageConfig, StageMethod, StagePair
 
 __all__ = ["CWD"]
 
@@ -48,7 +48,7 @@ class CWD(StageMethod, name="cwd"):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
-        refuse_single_positions(self.name, self.pairs)
+        self.refuse_single_positions()
         self.adapters = nn.ModuleList(_adapter(pair) for pair in self.pairs)
 
     @staticmethod

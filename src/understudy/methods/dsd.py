@@ -10,7 +10,7 @@ from understudy.core.batch import Pairing
 from understudy.methods.base import Context, LossWeights, Paper, at_least_float32
 from understudy.methods.losses.segmentation import class_similarity_loss, residual_attention_loss
 from understudy.methods.shared.maps import as_map, comparable_maps
-from understudy.methods.shared.stages import StageConfig, StageMethod, refuse_single_positions
+from understudy.methods.shared.stages import StageConfig, StageMethod
 from understudy.utils.errors import UserError
 
 __all__ = ["DSD"]
@@ -48,7 +48,7 @@ class DSD(StageMethod, name="dsd"):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
-        refuse_single_positions(self.name, self.pairs)
+        self.refuse_single_positions()
         if len(self.pairs) < 2:
             raise UserError(
                 f"method {self.name!r} compares how attention changes between maps, and there is one pair alone "

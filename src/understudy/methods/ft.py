@@ -13,7 +13,7 @@ from understudy.core.batch import Pairing
 from understudy.methods.at import attention
 from understudy.methods.base import Context, LossWeights, MethodConfig, Paper, at_least_float32
 from understudy.methods.shared.maps import Paraphraser, as_map, comparable_maps, factor_encoder
-from understudy.methods.shared.stages import StageConfig, StageMethod, StagePair, refuse_single_positions
+from understudy.methods.shared.stages import StageConfig, StageMethod, StagePair
 from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["FT", "FactorForm", "ft_loss", "paraphraser_loss"]
@@ -126,7 +126,7 @@ class FT(StageMethod, name="ft"):
                 "set method.init_from to that run"
             )
         if config.form == "attention":
-            refuse_single_positions(self.name, self.pairs)
+            self.refuse_single_positions()
         self.paraphrasers.requires_grad_(False)
         self.translators = nn.ModuleList(
             factor_encoder(p.student_shape.channels, k, has_batch_norm=True)

@@ -9,7 +9,7 @@ from understudy.core.batch import Pairing
 from understudy.methods.base import Context, LossWeights, Paper
 from understudy.methods.losses.segmentation import ifvd_loss
 from understudy.methods.shared.maps import comparable_maps
-from understudy.methods.shared.stages import StageConfig, StageMethod, StagePair, refuse_single_positions
+from understudy.methods.shared.stages import StageConfig, StageMethod, StagePair
 
 __all__ = ["IFVD"]
 
@@ -41,7 +41,7 @@ class IFVD(StageMethod, name="ifvd"):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
-        refuse_single_positions(self.name, self.pairs)
+        self.refuse_single_positions()
 
     @staticmethod
     def chosen(pairs: list[StagePair]) -> list[StagePair]:

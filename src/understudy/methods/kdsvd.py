@@ -14,7 +14,7 @@ from understudy.core.batch import Pairing
 from understudy.methods.base import Context, LossWeights, Paper, at_least_float32
 from understudy.methods.shared.maps import as_map, comparable_maps, full_precision
 from understudy.methods.shared.singular_vectors import singular_vectors
-from understudy.methods.shared.stages import StageConfig, StageMethod, refuse_single_positions
+from understudy.methods.shared.stages import StageConfig, StageMethod
 from understudy.utils.errors import UserError, unknown_name
 
 __all__ = ["KDSVD", "VectorAxis", "kdsvd_loss"]
@@ -148,7 +148,7 @@ class KDSVD(StageMethod, name="kdsvd"):
                 f"{self.pairs[0].teacher}; name two or more in method.student_stages and method.teacher_stages"
             )
         if config.axis == "columns":
-            refuse_single_positions(self.name, self.pairs)
+            self.refuse_single_positions()
         for pair in self.pairs if config.axis == "channels" else []:
             if pair.student_shape.channels != pair.teacher_shape.channels:
                 raise UserError(

@@ -9,7 +9,7 @@ from torch import Tensor
 from understudy.core.batch import Pairing
 from understudy.methods.base import Context, LossWeights, Paper
 from understudy.methods.shared.maps import comparable_maps, full_precision
-from understudy.methods.shared.stages import StageConfig, StageMethod, refuse_single_positions
+from understudy.methods.shared.stages import StageConfig, StageMethod
 
 __all__ = ["NST", "nst_loss"]
 
@@ -79,7 +79,7 @@ class NST(StageMethod, name="nst"):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
-        refuse_single_positions(self.name, self.pairs)
+        self.refuse_single_positions()
 
     def forward(self, pairing: Pairing) -> dict[str, Tensor]:
         """The term "nst"."""

@@ -12,7 +12,7 @@ from understudy.core.taps import Taps
 from understudy.methods.base import Context, LossWeights, MethodConfig, Paper
 from understudy.methods.losses.dense import PatchForm, skd_pairwise_loss, skd_pixelwise_loss
 from understudy.methods.shared.maps import as_map, comparable_maps
-from understudy.methods.shared.stages import StageConfig, StageMethod, StagePair, refuse_single_positions
+from understudy.methods.shared.stages import StageConfig, StageMethod, StagePair
 from understudy.utils.errors import UserError
 
 __all__ = ["SKD"]
@@ -58,7 +58,7 @@ class SKD(StageMethod, name="skd"):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
-        refuse_single_positions(self.name, self.pairs)
+        self.refuse_single_positions()
         if config.pixel_weight and context.student.num_classes != context.teacher.num_classes:
             raise UserError(
                 f"method {self.name!r} reads the teacher's logits, but the teacher has {context.teacher.num_classes} "

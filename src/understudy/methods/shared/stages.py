@@ -13,7 +13,7 @@ from understudy.core.taps import Taps, TapShape
 from understudy.methods.base import Context, Method, MethodConfig, TapShapes
 from understudy.utils.errors import UserError
 
-__all__ = ["StageConfig", "StageMethod", "StagePair", "refuse_single_positions", "spread"]
+__all__ = ["StageConfig", "StageMethod", "StagePair", "spread"]
 
 Stages = tuple[int | str, ...]
 Group = Literal["stages", "preact_stages"]
@@ -100,6 +100,40 @@ class StageMethod(Method):
             [pairing.teacher_features[pair.teacher] for pair in self.pairs],
         )
 
+    def refuse_single_positions(self) -> None:
+        """Refuse pairs that all meet at a single position, where what the method compares is a constant.
+
+        Raises:
+            UserError: naming the method, its stages, and those that have more positions in common.
+        """
+        if any(pair.size != (1, 1) for pair in self.pairs):
+            return
+        met = ", ".join(
+            f"the student's {pair.student} ({pair.student_shape}) and the teacher's {pair.teacher} "
+            f"({pair.teacher_shape})"
+            for pair in self.pairs
+        )
+        raise UserError(
+            f"method {self.name!r} compares positions of a map, but {met} have a single one in common; "
+            f"{self._with_positions() or 'name earlier stages in method.student_stages'}; or take larger images"
+        )
+
+    def _with_positions(self) -> str:
+        """The setting that takes the last of the stages that go together by default and have several positions."""
+        student, teacher = self.context.student, self.context.teacher
+        ours = self._numbered(student, "student")
+        if not ours or not self._numbered(teacher, "teacher"):
+            return ""
+        pairs = [StagePair(a, b, student[a], teacher[b]) for a, b in self._defaults(student, teacher)]
+        wide = [pair for pair in pairs if pair.size != (1, 1)]
+        if not wide:
+            return ""
+        last, (height, width) = wide[-1], wide[-1].size
+        return (
+            f"method.student_stages=[{ours.index(last.student)}] takes {last.student} and the teacher's "
+            f"{last.teacher}, which have {height} x {width}"
+        )
+
     def _pairs(self, config: StageConfig, context: Context) -> list[StagePair]:
         student, teacher = context.student, context.teacher
         ours = self._named(config.student_stages, self._numbered(student, "student"), student, "student")
@@ -183,20 +217,6 @@ class StageMethod(Method):
 def spread(names: Sequence[str], num_chosen: int) -> list[str]:
     """`num_chosen` of the names, evenly spread, the last one among them."""
     return [names[-(-(i + 1) * len(names) // num_chosen) - 1] for i in range(num_chosen)]
-
-
-def refuse_single_positions(method: str, pairs: Sequence[StagePair]) -> None:
-    """Refuse pairs that all meet at a single position, where what the method compares is a constant.
-
-    Raises:
-        UserError: naming the method and its stages.
-    """
-    if all(pair.size == (1, 1) for pair in pairs):
-        met = ", ".join(f"{pair.student} ({pair.student_shape})" for pair in pairs)
-        raise UserError(
-            f"method {method!r} compares positions of a map, but {met} and what they are compared with have a single "
-            "one in common; name earlier stages in method.student_stages, or take larger images"
-        )
 
 
 def _taps(stages: Stages, group: Group) -> tuple[str, ...]:
