@@ -111,6 +111,21 @@ def test_a_factory_of_ones_own_gets_the_number_of_classes(own_code: str) -> None
     assert sys.path == path_before
 
 
+def test_a_network_of_ones_own_is_named_by_its_file_wherever_that_lies(own_code: str, tmp_path: Path) -> None:
+    there = tmp_path / "else where"
+    there.mkdir()
+    (there / "sizes_beside.py").write_text("WIDTH = 6\n")
+    (there / "small.py").write_text(
+        "from torch import nn\nfrom sizes_beside import WIDTH\nclass Small(nn.Sequential):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(192, WIDTH), nn.Linear(WIDTH, num_classes))\n"
+    )
+    first = create_model(f"{there}/small.py:Small", num_classes=5)
+    assert first.prepared(torch.rand(2, 3, 8, 8)).shape == (2, 5)
+    assert type(first.module) is type(create_model(f"{there}/small.py:Small", num_classes=3).module)
+    assert create_model(f"{own_code}.py:net", num_classes=4, kwargs={"hidden": 6}).module[1].out_features == 6
+
+
 def test_a_factory_that_takes_no_number_of_classes_is_called_without(own_code: str) -> None:
     assert create_model(f"{own_code}:fixed", num_classes=7).module.out_features == 7
 
@@ -120,7 +135,10 @@ def test_a_factory_that_takes_no_number_of_classes_is_called_without(own_code: s
     [
         ("resnet34", r"does not say where it comes from.*did you mean timm:resnet34 or torchvision:resnet34"),
         ("resnet8x4", r"does not say where it comes from.*did you mean cifar:resnet8x4\?"),
-        ("timm:", "does not say where it comes from; write timm:NAME, .*hf:NAME, .*ultralytics:NAME or mod"),
+        (
+            "timm:",
+            "does not say where it comes from; write timm:NAME, .*hf:NAME, .*ultralytics:NAME, FILE.py:Class or mod",
+        ),
         ("timm:resnet34x", r"timm has no model 'resnet34x'; did you mean .*resnet34"),
         ("timm:resnet34.nonsense", r"timm has no weights named 'resnet34.nonsense'; there are: .*resnet34.a1_in1k"),
         ("torchvision:resnet81", r"torchvision has no model 'resnet81'; did you mean resnet\d+"),
@@ -130,6 +148,9 @@ def test_a_factory_that_takes_no_number_of_classes_is_called_without(own_code: s
         ("timn:resnet34", "cannot import timn .*Named models are timm:NAME"),
         ("mine_for_test:nett", "mine_for_test:nett': nett is unknown; did you mean net?"),
         ("mine_for_test:broken", "the factory failed: KeyError: 'width'"),
+        ("mine_for_test.py:nett", "mine_for_test.py:nett': nett is unknown; did you mean net?"),
+        ("unfinished_for_test.py:net", "importing unfinished_for_test.py failed: SyntaxError"),
+        ("nowhere_for_test.py:net", "there is no file nowhere_for_test.py in /"),
         ("unfinished_for_test:net", "importing unfinished_for_test failed: SyntaxError"),
         ("mine_for_test:text", "must return an nn.Module, got str"),
     ],

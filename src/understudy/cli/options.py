@@ -30,7 +30,7 @@ DataOption = Annotated[
 ]
 AllowCode = Annotated[
     bool,
-    typer.Option("--allow-code", help="Run your own code: --method FILE.py:Class, or a recipe's module.path:factory."),
+    typer.Option("--allow-code", help="Run your own code: --method FILE.py:Class, or a recipe's models named so."),
 ]
 
 ModuleOption = Annotated[
@@ -85,7 +85,7 @@ class RecipeOptions:
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="timm:NAME, torchvision:NAME, cifar:NAME, understudy:NAME, hf:NAME or module.path:factory.",
+            help="timm:NAME, torchvision:NAME, cifar:NAME, understudy:NAME, hf:NAME, FILE.py:Class or MODULE:factory.",
         ),
     ] = None
     teacher_weights: Annotated[

@@ -121,7 +121,7 @@ def _trains_a_published_network(recipe: Recipe, typed: RecipeOptions, overrides:
 
 
 def has_typed_all_code(recipe: Recipe, typed: RecipeOptions, overrides: Sequence[str]) -> bool:
-    """Whether every module.path:factory of the recipe, and every pickle, was typed by the person who runs it."""
+    """Whether own code (FILE.py:Class) and pickles that the recipe names were all typed by the person who runs it."""
     from understudy.models.names import may_run_code
 
     written = {typed.teacher, typed.student, *(override.partition("=")[2] for override in overrides)}

@@ -55,8 +55,8 @@ def create_model(
 
     Args:
         name: timm:NAME, torchvision:NAME, cifar:NAME, understudy:NAME, hf:NAME (of the Hugging Face hub) or
-            hf:FOLDER, ultralytics:NAME where that package is installed, or module.path:factory from the user's own
-            code.
+            hf:FOLDER, ultralytics:NAME where that package is installed; FILE.py:Class or module.path:factory from the
+            user's own code.
         num_classes: C.
         weights: "pretrained", "none", a file (.safetensors, .pt, .pth), a timm model folder or a run's folder;
             "FILE#KEY" for one of several sets of tensors in a file (see `load_weights`).
@@ -68,7 +68,7 @@ def create_model(
             before all of them.
         std: the data's, likewise.
         new_head: a file for another number of classes gives everything but the classifier.
-        allow_code: False refuses module.path:factory, and files of ultralytics, which are pickles.
+        allow_code: False refuses FILE.py:Class, module.path:factory, and files of ultralytics, which are pickles.
         kwargs: further arguments of the network's constructor; for hf: settings of its configuration, and with a
             model_type among them the whole of it, which then is not looked for on the hub. A size in them (img_size)
             is what the network is built for; another `image_size` beside it is refused.

@@ -20,7 +20,7 @@ __all__ = ["FORMS", "NAMED_FORMS", "NAMED_SOURCES", "OWN_PREFIXES", "known_names
 _CLASSIFIERS = ("timm", "torchvision", "cifar", "understudy", "hf")
 NAMED_SOURCES = (*_CLASSIFIERS, *HEADS, *FAMILIES, "ultralytics")  # none of which runs code that is not installed
 NAMED_FORMS = ", ".join(f"{source}:NAME" for source in NAMED_SOURCES)
-FORMS = f"{NAMED_FORMS} or module.path:factory"
+FORMS = f"{NAMED_FORMS}, FILE.py:Class or module.path:factory"
 
 OWN_PREFIXES = {"cifar": "cifar_", "understudy": "understudy_"}  # of the networks of this package in timm's registry
 

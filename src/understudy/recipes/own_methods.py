@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from importlib.util import module_from_spec, spec_from_file_location
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +13,7 @@ from understudy.core.config import Config
 from understudy.methods import METHODS, Method, MethodConfig
 from understudy.probes import PROBES, Probe
 from understudy.utils.errors import UserError, unknown_name
+from understudy.utils.python_files import importable, module_of_file
 from understudy.utils.untrusted import given_path
 
 __all__ = ["load_own_method", "stand_in_for", "with_own_methods", "with_own_probes"]
@@ -83,31 +81,11 @@ def _module(source: str, named: str, kind: str) -> ModuleType:
     file = given_path(source, what=kind)
     if is_file and not file.is_file():
         raise UserError(f"{kind} {named!r}: there is no file {source}")
-    with _importable(file.resolve().parent if is_file else Path.cwd()):
+    with importable(file.resolve().parent if is_file else Path.cwd()):
         try:
-            return _of_file(file) if is_file else importlib.import_module(source)
+            return module_of_file(file) if is_file else importlib.import_module(source)
         except (Exception, SystemExit) as error:  # importing runs a person's code, which may fail in any way
             raise UserError(f"{kind} {named!r}: importing {source} failed: {type(error).__name__}: {error}") from error
-
-
-def _of_file(file: Path) -> ModuleType:
-    spec = spec_from_file_location(file.stem, file)
-    assert spec is not None, "a file that ends in .py has a loader"
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules.setdefault(file.stem, module)  # where classes are looked up by those who pickle or read annotations
-    spec.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
 
 
 def stand_in_for(recipe: Mapping[str, Any]) -> None:

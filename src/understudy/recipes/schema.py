@@ -53,7 +53,7 @@ LARGEST_SEED = 10**18
 class StudentConfig(Config):
     """The network that learns."""
 
-    model: str  # timm:NAME | torchvision:NAME | cifar:NAME | understudy:NAME | hf:NAME | module.path:factory
+    model: str  # timm:NAME | torchvision:NAME | cifar:NAME | understudy:NAME | hf:NAME | FILE.py:Class | MODULE:factory
     weights: str | None = None  # pretrained | none | FILE; None: pretrained where it can be had
     kwargs: dict[str, Any] = Field(default_factory=dict)  # further arguments of the network, such as width: 0.25
 
