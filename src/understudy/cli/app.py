@@ -26,6 +26,7 @@ from understudy.distributed.environment import said_once
 from understudy.runs.console import Display
 from understudy.utils.errors import UserError
 from understudy.utils.interrupted import Interrupted
+from understudy.utils.out_of_memory import out_of_memory
 from understudy.utils.untrusted import visible
 
 __all__ = ["app", "main"]
@@ -244,6 +245,12 @@ def main(arguments: list[str] | None = None) -> None:
             if "--debug" in words:
                 raise
             echo(visible(f"{who}{error}"), err=True)
+            sys.exit(2)
+        except (MemoryError, RuntimeError) as error:
+            said = out_of_memory(error)
+            if said is None or "--debug" in words:
+                raise
+            echo(visible(f"{who}{said}"), err=True)
             sys.exit(2)
         except Interrupted as stop:
             if not who:

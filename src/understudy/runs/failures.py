@@ -1,4 +1,4 @@
-"""What breaks around a run, in words that say how to go on: a full disk, a lost folder, a dead worker."""
+"""What breaks around a run, in words that say how to go on: a full disk, a lost folder, a dead worker, no memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from understudy.utils.errors import UserError
+from understudy.utils.out_of_memory import out_of_memory
 
 __all__ = ["readable_errors"]
 
@@ -28,7 +29,7 @@ def readable_errors(folder: Path, *, what: str = "run folder", last: str = "chec
         last: what the same command goes on from.
 
     Raises:
-        UserError: the folder cannot be written to, or a process that loads data is gone.
+        UserError: the folder cannot be written to, a process that loads data is gone, or memory does not suffice.
     """
     goes_on = f"then the same command goes on from the last {last}"
 
@@ -46,7 +47,9 @@ def readable_errors(folder: Path, *, what: str = "run folder", last: str = "chec
         if "serializ" not in str(error) or "deserializ" in str(error):  # read, not written
             raise
         raise cannot_write(str(error).rpartition("error: ")[2]) from None
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
+        if said := out_of_memory(error):
+            raise UserError(said) from error
         if "DataLoader worker" not in str(error):
             raise
         first = str(error).splitlines()[0]
