@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from understudy.report.figures.style import looks, new_figure
 from understudy.report.images import disagreements, unlearnt
 from understudy.report.page_table import cost_table, page_table
 from understudy.report.row_settings import row_settings
+from understudy.report.run_page import run_page
 from understudy.report.verdict import verdict
 
 BOTH = {"alone": 90.0, "kd": 92.0}
@@ -75,6 +77,44 @@ def test_what_a_reader_should_beware_of_is_said() -> None:
     assert "chosen on the very test images" in cautions(on_test)[0]
     diverged = cautions(results_with({"alone": 90.0, "kd": float("nan")}))
     assert diverged[0].startswith("kd came to no number")
+
+
+def test_a_row_that_only_guesses_is_told_whatever_it_keeps_of_the_teacher() -> None:
+    said = cautions(results_with({"alone": 90.0, "kd": 12.0}, {("kd", "alone"): (-78.0, -80.0, -70.0)}))
+    assert said == [
+        "kd is no better than guessing: 12.0 % of 10 classes (guesses give 10.0 %, on 450 images up to 12.8 %). Train "
+        "longer (--epochs), and look at --lr and at the labels."
+    ]
+    assert cautions(results_with({"alone": 90.0, "kd": 13.0}, {("kd", "alone"): (-77.0, -80.0, -70.0)})) == []
+
+
+def test_one_row_has_one_sentence_and_its_bar_is_of_images_where_there_is_one_seed(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", rows=("kd",), seeds=(0,)))
+    page = run_page(run)
+    assert "the run has no row" in page.verdict
+    assert page.headline == ""
+    reading = next(one.reading for one in page.figures if one.name == "accuracy")
+    assert "95 % intervals over images, with one seed" in reading
+
+
+@pytest.mark.parametrize(
+    ("model", "command", "python"),
+    [
+        ("cifar:resnet8", "IMAGES... ", "load_student('R')"),
+        ("net.py:Small", "IMAGES... --allow-code", "load_student('R', allow_code=True)"),
+        ("Small", "IMAGES... --module MODULE.PATH:FACTORY --allow-code", "load_student('R', module=Small(...))"),
+    ],
+)
+def test_what_to_do_with_a_student_of_own_code_says_what_runs_that_code(
+    full_run: Path, model: str, command: str, python: str
+) -> None:
+    run = read_run(full_run)
+    own = {"student": run.results.rows[0].student.model_copy(update={"model": model})}
+    rows = [row.model_copy(update=own) for row in run.results.rows]
+    run = replace(run, folder=Path("R"), results=run.results.model_copy(update={"rows": tuple(rows)}))
+    said = "\n".join(run_page(run).next_commands)
+    assert f"understudy predict R {command}" in said
+    assert python in said
 
 
 def test_rows_that_differ_in_more_than_their_method_are_told() -> None:

@@ -22,7 +22,7 @@ from understudy.models.export.onnx import Onnx
 from understudy.recipes.comparison import row_named, rows_of, written_out
 from understudy.recipes.schema import Recipe, load_recipe
 from understudy.report.licences import is_exported_here
-from understudy.report.predict_options import predict_option
+from understudy.report.predict_options import code_options, predict_option
 from understudy.runs.bank.layout import BankOptions
 from understudy.runs.bank.make import make_banks
 from understudy.runs.console import Display
@@ -250,12 +250,11 @@ def next_commands(task: str = "classification") -> str:
 def deployment_commands(run: RunFolder) -> str:
     """What to do with a student that is trained, in a form that can be pasted."""
     name, folder = _program(), shlex.quote(str(run.path))
-    student = run.recipe().get("student") or {}
-    export = (
-        f"\n      {name} export {folder} --onnx student.onnx" if is_exported_here(str(student.get("model"))) else ""
-    )
+    model = str((run.recipe().get("student") or {}).get("model"))
+    code, _ = code_options(model)
+    export = f"\n      {name} export {folder} --onnx student.onnx{code}" if is_exported_here(model) else ""
     option, _ = predict_option(str(run.recipe().get("task")))
-    return f"Next: {name} predict {folder} IMAGES...{option}{export}"
+    return f"Next: {name} predict {folder} IMAGES...{code}{option}{export}"
 
 
 def _program() -> Path:

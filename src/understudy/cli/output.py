@@ -61,6 +61,7 @@ def print_outcome(run: RunFolder, *, format: str = "text", page: Path | None = N
     """
     from understudy.report import (
         comparison_table,
+        guessing_rows,
         headline,
         read_results,
         read_timing,
@@ -81,6 +82,8 @@ def print_outcome(run: RunFolder, *, format: str = "text", page: Path | None = N
             _console()[0].print(
                 f"warning  {row.name} came to no number: a loss is NaN or infinite", style=WARNING_STYLE
             )
+    for sentence in guessing_rows(results):
+        _console()[0].print(f"warning  {sentence}", style=WARNING_STYLE, markup=False)
     for sentence in _sentences(results, timing):
         echo(sentence)
     if starts := start_sentence(results):

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from understudy.report.cautions import guessing_rows
 from understudy.report.costs import cost_sentence
 from understudy.report.formatting import compact, duration
 from understudy.report.origins import start_sentence, style_of_start
@@ -32,6 +33,7 @@ __all__ = [
     "comparison_table",
     "cost_sentence",
     "duration",
+    "guessing_rows",
     "headline",
     "pair_sentences",
     "read_results",

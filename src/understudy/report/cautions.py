@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from understudy.report.formatting import score, with_unit
 from understudy.results.schema import ALONE, Results
 
-__all__ = ["cautions"]
+__all__ = ["cautions", "guessing_rows"]
 
 
 def cautions(results: Results) -> list[str]:
@@ -20,6 +20,7 @@ def _cautions(results: Results) -> Iterator[str]:
     for row in results.rows:
         if not math.isfinite(results.score(row).mean):
             yield f"{row.name} came to no number under at least one seed: a loss was NaN or infinite."
+    yield from guessing_rows(results)
     if results.select_on == "test":
         yield (
             "The epoch was chosen on the very test images that it is measured on: the numbers flatter, and no other "
@@ -31,6 +32,24 @@ def _cautions(results: Results) -> Iterator[str]:
     elif len(results.seeds) == 2:
         yield "Two seeds: their spread is known badly (--seeds 3)."
     yield from _about_unlike_rows(results)
+
+
+def guessing_rows(results: Results) -> Iterator[str]:
+    """A sentence for each row of class scores that are no better than those of guesses, as far as its images tell."""
+    if results.task != "classification" or not results.num_images:
+        return
+    chance = 1 / results.data.num_classes
+    limit = 100 * (chance + 2 * math.sqrt(chance * (1 - chance) / results.num_images))  # two standard errors
+    for row in results.rows:
+        scores = row.summary.test if results.split == "test" else row.summary.scores
+        found = scores.get("balanced_accuracy") or scores.get("top1")  # the former is 1/C of one class for everything
+        if found is None or not found.mean <= limit:
+            continue
+        yield (
+            f"{row.name} is no better than guessing: {found.mean:.1f} % of {results.data.num_classes} classes "
+            f"(guesses give {100 * chance:.1f} %, on {results.num_images:,} images up to {limit:.1f} %). Train longer "
+            "(--epochs), and look at --lr and at the labels."
+        )
 
 
 def _about_the_teacher(results: Results) -> Iterator[str]:

@@ -12,6 +12,7 @@ from understudy.core.image_size import size_text
 from understudy.methods.combination import ALONE
 from understudy.report.formatting import compact, score, score_spread, with_unit
 from understudy.report.licences import licence_notes
+from understudy.report.predict_options import code_options
 from understudy.report.sentences import row_sentence
 from understudy.results.schema import ModelFacts, Results, Row, Scores, SeedResult
 from understudy.utils.text import listed
@@ -115,7 +116,7 @@ def _use(results: Results, student: ModelFacts) -> str:
     if results.task == "detection":
         return _use_of_detector(student)
     size = size_text(student.image_size) if student.image_size else "any size"
-    own = f'model = understudy.load_student("{FOLDER}"{_further(student)})  # {_takes(student)}'
+    own = f'model = understudy.load_student("{FOLDER}"{code_options(student.model)[1]})  # {_takes(student)}'
     of_classes = _LOADED.get(_source(student), "") if results.task == "classification" else ""
     ways = [of_classes, f"import understudy\n\n{own}"]
     return "\n\n".join(f"```python\n{code.replace('{size}', size)}\n```" for code in ways if code)
@@ -126,7 +127,7 @@ def _use_of_detector(student: ModelFacts) -> str:
         "import torch",
         "import understudy",
         "",
-        f'model = understudy.load_student("{FOLDER}"{_further(student)})',
+        f'model = understudy.load_student("{FOLDER}"{code_options(student.model)[1]})',
         "with torch.no_grad():",
         "    maps = model(images)  # (B, 3, H, W) in [0, 1], H and W multiples of 32",
         "    found = maps.detector.detections(maps, images)  # of each image its boxes, scores and labels",
@@ -134,14 +135,6 @@ def _use_of_detector(student: ModelFacts) -> str:
     of_transformers = [_LOADED["hf"].replace("ForImageClassification", "ForObjectDetection")]
     ways = [*(of_transformers if _source(student) == "hf" else []), "\n".join(lines)]
     return "\n\n".join(f"```python\n{code}\n```" for code in ways)
-
-
-def _further(student: ModelFacts) -> str:
-    if not _source(student):
-        return f", module={re.sub(r'[^A-Za-z0-9_.]', '', student.model)}(...)"
-    from understudy.models.names import NAMED_SOURCES  # here, since it imports timm
-
-    return "" if _source(student) in NAMED_SOURCES else ", allow_code=True"
 
 
 def _takes(student: ModelFacts) -> str:

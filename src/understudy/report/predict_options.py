@@ -1,8 +1,10 @@
-"""How `understudy predict` is told to write what a student of a task says of pictures."""
+"""What has to be said to use a student: how its answers are written, and which code builds it."""
 
 from __future__ import annotations
 
-__all__ = ["predict_option"]
+import re
+
+__all__ = ["code_options", "predict_option"]
 
 _OPTIONS = {
     "segmentation": (" --masks MASKS", "shares of classes, and a PNG of every mask"),
@@ -13,3 +15,17 @@ _OPTIONS = {
 def predict_option(task: str) -> tuple[str, str]:
     """The option behind the command, "" where the task has none, and what is told and written then."""
     return _OPTIONS.get(task, ("", "names of classes and how sure"))
+
+
+def code_options(model: str) -> tuple[str, str]:
+    """What opening a student of this name takes: options of a command, and arguments of `load_student`.
+
+    Both are empty for networks of installed libraries; own code is not run unasked, and a network that Python handed
+    over has nothing that builds it.
+    """
+    from understudy.models.names import NAMED_SOURCES  # here, since it imports timm
+
+    source, colon, _ = model.partition(":")
+    if not colon:
+        return " --module MODULE.PATH:FACTORY --allow-code", f", module={re.sub(r'[^A-Za-z0-9_.]', '', model)}(...)"
+    return ("", "") if source in NAMED_SOURCES else (" --allow-code", ", allow_code=True")

@@ -17,7 +17,7 @@ from understudy.report.licences import is_exported_here, licence_notes
 from understudy.report.origins import has_random_start, start_sentence
 from understudy.report.page_figures import ShownFigure, shown_figures
 from understudy.report.page_table import PageTable, cost_table, page_table
-from understudy.report.predict_options import predict_option
+from understudy.report.predict_options import code_options, predict_option
 from understudy.report.row_settings import RowSettings, flat_settings, row_settings
 from understudy.report.run_data import RunData, Timing
 from understudy.report.sentences import headline
@@ -96,7 +96,7 @@ def run_page(run: RunData, *, salt: str = "") -> RunPage:
     return RunPage(
         results=results,
         verdict=_unbroken(verdict(results)),
-        headline=headline(results),
+        headline="" if verdict(results) == headline(results) else headline(results),
         cautions=(*cautions(results), *([starts] if starts and is_random else [])),
         starts="" if is_random else starts,
         table=page_table(results, run.timing),
@@ -148,10 +148,11 @@ def _next_commands(run: RunData) -> Iterator[str]:
         return
     folder = shlex.quote(str(run.folder))
     option, what = predict_option(run.results.task)
-    yield f"understudy predict {folder} IMAGES...{option:<18}# {what}"
+    code, arguments = code_options(run.results.rows[0].student.model)
+    yield f"understudy predict {folder} IMAGES...{code}{option:<18}# {what}"
     if all(is_exported_here(row.student.model) for row in run.results.rows):
-        yield f"understudy export {folder} --onnx student.onnx         # a file for onnxruntime"
-    yield f"student = understudy.load_student({str(run.folder)!r})  # in Python: an nn.Module on images in [0,1]"
+        yield f"understudy export {folder} --onnx student.onnx{code}         # a file for onnxruntime"
+    yield f"student = understudy.load_student({str(run.folder)!r}{arguments})  # in Python: an nn.Module"
 
 
 def _facts(run: RunData) -> Iterator[tuple[str, str]]:

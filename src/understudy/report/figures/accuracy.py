@@ -50,7 +50,8 @@ def accuracy_plot(run: RunData) -> Plot | None:
     finish_rows(axes, [row.name for row in rows], measured(f"{metric.title} on {images_of(results)}", metric))
     if metric.is_of_100:
         within_percent(axes)
-    bars = "; bars are 95 % intervals over images and seeds" if has_interval else ""
+    over = "images and seeds" if len(results.seeds) > 1 else "images, with one seed"
+    bars = f"; bars are 95 % intervals over {over}" if has_interval else ""
     way = "right" if metric.higher_is_better else "left"
     text = f"Further {way} is better: large marks are means at the {results.epoch_words}, pale ones single seeds{bars}."
     return Plot("accuracy", f"{first_word(metric.word or metric.title)} of every row", text, figure)
