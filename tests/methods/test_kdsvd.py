@@ -102,3 +102,9 @@ def test_a_single_stage_is_refused() -> None:
 def test_an_unknown_axis_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean columns"):
         kdsvd_loss(maps(4, 0), maps(6, 1), axis="column")  # type: ignore[arg-type]
+
+
+def test_more_vectors_than_a_stage_has_are_refused() -> None:
+    features = maps(2, 1)
+    with pytest.raises(UserError, match="num_vectors is 5, but one of these stages has 4 singular vectors"):
+        kdsvd_loss(features, maps(2, 2), num_vectors=5)

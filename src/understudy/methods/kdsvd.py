@@ -54,7 +54,8 @@ def kdsvd_loss(
         Scalar: sum over entries and pairs of stages, mean over rows.
 
     Raises:
-        UserError: fewer than two stages, not as many on either side, channels that differ where they are compared.
+        UserError: fewer than two stages, not as many on either side, channels that differ where they are compared,
+            more vectors than a stage has.
     """
     if axis not in get_args(VectorAxis):
         raise UserError(f"axis {axis!r} is {unknown_name(axis, get_args(VectorAxis))}")
@@ -71,6 +72,11 @@ def kdsvd_loss(
             target, values = _teacher_vectors(teacher, num_vectors, signs)
             ours.append(_aligned(singular_vectors(student, num_vectors + _SPARE_VECTORS), target) * values)
             theirs.append(target * values)
+    if len(counts := {vectors.shape[2] for vectors in theirs}) > 1:
+        raise UserError(
+            f"kdsvd: num_vectors is {num_vectors}, but one of these stages has {min(counts)} singular vectors; "
+            "set it to at most that"
+        )
     losses = [(_relation(ours, i) - _relation(theirs, i)).square().sum() for i in range(1, len(ours))]
     return torch.stack(losses).sum() / len(ours[0])
 
