@@ -39,6 +39,8 @@ def test_settings_survive_being_written_and_read() -> None:
         ({"per_class": 5, "fraction": 0.5}, "both say how much of train is used"),
         ({"streaming": True, "unlabelled": "x"}, "images that are never stored cannot go with unlabelled"),
         ({"root": ["a", 1]}, r"root +input should be text"),
+        ({"root": ""}, r"root +is empty; name a folder"),
+        ({"unlabelled": " "}, r"unlabelled +is empty; name a folder"),
         ({"val_fraction": 1.0}, r"val_fraction +input should be less than 1"),
     ],
 )

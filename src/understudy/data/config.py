@@ -73,6 +73,13 @@ class DataConfig(Config):
         is_list = isinstance(value, list | tuple) and value and all(isinstance(part, str) for part in value)
         return ",".join(value) if is_list else value
 
+    @field_validator("root", "unlabelled")
+    @classmethod
+    def _names_something(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip(" ,"):  # of a variable of the shell that is not set, mostly
+            raise ValueError("is empty; name a folder (. is the current one)")
+        return value
+
     @property
     def takes_rectangles(self) -> bool:
         """Whether small images that are no squares are kept as they are; under one number, squares are cut of them."""
