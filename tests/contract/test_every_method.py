@@ -25,8 +25,8 @@ PAIRS = list(product(ENTERED, TEACHERS))
 REFUSED = [(method, teacher) for method, teacher in PAIRS if teacher in SMALLEST[method].refuses]
 CASES = [
     pytest.param(method, update, teacher, id=f"{method}-{update}-{teacher}")
-    for (method, teacher), update in product(PAIRS, ["joint", "dot"])
-    if (method, teacher) not in REFUSED
+    for (method, teacher), update in product(PAIRS, ["joint", "dot", "deepkd"])
+    if (method, teacher) not in REFUSED and (update != "deepkd" or METHODS[method].streams)
 ]
 
 

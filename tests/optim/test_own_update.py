@@ -50,7 +50,7 @@ def test_it_is_an_option_and_a_key_of_the_command_line() -> None:
 
 def test_the_help_names_it() -> None:
     words = " ".join(done("train", "--help").replace("│", " ").split())
-    assert "How losses become new weights: joint, dot, dot_weights, signs." in words
+    assert "How losses become new weights: joint, deepkd, dot, dot_weights, signs." in words
 
 
 def test_the_shipped_ones_are_read_off_their_files_without_an_import() -> None:

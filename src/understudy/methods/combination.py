@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from understudy.core.taps import Taps
-from understudy.methods.base import MethodConfig
+from understudy.methods.base import METHODS, MethodConfig
 from understudy.utils.errors import UserError
 
 __all__ = ["ALONE", "default_task_weight"]
@@ -22,6 +22,23 @@ def check_num_classes(config: MethodConfig, num_classes: int, *, has_background:
             f"method {config.method.name!r} needs at least {needed} classes, but the data has {found}; "
             "take kd or dist, or tfkd without a teacher"
         )
+
+
+def refuse_without_streams(configs: Sequence[MethodConfig], needed: Collection[str], *, update: str) -> None:
+    """Refuse methods that do not tell apart the parts of their loss which an update moves the weights by.
+
+    Raises:
+        UserError: naming the method, and those that do.
+    """
+    for config in configs:
+        if not set(needed) <= set(config.method.streams.values()):
+            known = sorted(name for name, method in METHODS.items() if set(needed) <= set(method.streams.values()))
+            parts = " and ".join(stream.replace("_", "-") for stream in needed)
+            raise UserError(
+                f"update {update} has a momentum for the {parts} part of the distillation loss each, and method "
+                f"{config.method.name!r} does not tell them apart; take {' or '.join(known)}, such as "
+                f"{known[0]}+{update}, or another update"
+            )
 
 
 def taps_of(config: MethodConfig) -> Taps:

@@ -16,6 +16,7 @@ from understudy.optim.base import (
     update_of_row,
     word_in_row,
 )
+from understudy.optim.dot.deepkd import DeepKD
 from understudy.optim.dot.update import DOT
 from understudy.optim.dot.weights import DOTWeights
 from understudy.optim.joint import Joint
@@ -30,6 +31,7 @@ __all__ = [
     "DOT",
     "UPDATES",
     "DOTWeights",
+    "DeepKD",
     "Joint",
     "Schedule",
     "Update",

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from understudy.analysis.conflict import conflict, cosine
-from understudy.optim.dot.parts import STREAMS, momentum_key
+from understudy.optim.dot.optimizer import StreamOptimizer
+from understudy.optim.dot.parts import momentum_key
 from understudy.probes.base import Probe, Probed, Sight, Value
 
 __all__ = ["Momenta"]
 
+LOSSES = ("task", "distill")
 UNDECAYED = ("AdamW", "Lion")  # decay the weights beside their gradient
 AVERAGING = ("AdamW", "NAdam", "Lion")  # take in a gradient by 1 - momentum
 
@@ -24,9 +26,10 @@ class Momenta(Probe, name="momenta"):
     Zhao et al., "DOT: A Distillation-Oriented Trainer", ICCV 2023, figure 5: cos(v_distill, v) and cos(v_task, v),
     where v = v_task + v_distill, over the parameters that both losses reach; and their conflict, eq. 6 to 9.
 
-    Under DOT these are its own momenta. An update that keeps one momentum is probed as DOT with delta 0: both are
-    gathered here, from the gradients of the steps that are seen, each standing for the steps since the one before. So
-    they are exact with `probe_every: 1`, and an estimate beyond.
+    Under DOT these are its own momenta, under DeepKD v_distill is the sum of those of both its parts. An update that
+    keeps one momentum is probed as DOT with delta 0: both are gathered here, from the gradients of the steps that are
+    seen, each standing for the steps since the one before. So they are exact with `probe_every: 1`, and an estimate
+    beyond.
     """
 
     needs_gradients = True
@@ -71,9 +74,9 @@ class Momenta(Probe, name="momenta"):
         both = [a and b for a, b in zip(sight.reached["task"], sight.reached["distill"], strict=True)]
         if not any(both):
             return {}
-        task, distill = (_of(sight.gradients[stream], both) for stream in STREAMS)
+        task, distill = (_of(sight.gradients[loss], both) for loss in LOSSES)
         momenta = self._of_update() or self._gathered
-        v_task, v_distill = (_of(momenta[stream], both) for stream in STREAMS)
+        v_task, v_distill = (_of(momenta[loss], both) for loss in LOSSES)
         total = [a + b for a, b in zip(v_task, v_distill, strict=True)]
         found = conflict(task, distill)
         return {
@@ -105,14 +108,15 @@ class Momenta(Probe, name="momenta"):
 
     def _of_update(self) -> dict[str, list[Tensor]] | None:
         """The update's own momenta by loss, zeros where a loss does not reach; None where it keeps one for both."""
-        state = self.student.update.optimizer.state
-        parameters = [parameter for _, parameter in self.student.parameters]
-        if not any(momentum_key(stream) in state.get(p, {}) for p in parameters for stream in STREAMS):
+        optimizer = self.student.update.optimizer
+        if not isinstance(optimizer, StreamOptimizer) or not any(map(optimizer.reached, optimizer.streams)):
             return None
-        return {
-            stream: [state.get(p, {}).get(momentum_key(stream), torch.zeros_like(p)) for p in parameters]
-            for stream in STREAMS
-        }
+        found: dict[str, list[Tensor]] = {}
+        for stream in optimizer.streams:
+            loss, key = ("task" if stream == "task" else "distill"), momentum_key(stream)
+            kept = [optimizer.state.get(p, {}).get(key, torch.zeros_like(p)) for _, p in self.student.parameters]
+            found[loss] = [a + b for a, b in zip(found[loss], kept, strict=True)] if loss in found else kept
+        return found
 
     def _clipped_by(self, sight: Sight) -> float:
         """What the update is going to shorten the step's gradient by."""

@@ -10,7 +10,7 @@ from pydantic import Field, SerializeAsAny
 from understudy.core.config import Config
 from understudy.core.published import Published
 from understudy.methods import METHODS, MethodConfig
-from understudy.methods.combination import default_task_weight, row_name_of
+from understudy.methods.combination import default_task_weight, refuse_without_streams, row_name_of
 from understudy.optim import DEFAULT_UPDATE, UPDATES, UpdateConfig, row_suffix, update_of_row, word_in_row
 from understudy.recipes.layers import merged, settings_alone
 from understudy.recipes.method_settings import NO_METHOD, method_config
@@ -66,8 +66,9 @@ def row_named(recipe: Recipe, name: str) -> Variant:
             time.
     """
     parts = [part.strip() for part in name.split("+")]
-    methods = [part for part in parts if not word_in_row(part) and part not in NO_METHOD]
-    update = _update_in(name, parts, distils=bool(methods))
+    meant = _without_namesakes(parts)
+    methods = [part for part, is_update in meant if not is_update and part not in NO_METHOD]
+    update = _update_in(name, [part for part, is_update in meant if is_update], distils=bool(methods))
     # The name is a folder's too: written as it is read, without the spaces that may stand around each part.
     name = "+".join(parts)
     is_own = [config.method.name for config in recipe.method] == methods
@@ -80,16 +81,23 @@ def row_named(recipe: Recipe, name: str) -> Variant:
     return _row_by_default(recipe, name, methods, update=update, is_own=is_own)
 
 
-def _update_in(name: str, parts: Sequence[str], *, distils: bool) -> str:
+def _without_namesakes(parts: Sequence[str]) -> list[tuple[str, bool]]:
+    """Each part of a row's name, and whether it stands for an update.
+
+    What is a method and an update, as deepkd is, stands for the update at the end of several parts, else for the
+    method: deepkd and deepkd+kd have the method alone, dkd+deepkd the update, deepkd+deepkd both.
+    """
+    last = len(parts) - 1
+    return [
+        (part, word_in_row(part) and (part not in METHODS or 0 < place == last)) for place, part in enumerate(parts)
+    ]
+
+
+def _update_in(name: str, named: Sequence[str], *, distils: bool) -> str:
     """The update that a row's name asks for; without one, the default."""
-    named = [part for part in parts if word_in_row(part)]
     if len(named) > 1:
         raise UserError(f"row {name!r} names the updates {' and '.join(named)}; one of them trains it")
     update = named[0] if named else DEFAULT_UPDATE
-    if named and update in METHODS:
-        raise UserError(
-            f"row {name!r}: {update} is a method and an update; one of these packages has to rename its own"
-        )
     if UPDATES[update].needs_distillation and not distils:
         raise UserError(f"row {name!r}: {update} needs something to distil, such as kd+{update}")
     return update
@@ -201,6 +209,7 @@ def _row(
     elif task_weight is None:
         task_weight = default_task_weight(methods)
     moved_by = recipe.update if recipe.update.name == update else _translated(recipe.update, update)
+    refuse_without_streams(methods, UPDATES[update].needs_streams, update=update)
     return Variant(name=name, method=methods, task_weight=task_weight, update=moved_by)
 
 

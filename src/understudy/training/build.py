@@ -17,7 +17,13 @@ from understudy.core.tap_shapes import TapShapes, num_outputs, shapes_of
 from understudy.core.taps import TappedModel, check_taps
 from understudy.distributed.world import SINGLE, World
 from understudy.methods.base import OF_PLACES, Context, MethodConfig
-from understudy.methods.combination import check_num_classes, default_task_weight, taps_of, weighted
+from understudy.methods.combination import (
+    check_num_classes,
+    default_task_weight,
+    refuse_without_streams,
+    taps_of,
+    weighted,
+)
 from understudy.optim import undecayed_names
 from understudy.optim.ema import WeightAverage
 from understudy.tasks import Detection, Task
@@ -62,6 +68,7 @@ def build_student(spec: StudentSpec, around: BuildContext) -> Student:
             f"student {spec.row_name} was compiled in place (compile()); hand over one that was not, and let "
             "StudentSpec(compile=True) compile it"
         )
+    refuse_without_streams(spec.methods, spec.update.update.needs_streams, update=spec.update.name)
     for config in spec.methods:
         refuse_dense(config, around.task)
         _refuse_whole_images(config, around.task)

@@ -101,12 +101,21 @@ def combine_losses(
         shared = _times(loss, share) if shared is None else shared + _times(loss, share)
         for name, value in terms.items():
             if apart:
-                mine, stream = _times(weight * value, share), method.streams[name]
+                mine, stream = _times(weight * value, share), _stream_of(method, name)
                 parts[stream] = parts[stream] + mine if stream in parts else mine
             logged[label if name == method.name else f"{label}.{name}"] = value.detach()
     terms = {"task_loss": task_loss.detach(), **logged}
     to_log = Losses(task_weight * task_loss.detach(), whole, terms)
     return Losses(_times(task_weight * task_loss, part.task), shared, terms, parts), to_log
+
+
+def _stream_of(method: Method, term: str) -> str:
+    if term not in method.streams:
+        raise UserError(
+            f"method {method.name!r} gives a term {term!r} and does not say which part of the loss it is; name it in "
+            f"streams, which has {', '.join(method.streams) or 'none'}"
+        )
+    return method.streams[term]
 
 
 def pairing_of(pairings: Pairing | Mapping[str, Pairing], name: str) -> Pairing:

@@ -1,1 +1,1 @@
-"""DOT: task and distillation gradients with a momentum buffer each."""
+"""DOT and DeepKD: a momentum of its own for each loss."""

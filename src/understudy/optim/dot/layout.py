@@ -9,7 +9,7 @@ from itertools import compress
 import torch
 from torch import Tensor
 
-from understudy.optim.dot.parts import STREAMS, momentum_key, parts_of
+from understudy.optim.dot.parts import Streams, momentum_key, parts_of
 from understudy.optim.dot.reach import Groups, State, enter, joining, open_to, refuse_without_reach
 
 __all__ = ["Layout", "have_others_joined", "have_some_joined"]
@@ -24,16 +24,18 @@ class Layout:
         reached: the same by stream; a stream's gradients are in this order.
         open: by stream, those of which it may turn out that it reaches them, too.
         dormant: those that were reached before they were frozen.
+        streams: the losses that are kept apart.
     """
 
-    def __init__(self, groups: Groups, state: State) -> None:
+    def __init__(self, groups: Groups, state: State, streams: Streams) -> None:
+        self.streams = streams
         self.parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
-        self.parts = parts_of(groups, state)
+        self.parts = parts_of(groups, state, streams)
         self.reached = {
             stream: [parameter for part in self.parts if stream in part.places for parameter in part.parameters]
-            for stream in STREAMS
+            for stream in streams
         }
-        self.open = {stream: open_to(stream, groups, state) for stream in STREAMS}
+        self.open = {stream: open_to(stream, groups, state) for stream in streams}
         self.dormant = [p for p in self.parameters if not p.requires_grad and state.get(p)]
         self._trainable = [parameter.requires_grad for parameter in self.parameters]
         self._state = state
@@ -59,7 +61,7 @@ class Layout:
     @cached_property
     def members(self) -> Tensor:
         """(P, streams) on the CPU: 1 where a stream reaches a parameter, else 0; what several processes compare."""
-        known = [[momentum_key(stream) in self._state.get(p, {}) for stream in STREAMS] for p in self.parameters]
+        known = [[momentum_key(stream) in self._state.get(p, {}) for stream in self.streams] for p in self.parameters]
         return torch.tensor(known, dtype=torch.float32)
 
 
@@ -81,7 +83,7 @@ def have_some_joined(
     Raises:
         UserError: a loss that has never reached any of the parameters.
     """
-    refuse_without_reach(gradients, groups)
+    refuse_without_reach(gradients, groups, layout.streams.owner)
     members = {}
     for stream, found in gradients.items():  # of all streams before any is entered: that changes who is nobody's
         pairs = zip(layout.open[stream], found[len(layout.reached[stream]) :], strict=True)
@@ -104,7 +106,7 @@ def have_others_joined(
     if everywhere is layout.members:  # what a lone process gets back
         return False
     have_joined = False
-    for column, stream in enumerate(STREAMS):
+    for column, stream in enumerate(layout.streams):
         is_member, is_known = everywhere[:, column] > 0, layout.members[:, column] > 0
         is_new = any(stream not in group["steps"] for group in groups)
         if (is_member & ~is_known).any() or (is_new and is_member.any()):

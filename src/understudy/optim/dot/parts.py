@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -10,17 +10,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SQUARES", "STREAMS", "Gradients", "Part", "clipped", "joined_key", "momentum_key", "parts_of", "summed"]
-
-# The losses by name, with the sign of delta in the momentum of each. The first that reaches a parameter carries its
-# weight decay. DeepKD's three streams are the same mechanism with one more name.
-STREAMS = {"task": -1.0, "distill": +1.0}
+__all__ = ["SQUARES", "Gradients", "Part", "Streams", "clipped", "joined_key", "momentum_key", "parts_of", "summed"]
 
 SQUARES = "second_moment"  # its name in the state
 # What the second moment starts from, of optimizers that have one.
 FIRST_SQUARES = {"adamw": 0.0, "nadam": 0.0, "rmsprop": 0.0, "rmsprop_tf": 1.0}
 
 Gradients = Mapping[str, list[Tensor]]  # by stream
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The losses that an optimizer keeps apart, by name; the first that reaches a parameter carries its weight decay.
+
+    Attributes:
+        owner: the optimizer, in words for people.
+        shifts: by stream, the setting of a parameter group that its momentum is shifted by, and the sign of it.
+    """
+
+    owner: str
+    shifts: Mapping[str, tuple[str, float]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shifts)
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Names of the settings that shift a momentum."""
+        return tuple(dict.fromkeys(setting for setting, _ in self.shifts.values()))
+
+    def shift(self, stream: str, settings: Mapping[str, Any]) -> float:
+        """What is added to a stream's momentum where several meet."""
+        setting, sign = self.shifts[stream]
+        shift: float = sign * settings[setting]
+        return shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +56,7 @@ class Part:
     momenta: dict[str, list[Tensor]]
     squares: list[Tensor]  # second moments, where the optimizer has them
     joined: dict[str, int]  # steps of the group before these had that momentum, or second moment
+    streams: Streams
 
     def cut(self, gradients: Gradients) -> dict[str, list[Tensor]]:
         """The gradients of these parameters, out of those of all."""
@@ -40,7 +64,7 @@ class Part:
 
     def momentum(self, stream: str) -> float:
         """The stream's own where several meet, else the group's; apart by as much of delta as there is by now."""
-        shift = STREAMS[stream] * self.group["delta"] if len(self.places) > 1 else 0.0
+        shift = self.streams.shift(stream, self.group) if len(self.places) > 1 else 0.0
         warmup = self.group["delta_warmup"]
         if warmup:
             shift *= min(max(self.group["steps"].values()) / warmup, 1.0)
@@ -65,37 +89,37 @@ def joined_key(stream: str) -> str:
     return f"joined_{stream}"
 
 
-def parts_of(groups: Iterable[dict[str, Any]], state: Mapping[Tensor, dict[str, Any]]) -> list[Part]:
+def parts_of(groups: Iterable[dict[str, Any]], state: Mapping[Tensor, dict[str, Any]], streams: Streams) -> list[Part]:
     """The trainable parameters of every group, apart by the streams that reach them and since when; others left out."""
     parts: list[Part] = []
-    ends = dict.fromkeys(STREAMS, 0)
+    ends = dict.fromkeys(streams, 0)
     for group in groups:
         alike: dict[tuple[tuple[str, int], ...], list[Tensor]] = {}
         for parameter in group["params"]:
-            if parameter.requires_grad and (known := _known_of(parameter, group, state)):
+            if parameter.requires_grad and (known := _known_of(parameter, group, state, streams)):
                 alike.setdefault(known, []).append(parameter)
         for known, parameters in alike.items():
-            streams = [stream for stream, _ in known if stream in STREAMS]
-            places = {stream: slice(ends[stream], ends[stream] + len(parameters)) for stream in streams}
+            reaching = [stream for stream, _ in known if stream in streams.shifts]
+            places = {stream: slice(ends[stream], ends[stream] + len(parameters)) for stream in reaching}
             ends |= {stream: place.stop for stream, place in places.items()}
-            momenta = {stream: [state[p][momentum_key(stream)] for p in parameters] for stream in streams}
+            momenta = {stream: [state[p][momentum_key(stream)] for p in parameters] for stream in reaching}
             squares = [state[p][SQUARES] for p in parameters if group["optimizer"] in FIRST_SQUARES]
-            parts.append(Part(group, parameters, places, momenta, squares, dict(known)))
+            parts.append(Part(group, parameters, places, momenta, squares, dict(known), streams))
     return parts
 
 
 def _known_of(
-    parameter: Tensor, group: dict[str, Any], state: Mapping[Tensor, dict[str, Any]]
+    parameter: Tensor, group: dict[str, Any], state: Mapping[Tensor, dict[str, Any]], streams: Streams
 ) -> tuple[tuple[str, int], ...]:
     """What a parameter has of its own, with the steps of its group before that; a second moment is begun here."""
     mine = state.get(parameter, {})
-    streams = [stream for stream in STREAMS if momentum_key(stream) in mine]
+    reaching = [stream for stream in streams if momentum_key(stream) in mine]
     first = FIRST_SQUARES.get(group["optimizer"])
-    if streams and first is not None and SQUARES not in mine:
+    if reaching and first is not None and SQUARES not in mine:
         mine[SQUARES] = torch.full_like(parameter, first)
         if passed := max(group["steps"].values()):
             mine[joined_key(SQUARES)] = passed
-    names = streams if first is None or not streams else [*streams, SQUARES]
+    names = reaching if first is None or not reaching else [*reaching, SQUARES]
     return tuple((name, mine.get(joined_key(name), 0)) for name in names)
 
 

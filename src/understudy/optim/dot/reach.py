@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from understudy.optim.dot.parts import SQUARES, STREAMS, joined_key, momentum_key
+from understudy.optim.dot.parts import SQUARES, Streams, joined_key, momentum_key
 from understudy.utils.errors import UserError
 
 __all__ = [
@@ -62,16 +62,16 @@ def gradients_of(
     return found
 
 
-def refuse_without_reach(gradients: Mapping[str, Sequence[Tensor | None]], groups: Groups) -> None:
+def refuse_without_reach(gradients: Mapping[str, Sequence[Tensor | None]], groups: Groups, owner: str) -> None:
     """Refuse a loss that has never reached any of the parameters.
 
     Raises:
-        UserError: naming the stream.
+        UserError: naming the stream, and the optimizer after its owner.
     """
     for stream, found in gradients.items():
         is_known = any(stream in group["steps"] for group in groups)
         if not is_known and all(gradient is None for gradient in found):
-            raise UserError(f"the {stream} loss reaches none of the parameters that DOT was given")
+            raise UserError(f"the {stream} loss reaches none of the parameters that {owner} was given")
 
 
 def is_of_compiled_code(loss: Tensor) -> bool:
@@ -79,7 +79,7 @@ def is_of_compiled_code(loss: Tensor) -> bool:
     return _has_node(loss, "CompiledFunction")
 
 
-def check_losses(losses: Mapping[str, Tensor], groups: Groups) -> None:
+def check_losses(losses: Mapping[str, Tensor], groups: Groups, owner: str) -> None:
     """Refuse losses that lead nowhere, are several numbers, or hide parameters behind torch's reentrant checkpoints.
 
     Such parameters have a gradient in a plain `backward()` alone; a loss is looked at for them when it is seen first.
@@ -96,7 +96,7 @@ def check_losses(losses: Mapping[str, Tensor], groups: Groups) -> None:
         if is_first and _has_node(loss, "CheckpointFunction"):
             raise UserError(
                 f"the {stream} loss comes through torch.utils.checkpoint with use_reentrant=True, which hides the "
-                "parameters within from DOT; pass use_reentrant=False"
+                f"parameters within from {owner}; pass use_reentrant=False"
             )
 
 
@@ -179,11 +179,11 @@ def settle(reached: Mapping[str, Iterable[Tensor]], groups: Groups, state: State
         group["settled"] = [place for place, parameter in enumerate(group["params"]) if parameter.requires_grad]
 
 
-def leave_out(parameters: Iterable[Tensor], state: State) -> None:
+def leave_out(parameters: Iterable[Tensor], state: State, streams: Streams) -> None:
     """Frozen parameters do not age: put off by a step when each of their momenta, and the second moment, joined."""
     for parameter in parameters:
         mine = state[parameter]
-        for name in (*STREAMS, SQUARES):
+        for name in (*streams, SQUARES):
             if (name == SQUARES and SQUARES in mine) or momentum_key(name) in mine:
                 mine[joined_key(name)] = mine.get(joined_key(name), 0) + 1
 

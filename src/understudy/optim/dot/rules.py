@@ -1,8 +1,8 @@
 """DOT's arithmetic: one momentum per loss, over lists of tensors, without a loop over parameters.
 
 In every rule s runs over the losses that reach a parameter, g_s are their gradients, g is their sum, and m_s is the
-momentum of each: momentum - delta for the task's, momentum + delta for the distill's, momentum itself where one is
-alone. At delta 0 each rule is the optimizer it is named after, on the summed loss.
+momentum of each: momentum - delta for the task's, momentum + delta for the distill's (DeepKD has a delta for each of
+three), momentum itself where one is alone. At delta 0 each rule is the optimizer it is named after, on the summed loss.
 
 A rule is two functions: `..._numbers` works out what changes from step to step (the learning rate, what corrects for
 age), and `..._` moves the weights by it. The numbers come as floats, or as () tensors on the weights' device: those can

@@ -1,30 +1,23 @@
-"""DOT: a momentum of its own for each loss, as a torch.optim.Optimizer that is given losses."""
+"""DOT: a momentum of its own for the task loss and for the distillation loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from understudy.core.batch import Losses
-from understudy.distributed.world import averaged
-from understudy.optim.base import Optimizer, Update
-from understudy.optim.dot import settings
-from understudy.optim.dot.layout import Layout, have_others_joined, have_some_joined
-from understudy.optim.dot.parts import STREAMS, Gradients, clipped
-from understudy.optim.dot.reach import check_losses, gradients_of, leave_out, reached_by, settle
-from understudy.optim.dot.rules import rule_of
-from understudy.optim.dot.settings import DOTSettings
-from understudy.optim.dot.step_numbers import StepNumbers
-from understudy.optim.scaler import step_unless_inf
-from understudy.utils.errors import UserError
+from understudy.optim.base import Optimizer
+from understudy.optim.dot.optimizer import StreamOptimizer
+from understudy.optim.dot.reach import reached_by
+from understudy.optim.dot.settings import DOT_STREAMS, DOTSettings
 
 __all__ = ["DOT", "reached_by"]
 
 
-class DOT(torch.optim.Optimizer, Update, name="dot"):
+class DOT(StreamOptimizer, name="dot"):
     """Distillation-oriented trainer: the distillation gradient gets more momentum than the task gradient.
 
     Zhao, Cui, Song, Liang, "DOT: A Distillation-Oriented Trainer", ICCV 2023, algorithm 1. Per parameter
@@ -85,15 +78,8 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
             settings = self.model_dump(exclude={"name", "decay_norm_and_bias", "layer_decay"})
             return DOT(self.groups(parameters, undecayed), **settings)
 
-    retains_graph: ClassVar[bool] = True
+    streams: ClassVar = DOT_STREAMS
     needs_distillation: ClassVar[bool] = True
-
-    gradients: dict[str, list[Tensor]]  # pending, by stream, in the order of `reached`: to replace, not to write into
-    _layout: Layout | None  # None: memberships have changed since
-    _scaler: torch.amp.GradScaler | None  # of the last backward
-    _shown: object  # what that scaler has seen of this optimizer
-    _has_warned = False
-    _step_supports_amp_scaling = True  # torch's sign for "unscales its own gradients": scaler.step(self) calls step()
 
     def __init__(
         self,
@@ -114,16 +100,11 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
         gain: Literal["heavy_ball", "ema"] = "heavy_ball",
         allow_negative_momentum: bool = False,
     ) -> None:
-        settings.check_clip_norm(clip_norm)
-        self.clip_norm = clip_norm
-        self._numbers = StepNumbers()
-        self.add_up: Callable[[Sequence[Tensor]], list[Tensor]] = averaged  # a run's own sums: its losses carry shares
-        self._forget()
         defaults: dict[str, Any] = {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay}
         defaults |= {"optimizer": optimizer, "nesterov": nesterov, "dampening": dampening, "beta2": beta2}
         defaults |= {"delta_warmup": delta_warmup, "alpha": alpha, "eps": eps, "gain": gain}
         defaults["allow_negative_momentum"] = allow_negative_momentum
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, clip_norm=clip_norm)
 
     def backward(
         self, *, task: Tensor | None = None, distill: Tensor | None = None, scaler: torch.amp.GradScaler | None = None
@@ -138,61 +119,7 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
             UserError: a loss without gradient or of several numbers, one that reaches none of the parameters, or one
                 that comes through a reentrant checkpoint.
         """
-        losses = {stream: loss for stream, loss in (("task", task), ("distill", distill)) if loss is not None}
-        check_losses(losses, self.param_groups)
-        if not self._laid_out().holds():
-            self._lay_out_anew()
-            self._is_agreed = False
-        self._scaler = scaler
-        layout = self._laid_out()
-        asked = {stream: layout.reached[stream] + layout.open[stream] for stream in losses}
-        found = gradients_of(losses, asked, scaler)
-        if have_some_joined(layout, losses, found, self.param_groups, self.state):
-            self._lay_out_anew()
-        for stream, gradients in found.items():
-            mine = self._laid_out().in_order(stream, asked[stream], gradients)
-            # Out of place throughout: autograd may hand out one tensor for two parameters, or an expanded one.
-            pending = self.gradients.get(stream)
-            self.gradients[stream] = list(torch._foreach_add(pending, mine)) if pending else mine
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Change the weights by what `backward` has added up, and start adding anew.
-
-        Raises:
-            UserError: there was no backward before; or settings that a scheduler has made of the groups cannot be.
-        """
-        value = None
-        if closure is not None:
-            with torch.enable_grad():
-                value = closure()
-        if not self.gradients:
-            raise UserError("DOT has no gradients to step on; call optimizer.backward(task=..., distill=...) first")
-        settings.check_at_step(self.param_groups, self.clip_norm)
-        self._has_warned = self._has_warned or settings.has_warned_of_unread_gradients(self.param_groups)
-        self._agree()
-        reached = self._laid_out().reached
-        # In the order of the streams: every process has to add up the same one at a time.
-        added_up = {
-            stream: self.add_up(self.gradients.get(stream) or self._laid_out().in_order(stream, (), ()))
-            for stream in STREAMS
-            if reached[stream]
-        }
-        self.gradients = {}
-        if self._scaler is None:
-            self._update(added_up)
-        else:
-            self._shown = step_unless_inf(self._scaler, added_up, reached, self._update)
-        return value
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop what `backward` has added up since the last step."""
-        self.gradients = {}
-        super().zero_grad(set_to_none)
-
-    def reached(self, stream: str) -> list[Tensor]:
-        """Parameters that the "task" or "distill" loss reaches, in the order of `gradients`; none until settled."""
-        return list(self._laid_out().reached.get(stream, ()))
+        self._backward({"task": task, "distill": distill}, scaler)
 
     def settle(self, *, task: Iterable[Tensor], distill: Iterable[Tensor]) -> None:
         """Say which parameters each loss reaches, instead of having it found out; drops what is pending.
@@ -203,97 +130,8 @@ class DOT(torch.optim.Optimizer, Update, name="dot"):
         Raises:
             UserError: a parameter that is not this optimizer's.
         """
-        settle({"task": task, "distill": distill}, self.param_groups, self.state)
-        self._forget()
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch; which loss reaches the new parameters is found out at the next backward."""
-        super().add_param_group(settings.completed(self.defaults | param_group))
-        self.param_groups[-1] |= settings.NOTHING_KNOWN
-        self._forget()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave.
-
-        Raises:
-            UserError: it is another optimizer's; or its settings cannot be.
-        """
-        settings.check_state(state_dict)
-        super().load_state_dict(state_dict)
+        self._settle({"task": task, "distill": distill})
 
     def accumulate(self, losses: Losses, *, scaler: torch.amp.GradScaler | None = None) -> None:
         """`backward` of both losses."""
         self.backward(task=losses.task, distill=losses.distill, scaler=scaler)
-
-    @property
-    def optimizer(self) -> DOT:  # type: ignore[override]
-        """Itself."""
-        return self
-
-    def capture_problem(self) -> str | None:
-        """None: every rule takes its numbers from the device where it has to."""
-        return None
-
-    def prepare_capture(self, device: torch.device) -> None:
-        """Keep what the rules work out anew at each step there."""
-        self._numbers = StepNumbers(device)
-
-    def begin_step(self) -> None:
-        """Give the numbers on the device their values for the step to come."""
-        self._numbers.set(self._laid_out().parts)
-
-    def baked_in(self) -> Hashable:
-        """Settings of the groups but for the rate, who is trainable, and the lists that a step works on."""
-        layout = self._laid_out()
-        return settings.fixed_settings(self.param_groups), self.clip_norm, layout, layout.holds(), layout.momenta()
-
-    def count_replay(self) -> None:
-        """Count a step."""
-        for group in self.param_groups:
-            group["steps"] = {stream: count + 1 for stream, count in group["steps"].items()}
-        leave_out(self._laid_out().dormant, self.state)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"clip_norm": self.clip_norm, "add_up": self.add_up}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:  # of load_state_dict as well as of a copy
-        super().__setstate__(state)
-        self.__dict__.setdefault("_numbers", StepNumbers())
-        for group in self.param_groups:
-            for name, value in (settings.NOTHING_KNOWN | settings.ABSENT_BEFORE).items():
-                group.setdefault(name, value)
-        self._forget()
-
-    def _forget(self) -> None:
-        """Drop what is pending and the lists that a step works on."""
-        self.gradients = {}
-        self._layout = None
-        self._numbers.forget()
-        self._is_agreed = False  # whether all processes know the same members, and nothing is open
-        self._scaler = self._shown = None
-
-    def _laid_out(self) -> Layout:
-        if self._layout is None:
-            self._layout = Layout(self.param_groups, self.state)
-        return self._layout
-
-    def _lay_out_anew(self) -> None:
-        """Lay the parameters out as they are reached now, and what is pending in the same order."""
-        before, self._layout = self._laid_out().reached, None
-        self._numbers.forget()
-        self.gradients = {s: self._laid_out().in_order(s, before[s], found) for s, found in self.gradients.items()}
-
-    def _agree(self) -> None:
-        """Have all processes know the same members; once nothing is open, there is nothing to exchange."""
-        if not self._is_agreed:
-            if have_others_joined(self._laid_out(), self.add_up, self.param_groups, self.state):
-                self._lay_out_anew()
-            self._is_agreed = not any(self._laid_out().open.values())
-
-    def _update(self, gradients: Gradients) -> None:
-        layout = self._laid_out()
-        if self.clip_norm is not None:
-            gradients = clipped(gradients, layout.parts, self.clip_norm)
-        for part in layout.parts:
-            rule_of(part).move_(part, part.cut(gradients), self._numbers.of(part))
-        self.count_replay()
