@@ -16,13 +16,14 @@ from timm.optim.lion import Lion
 from timm.optim.rmsprop_tf import RMSpropTF
 from torch import Tensor
 
-from understudy.optim.dot.parts import FIRST_SQUARES, SQUARES, Part
+from understudy.optim.dot.parts import FIRST_SQUARES, SQUARES, Part, Streams
 from understudy.optim.dot.rules import MOMENTUM_DECAY, nadam_factors, rule_of
 from understudy.optim.dot.step_numbers import StepNumbers
 
 __all__ = ["AGES", "DeviceSteps", "rule_problem"]
 
 STREAM = "task"  # by which the only loss goes here
+STREAMS = Streams("joint", {STREAM: ("delta", 0.0)})
 AGES = "ages"  # of a group: how many steps each of its parameters has taken; not in a checkpoint
 
 
@@ -189,7 +190,7 @@ class DeviceSteps:
             momenta.append(known[self._names.momentum] if keeps_momentum else torch.zeros_like(parameter))
             squares += [] if self._names.squares is None else [known[self._names.squares]]
         everywhere = {STREAM: slice(0, len(parameters))}
-        return Part(settings, parameters, everywhere, {STREAM: momenta}, squares, {STREAM: 0, SQUARES: 0})
+        return Part(settings, parameters, everywhere, {STREAM: momenta}, squares, {STREAM: 0, SQUARES: 0}, STREAMS)
 
     def _begun(self, parameter: Tensor, *, keeps_momentum: bool) -> dict[str, Any]:
         """The parameter's state; RMSprop without momentum keeps none, and works on one that it has anew."""
