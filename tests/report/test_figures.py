@@ -85,6 +85,15 @@ def test_a_row_has_one_colour_in_all_figures(run):
         assert color.lower() in plot.svg().lower()
 
 
+def test_a_method_under_another_update_has_its_colour_dashed_whatever_the_update() -> None:
+    found = looks(["alone", "deepkd", "deepkd+deepkd", "kd", "kd+dot", "kd+dot_weights", "kd+crd"])
+    for base, other in (("deepkd", "deepkd+deepkd"), ("kd", "kd+dot")):
+        assert (found[other].color, found[other].dash) == (found[base].color, "dashed")
+    assert found["kd+dot_weights"].dash == "dashed"
+    assert found["kd+crd"].dash == "solid"
+    assert len({(look.color, look.dash) for look in found.values()}) == len(found)
+
+
 def test_rows_beyond_the_palette_differ_by_dash_and_marker():
     found = looks([f"row {i}" for i in range(20)])
 

@@ -16,6 +16,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from understudy.optim.base import word_in_row
 from understudy.report import formatting
 from understudy.report.figures.hover import UNITS_PER_INCH, Hover, hover_of
 from understudy.results.schema import ALONE
@@ -167,7 +168,9 @@ def looks(names: Sequence[str]) -> dict[str, RowLook]:
     for name in names:
         if name == ALONE or name in chosen:
             continue
-        base, *update = name.rsplit("+dot", 1) if name.endswith("+dot") else [name]
+        base, _, update = name.rpartition("+")
+        if not base or not word_in_row(update):
+            base, update = name, ""
         wanted = colors.get(base, _PALETTE[_place(base)])
         if base not in colors and wanted in colors.values():
             wanted = next((color for color in _PALETTE if color not in colors.values()), wanted)
