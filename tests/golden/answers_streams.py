@@ -1,4 +1,4 @@
-"""Our answers to the successors of DOT and KD: DeepKD's losses in two parts, and its optimizer of three streams."""
+"""Our answers to the successors of DOT and KD: DeepKD's losses and its three streams, and CTKD's temperature."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from answers import answers
 from cases import Case
 from torch import Tensor, nn
 
+from understudy.methods.ctkd import ctkd_loss, reversal_in
 from understudy.methods.deepkd import deepkd_terms
 from understudy.methods.logit_std import standardised
 from understudy.methods.shared.decoupled import Decoupled, decoupled
@@ -62,6 +63,19 @@ def _masked_as_released(teacher: Tensor, labels: Tensor, top_k: int) -> Tensor:
 def _of_rows_with_none_left(rows: Decoupled, masked: Tensor) -> Tensor:
     """What those add to NCKD, where the released code compares a row's whole distributions and ours has 0."""
     return rows.mean((rows.target + rows.rest * rows.others) * masked.all(1))
+
+
+@answers("ctkd")
+def ctkd(case: Case) -> dict[str, Tensor]:
+    hyper, parameter = case.hyper, case["temperature_parameter"]
+    first, last = -hyper["decay_max"], -hyper["decay_min"]
+    reversal = reversal_in(hyper["epoch"], hyper["decay_loops"], first=first, last=last)
+    lowest, span = hyper["t_start"], hyper["t_end"]
+    loss = ctkd_loss(
+        case["student_logits"], case["teacher_logits"], parameter, lowest=lowest, span=span, reversal=reversal
+    )
+    temperature = lowest + span * parameter.detach().sigmoid()
+    return {"loss": loss, "temperature": temperature, "lambda": torch.tensor(-reversal, dtype=torch.float64)}
 
 
 @answers("deepkd")

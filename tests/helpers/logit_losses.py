@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
+from understudy.methods.ctkd import ctkd_loss
 from understudy.methods.deepkd import deepkd_loss
 from understudy.methods.dist import dist_loss
 from understudy.methods.dist_kl import dist_kl_loss
@@ -53,6 +55,7 @@ RIVALS: dict[str, LogitLoss] = {
     "logit_std": lambda student, teacher, labels: logit_std_loss(student, teacher),
     "tfkd": lambda student, teacher, labels: tfkd_loss(student, labels),
     "tfkd_smoothing": lambda student, teacher, labels: tfkd_loss(student, labels, regulariser="label_smoothing"),
+    "ctkd": lambda student, teacher, labels: ctkd_loss(student, teacher, torch.ones((), dtype=student.dtype)),
     "deepkd": deepkd_loss,
     "deepkd_masked": lambda student, teacher, labels: deepkd_loss(student, teacher, labels, top_k=2),
     "deepkd_standardised": lambda student, teacher, labels: deepkd_loss(student, teacher, labels, standardise=True),

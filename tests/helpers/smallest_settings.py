@@ -26,6 +26,7 @@ SMALLEST: dict[str, Smallest] = {
     "cirkd": Smallest(),
     "co_advise": Smallest(student="two tokens"),
     "crd": Smallest(method={"num_negatives": 16, "embedding_dim": 8}, has_connectors=True),
+    "ctkd": Smallest(has_connectors=True),
     "cwd": Smallest(has_connectors=True),
     "deepkd": Smallest(),
     "deit": Smallest(student="tokens"),

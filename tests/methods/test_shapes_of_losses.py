@@ -17,6 +17,7 @@ from understudy.methods.ab import ab_loss
 from understudy.methods.at import at_loss, attention
 from understudy.methods.cat_kd import cat_kd_loss
 from understudy.methods.cc import cc_kernel_loss, cc_loss
+from understudy.methods.ctkd import ctkd_loss
 from understudy.methods.deepkd import deepkd_loss
 from understudy.methods.dist import dist_loss, inter_class_relation, intra_class_relation
 from understudy.methods.dist_kl import dist_kl_loss
@@ -117,6 +118,7 @@ POSITIONS: dict[str, Loss] = {
 SUMMED: dict[str, Loss] = {
     "kd_loss": kd_loss,
     "logit_std_loss": logit_std_loss,
+    "ctkd_loss": lambda student, teacher: ctkd_loss(student, teacher, torch.ones((), dtype=student.dtype)),
     "hsakd_loss": lambda student, teacher: hsakd_loss(student, teacher, [student], [teacher]),
 }
 # Vectors alone: anything else is refused.
