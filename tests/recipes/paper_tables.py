@@ -254,7 +254,14 @@ CRD_TEACHERS = [
     *row_by_row("CRD, table 2", "cifar100", "teachers", {"resnet50": "79.34"}),
 ]  # fmt: skip
 
+# --- Rivals of recent years: what their READMEs print of the pairs whose settings they say ---------------------------
+
+RIVALS = [
+    *row_by_row("TTM's README", "cifar100", "ttm", {"vgg13-vgg8": "74.33"}),
+    *row_by_row("Streamlined KD's README", "cifar100", "skd_streamlined", {"resnet32x4-resnet8x4": "78.33"}),
+]
+
 CELLS = [
     *DOT_3A, *DOT_3B, *DOT_3C, *DOT_6, *DOT_7, *DOT_8, *DOT_VARIED, *DIST_2, *DIST_3, *DIST_4, *DIST_VARIED,
-    *DIST_CIFAR, *PROJECTOR_4, *PROJECTOR_5, *PROJECTOR_6, *PROJECTOR_VARIED, *DKD, *CRD_TEACHERS,
+    *DIST_CIFAR, *PROJECTOR_4, *PROJECTOR_5, *PROJECTOR_6, *PROJECTOR_VARIED, *DKD, *CRD_TEACHERS, *RIVALS,
 ]  # fmt: skip

@@ -87,8 +87,8 @@ def test_tiny_imagenet_images_are_turned_and_mirrored_and_neither_cropped_nor_re
 
 SLOW_STARTERS = ("mobilenetv2", "shufflenetv1", "shufflenetv2")  # on CIFAR-100 from a rate of 0.01
 DELTAS = {"kd": 0.075, "crd": 0.05, "dkd": 0.05}
-# Runs of their own length: the first of two, and PAD's second.
-OWN_PROTOCOL = ("ab-start", "fsp-start", "ft-paraphraser", "sskd-head", "pad")
+# Runs of their own length: the first of two, and PAD's second; and of their own rate.
+OWN_PROTOCOL = ("ab-start", "fsp-start", "ft-paraphraser", "sskd-head", "pad", "skd_streamlined")
 
 
 def names_of(data: str, *, without: Sequence[str] = ()) -> list[str]:
@@ -114,6 +114,12 @@ def test_all_of_cifar100_is_trained_by_one_protocol_and_slow_starters_at_a_fifth
         student = found.student.model.removeprefix("cifar:")
         assert found.update.lr == (0.01 if student in SLOW_STARTERS else 0.05), name
         assert found.data.val == "test", name
+
+
+def test_streamlined_kd_is_trained_at_its_papers_rate() -> None:
+    found = shipped("cifar100/skd_streamlined/resnet32x4-resnet8x4")
+    assert protocol(found) == (64, 240, (150, 180, 210), 4e-5)
+    assert found.update.lr == 0.1
 
 
 def test_all_of_tiny_imagenet_is_trained_by_one_protocol() -> None:
@@ -195,6 +201,13 @@ def test_dkd_on_cifar100_has_the_pairs_own_beta() -> None:
         ("imagenet/reviewkd/resnet50-mobilenetv1", {"weight": 8, "warmup_epochs": 1}),
         ("imagenet/reviewkd/resnet34-resnet18", {"weight": 1, "warmup_epochs": 1}),
         ("cifar100/dist/resnet56-resnet20", {"tau": 4}),
+        ("cifar100/ttm/vgg13-vgg8", {"gamma": 0.1, "weight": 45}),
+        ("cifar100/wttm/vgg13-vgg8", {"gamma": 0.2, "weight": 4}),
+        ("cifar100/rld/vgg13-vgg8", {"alpha": 1, "beta": 8, "temperature": 4, "alpha_temperature": 4}),
+        ("cifar100/sdd/resnet32x4-shufflenetv1", {"base": "dkd", "beta": 8, "scales": (1, 2, 4)}),
+        ("cifar100/sdd/vgg13-vgg8", {"base": "dkd", "beta": 6, "scales": (1, 2)}),
+        ("cifar100/sdd-kd/resnet32x4-resnet8x4", {"base": "kd", "temperature": 4, "scales": (1, 2)}),
+        ("cifar100/skd_streamlined/resnet32x4-resnet8x4", {"form": "released", "temperature": 4, "tikhonov": 0.1}),
         ("imagenet/dist/resnet34-resnet18", {"tau": 1}),
         ("cifar100/projector/vgg13-mobilenetv2", {"projector": "mlp", "hidden_channels": 1024, "kl_weight": 0}),
         ("imagenet/projector/resnet34-resnet18", {"projector": "linear", "distance_weight": 2, "kl_weight": 1}),
