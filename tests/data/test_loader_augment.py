@@ -63,6 +63,12 @@ SETTINGS = {
     "AutoAugment": Setting(CropFlip(auto_augment="original", erasing=1.0, erase_mode="rand"), is_small=True),
     "pairs of crops": Setting(CropFlip(), is_small=True, more={"copies": "pairs"}),
     "none": Setting(NoAugment(), is_small=False, more={"copies": "pairs"}),
+    "weak and strong": Setting(
+        CropFlip(), is_small=True, more={"copies": "pairs", "second_augment": CropFlip(rand_augment=RAND)}
+    ),
+    "weak and strong of files": Setting(
+        NoAugment(), is_small=False, more={"copies": "pairs", "second_augment": ResizedCrop(color_jitter=0.4)}
+    ),
 }
 
 

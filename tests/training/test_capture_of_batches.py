@@ -35,6 +35,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mixed": {"augment": CROPS, "mix": {}, "repeats": 3},
     "enlarged": {"augment": CROPS, "image_size": 12},
     "RandAugment": {"augment": {**CROPS, **STRONG}, "augment_on": "device", "copies": "pairs"},
+    "weak and strong": {
+        "augment": CROPS,
+        "augment_on": "device",
+        "copies": "pairs",
+        "second_augment": {**CROPS, **STRONG},
+    },
     "turned": {"augment": {"name": "rotate_flip", "erasing": 0.25}, "augment_on": "device", "copies": "pairs"},
     "RandAugment of parts": {
         "augment": {"name": "resized_crop", **STRONG, "interpolation": "bicubic"},
@@ -109,7 +115,7 @@ def test_replays_make_their_batches(name: str) -> None:
     assert plain.history == captured.history
 
 
-@pytest.mark.parametrize("name", ["RandAugment", "RandAugment of parts", "turned"])
+@pytest.mark.parametrize("name", ["RandAugment", "RandAugment of parts", "turned", "weak and strong"])
 def test_replays_augment_their_batches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: all rows by all operations, of which a recording holds none of what it drew itself."""
     components = opened({**SETTINGS[name], "batch_size": 12}, ["kd"])

@@ -54,6 +54,9 @@ class DataConfig(Config):
         default=1, ge=1, le=16
     )  # views of a sample in a row; an epoch shows as many images all the same
     augment: AugmentSetting = "auto"  # its name or a mapping with one; auto: by the size of the images
+    second_augment: AugmentSetting | None = (
+        None  # of the second view of copies: pairs, say a stronger one (which mlld wants); None: as the first
+    )
     mix: MixConfig | None = None  # Mixup and CutMix
 
     on_bad_image: Literal["skip", "stop"] = "skip"  # what to do about a file that cannot be read; it is said
@@ -108,6 +111,12 @@ class DataConfig(Config):
     def _mixes_no_copies(self) -> DataConfig:
         if self.mix is not None and self.copies != "none":
             raise ValueError(f"mix and copies: {self.copies} do not go together: copies would show several samples")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_second_view(self) -> DataConfig:
+        if self.second_augment is not None and self.copies != "pairs":
+            raise ValueError("second_augment is of the second view of each image; set copies: pairs, or leave it out")
         return self
 
     @model_validator(mode="after")

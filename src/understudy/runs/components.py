@@ -17,8 +17,8 @@ from understudy.data import (
     eval_loader,
     train_loader,
 )
-from understudy.data.augment.config import NoAugment, ResizedCrop
-from understudy.data.augment.crops import crop_share
+from understudy.data.augment.config import Augment, NoAugment, ResizedCrop
+from understudy.data.augment.crops import crop_share, second_augment_for
 from understudy.data.loaders.in_steps import InSteps
 from understudy.data.resized import resized_source
 from understudy.data.sources.base import images_in_memory, rows_of
@@ -103,10 +103,11 @@ class Components:
     @property
     def augmentation(self) -> str:
         """In words."""
-        augment = augment_for(self.recipe.data, self.data.train)
-        settings = ", ".join(f"{key} {value}" for key, value in augment.model_dump(exclude={"name"}).items())
-        where = ", on the device" if self.recipe.data.augment_on == "device" else ""
-        return (f"{augment.name} ({settings})" if settings else augment.name) + where
+        config, train = self.recipe.data, self.data.train
+        second = second_augment_for(config, train)
+        views = [augment_for(config, train), *([] if second is None else [second])]
+        where = ", on the device" if config.augment_on == "device" else ""
+        return " beside ".join(map(_in_words, views)) + where
 
     def build_context(self, seed: int) -> BuildContext:
         """What the students of one seed are built into."""
@@ -129,8 +130,9 @@ class Components:
     def whole_passes(self, seed: int) -> TrainLoader:
         """The same, an epoch of which is a pass over the images, also where the run's length is said in steps."""
         teacher_size = self.teacher_size
-        augment = augment_for(self.recipe.data, self.data.train)
-        if not self.teacher_looks and isinstance(augment, NoAugment | ResizedCrop):
+        config, train = self.recipe.data, self.data.train
+        views = [augment_for(config, train), second_augment_for(config, train) or NoAugment()]
+        if not self.teacher_looks and all(isinstance(view, NoAugment | ResizedCrop) for view in views):
             teacher_size = None  # nobody looks; other crops are cut at the larger size, so the student's depend on it
         return train_loader(
             self.data,
@@ -259,6 +261,11 @@ def _check_names_exist(recipe: Recipe, device: torch.device, world: World) -> No
         )
     refuse_absent_banks(recipe)
     refuse_absent_files(recipe)
+
+
+def _in_words(augment: Augment) -> str:
+    settings = ", ".join(f"{key} {value}" for key, value in augment.model_dump(exclude={"name"}).items())
+    return f"{augment.name} ({settings})" if settings else augment.name
 
 
 def live_teacher(network: Network, device: torch.device, recipe: Recipe, *, image_size: ImageSize) -> Teacher:

@@ -4,7 +4,8 @@
 own hash (`EpochPlan.num_copies`). Miles and Mikolajczyk, "Understanding the Role of the Projector in Knowledge
 Distillation" (AAAI 2024, table 4), train all CIFAR-100 models "using pairs of augmented images" in two settings: pairs
 under RandAugment, and the rotations of SSKD. They publish no code for either. Here a pair is two independent draws of
-one and the same `data.augment`; methods see both rows, and the task's loss, as with rotations, those of copy 0.
+one and the same `data.augment`, or the second of `data.second_augment`: a weak view and a strong one. Methods see both
+rows, and the task's loss, as with rotations, those of copy 0.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
@@ -50,6 +50,7 @@ __all__ = [
     "fitted",
     "globally_seeded",
     "resized",
+    "second_augment_for",
     "takes_rectangles",
 ]
 
@@ -78,6 +79,13 @@ def augment_for(config: DataConfig, source: Source) -> Augment:
     rectangles = takes_rectangles(config, source)
     are_small = all(is_small(sample, takes_rectangles=rectangles) for sample in samples)
     return CropFlip() if are_small and len({sample.shape for sample in samples}) == 1 else ResizedCrop()
+
+
+def second_augment_for(config: DataConfig, source: Source) -> Augment | None:
+    """The augmentation of the second view of pairs, likewise; None: that of the first."""
+    if config.second_augment is None:
+        return None
+    return augment_for(config.model_copy(update={"augment": config.second_augment}), source)
 
 
 def takes_rectangles(config: DataConfig, source: Source) -> bool:
@@ -166,6 +174,11 @@ class Rendering:
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN  # of the student's normalisation, see `with_parts`
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD
     takes_rectangles: bool = False  # see the function of that name
+    second: Augment | None = None  # of copy 1 of a pair; None: as copy 0
+
+    def of_copy(self, copy: int) -> Rendering:
+        """What renders that copy of a sample."""
+        return replace(self, augment=self.second) if copy and self.second is not None else self
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """(3,H,W) at the student's size and, where the teacher's differs, at that.

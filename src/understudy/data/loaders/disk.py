@@ -105,10 +105,11 @@ class _ImageRenderer(TrainRenderer):
 
     def __init__(self, source: Source, rendering: Rendering, plan: EpochPlan, must_stop: bool) -> None:
         super().__init__(source, plan, must_stop)
-        self._rendering = rendering
+        self._renderings = [rendering.of_copy(copy) for copy in range(plan.num_copies)]
 
     def rendered(self, index: int, draw: int) -> Sample:
-        return Sample(*self._rendering(self._source.image(index)), index, draw)
+        rendering = self._renderings[min(draw, len(self._renderings) - 1)]  # repeats are all rendered alike
+        return Sample(*rendering(self._source.image(index)), index, draw)
 
 
 class _EvalRenderer:

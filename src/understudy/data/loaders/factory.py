@@ -12,7 +12,13 @@ from understudy.data.augment.batched_parts import BatchedParts
 from understudy.data.augment.boxes import box_rendering, check_boxed
 from understudy.data.augment.config import Augment, AugmentParts, CropFlip, NoAugment, ResizedCrop, ScaleCrop
 from understudy.data.augment.copies import RotatedCopies, refuse_to_turn
-from understudy.data.augment.crops import Rendering, augment_for, first_samples, takes_rectangles
+from understudy.data.augment.crops import (
+    Rendering,
+    augment_for,
+    first_samples,
+    second_augment_for,
+    takes_rectangles,
+)
 from understudy.data.augment.dense import DenseRendering, check_dense
 from understudy.data.augment.mix import MixedBatches
 from understudy.data.config import DataConfig
@@ -85,8 +91,7 @@ def train_loader(
         config = _of_whole_batches(config, world_size)
     if config.copies == "rotations":
         refuse_to_turn(image_size)
-    augment = augment_for(config, source)
-    _check_can_augment(source, augment)
+    augment, second = augment_for(config, source), second_augment_for(config, source)
     if has_masks(source):
         check_dense(config)
     share = Share(rank, world_size)
@@ -94,7 +99,9 @@ def train_loader(
     channels = 3
     if isinstance(data, DataSplits):
         channels, mean, std = data.channels, mean or data.mean, std or data.std
-    _check_channels(channels, augment)
+    for one in (augment, second):
+        _check_can_augment(source, one)
+        _check_channels(channels, one)
     rendering = Rendering(
         augment,
         image_size,
@@ -102,6 +109,7 @@ def train_loader(
         tuple(mean or (IMAGENET_DEFAULT_MEAN if channels == 3 else [0.5] * channels)),
         tuple(std or (IMAGENET_DEFAULT_STD if channels == 3 else [0.25] * channels)),
         takes_rectangles(config, source),
+        second,
     )
     loader = _augmented(source, config, rendering, plan, torch.device(device))
     if config.mix is not None:
@@ -160,14 +168,22 @@ def _augmented(
         dense = DenseRendering(augment, rendering.image_size, config.shorter_side, rendering.mean)
         return DenseTrainLoader(source, config, dense, plan, device=device)
     parts = _batched_parts(config, rendering, device)
-    is_simple = isinstance(augment, NoAugment) or (isinstance(augment, CropFlip) and not augment.needs_each_image)
+    is_alike, is_cropped = rendering.second is None, isinstance(augment, CropFlip) and not augment.needs_each_image
+    is_simple = is_alike and (isinstance(augment, NoAugment) or is_cropped)
     is_batched = config.augment_on == "device" and isinstance(augment, AugmentParts)
     is_small = small_size(source, takes_rectangles=config.takes_rectangles) is not None
     if is_small and (is_simple or is_batched):
         assert not isinstance(augment, ScaleCrop)
         size, teacher_size = rendering.image_size, rendering.teacher_size
         return MemoryTrainLoader(
-            source, augment, plan, image_size=size, teacher_size=teacher_size, device=device, parts=parts
+            source,
+            augment,
+            plan,
+            image_size=size,
+            teacher_size=teacher_size,
+            device=device,
+            parts=parts,
+            spares_first=not is_alike,
         )
     if config.decode == "gpu":
         return _on_device(source, config, rendering, plan, parts=parts, device=device)
@@ -176,7 +192,7 @@ def _augmented(
 
 def _batched_parts(config: DataConfig, rendering: Rendering, device: torch.device) -> BatchedParts | None:
     """What follows the crop on the device; None where that is nothing, or workers do it."""
-    augment = rendering.augment
+    augment = rendering.augment if rendering.second is None else rendering.second
     if not isinstance(augment, AugmentParts):
         return None
     is_wanted = config.augment_on == "device" and (augment.needs_each_image or not isinstance(augment, CropFlip))
@@ -216,7 +232,7 @@ def _check_place(source: Source, config: DataConfig, device: torch.device) -> No
         raise UserError(f"data.augment_on: device cannot be: {problem}. Leave it out, and workers augment")
 
 
-def _check_can_augment(source: Source, augment: Augment) -> None:
+def _check_can_augment(source: Source, augment: Augment | None) -> None:
     if not isinstance(augment, AugmentParts) or augment.policy is None:
         return
     if any(image.is_floating_point() for image in first_samples(source)):
@@ -226,7 +242,7 @@ def _check_can_augment(source: Source, augment: Augment) -> None:
         )
 
 
-def _check_channels(channels: int, augment: Augment) -> None:
+def _check_channels(channels: int, augment: Augment | None) -> None:
     if channels == 3 or not isinstance(augment, AugmentParts) or not (augment.policy or augment.color_jitter):
         return
     raise UserError(

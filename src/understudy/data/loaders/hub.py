@@ -80,7 +80,7 @@ class _Renderer:
     """
 
     def __init__(self, rendering: Rendering, stream: StreamedSource, *, fills_up: bool) -> None:
-        self._rendering = rendering
+        self._renderings = (rendering, rendering.of_copy(1))
         self._greys, self._applies_exif = stream.greys, stream.applies_exif
         self._fills_up = fills_up
 
@@ -95,7 +95,7 @@ class _Renderer:
         try:
             with globally_seeded(row.key):
                 image = decoded(row.data, row.name, self._greys, applies_exif=self._applies_exif)
-                return Sample(*self._rendering(image), row.label, row.copy)
+                return Sample(*self._renderings[row.copy](image), row.label, row.copy)
         except BadImageError as error:
             skipped.append(str(error))
             return None

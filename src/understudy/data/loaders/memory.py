@@ -78,6 +78,7 @@ class MemoryTrainLoader:
         teacher_size: ImageSize | None,
         device: torch.device,
         parts: BatchedParts | None = None,
+        spares_first: bool = False,
     ) -> None:
         self.batch_size = plan.batch_size
         self.num_samples = plan.num_samples
@@ -86,6 +87,7 @@ class MemoryTrainLoader:
         self._stored = _Images(source, image_size, teacher_size, device)
         self._augment = augment
         self._parts = parts  # what follows; all but crop_flip have some, if nothing but their interpolation
+        self._spared = int(spares_first and parts is not None)  # copies that it is not done to: the first, or none
         self._plan = plan
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
@@ -120,9 +122,14 @@ class MemoryTrainLoader:
             assert isinstance(self._augment, CropFlip)
             images = Windows.unpacked(shown, self._augment, num_copies=count).of(images)
             return self._stored.batch(images, rows)
-        then = then.reshape(-1, len(indices))
-        pictures = self._parts.of(self._scaled(images, shown, then), then)
-        return self._stored.rendered([as_unit(picture) for picture in pictures], rows)
+        spared = self._spared * keys.shape[1]
+        then = then.reshape(-1, len(indices) - spared)
+        scaled = self._scaled(images, shown, then)
+        pictures = [as_unit(picture) for picture in self._parts.of([one[spared:] for one in scaled], then)]
+        if spared:
+            first = [as_unit(one[:spared]) for one in scaled]
+            pictures = [torch.cat(views) for views in zip(first, pictures, strict=True)]
+        return self._stored.rendered(pictures, rows)
 
     def _scaled(self, images: Tensor, shown: Tensor, then: Tensor) -> list[Tensor]:
         """What is shown, at the student's and the teacher's size, each image by the interpolation drawn for it."""
@@ -179,10 +186,11 @@ class MemoryTrainLoader:
         return torch.arange(self._plan.num_copies)[:, None]
 
     def _then(self, order: Tensor, view: int) -> Tensor:
-        """(P,K,N) what is drawn for what follows, for a whole epoch, by copy and place in its order."""
+        """(P,K,N) what is drawn for what follows, for a whole epoch, by copy it is done to and place in its order."""
         assert self._parts is not None
         seed, size = self._plan.seed, self._stored.image_size
-        return self._parts.drawn(order, seed=seed, view=view, copies=self._copies(len(order)), size=size)
+        copies = self._copies(len(order))[self._spared :]
+        return self._parts.drawn(order, seed=seed, view=view, copies=copies, size=size)
 
 
 class MemoryEvalLoader:

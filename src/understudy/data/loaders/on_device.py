@@ -14,6 +14,7 @@ from understudy.core.image_size import ImageSize
 from understudy.data.augment.batched_crops import Parts
 from understudy.data.augment.batched_parts import BatchedParts, batched_problem, scaled_bicubically
 from understudy.data.augment.config import Augment, AugmentParts, CropFlip, ResizedCrop
+from understudy.data.augment.crops import second_augment_for
 from understudy.data.config import DataConfig
 from understudy.data.loaders.plan import EpochPlan
 from understudy.data.resized import ResizedSource
@@ -34,6 +35,8 @@ def device_problem(source: Source, augment: Augment, config: DataConfig, device:
         return f"that takes CUDA, and this run is on the {device.type}"
     if not isinstance(augment, ResizedCrop):
         return f"that takes data.augment: resized_crop, and this is {augment.name}"
+    if config.second_augment is not None:
+        return "second_augment is done in workers; leave it out, and both views are augmented alike"
     if not isinstance(source, ResizedSource):
         return "that takes images that are kept as JPEG; set data.cache: resized"
     if augment.has_parts and config.augment_on == "workers":
@@ -46,6 +49,13 @@ def device_problem(source: Source, augment: Augment, config: DataConfig, device:
 
 def augment_problem(source: Source, augment: Augment, config: DataConfig, device: torch.device) -> str | None:
     """Why these images cannot be augmented on the device, with the way out; None: they can, or are there anyhow."""
+    problem, second = _augment_problem(source, augment, config, device), second_augment_for(config, source)
+    if problem or second is None:
+        return problem
+    return _unlike_problem(augment, second) or _augment_problem(source, second, config, device)
+
+
+def _augment_problem(source: Source, augment: Augment, config: DataConfig, device: torch.device) -> str | None:
     if has_masks(source) or has_boxes(source):
         return "images with masks or boxes are augmented in workers"
     is_small = small_size(source, takes_rectangles=config.takes_rectangles) is not None
@@ -72,6 +82,24 @@ def augment_problem(source: Source, augment: Augment, config: DataConfig, device
     if needs_bytes and images is not None and images.dtype != torch.uint8:
         return f"colour jitter and resized_crop of batches take 8-bit images, and these are {images.dtype}"
     return None
+
+
+def _unlike_problem(augment: Augment, second: Augment) -> str | None:
+    """Why pairs of these two augmentations cannot be made on the device, with the way out; None: they can.
+
+    There both views show windows of one kind, and what follows the crop is done to the second one alone.
+    """
+    crops = [
+        {key: value for key, value in one.model_dump().items() if key not in AugmentParts.model_fields}
+        for one in (augment, second)
+    ]
+    is_plain = isinstance(augment, AugmentParts) and not augment.needs_each_image
+    if crops[0] == crops[1] and is_plain and isinstance(second, AugmentParts) and second.interpolation == "bilinear":
+        return None
+    return (
+        "a second_augment there is data.augment with parts (RandAugment, colour jitter, erasing) on top of it, which "
+        "data.augment itself has none of, and both are scaled bilinearly"
+    )
 
 
 class DeviceTrainLoader:

@@ -14,6 +14,7 @@ from understudy.core.image_size import ImageSize
 from understudy.data import DataSplits, augment_for
 from understudy.data.augment.boxes import box_rendering, common_canvas
 from understudy.data.augment.config import AugmentParts
+from understudy.data.augment.crops import second_augment_for
 from understudy.data.sources.base import Source, identity_of, images_in_memory
 from understudy.data.sources.boxed import size_of_boxed
 from understudy.data.sources.decoding import BadImageError
@@ -50,9 +51,9 @@ def bank_key(
         student: whose normalisation some transforms depend on.
         beside: what is to be said of a teacher that stands beside others.
     """
-    augment = augment_for(recipe.data, data.train)
+    augment, second = augment_for(recipe.data, data.train), second_augment_for(recipe.data, data.train)
     # What is erased is filled with noise about the student's mean.
-    has_parts = isinstance(augment, AugmentParts) and augment.has_parts
+    has_parts = any(isinstance(one, AugmentParts) and one.has_parts for one in (augment, second))
     filled = {"mean": student.mean, "std": student.std} if has_parts else {}
     splits = {"train": data.train, "val": data.val} | ({} if data.test is None else {"test": data.test})
     identities = {
@@ -69,6 +70,7 @@ def bank_key(
             "copies": recipe.data.copies,
             "size": image_size,
             "in_memory": data.native_size,  # these are augmented in whole batches, with other draws than in workers
+            **({} if second is None else {"second_augment": second.model_dump(mode="json")}),
             **filled,
             **_of_masks(recipe, data, student),
             **_of_boxes(recipe, data),
