@@ -107,8 +107,11 @@ def student_and_batch(
         targets=labels[:batch_size].to(device),
         indices=torch.arange(batch_size, device=device),
     )
-    if "copies" in (like or config).method.needs_for(like or config):
+    needs = (like or config).method.needs_for(like or config)
+    if "copies" in needs:
         batch = with_rotations(batch)
+    if "pairs" in needs:
+        batch = with_second_view(batch)
     student = build_student(
         us.StudentSpec(
             student_net.to(device, memory_format=torch.channels_last), method=config, schedule=us.Schedule()
@@ -123,6 +126,18 @@ def student_and_batch(
     )
     student.train()
     return student, batch, teacher.observe(batch)
+
+
+def with_second_view(batch: us.Batch) -> us.Batch:
+    """Each image beside noise, which costs what a second view of it does."""
+    assert batch.indices is not None
+    return us.Batch(
+        images=torch.cat([batch.images, torch.rand_like(batch.images)]),
+        targets=batch.targets.repeat(2),
+        indices=batch.indices.repeat(2),
+        copies=torch.arange(2, device=batch.images.device).repeat_interleave(len(batch.images)),
+        num_plain=len(batch.images),
+    )
 
 
 def one_step(student: Student, batch: us.Batch, seen: us.Observation) -> None:

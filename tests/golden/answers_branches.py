@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from answers import answers
 from cases import Case
 from torch import Tensor
 
+from understudy.core.batch import Pairing
+from understudy.methods.base import Context, TapShapes
 from understudy.methods.cat_kd import cat_kd_loss
+from understudy.methods.mlld import MLLD
 from understudy.methods.ofa import ofa_loss
 
 
@@ -33,3 +38,23 @@ def cat_kd(case: Case) -> dict[str, Tensor]:
         normalise=hyper["if_normalize"],
     )
     return {"loss": loss}
+
+
+@answers("mlld")
+def mlld(case: Case) -> dict[str, Tensor]:
+    hyper, target = case.hyper, case["target"]
+    sides = TapShapes({}, num_classes=case["student_logits_weak"].shape[1])
+    config = MLLD.Config(
+        temperatures=hyper["temperatures"], label_weight=hyper["ce_weight"], kd_weight=hyper["kd_weight"]
+    )
+    terms = MLLD(config, Context(student=sides, teacher=sides, num_classes=sides.num_classes))(
+        Pairing(
+            student_logits=torch.cat([case["student_logits_weak"], case["student_logits_strong"]]),
+            teacher_logits=torch.cat([case["teacher_logits_weak"], case["teacher_logits_strong"]]),
+            labels=target.repeat(2),
+            copies=torch.arange(2).repeat_interleave(len(target)),
+        )
+    )
+    on_labels = hyper["ce_weight"] * F.cross_entropy(case["student_logits_weak"], target) + terms["strong_labels"]
+    parts = {"loss_ce": on_labels, "loss_kd": terms["instance"], "loss_cc": terms["class"], "loss_bc": terms["batch"]}
+    return {"loss": sum(parts.values(), torch.zeros_like(on_labels)), **parts}

@@ -17,6 +17,7 @@ from understudy.methods.kd import kd_loss
 from understudy.methods.logit_std import logit_std_loss
 from understudy.methods.losses.kd_variants import takd_objective
 from understudy.methods.losses.token import deit_hard_loss
+from understudy.methods.mlld import mlld_loss
 from understudy.methods.nkd import nkd_loss
 from understudy.methods.ofa import ofa_loss
 from understudy.methods.rld import rld_loss
@@ -40,6 +41,7 @@ CORE: dict[str, LogitLoss] = {
     "dist_cosine": lambda student, teacher, labels: dist_loss(student, teacher, eps_mode="cosine"),
 }
 RIVALS: dict[str, LogitLoss] = {
+    "mlld": lambda student, teacher, labels: mlld_loss(student, student.flip(1), teacher, teacher.flip(1)),
     "nkd": nkd_loss,
     "nkd_t1": lambda student, teacher, labels: nkd_loss(student, teacher, labels, gamma=1.5, temperature=1),
     "ofa": ofa_loss,

@@ -46,6 +46,7 @@ SMALLEST: dict[str, Smallest] = {
     "itrd": Smallest(has_connectors=True),
     "kdsvd": Smallest(),
     "logit_std": Smallest(),
+    "mlld": Smallest(data={"copies": "pairs"}),
     "minilm": Smallest(student="tokens", refuses={"cnn": "has no layer that gives queries, keys and values"}),
     "nkd": Smallest(),
     "nst": Smallest(),

@@ -50,6 +50,7 @@ from understudy.methods.losses.token import (
     deit_soft_loss,
     deit_soft_objective,
 )
+from understudy.methods.mlld import mlld_loss
 from understudy.methods.nkd import nkd_loss
 from understudy.methods.nst import nst_loss
 from understudy.methods.ofa import ofa_loss
@@ -143,6 +144,7 @@ VECTORS: dict[str, Loss] = {
     "deit_hard_objective": lambda student, teacher: deit_hard_objective(student, student, teacher, LABELS),
     "deit_soft_objective": lambda student, teacher: deit_soft_objective(student, student, teacher, LABELS),
     "co_advise_objective": lambda student, teacher: co_advise_objective(student, [student], [teacher], LABELS),
+    "mlld_loss": lambda student, teacher: mlld_loss(student, student, teacher, teacher),
     "projector_loss": projector_loss,
     "projector_ensemble_loss": projector_ensemble_loss,
     "simreg_loss": simreg_loss,

@@ -39,9 +39,11 @@ __all__ = [
     "refuse_unlike_shapes",
 ]
 
-Need = Literal["teacher_logits", "hard_labels", "indices", "copies", "label_map", "object_masks"]
+Need = Literal["teacher_logits", "hard_labels", "indices", "copies", "pairs", "label_map", "object_masks"]
 
 OF_PREDICTIONS = frozenset[Need]({"teacher_logits", "hard_labels"})  # what a row of features alone does not have
+
+OF_COPIES = frozenset[Need]({"copies", "pairs"})  # an image beside itself in one batch
 
 OF_PLACES = frozenset[Need]({"label_map", "object_masks"})  # what only tasks know that predict many things in an image
 

@@ -261,6 +261,11 @@ def _check_needs(method: MethodConfig, config: DataConfig) -> None:
     name, needs = method.method.name, method.method.needs_for(method)
     if "copies" in needs and config.copies != "rotations":
         raise UserError(f"method {name!r} compares rotated copies of each image; set data.copies=rotations")
+    if "pairs" in needs and config.copies != "pairs":
+        raise UserError(
+            f"method {name!r} compares two views of each image; set data.copies=pairs, and data.second_augment to what "
+            "makes the second one strong, such as {name: crop_flip, rand_augment: rand-m10-n2-p1-mstd101}"
+        )
     if "indices" in needs and config.streaming:
         raise UserError(
             f"method {name!r} remembers samples by their number, which streamed ones do not have; leave out "

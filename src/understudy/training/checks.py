@@ -118,6 +118,11 @@ def _check_need(pairing: Pairing, of: Method, need: Need) -> None:
         raise UserError(f"method {method!r} needs masks of objects, which only detection makes")
     if need == "copies" and pairing.copies is None:
         raise UserError(f"method {method!r} compares rotated copies of each image; set data.copies=rotations")
+    if need == "pairs" and (pairing.copies is None or int(pairing.copies.max()) != 1):
+        raise UserError(
+            f"method {method!r} compares two views of each image; set data.copies=pairs, or give batches as "
+            "understudy.Batch(images=..., targets=..., copies=...), copies 0 for the first view and 1 for the second"
+        )
     if need == "hard_labels" and pairing.labels.ndim == 2:
         raise UserError(f"method {method!r} needs one class for each image, but labels are mixed here; turn Mixup off")
 

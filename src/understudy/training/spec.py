@@ -11,7 +11,7 @@ from torch import nn
 
 from understudy.core.compile import Compile
 from understudy.core.precision import Precision
-from understudy.methods.base import MethodConfig
+from understudy.methods.base import OF_COPIES, MethodConfig
 from understudy.methods.combination import row_name_of
 from understudy.optim import Joint, Schedule, UpdateConfig, row_suffix
 from understudy.optim.ema import Averaging
@@ -98,7 +98,7 @@ def _wrong_settings(spec: StudentSpec) -> list[str]:
         if not is_right
     ]
     if not wrong and passes > 1:
-        copying = [config.method.name for config in spec.methods if "copies" in config.method.needs_for(config)]
+        copying = [config.method.name for config in spec.methods if config.method.needs_for(config) & OF_COPIES]
         wrong += [
             f"accumulate {passes} would tear the copies of an image apart, which {name} compares" for name in copying
         ]
