@@ -155,6 +155,22 @@ def test_captured_steps_are_the_steps_themselves_under_other_optimizers(optimize
     assert plain.history == captured.history
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_captured_steps_in_float16_are_the_steps_themselves(optimizer: str) -> None:
+    """A scale that halves as long as gradients are infinite: the first steps are skipped."""
+    update = Joint.Config(optimizer=optimizer, lr=0.01, clip_norm=1.0)
+    plain, captured = (
+        rows_trained(capture, ["alone", "kd", "dist"], update=update, precision="float16") for capture in (False, True)
+    )
+    assert captured._captured.num_replays > 10
+    for ours, theirs in zip(plain.students, captured.students, strict=True):
+        assert differing(tensors_of(ours), tensors_of(theirs)) == []
+        assert ours.scaler is not None
+        assert theirs.scaler is not None
+        assert ours.scaler.get_scale() == theirs.scaler.get_scale()
+    assert plain.history == captured.history
+
+
 def made_in_the_step(capture: Any, data: dict[str, Any]) -> Trainer:
     """Two epochs of seven steps, whose batches are made of images on the device."""
     recipe = tiny_recipe({"device": "cuda", "capture": capture, "rows": ["kd", "kd+dot"], "seeds": [0], "data": data})

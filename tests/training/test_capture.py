@@ -263,7 +263,11 @@ def test_what_must_be_captured_and_cannot_is_refused_with_the_reason() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"precision": "float16"}, "kd trains in float16, whose scaler may skip a step; set precision: bfloat16"),
+        ({"precision": "float16"}, None),
+        (
+            {"precision": "float16", "update": Joint.Config(optimizer="nadam")},
+            "kd trains in float16, whose scaler may skip a step: Python counts the steps of NAdam; set precision: bfloat16",
+        ),
         ({"compile": "reduce-overhead"}, "kd is compiled into CUDA graphs of its own; set compile: true or false"),
         ({"update": Joint.Config(optimizer="nadam")}, None),
         ({"precision": "bfloat16"}, None),

@@ -17,7 +17,10 @@ __all__ = [
     "at_least_float32",
     "autocast",
     "exact_products",
+    "forget_begun_step",
     "grad_scaler",
+    "renewed_scaler",
+    "scaler_tensors",
     "upcast",
     "upcast_all",
     "widest_dtype",
@@ -38,6 +41,27 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 def grad_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler | None:
     """What keeps small float16 gradients from vanishing; bfloat16 has float32's range and needs none."""
     return torch.amp.GradScaler(device.type) if precision == "float16" else None
+
+
+def renewed_scaler(scaler: torch.amp.GradScaler | None, device: torch.device) -> torch.amp.GradScaler | None:
+    """One of the same scale that knows nothing of a step that has begun and failed; waits for the device."""
+    if scaler is None:
+        return None
+    renewed = torch.amp.GradScaler(device.type)
+    renewed.load_state_dict(scaler.state_dict())
+    return renewed
+
+
+def scaler_tensors(scaler: torch.amp.GradScaler | None) -> list[Tensor]:
+    """What a step changes of it: its scale, and for how many steps it has been that; [] before its first step."""
+    found = [] if scaler is None else [scaler._scale, scaler._growth_tracker]
+    return [value for value in found if value is not None]
+
+
+def forget_begun_step(scaler: torch.amp.GradScaler | None) -> None:
+    """Have it take the next step as the first since it was updated; its tensors stay the very same."""
+    if scaler is not None:
+        scaler._per_optimizer_states.clear()
 
 
 def widest_dtype(device: torch.device) -> torch.dtype:

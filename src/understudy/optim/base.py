@@ -225,6 +225,10 @@ class Update:
         """Why a step of it cannot be recorded and replayed without Python going through it again; None: it can."""
         return f"update {self.name} does not say how its step is replayed"
 
+    def skip_problem(self) -> str | None:
+        """Why a step that a GradScaler finds infinite is not skipped on the device; None: it is, once prepared."""
+        return "Python has to know of it"
+
     def prepare_capture(self, device: torch.device) -> None:
         """Keep what changes from step to step as tensors of the device from now on, in whatever step.
 

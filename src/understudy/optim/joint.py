@@ -76,19 +76,21 @@ class Joint(Update, name="joint"):
         gradients = [parameter.grad for parameter in reached if parameter.grad is not None]  # all of them
         for parameter, gradient in zip(reached, self.add_up(gradients), strict=True):
             parameter.grad = gradient
+        skips_there = self._scaler is not None and self._capture_device is not None and self.skip_problem() is None
         if isinstance(self.optimizer, torch.optim.SGD):
-            _give_momenta_to_newcomers(self.optimizer)
+            _give_momenta_to_newcomers(self.optimizer, to_first=skips_there)
         steps: Any = self._device_steps or self.optimizer
+        if self._scaler is not None and (skips_there or self.clip_norm is not None):
+            self._scaler.unscale_(steps)
         if self.clip_norm is not None:
-            if self._scaler is not None:
-                self._scaler.unscale_(steps)
             nn.utils.clip_grad_norm_(reached, self.clip_norm)
         if self._scaler is None:
             steps.step()
         else:
-            # torch's fused SGD leaves its momenta uninitialised where the very first step is skipped; told that the
-            # optimizer cannot skip by itself, the scaler does not call it then.
-            steps._step_supports_amp_scaling = False
+            # Told that the optimizer can skip by itself, the scaler gives its kernel the tensor that says whether to;
+            # else it reads that tensor, and calls or does not. torch's fused SGD leaves its momenta uninitialised
+            # where it skips the very first step.
+            steps._step_supports_amp_scaling = skips_there
             self._scaler.step(steps)
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -115,6 +117,14 @@ class Joint(Update, name="joint"):
             return f"{type(self.optimizer).__name__} is not the fused one"
         if any(parameter.dtype == torch.float64 for parameter in self._parameters()):
             return "weights are float64, and a rate on the device has 32 bits"
+        return None
+
+    def skip_problem(self) -> str | None:
+        """None of what torch's fused kernels do, which take the tensor that says whether a gradient is infinite."""
+        if not isinstance(self.optimizer, torch.optim.SGD | torch.optim.AdamW):
+            return f"Python counts the steps of {type(self.optimizer).__name__}"
+        if any(group.get("dampening") for group in self.optimizer.param_groups):
+            return "dampening leaves out the first step that is taken, which only Python knows"
         return None
 
     def prepare_capture(self, device: torch.device) -> None:
@@ -194,11 +204,15 @@ class Joint(Update, name="joint"):
                 self.optimizer.state[parameters[number]]["mu_product"] = saved["mu_product"].detach().cpu().clone()
 
 
-def _give_momenta_to_newcomers(optimizer: torch.optim.SGD) -> None:
+def _give_momenta_to_newcomers(optimizer: torch.optim.SGD, *, to_first: bool = False) -> None:
     """A momentum of zeros for parameters that have their first gradient after others had theirs.
 
     torch's fused SGD cannot begin some momenta and go on with others in one step: it fails with a TypeError. Where all
     begin, it does so by itself; 0 * momentum + g is what it begins with.
+
+    Args:
+        optimizer: whose groups are looked through.
+        to_first: also where all begin, so that this step may be skipped on the device.
     """
     for group in optimizer.param_groups:
         if not group["fused"] or group["momentum"] == 0 or group["dampening"] != 0:
@@ -206,6 +220,6 @@ def _give_momenta_to_newcomers(optimizer: torch.optim.SGD) -> None:
         fresh = [
             p for p in group["params"] if p.grad is not None and "momentum_buffer" not in optimizer.state.get(p, {})
         ]
-        if fresh and len(fresh) < sum(parameter.grad is not None for parameter in group["params"]):
+        if fresh and (to_first or len(fresh) < sum(parameter.grad is not None for parameter in group["params"])):
             for parameter in fresh:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

@@ -23,6 +23,7 @@ from torch import Tensor
 from understudy.core.batch import Batch, PlannedBatch
 from understudy.core.compile import Capture
 from understudy.core.meters import StepRecord
+from understudy.core.precision import renewed_scaler
 from understudy.training.capture_check import checked_replay
 from understudy.training.cuda_graph import Recorder, cuda_graph, in_words
 from understudy.utils.errors import UserError
@@ -84,12 +85,12 @@ def step_problem(trainer: Trainer) -> str | None:
     if trainer.world.size > 1:
         return f"{trainer.world.size} processes train together, whose sums are not captured yet; start one"
     for student in trainer.students:
-        if student.scaler is not None:
-            return f"{student.name} trains in float16, whose scaler may skip a step; set precision: bfloat16"
         if student.compile == "reduce-overhead":
             return f"{student.name} is compiled into CUDA graphs of its own; set compile: true or false"
         if (problem := student.update.capture_problem()) is not None:
             return f"{student.name}: {problem}; those that a recipe can name can be captured"
+        if student.scaler is not None and (problem := student.update.skip_problem()) is not None:
+            return f"{student.name} trains in float16, whose scaler may skip a step: {problem}; set precision: bfloat16"
     return None
 
 
@@ -218,6 +219,8 @@ class CapturedSteps:
         # Only here the error, and what it holds of the recording's memory, is gone.
         for state, stood in zip(drawn_from, stood_at, strict=True):
             state.load_state_dict(stood)
+        for student in self._trainer.students:
+            student.scaler = renewed_scaler(student.scaler, self._trainer.device)
         for optimizer, before in zip(optimizers, groups, strict=True):
             optimizer.zero_grad()  # what the recording made has no values
             for group, was in zip(optimizer.param_groups, before, strict=True):

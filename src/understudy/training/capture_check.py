@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from understudy.core.meters import StepRecord
+from understudy.core.precision import forget_begun_step, scaler_tensors
 
 if TYPE_CHECKING:
     from understudy.training.student import Student
@@ -92,6 +93,7 @@ class _State:
                 tensor.copy_(value)
         for student, groups, drawn in zip(self._students, self._groups, self._drawn, strict=True):
             student.update.optimizer.zero_grad()
+            forget_begun_step(student.scaler)
             for group, was in zip(student.update.optimizer.param_groups, groups, strict=True):
                 group.update(was)
             for state, stood in zip(_random_states(student), drawn, strict=True):
@@ -112,6 +114,7 @@ def _written(students: Sequence[Student]) -> dict[str, list[Tensor]]:
         found[f"buffers of {student.name}"] = [one for module in trained for one in module.buffers()]
         known = tree_leaves([dict(state) for state in student.update.optimizer.state.values()])
         found[f"momenta of {student.name}"] = [one for one in known if isinstance(one, Tensor)]
+        found[f"loss scale of {student.name}"] = scaler_tensors(student.scaler)
         if student.average is not None:
             found[f"averages of {student.name}"] = list(student.average.module.state_dict().values())
     return found
