@@ -168,7 +168,8 @@ class CapturedSteps:
         shapes = tuple((name, tensor.shape, tensor.dtype, tensor.stride()) for name, tensor in _tensors(batch).items())
         look = None if trainer.teacher is None else trainer.teacher.baked_in(batch)
         made = (batch.make, batch.then) if isinstance(batch, PlannedBatch) else batch.num_plain
-        return shapes, made, look, trainer.epochs, *(student.baked_in(trainer.epoch) for student in trainer.students)
+        known = (student.baked_in(trainer.epoch, trainer.epochs) for student in trainer.students)
+        return shapes, made, look, *known
 
     def _watched(self, batch: AnyBatch) -> list[StepRecord]:
         """A step as it comes; one that draws random numbers elsewhere than on the device is none to be replayed."""

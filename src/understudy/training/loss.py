@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,9 +37,9 @@ class WeightedMethod:
         """Weight in an epoch counted from 1, constant within it, as the field does it."""
         return self.weight * (min(epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0)
 
-    def baked_in(self, epoch: int) -> tuple[float, int | None]:
-        """What a recorded step has of the epoch: the weight, and the epoch itself where the method follows it."""
-        return self.weight_in(epoch), epoch if self.method.follows_epochs() else None
+    def baked_in(self, epoch: int, num_epochs: int) -> Hashable:
+        """What a recorded step has of the epoch: the weight, and where the method follows it, which of how many."""
+        return self.weight_in(epoch), (epoch, num_epochs) if self.method.follows_epochs() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,9 +152,9 @@ class Student:
         if self.average is not None and not self.average.is_replayable:
             self.average.update(self.raw_deployed(), step=self.num_steps)
 
-    def baked_in(self, epoch: int) -> Hashable:
+    def baked_in(self, epoch: int, num_epochs: int) -> Hashable:
         """Everything of Python that a recording of `replayable_step` has in it."""
-        weights = tuple(weighted.baked_in(epoch) for weighted in self.methods)
+        weights = tuple(weighted.baked_in(epoch, num_epochs) for weighted in self.methods)
         decay = None if self.average is None else self.average.baked_in(self.num_steps + 1)
         return weights, self.num_steps == 0, self.model.training, decay, self.update.baked_in()
 
