@@ -3,7 +3,7 @@
 Prints a line as soon as it is measured, and writes the JSON file anew after each, so that a run that is cut off leaves
 all that it had. The lines come in the order of their worth: first one student taught live, then DOT, from a bank, five
 rows at once, then draws and mixing in the step, students side by side, RandAugment in the step and its batches alone,
-bfloat16, compiled networks and large batches, other optimizers, and the loaders of photographs in a folder (--photos).
+bfloat16, compiled networks, large batches, float16, other optimizers, and loaders of photographs in a folder (--photos).
 Before them go the tests of tests/test_on_cuda.py. A group that does not fit the minutes any more is named and left out.
 On a CPU nothing is captured, and the same lines are printed at whatever size is asked for:
 
@@ -43,6 +43,9 @@ STRONG = "RandAugment, bicubic, and erasing"  # of augment_batches.py
 COLUMNS = (
     "| what | ms a step | images a second | 240 epochs, min | runs an hour | times the first | matmul rate | GiB |"
 )
+
+# Precision, whether compiled, and images a step (0: as many as asked for).
+MODES = (("bfloat16", False, 0), ("float32", True, 0), ("bfloat16", True, 1024), ("float16", False, 0))
 
 Group = dict[str, Callable[[], object]]  # blocks of steps by name; the first is what the others are held to
 
@@ -180,7 +183,7 @@ def groups(
     yield "RandAugment", strongly
     yield "batches of RandAugment", lambda: batches_alone(arguments, device)
     yield "casts", casts
-    for precision, compile, batch in (("bfloat16", False, 0), ("float32", True, 0), ("bfloat16", True, 1024)):
+    for precision, compile, batch in MODES:
         size = {"batch_size": batch if device.type == "cuda" else arguments.batch} if batch else {}
         said = ", ".join([precision, *(["compiled"] if compile else []), *([f"batch {batch}"] if batch else [])])
         settings = {"precision": precision, "compile": compile and device.type == "cuda", **size}

@@ -48,6 +48,7 @@ def test_every_line_is_measured_printed_and_kept(
     wanted |= {"kd, bfloat16 cast at each use, as they come", "photographs, understudy, decode: gpu"}
     wanted |= {"kd, RandAugment on the device, as they come", "32 px, a batch, all rows by all"}
     wanted |= {"kd, Mixup and CutMix in the step, as they come", "kd, nadam, as they come"}
+    wanted |= {"kd+dot, float16, as they come"}
     wanted |= {"photographs, RandAugment, understudy, decode: gpu", "224 px, a batch, in groups"}
     assert wanted < set(names)
     assert all(row["ms_a_step"] > 0 and row["minutes"] > 0 for row in record["rows"])

@@ -56,3 +56,34 @@ def test_a_disabled_scaler_changes_nothing() -> None:
     grad_scaler.step(optimizer)
     grad_scaler.update()
     assert parameter.item() == 0.5
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"nesterov": True}, {"momentum": 0.8, "delta": -0.1, "clip_norm": 1.0}], ids=str
+)
+def test_skipping_on_the_device_is_skipping_by_the_scaler(settings: dict[str, object]) -> None:
+    """Two parameters that both losses reach, and one of each; the second and the fourth step overflow.
+
+    A fifth has channels last, and a gradient that has not.
+    """
+    ends, images = [], torch.rand(2, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for on_device in (False, True):
+        weights = [nn.Parameter(torch.linspace(-1, 1, 4, dtype=torch.float64) * scale) for scale in (1, 2, 3, 4)]
+        weights.append(nn.Parameter(images.contiguous(memory_format=torch.channels_last)))
+        optimizer, grad_scaler = DOT(weights, lr=0.01, weight_decay=0.1, **settings), scaler()  # type: ignore[arg-type]
+        assert optimizer.skip_problem() is None
+        if on_device:
+            optimizer.prepare_capture(torch.device("cpu"))
+        for step in range(6):
+            optimizer.begin_step()
+            factor = float("inf") if step in (1, 3) else 1.0 + step
+            task = (weights[0] * weights[1]).sum() + (weights[2] ** 2).sum()
+            task = task + (weights[4] * images).sum()
+            distill = (weights[0] ** 3 * weights[1]).sum() + weights[3].sum()
+            optimizer.backward(task=task, distill=distill * factor, scaler=grad_scaler)
+            optimizer.step()
+            grad_scaler.update()
+        assert grad_scaler.get_scale() == 256
+        momenta = [value for p in weights for name, value in optimizer.state[p].items() if name.startswith("momentum")]
+        ends.append([*(p.detach() for p in weights), *momenta])
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-12, atol=1e-14)

@@ -266,7 +266,7 @@ def test_what_must_be_captured_and_cannot_is_refused_with_the_reason() -> None:
         ({"precision": "float16"}, None),
         (
             {"precision": "float16", "update": Joint.Config(optimizer="nadam")},
-            "kd trains in float16, whose scaler may skip a step: Python counts the steps of NAdam; set precision: bfl",
+            "kd trains in float16, whose scaler may skip a step: Python counts the steps of NAdam",
         ),
         ({"compile": "reduce-overhead"}, "kd is compiled into CUDA graphs of its own; set compile: true or false"),
         ({"update": Joint.Config(optimizer="nadam")}, None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from helpers.captured_steps import captured, data, plain, specs_of, trainer_of
 from helpers.states import differing, tensors_of
 from understudy import Joint, Trainer
+from understudy.optim import UPDATES
 from understudy.optim.schedule import Schedule
 from understudy.training.capture import CapturedSteps
 
@@ -49,6 +51,22 @@ def test_replays_skip_what_steps_skip(optimizer: str, clip_norm: float | None) -
         assert read.history == other.history
 
 
+@pytest.mark.parametrize(("optimizer", "clip_norm"), [("sgd", None), ("nesterov", 1.0)])
+def test_so_does_dot(optimizer: str, clip_norm: float | None) -> None:
+    """By torch's fused kernel, once for each loss, which rounds elsewhere than DOT's own rule."""
+    read, there, replayed = (trainer_in_half(optimizer, clip_norm=clip_norm, rows="kd+dot") for _ in range(3))
+    plain(there)
+    steps = captured(replayed)
+    scales = [scales_of(trainer, 3) for trainer in (read, there, replayed)]
+    assert (steps.problem, steps.num_recordings, steps.num_replays) == (None, 1, 27 - 3 - 1 - 3)
+    assert scales[0] == scales[1] == scales[2]
+    assert min(scales[0]) < 2.0**24  # steps were skipped
+    assert differing(tensors_of(there.students[0]), tensors_of(replayed.students[0])) == []
+    assert there.history == replayed.history
+    for name, value in tensors_of(read.students[0]).items():
+        torch.testing.assert_close(tensors_of(there.students[0])[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_a_recording_that_fails_leaves_the_scaler_as_it_was() -> None:
     said: list[str] = []
     ends = []
@@ -68,6 +86,20 @@ def test_a_recording_that_fails_leaves_the_scaler_as_it_was() -> None:
     assert said == ["steps are not captured as a CUDA graph: no graph of this"]
     assert ends[0][0] == ends[1][0]
     assert differing(ends[0][1], ends[1][1]) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"optimizer": "adamw"}, "Python counts the steps of adamw"),
+        ({"delta_warmup": 5}, "Python counts steps for delta_warmup"),
+        ({"momentum": 0.075}, "the kernel that skips keeps no momentum of 0"),
+        ({}, None),
+    ],
+)
+def test_dot_says_what_has_to_know_of_skipped_steps(settings: dict[str, Any], problem: str | None) -> None:
+    update = UPDATES["dot"].Config(**settings).build([("weight", torch.nn.Parameter(torch.zeros(1)))])
+    assert update.skip_problem() == problem
 
 
 def test_dampening_asks_which_step_is_the_first() -> None:

@@ -12,9 +12,8 @@ from understudy.distributed.world import averaged
 from understudy.optim.base import Update
 from understudy.optim.dot import settings
 from understudy.optim.dot.layout import Layout, have_others_joined, have_some_joined
-from understudy.optim.dot.parts import Gradients, Streams, clipped
+from understudy.optim.dot.parts import Gradients, Streams
 from understudy.optim.dot.reach import check_losses, gradients_of, leave_out, settle
-from understudy.optim.dot.rules import rule_of
 from understudy.optim.dot.step_numbers import StepNumbers
 from understudy.optim.scaler import step_unless_inf
 from understudy.utils.errors import UserError
@@ -112,7 +111,8 @@ class StreamOptimizer(torch.optim.Optimizer, Update):
         if self._scaler is None:
             self._update(added_up)
         else:
-            self._shown = step_unless_inf(self._scaler, added_up, reached, self._update)
+            skips_there = self._numbers.device is not None and self.skip_problem() is None
+            self._shown = step_unless_inf(self._scaler, added_up, reached, self._update, on_device=skips_there)
         return value
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -152,6 +152,10 @@ class StreamOptimizer(torch.optim.Optimizer, Update):
     def capture_problem(self) -> str | None:
         """None: every rule takes its numbers from the device where it has to."""
         return None
+
+    def skip_problem(self) -> str | None:
+        """None of SGD, Nesterov's too, where no setting counts steps; those that are skipped count then."""
+        return settings.skip_problem(self.param_groups, self.streams)
 
     def prepare_capture(self, device: torch.device) -> None:
         """Keep what the rules work out anew at each step there."""
@@ -209,10 +213,6 @@ class StreamOptimizer(torch.optim.Optimizer, Update):
                 self._lay_out_anew()
             self._is_agreed = not any(self._laid_out().open.values())
 
-    def _update(self, gradients: Gradients) -> None:
-        layout = self._laid_out()
-        if self.clip_norm is not None:
-            gradients = clipped(gradients, layout.parts, self.clip_norm)
-        for part in layout.parts:
-            rule_of(part).move_(part, part.cut(gradients), self._numbers.of(part))
+    def _update(self, gradients: Gradients, skip: Tensor | None = None) -> None:
+        self._numbers.move_(self._laid_out().parts, gradients, clip_norm=self.clip_norm, skip=skip)
         self.count_replay()

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim.sgd import sgd
 
 from understudy.optim.dot.parts import Gradients, Part, summed
 from understudy.optim.dot.reach import reached_by
 
-__all__ = ["MOMENTUM_DECAY", "RULES", "Number", "Rule", "nadam_factors", "reached_by", "rule_of"]
+__all__ = ["MOMENTUM_DECAY", "RULES", "Number", "Rule", "nadam_factors", "reached_by", "rule_of", "skipping_sgd_"]
 
 MOMENTUM_DECAY = 4e-3  # psi of NAdam, as torch has it
 
@@ -61,6 +62,29 @@ def _sgd_(part: Part, gradients: Gradients, numbers: Numbers) -> None:
             # In place: on the CPU a temporary list costs more than all the arithmetic, elsewhere it costs memory.
             torch._foreach_add_(momenta, part.parameters, alpha=share * group["weight_decay"])
         _add_times_(part.parameters, momenta, numbers["rate"])
+
+
+def skipping_sgd_(part: Part, gradients: Gradients, numbers: Numbers, skip: Tensor) -> None:
+    """SGD or Nesterov's, where `settings.skip_problem` is none, by torch's fused kernel, once for each loss.
+
+    Args:
+        part, gradients, numbers: as of a rule.
+        skip: a () tensor of 1 where everything is to stay as it is, else of 0, which only the kernel reads.
+    """
+    for place, (stream, found) in enumerate(gradients.items()):
+        sgd(
+            part.parameters,
+            found,
+            list(part.momenta[stream]),
+            fused=True,
+            found_inf=skip,
+            weight_decay=part.group["weight_decay"] if place == 0 else 0.0,
+            momentum=part.momentum(stream),
+            lr=-numbers["rate"],
+            dampening=0.0,
+            nesterov=part.group["nesterov"],
+            maximize=False,
+        )
 
 
 def _nesterov_numbers(part: Part) -> dict[str, float]:

@@ -221,6 +221,19 @@ def fixed_settings(groups: Sequence[Mapping[str, Any]]) -> Hashable:
     return tuple(tuple((name, value) for name, value in group.items() if name not in passing) for group in groups)
 
 
+def skip_problem(groups: Sequence[Mapping[str, Any]], streams: Streams) -> str | None:
+    """What there is of the groups' settings that has to know which steps a GradScaler skipped; None: nothing."""
+    for group in groups:
+        if group["optimizer"] != "sgd":
+            return f"Python counts the steps of {group['optimizer']}"
+        for name in ("dampening", "delta_warmup"):
+            if group[name]:
+                return f"Python counts steps for {name}"
+        if 0 in (group["momentum"], *(group["momentum"] + streams.shift(stream, group) for stream in streams)):
+            return "the kernel that skips keeps no momentum of 0"
+    return None
+
+
 def has_warned_of_unread_gradients(groups: Sequence[Mapping[str, Any]], streams: Streams) -> bool:
     """Whether a parameter has a `.grad`, which is left alone; if so, a warning of who calls `step` says so."""
     if all(parameter.grad is None for group in groups for parameter in group["params"]):

@@ -1,14 +1,15 @@
-"""StepNumbers: what every part's rule works out anew at each step, as floats or on the weights' device."""
+"""StepNumbers: what every part's rule works out anew at each step, as floats or on the device; and the step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
 from understudy.optim.device_numbers import DeviceNumbers
-from understudy.optim.dot.parts import Part
-from understudy.optim.dot.rules import Numbers, rule_of
+from understudy.optim.dot.parts import Gradients, Part, clipped
+from understudy.optim.dot.rules import Numbers, rule_of, skipping_sgd_
 
 __all__ = ["StepNumbers"]
 
@@ -46,3 +47,22 @@ class StepNumbers:
         if id(part) not in self._of:
             self.set([part])
         return self._of[id(part)].tensors
+
+    def move_(
+        self, parts: Sequence[Part], gradients: Gradients, *, clip_norm: float | None, skip: Tensor | None = None
+    ) -> None:
+        """Move the weights of all parts by their rules.
+
+        Args:
+            parts: of one layout.
+            gradients: by stream, of all parts.
+            clip_norm: longest sum of the streams.
+            skip: a () tensor of 1 where everything is to stay as it is; None: never.
+        """
+        if clip_norm is not None:
+            gradients = clipped(gradients, parts, clip_norm)
+        for part in parts:
+            if skip is None:
+                rule_of(part).move_(part, part.cut(gradients), self.of(part))
+            else:
+                skipping_sgd_(part, part.cut(gradients), self.of(part), skip)
