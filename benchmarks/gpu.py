@@ -3,7 +3,7 @@
 Prints a line as soon as it is measured, and writes the JSON file anew after each, so that a run that is cut off leaves
 all that it had. The lines come in the order of their worth: first one student taught live, then DOT, from a bank, five
 rows at once, then draws and mixing in the step, students side by side, RandAugment in the step and its batches alone,
-bfloat16, compiled networks, large batches, float16, other optimizers, and loaders of photographs in a folder (--photos).
+bfloat16, compiled networks, large batches, float16, other optimizers, loaders of photographs (--photos FOLDER).
 Before them go the tests of tests/test_on_cuda.py. A group that does not fit the minutes any more is named and left out.
 On a CPU nothing is captured, and the same lines are printed at whatever size is asked for:
 
