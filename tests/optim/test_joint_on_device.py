@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.pretended_cuda import CUDA, pretended_cuda
 from understudy.core.batch import Losses
 from understudy.optim import Joint
+from understudy.optim.device_numbers import DeviceNumbers
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -107,3 +109,14 @@ def test_a_step_that_a_scaler_skips_is_none(name: str) -> None:
             ages = {int(state["step"]) for state in update.state_dict()["state"].values()}
             assert ages == {(1, 1, 2)[step]}
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_are_not_set_while_a_graph_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretended_cuda():
+        numbers = DeviceNumbers(["rate"], device=CUDA, dtype=torch.float32)
+        numbers.set({"rate": 0.5})
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        with pytest.raises(RuntimeError, match="has changed while it was recorded"):
+            numbers.set({"rate": 0.25})
+        assert float(numbers.tensors["rate"]) == 0.5

@@ -26,6 +26,13 @@ class DeviceNumbers:
         self.tensors: dict[str, Tensor] = dict(zip(names, self._values.unbind(), strict=True))
 
     def set(self, numbers: Mapping[str, float]) -> None:
-        """Give them their values for the next use; nobody waits for the device."""
+        """Give them their values for the next use; nobody waits for the device.
+
+        Raises:
+            RuntimeError: a CUDA graph is being recorded, whose replays would read memory of these values that is gone.
+        """
+        has_graphs = self._values.is_cuda and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        if has_graphs and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("what a step is worked out by has changed while it was recorded")
         values = torch.tensor([numbers[name] for name in self.tensors], dtype=self._values.dtype)
         self._values.copy_(values, non_blocking=True)
