@@ -1,4 +1,4 @@
-"""Batch statistics over all GPUs: torch's SyncBatchNorm, which takes no CPU tensors."""
+"""Batch statistics over all processes: torch's SyncBatchNorm, which takes CPU tensors by the tests' kernels alone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from helpers.shared_steps import five_steps, recipe_of, too_far
+from helpers.synced_norms import BATCH_NORM, five_synced_steps
 from helpers.two_processes import TwoProcesses
 from understudy import UserError
 from understudy.distributed.world import World
 from understudy.runs.components import Components, open_components
 
-BATCH_NORM = {"student": {"model": "cifar:resnet8", "kwargs": {"width": 0.25}, "weights": "none"}}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="SyncBatchNorm takes CUDA tensors only")
 
 
@@ -29,6 +29,24 @@ def test_it_is_refused_on_the_cpu_with_the_way_out() -> None:
 def test_a_single_process_needs_none() -> None:
     module = opened("cpu", size=1).student_network.module
     assert not any(isinstance(child, nn.SyncBatchNorm) for child in module.modules())
+
+
+@pytest.mark.parametrize("update", ["joint", "dot"])
+@pytest.mark.parametrize("method", ["kd", "dist", "projector"])
+def test_two_processes_on_the_cpu_equal_one_with_batch_norm(method: str, update: str, pair: TwoProcesses) -> None:
+    """Weights, momenta, running statistics and losses, after uneven batches too."""
+    pair.start(five_synced_steps, method, update, BATCH_NORM)
+    one = five_steps(method, update, torch.float64, BATCH_NORM)
+    first, second = pair.finish()
+    assert any("running_var" in name for name in one.state)
+    assert too_far(one, first, 1e-9) == {}
+    assert all(torch.equal(tensor, second.state[name]) for name, tensor in first.state.items())
+
+
+def test_without_it_they_differ(pair: TwoProcesses) -> None:
+    one = five_steps("kd", "joint", torch.float64, BATCH_NORM)
+    first, _ = pair.call(five_steps, "kd", "joint", torch.float64, BATCH_NORM)
+    assert max(too_far(one, first, 1e-9).values()) > 1e-3
 
 
 @needs_cuda

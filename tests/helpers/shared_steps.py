@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +15,12 @@ from helpers.smallest_settings import SMALLEST, TEACHERS, own_networks, settings
 from helpers.states import flat
 from understudy.core.batch import Batch
 from understudy.distributed.launch import joined
+from understudy.models import Network
 from understudy.recipes.comparison import rows_of
 from understudy.recipes.schema import Recipe, merged
 from understudy.runs.build import build_trainer
 from understudy.runs.checks import check_rows
+from understudy.runs.component_changes import with_student_form
 from understudy.runs.components import Components, open_components
 from understudy.training.connector_weights import save_connectors
 from understudy.training.trainer import Trainer
@@ -42,6 +44,7 @@ def five_steps(
     dtype: torch.dtype = torch.float64,
     over: Mapping[str, Any] | None = None,
     is_half_labelled: bool = False,
+    form: Callable[[Network], Network] | None = None,
 ) -> Outcome:
     """Five steps of a student of row-wise layers, by as many processes as there are.
 
@@ -51,10 +54,13 @@ def five_steps(
         dtype: of everything.
         over: laid on the recipe.
         is_half_labelled: whether every other image has no label.
+        form: that the student's network is put into.
     """
     with joined() as world, default_dtype(dtype):
         recipe = recipe_of(method, update, over)
         components = open_components(recipe, allow_code=True, say=lambda text: None, world=world)
+        if form is not None:
+            components = with_student_form(components, form)
         rows = rows_of(recipe)
         check_rows(components, rows)
         trainer = build_trainer(components, rows, 0)
