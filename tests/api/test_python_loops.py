@@ -265,8 +265,10 @@ class TestSmallBatches:
         assert differing(before, tensors_of(found.students[0])) == []
 
     def test_it_is_left_out_by_drop_last_and_harmless_to_a_network_that_takes_it(self) -> None:
-        trainer(us.StudentSpec(OnOnePixel())).fit(loader_of(21, drop_last=True), epochs=1)
-        trainer().fit(loader_of(21), epochs=1)
+        left_out, harmless = trainer(us.StudentSpec(OnOnePixel())), trainer()
+        left_out.fit(loader_of(21, drop_last=True), epochs=1)
+        harmless.fit(loader_of(21), epochs=1)
+        assert (left_out.step, harmless.step) == (5, 6)
 
     def test_parts_of_one_image_by_accumulation_are_refused_before_training(self) -> None:
         found = trainer(us.StudentSpec(OnOnePixel(), accumulate=4))
@@ -352,7 +354,9 @@ class TestThreads:
         assert ["in thread 'second' while thread 'MainThread' trains" in str(error) for error in found] == [True, True]
 
     def test_one_after_the_other_is_fine(self) -> None:
-        thread = threading.Thread(target=lambda: trainer().fit(plain_batches(), epochs=1))
+        trainers = [trainer(), trainer()]
+        thread = threading.Thread(target=lambda: trainers[0].fit(plain_batches(), epochs=1))
         thread.start()
         thread.join()
-        trainer().fit(plain_batches(), epochs=1)
+        trainers[1].fit(plain_batches(), epochs=1)
+        assert trainers[0].step == trainers[1].step == len(plain_batches())  # an error in the thread is not raised here
