@@ -88,3 +88,17 @@ def test_adamw_resumes_bit_for_bit(gradients) -> None:
     continued = DOT([resumed], **settings)
     continued.load_state_dict(begun.state_dict())
     assert torch.equal(stepped(continued, resumed, task[3:], distill[3:]), expected)
+
+
+def test_a_parameter_that_the_first_distillation_reaches_late_is_stepped_as_by_adamw_begun_then(gradients) -> None:
+    first, late, theirs = parameter(), parameter(), parameter()
+    dot = DOT([first, late], lr=0.01, delta=0.0, optimizer="adamw")
+    adamw = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.999), weight_decay=0.0)
+    for step, gradient in enumerate(gradients[0]):
+        distill = None if step < 3 else (late * gradient).sum()
+        dot.backward(task=(first * gradient).sum(), distill=distill)
+        dot.step()
+        if distill is not None:
+            theirs.grad = gradient
+            adamw.step()
+    torch.testing.assert_close(late.detach(), theirs.detach(), rtol=1e-12, atol=0)

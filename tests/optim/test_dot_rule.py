@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -156,3 +158,33 @@ def test_a_negative_momentum_is_possible_where_it_is_allowed() -> None:
         optimizer.backward(task=parameter.sum(), distill=parameter.sum())
         optimizer.step()
     assert parameter.item() == pytest.approx(-2 - (1 - 0.5) - (1 + 0.5))
+
+
+def test_the_first_step_is_none_that_later_ones_replay() -> None:
+    """The first takes the whole gradient, later ones 1 - dampening of it: a captured graph must know them apart."""
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = DOT([parameter], lr=0.1, dampening=0.5)
+    optimizer.settle(task=[parameter], distill=[parameter])
+    baked_in = []
+    for _ in range(3):
+        baked_in.append(optimizer.baked_in())
+        optimizer.backward(task=parameter.sum(), distill=parameter.sum())
+        optimizer.step()
+    assert baked_in[0] != baked_in[1] == baked_in[2]
+
+
+def test_what_the_loss_of_another_process_reaches_is_reached_here() -> None:
+    mine, others = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    optimizer = DOT([mine, others], lr=1.0, momentum=0.0, delta=0.0)
+
+    def add_up(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """With a process whose task loss reaches the second parameter alone, by a gradient of 3."""
+        if tensors[0].shape == (2, 2):  # who is reached: a row for each parameter, a column for each loss
+            return [tensors[0] + torch.tensor([[0.0, 0.0], [1.0, 0.0]])]
+        return [tensor + 3 * (place == 1) for place, tensor in enumerate(tensors)]
+
+    optimizer.add_up = add_up
+    optimizer.backward(task=2 * mine)
+    optimizer.step()
+    assert (mine.item(), others.item()) == (-1, -2)
+    assert optimizer.reached("distill") == []
