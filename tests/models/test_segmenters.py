@@ -11,6 +11,8 @@ import torchvision
 from torch import nn
 
 from understudy import UserError, load_student
+from understudy.core.stages import stages_of
+from understudy.core.tap_shapes import shapes_of
 from understudy.core.taps import TappedModel
 from understudy.models import create_model, save_student
 from understudy.models.segmentation.segmenter import Segmenter, backbone_of
@@ -117,3 +119,6 @@ def test_a_segmenter_of_transformers_is_known_by_its_architecture(tmp_path: Path
         assert logits.shape == (2, 5, 16, 24)
         save_student(tmp_path, network)
         assert torch.equal(load_student(tmp_path)(images), logits)
+    assert [stage.output for stage in stages_of(network.module)] == [f"segformer.stages.{n}" for n in range(4)]
+    shapes = shapes_of(TappedModel(network.module, ["stages"]), network.prepare(images))
+    assert [(shape.height, shape.width) for shape in shapes.values()] == [(16, 24), (8, 12), (4, 6), (2, 3)]

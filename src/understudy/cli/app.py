@@ -89,7 +89,7 @@ def compare(typed: RecipeOptions, format: Format = "text") -> None:
 @app.command(cls=Command)
 @takes_recipe(
     only=(
-        "words", "rows", "teacher", "teacher_weights", "student", "data", "method", "batch_size", "image_size",
+        "words", "rows", "teacher", "teacher_weights", "student", "data", "task", "method", "batch_size", "image_size",
         "workers", "device", "threads", "seeds", "out", "allow_code", "allow_weak_teacher",
     )
 )  # fmt: skip

@@ -2,11 +2,13 @@
 
 timm's networks declare their stages (feature_info) but no pre-activations; torchvision's declare neither. What follows
 reads both off the classes that the two libraries build from. The same architecture has the same stages in both.
+transformers' SegFormer has its stages as modules, and says nothing of them.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -39,7 +41,7 @@ def stages_of(module: nn.Module) -> list[Stage]:
     rows = [row for row in rows if isinstance(row, Mapping) and row.get("module")]
     if any(row.get("preact") for row in rows):
         return [Stage(row["module"], row.get("preact"), row.get("norm")) for row in rows]
-    paths = [row["module"] for row in rows] or _torchvision_stages(module)
+    paths = [row["module"] for row in rows] or _stages_by_class(module)
     stages = [_stage_at(module, path) for path in paths]
     unpooled = [stage for stage in stages if not isinstance(_submodule(module, stage.output), _POOLINGS)]
     if unpooled and all(stage.preact for stage in unpooled):
@@ -66,6 +68,7 @@ def plain_norm(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
 
 
 _TV = "torchvision.models"
+_SEGFORMER = "transformers.models.segformer.modeling_segformer.SegformerForSemanticSegmentation"
 _POOLINGS = nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU, nn.LeakyReLU, nn.ELU)
 
@@ -154,7 +157,9 @@ def _norm_in_front(module: nn.Module, path: str) -> str | None:
     return f"{parent_path}.{before}".lstrip(".") if isinstance(norm, nn.BatchNorm2d) else None
 
 
-def _torchvision_stages(module: nn.Module) -> list[str]:
+def _stages_by_class(module: nn.Module) -> list[str]:
+    if _is_a(module, _SEGFORMER):
+        return [path for path, _ in module.named_modules() if re.fullmatch(r"segformer\.stages\.\d+", path)]
     for kind, paths in _NETWORKS.items():
         if _is_a(module, f"{_TV}.{kind}"):
             return list(paths(module))

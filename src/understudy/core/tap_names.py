@@ -55,7 +55,7 @@ def expanded(module: nn.Module, taps: Iterable[str], name: str) -> Iterator[str]
             paths = _stage_paths(module, tap)
             if not paths:
                 why = _why_no_preactivations(module) if tap == "preact_stages" else " (timm's feature_info)"
-                offered = shown_names(tap_names(module))
+                offered = shown_names(sorted(tap_names(module), key=lambda path: path.count(".")))  # outer ones first
                 raise UserError(
                     f"{name} does not say where its {tap} are{why}; name modules of both networks instead: {offered}"
                 )

@@ -297,8 +297,8 @@ class Recipe(Config):
             raise ValueError("a bank is of a teacher; set teacher.model to the one that was banked")
         if self.teacher.train_epochs > 0:
             raise ValueError(
-                "a bank is of a teacher that is trained already; train it first (`understudy train --student MODEL "
-                "--method none`), and set teacher.weights to that run's folder and teacher.train_epochs: 0"
+                "a bank is of a teacher that is trained already: set teacher.train_epochs=0, and teacher.weights to "
+                "what trained it (RUN/teacher of a run, or RUN of `understudy train --student MODEL --method alone`)"
             )
         if self.data.sampling == "balanced":
             raise ValueError(
