@@ -81,6 +81,17 @@ def test_a_method_that_was_typed_can_be_set_up_by_an_override() -> None:
     assert [(config.method.name, config.temperature) for config in found.method] == [("kd", 2)]
 
 
+def test_a_setting_of_another_method_is_not_answered_with_itself() -> None:
+    with pytest.raises(UserError, match=r"method.student_stages +unknown") as refused:
+        recipe_from(with_options(BASE, RecipeOptions(method="kd")), ["method.student_stages=[1]"])
+    assert "did you mean method.student_stages" not in str(refused.value)
+
+
+def test_settings_without_a_method_are_refused_with_both_ways_to_name_one() -> None:
+    with pytest.raises(UserError, match=r"no method's name.*student_stages; give --method NAME too, or .*rows=\["):
+        recipe_from({**BASE, "method": {"student_stages": [1]}})
+
+
 def test_the_recipes_method_keeps_its_settings_where_the_same_one_is_typed() -> None:
     settings = with_options(BASE | {"method": {"name": "kd", "temperature": 9}}, RecipeOptions(method="kd"))
     assert [config.temperature for config in recipe_from(settings).method] == [9]

@@ -67,7 +67,8 @@ def problems_of(error: ValidationError, root: type[BaseModel]) -> list[tuple[str
         path = ".".join(_shortened(str(part)) for part in item["loc"] if not _is_validator_label(part))
         if item["type"] == "nested":
             nested = item["ctx"]["problems"]
-            found += [(f"{path}.{sub}" if sub else path, _or_elsewhere(sub, text, root)) for sub, text in nested]
+            whole = [(f"{path}.{sub}" if sub else path, text) for sub, text in nested]
+            found += [(key, _or_elsewhere(key, text, root)) for key, text in whole]
         elif item["type"] == "extra_forbidden":
             found.append((path, _unknown_key(str(item["loc"][-1]), _fields_at(root, item["loc"][:-1]), root)))
         elif item["type"] == "model_type":
@@ -119,8 +120,12 @@ def _unknown_key(name: str, beside: Sequence[str], root: type[BaseModel]) -> str
 
 
 def _or_elsewhere(path: str, text: str, root: type[BaseModel]) -> str:
-    """What a nested group of settings says of an unknown key, or where else in the whole that name is known."""
-    elsewhere = _ending_in(path.rpartition(".")[2], root) if text.startswith(UNKNOWN) else ""
+    """What a nested group of settings says of an unknown key, or where else in the whole that name is known.
+
+    A key that other methods have at the same place is unknown to this one, and is no answer.
+    """
+    is_elsewhere = text.startswith(UNKNOWN) and path not in _known_keys(root)
+    elsewhere = _ending_in(path.rpartition(".")[2], root) if is_elsewhere else ""
     return f"unknown; did you mean {elsewhere}?" if elsewhere else text
 
 

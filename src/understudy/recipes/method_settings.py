@@ -30,7 +30,10 @@ def method_config(item: Any) -> MethodConfig:
         raise ValueError(f"must be a method's name or a mapping with one, got {item!r}")
     settings = {"name": item} if isinstance(item, str) else dict(item)
     if "name" not in settings:
-        raise ValueError(f"these settings have no name, so no method is meant: {', '.join(map(str, settings))}")
+        raise ValueError(
+            f"no method's name stands beside these settings: {', '.join(map(str, settings))}; give --method NAME too, "
+            "or say them of a row: 'rows=[alone, {name: fitnet, method: {name: fitnet, student_stages: [1]}}]'"
+        )
     name = str(settings.pop("name"))
     if name not in METHODS:
         raise ValueError(f"{name!r} is {unknown_name(name, ['none', *METHODS])}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from understudy.core.tap_shapes import TapShapes
@@ -32,9 +33,12 @@ def refuse_levels_apart(method: Method) -> None:
     if not apart:
         return
     first = apart[0]
-    ours, theirs = _of_one_size(method.context.student, method.context.teacher)
+    ours, theirs = _of_like_sizes(method.context.student, method.context.teacher)
     way_out = (
-        f"set method.student_stages={ours} method.teacher_stages={theirs}" if ours else "name levels of one stride"
+        f"set method.student_stages={ours} method.teacher_stages={theirs} (of a row of a comparison, method: {{name: "
+        f"{method.name}, student_stages: {ours}, teacher_stages: {theirs}}})"
+        if ours
+        else "take another teacher"
     )
     raise UserError(
         f"method {method.name!r}: {first.student} of the student ({_size(first.student_shape)} positions) and "
@@ -48,20 +52,27 @@ def _differ_by_halves(one: TapShape, other: TapShape) -> bool:
     return any((a, b) == (-(-c // factor), -(-d // factor)) and (a, b) != (c, d) for factor in (2, 4, 8, 16))
 
 
-def _of_one_size(student: TapShapes, teacher: TapShapes) -> tuple[list[int], list[int]]:
-    """Numbers of the levels that have one size on both sides; those of a single position tell nothing."""
-    sizes = [_size(teacher[name]) for name in _levels(teacher)]
-    found = [
-        (place, sizes.index(size))
-        for place, size in enumerate(_size(student[name]) for name in _levels(student))
-        if size in sizes and size != "1 x 1"
-    ]
-    return [a for a, _ in found], [b for _, b in found]
+def _of_like_sizes(student: TapShapes, teacher: TapShapes) -> tuple[list[int], list[int]]:
+    """Numbers of the levels that have about as many positions on both sides; those of a single one tell nothing.
+
+    A pyramid over images of a size of its own (SSD's) has none of the other's sizes.
+    """
+    theirs = [_positions(teacher[name]) for name in _levels(teacher)]
+    found: dict[int, int] = {}  # of the student's level by the teacher's
+    for place, count in enumerate(_positions(student[name]) for name in _levels(student)):
+        nearest = min(range(len(theirs)), key=lambda level: abs(math.log(theirs[level] / count)))
+        if count > 1 and theirs[nearest] > 1 and 0.5 < theirs[nearest] / count < 2 and nearest not in found:
+            found[nearest] = place
+    return list(found.values()), list(found)
 
 
 def _levels(shapes: TapShapes) -> Sequence[str]:
     names = [name for name in shapes if name.startswith(_LEVEL)]
     return sorted(names, key=lambda name: int(name.removeprefix(_LEVEL)))
+
+
+def _positions(shape: TapShape) -> int:
+    return (shape.height or 1) * (shape.width or 1)
 
 
 def _size(shape: TapShape) -> str:
