@@ -22,4 +22,4 @@ def test_without_any_like_levels_another_teacher_is_proposed() -> None:
     ours: list[Shape] = [(4, 2, 2), (4, 1, 1)]
     theirs: list[Shape] = [(4, 16, 16), (4, 8, 8)]
     with pytest.raises(UserError, match="levels of other strides; take another teacher"):
-        refuse_levels_apart(method_of("at", stages(student=ours, teacher=theirs)))
+        refuse_levels_apart(method_of("fgfi", stages(student=ours, teacher=theirs)))
