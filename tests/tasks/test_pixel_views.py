@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from understudy import UserError
 from understudy.core.batch import Batch
 from understudy.runs.classifiers import open_classifier
-from understudy.tasks.pixel_views import slid_logits, window_places
+from understudy.tasks import pixel_views
+from understudy.tasks.pixel_views import at_size, classes_at_size, slid_logits, window_places
 from understudy.tasks.segmentation import Segmentation, SegmentationConfig
 
 CPU = torch.device("cpu")
@@ -23,6 +25,16 @@ def network() -> torch.nn.Module:
     return torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 5, stride=2, padding=2), torch.nn.ReLU(), torch.nn.Conv2d(4, 3, 3, padding=1)
     ).requires_grad_(False)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_classes_of_a_huge_image_are_found_a_few_at_a_time(align_corners: bool, monkeypatch: Any) -> None:
+    logits = torch.randn(2, 7, 5, 6, generator=torch.Generator().manual_seed(0))
+    logits[:, 4] = logits[:, 1]  # of two that are alike the first counts
+    expected = at_size(logits, (20, 31), align_corners=align_corners).argmax(dim=1)
+    for most in (2 * 20 * 31 * 3, 1):  # three classes at a time, and one
+        monkeypatch.setattr(pixel_views, "MOST_AT_ONCE", most)
+        assert torch.equal(classes_at_size(logits, (20, 31), align_corners=align_corners), expected)
 
 
 def by_a_plain_loop(look: torch.nn.Module, image: Tensor, window: tuple[int, int], stride: tuple[int, int]) -> Tensor:

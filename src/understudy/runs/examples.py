@@ -16,7 +16,7 @@ from understudy.data.sources.base import rows_of
 from understudy.runs.components import Components
 from understudy.tasks import Segmentation
 from understudy.tasks.base import Predictor
-from understudy.tasks.pixel_views import at_size
+from understudy.tasks.pixel_views import classes_at_size
 from understudy.teachers.base import Teacher
 from understudy.training.trainer import Trainer
 
@@ -59,7 +59,8 @@ def _of(batch: Batch, components: Components, trainer: Trainer) -> Mapping[str, 
     masks = {}
     for name, predict in predictors.items():
         logits = components.task.logits(predict, here)
-        masks[name] = at_size(logits, size).argmax(dim=1)[0].to(torch.uint8).cpu()
+        said = classes_at_size(logits, size, align_corners=components.task.settings.align_corners)
+        masks[name] = said[0].to(torch.uint8).cpu()
     return {"image": (255 * small).round().to(torch.uint8), "truth": truth.to(torch.uint8), **masks}
 
 

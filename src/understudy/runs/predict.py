@@ -19,7 +19,7 @@ from understudy.data.sources.folders import image_files
 from understudy.data.sources.found import BadImages
 from understudy.runs.classifiers import Classifier, open_classifier, open_teachers
 from understudy.runs.folder import RunFolder
-from understudy.tasks.pixel_views import at_size
+from understudy.tasks.pixel_views import classes_at_size
 from understudy.utils.errors import UserError, nearest, shortened_repr
 from understudy.utils.machine import num_cpus
 from understudy.utils.text import plural
@@ -248,7 +248,7 @@ def _answers(
     logits = classifier.logits(torch.stack(stacked)).float()
     masks: list[Tensor | None] = [None] * len(stacked)
     if logits.ndim == 4:
-        said = at_size(logits, stacked[0].shape[1:], align_corners=classifier.align_corners).argmax(dim=1)  # (B,H,W)
+        said = classes_at_size(logits, stacked[0].shape[1:], align_corners=classifier.align_corners)  # (B,H,W)
         counts = torch.stack([one.flatten().bincount(minlength=logits.shape[1]) for one in said])
         probabilities = counts / said[0].numel()
         masks = list(said.to(torch.uint8))

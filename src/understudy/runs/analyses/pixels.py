@@ -12,7 +12,7 @@ from understudy.core.batch import Batch
 from understudy.runs.analyses.base import Analysis, Found, Piece, register_analysis
 from understudy.runs.analyses.opened import TEACHER, Opened
 from understudy.tasks.iou import class_counts, class_iou
-from understudy.tasks.pixel_views import at_size
+from understudy.tasks.pixel_views import classes_at_size
 
 __all__ = ["PIXELS"]
 
@@ -62,7 +62,7 @@ def _looked(opened: Opened, row: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]
         said = []
         for name in (row, TEACHER):
             logits = settings.seen(partial(opened.dense_logits, name), batch.images.to(opened.device))
-            said.append(at_size(logits, batch.targets.shape[1:], align_corners=settings.align_corners).argmax(dim=1))
+            said.append(classes_at_size(logits, batch.targets.shape[1:], align_corners=settings.align_corners))
         for parts in zip(*(torch.split(one.cpu(), 1) for one in (*said, _labels(batch))), strict=True):
             yield parts[0], parts[1], parts[2]
 
