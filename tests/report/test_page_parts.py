@@ -102,7 +102,7 @@ def test_one_row_has_one_sentence_and_its_bar_is_of_images_where_there_is_one_se
     [
         ("cifar:resnet8", "IMAGES... ", "load_student('R')"),
         ("net.py:Small", "IMAGES... --allow-code", "load_student('R', allow_code=True)"),
-        ("Small", "IMAGES... --module MODULE.PATH:FACTORY --allow-code", "load_student('R', module=Small(...))"),
+        ("Small", "IMAGES... --module FILE.py:CLASS --allow-code", "load_student('R', module=Small(...))"),
     ],
 )
 def test_what_to_do_with_a_student_of_own_code_says_what_runs_that_code(

@@ -142,7 +142,7 @@ def test_what_distill_made_is_evaluated_and_exported_with_a_network_built_alike(
     us.distill(None, Net(3), train=images, val=images, classes=list(CLASSES), **quick)
     alike = ("--module", "nets_for_export:Net", "--allow-code")
     for command in (("evaluate", "made"), ("export", "made", "--torchscript", "a.pt")):
-        assert "--module MODULE.PATH:FACTORY --allow-code here, module=... in Python" in refused(*command)
+        assert "--module FILE.py:CLASS --allow-code here, module=... in Python" in refused(*command)
     assert "name images: --data FOLDER" in refused("evaluate", "made", *alike)
     photos = run.parent / "photos"
     assert "photos, all of it (24 images)   top-1" in done("evaluate", "made", "--data", photos, *alike)

@@ -36,8 +36,8 @@ AllowCode = Annotated[
 ModuleOption = Annotated[
     str | None,
     typer.Option(
-        metavar="MODULE.PATH:FACTORY",
-        help="Of a run of understudy.distill: what builds its student (with --allow-code).",
+        metavar="FILE.py:CLASS",
+        help="What builds the student, of a run of understudy.distill or whose code has moved (with --allow-code).",
     ),
 ]
 

@@ -52,7 +52,10 @@ def _home(source: str, factory_name: str) -> ModuleType:
         return importlib.import_module(source)
     file = given_path(source, what="model")
     if not file.is_file():
-        raise UserError(f"model '{source}:{factory_name}': there is no file {source} in {Path.cwd()}")
+        raise UserError(
+            f"model '{source}:{factory_name}': there is no file {source} in {Path.cwd()}; of a trained student "
+            f"--module FOLDER/{file.name}:{factory_name} says where it lies now"
+        )
     return module_of_file(file)
 
 

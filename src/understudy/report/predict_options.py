@@ -27,5 +27,5 @@ def code_options(model: str) -> tuple[str, str]:
 
     source, colon, _ = model.partition(":")
     if not colon:
-        return " --module MODULE.PATH:FACTORY --allow-code", f", module={re.sub(r'[^A-Za-z0-9_.]', '', model)}(...)"
+        return " --module FILE.py:CLASS --allow-code", f", module={re.sub(r'[^A-Za-z0-9_.]', '', model)}(...)"
     return ("", "") if source in NAMED_SOURCES else (" --allow-code", ", allow_code=True")

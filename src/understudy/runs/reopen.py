@@ -101,7 +101,7 @@ def _network_in(
     if row is None or (made_by_python(run) and module is None):
         raise UserError(
             f"{run.path} was made by understudy.distill from objects in Python; give a network that is built like its "
-            "student: --module MODULE.PATH:FACTORY --allow-code here, module=... in Python"
+            "student: --module FILE.py:CLASS --allow-code here, module=... in Python"
         )
     if module is None and any(config.method.deploys_more() for config in row.method):
         module = _deployed_form(run, row, allow_code=allow_code)
