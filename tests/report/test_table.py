@@ -43,6 +43,14 @@ def test_table_says_on_what_the_best_epoch_was_chosen(table):
     assert any("best epoch was chosen on the same 450 validation images (held out by seed 0)" in n for n in table.notes)
 
 
+def test_intervals_over_few_seeds_are_said_to_be_narrow():
+    rows, apart = {"alone": 90.0, "kd": 92.0}, {("kd", "alone"): (2.0, 0.5, 3.5)}
+    said = "3 seeds show little of how far seeds spread, so these are on the narrow side (--seeds 5)"
+    assert any(said in note for note in comparison_table(results_with(rows, apart)).notes)
+    for unlike in (results_with(rows), results_with(rows, apart, seeds=1), results_with(rows, apart, seeds=5)):
+        assert not any("narrow" in note for note in comparison_table(unlike).notes)
+
+
 def test_table_has_a_test_column_where_the_test_split_was_read(tmp_path):
     run = read_run(write_run(tmp_path, has_test=True))
 

@@ -61,6 +61,7 @@ class Table:
 
 
 BESIDE = {"ap": ("ap50", "ap75")}  # metrics that papers quote beside a headline, and so does the table
+ENOUGH_SEEDS = 5  # from which on intervals are told without a warning of their own
 
 
 def _columns(metric: Metric, epoch: str, beside: Sequence[Metric]) -> tuple[Column, ...]:
@@ -172,6 +173,11 @@ def _notes(results: Results) -> Iterator[str]:
         yield (
             "Task loss and KL to the teacher are one yardstick for every row: measured on training batches in the "
             "last epoch, in nats; the KL at T = 4, for rows that never saw it too."
+        )
+    if any(1 < comparison.num_seeds < ENOUGH_SEEDS for comparison in results.comparisons):
+        yield (
+            f"Intervals draw images and seeds anew; {len(results.seeds)} seeds show little of how far seeds spread, so "
+            f"these are on the narrow side (--seeds {ENOUGH_SEEDS})."
         )
     if results.published:
         yield published_sentence(results)
