@@ -289,6 +289,11 @@ def test_a_recipe_that_is_not_there_gets_the_way_out(name: str, text: str) -> No
     [
         ("epochs", "'epochs' is no override; write key=value, such as update.lr=0.01"),
         ("=3", "'=3' is no override"),
+        (
+            "student.kwargs={width:0.25}",
+            "the value of student.kwargs: {width:0.25} has no space after its colon; write {width: 0.25}",
+        ),
+        ("student.kwargs={a: [{width:0.25}]}", "has no space after its colon"),
         ("epochs=[", "the value of epochs is no YAML"),
         ("epochs=0", "epochs   input should be greater than or equal to 1, got 0"),
         ("dta.root=x", "dta   unknown; did you mean data?"),

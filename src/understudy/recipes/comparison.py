@@ -47,7 +47,9 @@ def rows_of(recipe: Recipe) -> list[Variant]:
         names = [row.name.casefold() for row in rows]  # they are folders, and some disks do not tell A from a
         doubled = [row.name for row in rows if names.count(row.name.casefold()) > 1]
         if doubled:
-            raise UserError(f"rows names {doubled[0]!r} twice")
+            raise UserError(
+                f"rows names {doubled[0]!r} twice; one that differs has a name of its own: {{name: NAME, method: ...}}"
+            )
         return rows
     update = update_of_row(recipe.update, distils=bool(recipe.method))
     name = row_name_of(recipe.method, row_suffix(recipe.update, distils=bool(recipe.method)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from itertools import takewhile
@@ -93,8 +94,28 @@ def opening_comment(name: str) -> list[str]:
 
 
 def parsed_yaml(text: str, *, what: str) -> Any:
-    """Plain values from YAML."""
-    return plain_yaml(text, what=what)
+    """Plain values from YAML.
+
+    Raises:
+        UserError: no YAML, or {width:0.25}, which YAML takes for a key 'width:0.25' without a value; timm's networks
+            pass over such an argument, and another network than the one asked for would be trained.
+    """
+    found = plain_yaml(text, what=what)
+    if key := next(_keys_with_their_value(found), None):
+        name, _, value = key.partition(":")
+        raise UserError(f"{what}: {{{key}}} has no space after its colon; write {{{name}: {value}}}")
+    return found
+
+
+def _keys_with_their_value(value: Any) -> Iterator[str]:
+    """Keys such as width:0.25 that stand for nothing, at any depth."""
+    if isinstance(value, Mapping):
+        yield from (key for key, of in value.items() if of is None and re.fullmatch(r"[A-Za-z_]\w*:\S+", str(key)))
+        for of in value.values():
+            yield from _keys_with_their_value(of)
+    elif isinstance(value, list):
+        for of in value:
+            yield from _keys_with_their_value(of)
 
 
 def _read(name_or_file: str, seen: tuple[str, ...], known: dict[str, dict[str, Any]]) -> dict[str, Any]:
