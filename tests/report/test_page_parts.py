@@ -13,10 +13,13 @@ from understudy.report import Results, read_results, read_run, write_report
 from understudy.report.cautions import cautions
 from understudy.report.class_numbers import class_table
 from understudy.report.figures import Lacking, Plot, all_figures
+from understudy.report.figures.differences import difference_plot
 from understudy.report.figures.style import looks, new_figure
 from understudy.report.images import disagreements, unlearnt
+from understudy.report.page import _with_code
 from understudy.report.page_table import cost_table, page_table
 from understudy.report.row_settings import row_settings
+from understudy.report.run_data import RunData
 from understudy.report.run_page import run_page
 from understudy.report.verdict import verdict
 
@@ -115,6 +118,22 @@ def test_what_to_do_with_a_student_of_own_code_says_what_runs_that_code(
     said = "\n".join(run_page(run).next_commands)
     assert f"understudy predict R {command}" in said
     assert python in said
+
+
+def test_what_is_lacking_sets_commands_as_code_and_escapes_the_rest(full_run: Path) -> None:
+    page = write_report(full_run, full_run / "code.html").read_text()
+    assert "<code>--probes momenta,losses,projector</code>" in page
+    assert _with_code("`a` <b>") == "<code>a</code> &lt;b&gt;"
+
+
+def test_leads_over_other_rows_are_not_said_to_be_over_the_student_alone() -> None:
+    rows, apart = {"alone": 90.0, "kd": 92.0, "kd+dot": 91.0}, {("kd", "alone"): (2.0, 0.5, 3.5)}
+    lone = difference_plot(RunData(Path("R"), results_with(rows, apart)))
+    both = difference_plot(RunData(Path("R"), results_with(rows, {**apart, ("kd+dot", "kd"): (-1.0, -2.0, -0.5)})))
+    assert "over images and 3 seeds" in lone.reading
+    assert "or from the row after 'over'" in both.reading
+    assert "'over'" not in lone.reading
+    assert "ahead of alone or the row named" in both.figure.axes[0].get_xlabel()
 
 
 def test_rows_that_differ_in_more_than_their_method_are_told() -> None:

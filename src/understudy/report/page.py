@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -50,8 +51,16 @@ def rendered(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["with_code"] = _with_code
     style, script = _part("page.css"), _part("page.js")
     return environment.get_template(template).render(style=style, script=script, script_hash=_hash_of(script), **values)
+
+
+def _with_code(text: str) -> str:
+    """Text, escaped, in which `words` between backticks are set as code."""
+    from markupsafe import Markup, escape  # jinja2's own
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _render(run: RunData) -> str:

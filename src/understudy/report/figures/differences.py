@@ -40,10 +40,14 @@ def difference_plot(run: RunData) -> Plot | None:
     hover_points(axes, [c.difference for c in found], list(range(len(found))), told)
     names = [c.row if c.against == ALONE else f"{c.row} over {c.against}" for c in found]
     against = "the student alone" if over_alone else "the other row"
-    finish_rows(axes, names, f"{_gained(results.metric, against)}, on {images_of(results)}")
+    is_mixed = 0 < len(over_alone) < len(found)
+    held_to = "alone or the row named" if is_mixed else against
+    finish_rows(axes, names, f"{_gained(results.metric, held_to)}, on {images_of(results)}")
     many = "; with many rows the best of them is a little lucky, and no interval here makes up for that"
     reading = f"A bar that touches the line at zero (hollow mark) is a row that cannot be told from {against}"
-    text = f"{reading}; bars are 95 % intervals{many if len(found) > 2 else ''}."
+    reading += ", or from the row after 'over'" if is_mixed else ""
+    over = f"images and {len(results.seeds)} seeds" if len(results.seeds) > 1 else "images, with one seed"
+    text = f"{reading}; bars are 95 % intervals over {over}{many if len(found) > 2 else ''}."
     sentences = [row_sentence(results, row) for row in results.rows if row.name != ALONE] + pair_sentences(results)
     if (cost := cost_sentence(results, run.timing)) is not None:
         sentences.append(cost)
