@@ -261,7 +261,18 @@ RIVALS = [
     *row_by_row("Streamlined KD's README", "cifar100", "skd_streamlined", {"resnet32x4-resnet8x4": "78.33"}),
 ]
 
+# --- Li et al., "Curriculum Temperature for Knowledge Distillation", AAAI 2023, as its README has it ------------------
+
+CTKD = row_by_row("CTKD, its README", "cifar100", "ctkd", {
+    "resnet56-resnet20": "71.19",
+    "resnet110-resnet32": "73.52",
+    "resnet110-resnet20": "70.99",
+    "wrn_40_2-wrn_16_2": "75.45",
+    "wrn_40_2-wrn_40_1": "73.93",
+    "vgg13-vgg8": "73.52",
+})  # fmt: skip
+
 CELLS = [
     *DOT_3A, *DOT_3B, *DOT_3C, *DOT_6, *DOT_7, *DOT_8, *DOT_VARIED, *DIST_2, *DIST_3, *DIST_4, *DIST_VARIED,
-    *DIST_CIFAR, *PROJECTOR_4, *PROJECTOR_5, *PROJECTOR_6, *PROJECTOR_VARIED, *DKD, *CRD_TEACHERS, *RIVALS,
+    *DIST_CIFAR, *PROJECTOR_4, *PROJECTOR_5, *PROJECTOR_6, *PROJECTOR_VARIED, *DKD, *CTKD, *CRD_TEACHERS, *RIVALS,
 ]  # fmt: skip

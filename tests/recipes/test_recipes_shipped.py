@@ -156,6 +156,14 @@ def test_a_pair_is_of_the_networks_that_its_name_says_and_a_row_of_the_method_th
         assert methods == ([] if folder in ("alone", "teachers", "ab", "fsp") else [folder.split("-")[0]]), name
 
 
+def test_deepkd_moves_the_task_as_its_code_does_and_masks_nothing() -> None:
+    for name in names_of("cifar100"):
+        if name.split("/")[1].endswith("-deepkd"):
+            update, settings = shipped(name).update.model_dump(), shipped(name).method[0].model_dump()
+            assert update["delta_task"] == update["delta_target"] < 0, name
+            assert settings.get("mask", "none") == "none", name
+
+
 def test_kd_on_cifar100_is_a_tenth_of_the_task_and_nine_of_the_teacher_at_temperature_4() -> None:
     for name in names_of("cifar100"):
         if name.split("/")[1] in ("kd", "kd-dot", "kd-randaugment"):

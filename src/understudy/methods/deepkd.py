@@ -93,7 +93,8 @@ class DeepKD(Method, name="deepkd"):
     classes beside the label's that the teacher finds likeliest. `split: kd` adds TCKD + (1 - p_t) NCKD, which without a
     mask is KD; `split: dkd` adds alpha TCKD + beta NCKD over 20 warm-up epochs. With the update deepkd (deepkd+deepkd)
     each part has a momentum of its own, as the task loss has; the mask alone works under any update. Weights are the
-    authors' on CIFAR-100: task 0.5 and 1 for both parts, with split dkd 1, alpha 1, beta 8; T 4, on ImageNet 1.
+    authors' for resnet32x4-resnet8x4 on CIFAR-100: task 0.5 (0.1 for most pairs) and 1 for both parts, with split dkd
+    1, alpha 1, beta 8; T 4, on ImageNet 1.
 
     The mask begins at 5 % of the classes (at least 2) and grows in a straight line, by whole epochs, until the last
     epoch compares all. It follows the teacher's logits and is laid on both sides.
@@ -147,7 +148,7 @@ class DeepKD(Method, name="deepkd"):
     streams = MappingProxyType({"tckd": "target", "nckd": "non_target"})
     min_classes = 3  # with two classes there is one other class, and NCKD is identically 0
     default_loss = LossWeights(
-        task=0.5, distill=1.0, source="DeepKD configs/cifar100/ours/kd: CE 0.5; its KD_WEIGHT is on neither part"
+        task=0.5, distill=1.0, source="DeepKD's resnet32x4_resnet8x4.yaml: CE 0.5; its KD_WEIGHT is on neither part"
     )
 
     def __init__(self, config: Any, context: Context) -> None:
