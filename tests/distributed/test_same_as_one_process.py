@@ -25,7 +25,8 @@ INDEPENDENT = sorted(name for name in OF_IMAGES if METHODS[name].rows == "indepe
 def cases(names: list[str]) -> list[Any]:
     return [
         pytest.param(name, update, marks=() if name in REPRESENTATIVES else pytest.mark.slow, id=f"{name}-{update}")
-        for name, update in product(names, ("joint", "dot"))
+        for name, update in product(names, ("joint", "dot", "deepkd"))
+        if update != "deepkd" or METHODS[name].streams
     ]
 
 
