@@ -14,8 +14,12 @@ from understudy.methods.dist_rank import DISTRank
 from understudy.methods.logit_std import LogitStandardisation
 from understudy.methods.nkd import NKD
 from understudy.methods.pad import PAD
+from understudy.methods.rld import RLD
+from understudy.methods.skd_streamlined import StreamlinedKD
 from understudy.methods.spherical import Spherical
 from understudy.methods.tfkd import TeacherFreeKD
+from understudy.methods.ttm import TTM
+from understudy.methods.wttm import WTTM
 from understudy.utils.errors import UserError
 
 TEACHER_FREE = ("uskd", "uskd_paper", "tfkd", "tfkd_smoothing")
@@ -105,6 +109,10 @@ def test_defaults_say_where_they_come_from(method: type[Method]) -> None:
         (Spherical, "independent"),
         (LogitStandardisation, "independent"),
         (TeacherFreeKD, "independent"),
+        (TTM, "independent"),
+        (WTTM, "independent"),
+        (RLD, "independent"),
+        (StreamlinedKD, "related"),
         (PAD, "related"),
         (DISTKL, "related"),
         (DISTRank, "related"),

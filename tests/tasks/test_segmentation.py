@@ -173,6 +173,9 @@ MAPS = {"student_stages": ("last",), "teacher_stages": ("last",)}
         methods.KD.Config(temperature=1.0),
         methods.DKD.Config(),
         methods.NKD.Config(),
+        methods.WTTM.Config(),
+        methods.RLD.Config(),
+        methods.StreamlinedKD.Config(rows="local", group_size=64),
         methods.CWD.Config(student_stages=("output.logits",), teacher_stages=("output.logits",)),
         methods.IFVD.Config(**MAPS),
         methods.Projector.Config(kl_weight=0, student_tap="last", teacher_tap="last"),
@@ -180,7 +183,7 @@ MAPS = {"student_stages": ("last",), "teacher_stages": ("last",)}
         methods.AT.Config(**MAPS),
         methods.FitNet.Config(**MAPS),
     ],
-    ids=["kd", "dkd", "nkd", "cwd", "ifvd", "projector", "dist", "at", "fitnet"],
+    ids=["kd", "dkd", "nkd", "wttm", "rld", "skd_streamlined", "cwd", "ifvd", "projector", "dist", "at", "fitnet"],
 )
 def test_methods_on_pixels_and_on_maps_take_a_step(config: methods.MethodConfig) -> None:
     student, teacher = student_with(config)
