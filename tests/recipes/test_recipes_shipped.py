@@ -87,8 +87,8 @@ def test_tiny_imagenet_images_are_turned_and_mirrored_and_neither_cropped_nor_re
 
 SLOW_STARTERS = ("mobilenetv2", "shufflenetv1", "shufflenetv2")  # on CIFAR-100 from a rate of 0.01
 DELTAS = {"kd": 0.075, "crd": 0.05, "dkd": 0.05}
-# Runs of their own length: the first of two, and PAD's second; and of their own rate.
-OWN_PROTOCOL = ("ab-start", "fsp-start", "ft-paraphraser", "sskd-head", "pad", "skd_streamlined")
+# Runs of their own length: the first of two, and PAD's second; and of their own rate: MLLD's and Streamlined KD's.
+OWN_PROTOCOL = ("ab-start", "fsp-start", "ft-paraphraser", "sskd-head", "pad", "mlld", "skd_streamlined")
 
 
 def names_of(data: str, *, without: Sequence[str] = ()) -> list[str]:
@@ -208,6 +208,8 @@ def test_dkd_on_cifar100_has_the_pairs_own_beta() -> None:
         ("cifar100/reviewkd/resnet32x4-resnet8x4", {"weight": 5}),
         ("imagenet/reviewkd/resnet50-mobilenetv1", {"weight": 8, "warmup_epochs": 1}),
         ("imagenet/reviewkd/resnet34-resnet18", {"weight": 1, "warmup_epochs": 1}),
+        ("cifar100/cat_kd/resnet32x4-resnet8x4", {"weight": 15, "normalise": False, "resolution": 2}),
+        ("cifar100/cat_kd/resnet32x4-shufflenetv1", {"weight": 600, "normalise": True, "resolution": 4}),
         ("cifar100/dist/resnet56-resnet20", {"tau": 4}),
         ("cifar100/ttm/vgg13-vgg8", {"gamma": 0.1, "weight": 45}),
         ("cifar100/wttm/vgg13-vgg8", {"gamma": 0.2, "weight": 4}),
@@ -225,6 +227,16 @@ def test_dkd_on_cifar100_has_the_pairs_own_beta() -> None:
 def test_a_method_has_the_pairs_own_weights(name: str, settings: dict[str, object]) -> None:
     found = shipped(name).method[0].model_dump()
     assert {key: found[key] for key in settings} == settings
+
+
+def test_mlld_is_under_the_rate_and_length_of_its_files() -> None:
+    rates = {"shufflenetv1": {0.01, 0.0025}, "shufflenetv2": {0.01}, "mobilenetv2": {0.0025}}
+    for name in names_of("cifar100"):
+        if "/mlld/" in name:
+            found, student = shipped(name), name.rpartition("-")[2]
+            assert found.update.lr in rates.get(student, {0.025}), name
+            assert found.epochs == (480 if student in rates else 240), name
+            assert (found.data.copies, rows_of(found)[0].task_weight) == ("pairs", 0.1), name
 
 
 # --- DIST -------------------------------------------------------------------------------------------------------------
@@ -372,8 +384,8 @@ def test_every_teacher_of_the_tables_that_is_a_file_has_a_recipe_that_trains_it(
         trained = shipped(f"{data}/teachers/{file}")
         assert (trained.student.model, trained.teacher, trained.method) == (teacher.model, None, ())
         own = {"batch_size": trained.data.batch_size} if is_dense else {"drop_last": False}
-        assert trained.data == shipped(name).data.model_copy(update={"copies": "none", "augment": trained.data.augment,
-                                                                     **own})  # fmt: skip
+        own |= {"copies": "none", "second_augment": None, "augment": trained.data.augment}
+        assert trained.data == shipped(name).data.model_copy(update=own)
         expected = teacher.expected if is_dense else teacher.expected_top1
         headline = "ap" if "/coco/" in name else "miou" if is_dense else "top1"
         reached = {published.scores[headline] for published in trained.published}

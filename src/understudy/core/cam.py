@@ -45,8 +45,8 @@ def averaged_map(module: nn.Module, prepared: Tensor, *, name: str) -> tuple[str
     if classifier is None or not found:
         raise UserError(
             f"{name} has no 'cam' (class activation map): what its classifier takes is no map's mean (but a class "
-            "token, or what a norm or a wider layer makes of the mean); take a network that averages its last map, "
-            "such as a ResNet, or a method on stages or logits"
+            "token, what a norm or a wider layer makes of the mean, or a map of a single place); take a network that "
+            "averages its last map, such as a ResNet, larger images, or a method on stages or logits"
         )
     return max(found)[2], classifier
 

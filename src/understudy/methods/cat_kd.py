@@ -54,7 +54,8 @@ class CATKD(Method, name="cat_kd"):
     resolution x resolution: what the classifier's weights give at each place of the map whose mean it takes. The
     gradient reaches the student's features and its classifier. Task weight 1; the authors' 400 is their code's default,
     beside it they take another for each pair: 15 without normalising for resnet32x4-resnet8x4, 600 at resolution 4 for
-    resnet32x4-shufflenetv1 (the shipped recipes cifar100/cat_kd). Sizes may differ; classes may not.
+    resnet32x4-shufflenetv1 (the shipped recipes cifar100/cat_kd), and ask for one under which the weighted loss is 1 to
+    50 after the first epoch. Sizes may differ; classes may not.
 
     Which map that is, is found in a pass: both networks have to average a map and classify the mean (ResNets, VGG,
     MobileNetV2, ShuffleNets, Swin); ViTs with a class token and ConvNeXts do not, and are refused.

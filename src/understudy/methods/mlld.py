@@ -107,8 +107,8 @@ class MLLD(Method, name="mlld"):
     temperatures and pairs, means over rows or classes. Rows are related. It needs `data.copies: pairs`, of which
     `data.second_augment` makes the second view a strong one (the authors' RandAugment(2, 10) after crop and flip);
     rivals do not see such views, and part of what it gains is theirs. Weights and temperatures are the authors' on
-    CIFAR-100; they train with a rate of 0.025 (MobileNetV2, ShuffleNets: 0.01), for 240 epochs or, between
-    architectures, 480 (the shipped recipes cifar100/mlld).
+    CIFAR-100; they train with a rate of 0.025 for 240 epochs or, between architectures, of 0.01 or 0.0025
+    for 480 (the shipped recipes cifar100/mlld).
 
     Differs from: nothing in value from the released code (golden mlld), which made the paper's numbers and slips in
     three places. What is meant to choose unsure rows and rare classes multiplies means over all of them, and so only
