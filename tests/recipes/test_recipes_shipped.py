@@ -87,8 +87,8 @@ def test_tiny_imagenet_images_are_turned_and_mirrored_and_neither_cropped_nor_re
 
 SLOW_STARTERS = ("mobilenetv2", "shufflenetv1", "shufflenetv2")  # on CIFAR-100 from a rate of 0.01
 DELTAS = {"kd": 0.075, "crd": 0.05, "dkd": 0.05}
-# Runs of their own length: the first of two, and PAD's second; and of their own rate: MLLD's and Streamlined KD's.
-OWN_PROTOCOL = ("ab-start", "fsp-start", "ft-paraphraser", "sskd-head", "pad", "mlld", "skd_streamlined")
+# Runs of their own length or rate: the first of two, PAD's second, and those of MLLD, OFA and Streamlined KD.
+OWN_PROTOCOL = ("ab-start", "fsp-start", "ft-paraphraser", "sskd-head", "pad", "mlld", "ofa", "skd_streamlined")
 
 
 def names_of(data: str, *, without: Sequence[str] = ()) -> list[str]:
@@ -146,7 +146,7 @@ def test_delta_is_that_of_the_method_and_the_data() -> None:
 
 
 def test_a_pair_is_of_the_networks_that_its_name_says_and_a_row_of_the_method_that_its_folder_says() -> None:
-    for name in names_of("cifar100"):
+    for name in names_of("cifar100", without=("ofa",)):  # whose networks are of ImageNet
         found = shipped(name)
         _, folder, pair = name.split("/")
         teacher, _, student = pair.rpartition("-")
@@ -237,6 +237,15 @@ def test_mlld_is_under_the_rate_and_length_of_its_files() -> None:
             assert found.update.lr in rates.get(student, {0.025}), name
             assert found.epochs == (480 if student in rates else 240), name
             assert (found.data.copies, rows_of(found)[0].task_weight) == ("pairs", 0.1), name
+
+
+def test_ofa_is_the_authors_configurations() -> None:
+    imagenet, cifar = (shipped(name) for name in ("imagenet/ofa/deit_tiny-resnet18", "cifar100/ofa/swin_tiny-resnet18"))
+    assert [found.method[0].model_dump()["epsilon"] for found in (imagenet, cifar)] == [1.5, 1]
+    assert protocol(imagenet) == (512, 100, (30, 60, 90), 1e-4)
+    assert (imagenet.update.lr, imagenet.label_smoothing, imagenet.data.image_size) == (0.1, 0.1, 224)
+    assert (cifar.update.lr, cifar.update.weight_decay, cifar.epochs, cifar.data.batch_size) == (0.05, 2e-3, 300, 128)
+    assert (cifar.schedule.min_lr, cifar.schedule.warmup_epochs, cifar.label_smoothing) == (1e-3, 3, 0.1)
 
 
 # --- DIST -------------------------------------------------------------------------------------------------------------
@@ -376,8 +385,8 @@ def test_torchdistill_weighs_kd_and_places_at_in_its_own_way() -> None:
 def test_every_teacher_of_the_tables_that_is_a_file_has_a_recipe_that_trains_it() -> None:
     for name in recipe_names():
         teacher = shipped(name).teacher
-        if teacher is None or not (teacher.weights or "").startswith("weights/") or "/deit-" in name:
-            continue  # deit-: of no table
+        if teacher is None or not (teacher.weights or "").startswith("weights/") or "/deit-" in name or "/ofa/" in name:
+            continue  # deit-: of no table; ofa: its teacher was trained on ImageNet first
         data = (shipped(name).origin.data or "").removeprefix("classification/")  # of a sweep: what it sweeps
         is_dense = shipped(name).task != "classification"
         file = Path(str(teacher.weights)).stem if is_dense else teacher.model.removeprefix("cifar:")
