@@ -184,3 +184,10 @@ def test_an_interval_of_ones_and_zeros_is_a_hundredth_of_that_of_booleans():
     shares, numbers = paired_bootstrap(a, b), paired_bootstrap(a.astype(float), b.astype(float))
 
     assert (shares.low, shares.high) == pytest.approx((100 * numbers.low, 100 * numbers.high))
+
+
+def test_booleans_beside_numbers_are_numbers() -> None:
+    right, scores = np.array([[True, False, True, False]]), np.array([[0.25, 0.25, 0.5, 0.0]])
+    found = paired_bootstrap(right, scores)
+    assert found == paired_bootstrap(right.astype(float), scores)
+    assert found.difference == pytest.approx(0.25)

@@ -34,3 +34,16 @@ def test_a_row_beside_itself_differs_by_nothing_since_draws_are_alike() -> None:
 def test_rows_of_other_draws_are_refused() -> None:
     with pytest.raises(UserError, match="two rows on the same images"):
         paired_statistic_bootstrap(shares(0), shares(1, resamples=50))
+
+
+@pytest.mark.parametrize("resamples", [1, 100, 150])
+def test_there_are_as_many_resamples_as_were_asked_for(resamples: int) -> None:
+    assert shares(0, resamples=resamples).points.shape == (resamples, 2)
+
+
+def test_seeds_are_not_drawn_by_the_numbers_that_drew_the_images() -> None:
+    """Four images and four seeds, the score under a seed is how often the image of its number was drawn."""
+    (drawn,) = resampled(lambda weights: weights[..., None].astype(np.float64), 4)
+    nothing = Resampled(0 * drawn.once, 0 * drawn.points, 4)
+    found = paired_statistic_bootstrap(drawn, nothing)
+    assert found.low < 1  # of one and the same draw the mean of squares, which is never below 1

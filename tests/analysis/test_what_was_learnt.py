@@ -24,6 +24,7 @@ from understudy.analysis import (
     random_direction,
     relations,
 )
+from understudy.analysis.calibration import reliability
 from understudy.methods.dist import dist_loss
 from understudy.utils.errors import UserError
 
@@ -56,6 +57,21 @@ class TestCalibration:
         found = calibration(said, np.array([0, 0, 0, 1]))
         assert (found.error, found.largest) == (0.0, 0.0)
         assert np.nansum(found.accuracy) == 75.0
+
+    def test_a_confidence_on_a_bound_belongs_to_the_bin_below_and_the_largest_gap_is_that_of_a_bin(self) -> None:
+        sure, right = np.array([0.0, 0.25, 0.25, 0.5, 0.75, 1.0]), np.array([0, 0, 1, 1, 1, 0], dtype=bool)
+        found = reliability(sure, right, sure, num_bins=4)
+        assert found.counts.tolist() == [3, 1, 1, 1]
+        assert found.confidence.tolist() == pytest.approx([100 / 6, 50, 75, 100])
+        assert found.accuracy.tolist() == pytest.approx([100 / 3, 100, 100, 0])
+        assert found.largest == pytest.approx(100)
+        assert found.error == pytest.approx((50 + 50 + 25 + 100) / 6)
+
+    def test_a_single_row_that_is_no_probability_is_refused(self, logits: Tensor, labels: Tensor) -> None:
+        rows = logits.softmax(1).clone()
+        rows[3] *= 0.9
+        with pytest.raises(UserError, match="take the softmax"):
+            calibration(rows, labels)
 
     def test_logits_are_refused_with_the_way_out(self, logits: Tensor, labels: Tensor) -> None:
         with pytest.raises(UserError, match="take the softmax"):

@@ -163,3 +163,15 @@ def test_reentrant_checkpoints_which_hide_parameters_are_refused(first: int) -> 
     before = network[0].weight.detach().clone()
     optimizer.step()
     assert not torch.equal(network[0].weight, before)
+
+
+def test_only_a_rate_may_be_below_zero_by_rounding() -> None:
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = DOT([parameter], lr=0.1)
+    optimizer.param_groups[0]["lr"] = -1e-13  # where a scheduler lets it run out
+    optimizer.backward(task=parameter.sum())
+    optimizer.step()
+    optimizer.param_groups[0]["weight_decay"] = -1e-13
+    optimizer.backward(task=parameter.sum())
+    with pytest.raises(UserError, match=r"parameter group 0 at this step: weight_decay must be a finite number of 0"):
+        optimizer.step()
