@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from understudy.core.batch import Losses
 from understudy.core.config import Config
 from understudy.optim.parameter_groups import layer_lr_shares, parameter_groups
+from understudy.optim.schedule import initial_lr_of, scale_lr_
 from understudy.utils.errors import UserError
 from understudy.utils.installed import register
 
@@ -22,10 +23,8 @@ __all__ = [
     "Optimizer",
     "Update",
     "UpdateConfig",
-    "initial_lr_of",
     "one_of",
     "row_suffix",
-    "scale_lr_",
     "update_names",
     "update_of_row",
     "word_in_row",
@@ -274,25 +273,6 @@ def one_of(names: Iterable[str]) -> str:
     """The names as a choice in words: "a, b or c"."""
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last
-
-
-def initial_lr_of(optimizer: torch.optim.Optimizer) -> float:
-    """The first group's learning rate as it was before any `scale_lr_`."""
-    group = optimizer.param_groups[0]
-    return float(group.get("initial_lr", group["lr"]))
-
-
-def scale_lr_(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's learning rate to `factor` times the one it had at the first call (`initial_lr`).
-
-    One that is a tensor stays the same tensor.
-    """
-    for group in optimizer.param_groups:
-        lr = factor * group.setdefault("initial_lr", group["lr"])
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr
 
 
 def row_suffix(update: UpdateConfig, *, distils: bool) -> str:

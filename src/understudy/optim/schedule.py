@@ -6,12 +6,14 @@ import math
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor
 
 from understudy.core.config import Config
 from understudy.utils.errors import UserError
 
-__all__ = ["Schedule", "lr_factor"]
+__all__ = ["Schedule", "initial_lr_of", "lr_factor", "scale_lr_"]
 
 FALLING = ("cosine", "poly")  # these have an end to fall to
 
@@ -164,3 +166,22 @@ def _course(schedule: Schedule, epoch: float, epochs: int, lr: float) -> float:
     if schedule.name == "cosine":
         return lowest + 0.5 * (1 - lowest) * (1 + math.cos(math.pi * progress))
     return float(lowest + (1 - lowest) * (1 - progress) ** schedule.power)
+
+
+def initial_lr_of(optimizer: torch.optim.Optimizer) -> float:
+    """The first group's learning rate as it was before any `scale_lr_`."""
+    group = optimizer.param_groups[0]
+    return float(group.get("initial_lr", group["lr"]))
+
+
+def scale_lr_(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's learning rate to `factor` times the one it had at the first call (`initial_lr`).
+
+    One that is a tensor stays the same tensor.
+    """
+    for group in optimizer.param_groups:
+        lr = factor * group.setdefault("initial_lr", group["lr"])
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
