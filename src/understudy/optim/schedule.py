@@ -1,4 +1,4 @@
-"""How the learning rate moves through a run: a pure function of the epoch, with the values of timm's schedulers."""
+"""How the learning rate moves through a run, with the values of timm's schedulers, and how optimizers are set to it."""
 
 from __future__ import annotations
 
