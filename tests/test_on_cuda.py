@@ -12,6 +12,7 @@ import torch
 from helpers.engine import batches, run_recipe, small_teacher, spec_of, tiny_recipe
 from helpers.states import differing, flat, tensors_of
 from understudy import Batch, Joint, Trainer
+from understudy.core.precision import Precision
 from understudy.optim.ema import Averaging
 from understudy.recipes.comparison import rows_of
 from understudy.report import read_results
@@ -91,11 +92,12 @@ def test_compiled_networks_and_cuda_graphs_take_the_steps_of_eager_ones(row: str
     assert fast.history[row][-1]["train"] == pytest.approx(eager.history[row][-1]["train"], rel=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("row", ROWS)
-def test_no_step_but_the_first_waits_for_the_gpu(row: str) -> None:
+def test_no_step_but_the_first_waits_for_the_gpu(row: str, precision: Precision) -> None:
     teacher = small_teacher()
     teacher.model.to("cuda")
-    spec = spec_of(row)
+    spec = replace(spec_of(row), precision=precision)
     spec.model.to("cuda")
     tap_teacher(teacher, spec.methods)
     sample = batches()[0].images.to("cuda")

@@ -88,7 +88,7 @@ def step_problem(trainer: Trainer) -> str | None:
         if student.compile == "reduce-overhead":
             return f"{student.name} is compiled into CUDA graphs of its own; set compile: true or false"
         if (problem := student.update.capture_problem()) is not None:
-            return f"{student.name}: {problem}; those that a recipe can name can be captured"
+            return f"{student.name}: {problem}; all that a recipe can name can be captured"
         if student.scaler is not None and (problem := student.update.skip_problem()) is not None:
             return f"{student.name} trains in float16, whose scaler may skip a step: {problem}; set precision: bfloat16"
     return None
