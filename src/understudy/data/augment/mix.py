@@ -29,7 +29,7 @@ class Mixing:
     """How each row of a batch is mixed with its partner, row B-1-i.
 
     Attributes:
-        shares: (5,B) float64: how much of a pixel outside the box is the row's own and how much its partner's, the
+        shares: (5,B) floats: how much of a pixel outside the box is the row's own and how much its partner's, the
             same of the label, and how much of the teacher's pixels is the row's own.
         boxes: (4,B) int64, top, bottom, left and right of what is the partner's alone; all 0 where nothing is.
         has_shares, has_boxes: whether any row may have other shares than 1 and 0 of its pixels, and any a box.
@@ -67,8 +67,13 @@ class Mixing:
         return cls(torch.cat([shares, seen[None]]), boxes, has_shares=has_shares, has_boxes=has_boxes)
 
     def packed(self) -> Tensor:
-        """(9,B) int64, shares by their bits."""
-        return torch.cat([self.shares.view(torch.int64), self.boxes])
+        """(9,B) int64, shares by the bits of a float32; Apple's GPUs (mps) have no more."""
+        return torch.cat([self.shares.float().view(torch.int32).long(), self.boxes])
+
+    @classmethod
+    def unpacked(cls, rows: Tensor, *, has_shares: bool, has_boxes: bool) -> Mixing:
+        """That of (9,B) `packed`."""
+        return cls(rows[:NUM_SHARES].int().view(torch.float32), rows[NUM_SHARES:], has_shares, has_boxes)
 
     def of(self, batch: Batch, num_classes: int) -> Batch:
         """The batch mixed, a pure function of tensors of its device, of which nothing is read.
@@ -77,7 +82,7 @@ class Mixing:
             batch: targets (B,) of 0..C-1.
             num_classes: C.
         """
-        shares = self.shares.to(batch.images.device, batch.images.dtype)
+        shares = self.shares.to(batch.images.dtype).to(batch.images.device, non_blocking=True)
         own, other, own_label, other_label, own_seen = shares.unbind()
         flipped = batch.images.flip(0)
         images, inside = batch.images, None
@@ -94,7 +99,7 @@ class Mixing:
 
     def _inside(self, images: Tensor) -> Tensor:
         """(B,1,H,W) which pixels of images (B,3,H,W) are in the boxes."""
-        boxes, (height, width) = self.boxes.to(images.device)[..., None], images.shape[-2:]
+        boxes, (height, width) = self.boxes.to(images.device, non_blocking=True)[..., None], images.shape[-2:]
         places = torch.arange(max(height, width), device=images.device)
         rows, columns = (places >= boxes[::2]) & (places < boxes[1::2])
         inside: Tensor = rows[:, :height, None] & columns[:, None, :width]
@@ -198,9 +203,9 @@ class _MakeMixed:
     has_boxes: bool
 
     def __call__(self, keys: Tensor) -> Batch:
-        shares, boxes = keys[:NUM_SHARES].view(torch.float64), keys[NUM_SHARES:NUM_MIXING]
         batch = PlannedBatch(keys[NUM_MIXING:], self.make, then=self.then).made()
-        return Mixing(shares, boxes, self.has_shares, self.has_boxes).of(batch, self.num_classes)
+        mixing = Mixing.unpacked(keys[:NUM_MIXING], has_shares=self.has_shares, has_boxes=self.has_boxes)
+        return mixing.of(batch, self.num_classes)
 
 
 @dataclass(frozen=True, slots=True)
