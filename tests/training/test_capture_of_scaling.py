@@ -12,13 +12,14 @@ from helpers.captured_steps import captured, data, plain, specs_of, trainer_of
 from helpers.states import differing, tensors_of
 from understudy import Joint, Trainer
 from understudy.optim import UPDATES
+from understudy.optim.ema import Averaging
 from understudy.optim.schedule import Schedule
 from understudy.training.capture import CapturedSteps
 
 
-def trainer_in_half(optimizer: str, *, clip_norm: float | None = None, rows: str = "kd") -> Trainer:
+def trainer_in_half(optimizer: str, *, clip_norm: float | None = None, row: str = "kd", **options: Any) -> Trainer:
     """Its scale rises every other step, until gradients overflow."""
-    (spec,) = specs_of([rows], precision="float16", schedule=Schedule(name="constant"))
+    (spec,) = specs_of([row], precision="float16", schedule=Schedule(name="constant"), **options)
     # A rate that has few digits: the device's has 24 bits, Python's more.
     update = type(spec.update)(optimizer=optimizer, lr=2**-7, clip_norm=clip_norm)
     trainer = trainer_of([replace(spec, update=update)])
@@ -51,10 +52,23 @@ def test_replays_skip_what_steps_skip(optimizer: str, clip_norm: float | None) -
         assert read.history == other.history
 
 
+@pytest.mark.parametrize("row", ["kd", "kd+dot"])
+def test_they_do_so_in_several_passes_and_with_averages(row: str) -> None:
+    there, replayed = (trainer_in_half("sgd", row=row, accumulate=2, ema=Averaging(decay=0.9)) for _ in range(2))
+    plain(there)
+    steps = captured(replayed)
+    scales = [scales_of(trainer, 2) for trainer in (there, replayed)]
+    assert (steps.problem, steps.num_recordings, steps.num_replays) == (None, 1, 18 - 3 - 1 - 2)
+    assert scales[0] == scales[1]
+    assert min(scales[0]) < 2.0**24
+    assert differing(tensors_of(there.students[0]), tensors_of(replayed.students[0])) == []
+    assert there.history == replayed.history
+
+
 @pytest.mark.parametrize(("optimizer", "clip_norm"), [("sgd", None), ("nesterov", 1.0)])
 def test_so_does_dot(optimizer: str, clip_norm: float | None) -> None:
     """By torch's fused kernel, once for each loss, which rounds elsewhere than DOT's own rule."""
-    read, there, replayed = (trainer_in_half(optimizer, clip_norm=clip_norm, rows="kd+dot") for _ in range(3))
+    read, there, replayed = (trainer_in_half(optimizer, clip_norm=clip_norm, row="kd+dot") for _ in range(3))
     plain(there)
     steps = captured(replayed)
     scales = [scales_of(trainer, 3) for trainer in (read, there, replayed)]
