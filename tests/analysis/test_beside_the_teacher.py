@@ -17,11 +17,11 @@ torch.set_num_threads(1)
 
 class TestFidelity:
     def test_where_the_teacher_is_wrong_by_hand(self) -> None:
-        teacher = torch.eye(3)[[0, 1, 2, 2]] * 5  # right, right, wrong, wrong
-        student = torch.eye(3)[[0, 2, 2, 1]] * 5  # says 0, 2, 2, 1
-        found = fidelity(student, teacher, torch.tensor([0, 1, 1, 1]))
-        assert (found.agreement, found.num_wrong) == (50, 2)
-        assert (found.agreement_where_wrong, found.right_where_wrong) == (50, 50)
+        teacher = torch.eye(3)[[0, 1, 2, 2, 2]] * 5  # right, right, wrong three times
+        student = torch.eye(3)[[0, 2, 2, 2, 1]] * 5
+        found = fidelity(student, teacher, torch.tensor([0, 1, 1, 1, 1]))
+        assert (found.agreement, found.num_wrong) == (60, 3)
+        assert (found.agreement_where_wrong, found.right_where_wrong) == pytest.approx((200 / 3, 100 / 3))
 
     def test_the_divergence_is_torchs(self) -> None:
         student, teacher = (torch.randn(30, 5, generator=torch.Generator().manual_seed(s)).double() for s in (0, 1))
