@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,17 @@ def test_a_run_takes_so_many_steps_and_is_evaluated_after_each_part(tmp_path: Pa
 def test_parts_that_are_not_equal_are_refused_with_those_that_are() -> None:
     with pytest.raises(UserError, match=r"steps: 40000 are no 30 equal parts.* set epochs to one of 32, 25, 20"):
         tiny_recipe({"steps": 40_000, "epochs": 30})
+
+
+def test_a_pass_is_begun_once_and_goes_on_from_part_to_part() -> None:
+    inner, begun = train_loader(open_data(CONFIG), CONFIG, seed=0, image_size=8), []
+    planned = inner.planned  # type: ignore[attr-defined]
+
+    def counted(epoch: int, start_step: int = 0) -> Iterator[object]:
+        begun.append((epoch, start_step))
+        return planned(epoch, start_step)
+
+    inner.planned = counted  # type: ignore[attr-defined]
+    parts = InSteps(inner, 2)
+    assert [len(list(parts.epoch(part))) for part in (1, 2, 3)] == [2, 2, 2]
+    assert begun == [(1, 0), (2, 0)]

@@ -47,6 +47,12 @@ def test_the_newest_is_the_one_of_the_highest_step(tmp_path: Path) -> None:
     assert load(tmp_path) == {"step": 100}
 
 
+def test_the_same_step_again_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    first, again = (checkpoint.save(tmp_path, "seed0", 7, {"step": step}) for step in (1, 2))
+    assert first == again == tmp_path / "seed0-000000007.pt"
+    assert load(tmp_path) == {"step": 2}
+
+
 def test_what_is_saved_last_is_the_newest_though_its_step_be_lower(tmp_path: Path) -> None:
     """A run begun on two processes and resumed on one takes fewer steps to the same moment."""
     saved(tmp_path, 18, 27, 25, 28, 27)
