@@ -11,6 +11,8 @@ if len(sys.argv) < 3:
     sys.exit(__doc__)
 session = onnxruntime.InferenceSession(sys.argv[1])
 about = session.get_modelmeta().custom_metadata_map
+if "size" not in about:
+    sys.exit("this file is of no classifier: onnx_boxes.py is for detectors, onnx_masks.py for segmenters")
 classes, (height, width), crop = (json.loads(about[name]) for name in ("classes", "size", "crop"))
 for file in sys.argv[2:]:
     image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")

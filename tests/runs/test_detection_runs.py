@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +281,15 @@ def test_an_exported_file_finds_what_the_run_finds_and_is_scored_like_it(run: Ru
             assert one.box == pytest.approx(other.box, abs=1e-2)
     wide = Image.fromarray(pixels[0]).resize((200, 120))  # scaled to fit into what the file takes
     (found,) = predictions(file, [wide], topk=100, say=print)
+    wide.save(tmp_path / "wide.png")
+    example = Path(__file__).parents[2] / "examples/onnx_boxes.py"
+    words = [sys.executable, str(example), str(file), str(tmp_path / "wide.png")]
+    lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(lines) == 5
+    name, share, corners = re.fullmatch(r".*: (\w+) (\S+) % at (.*)", lines[0]).groups()  # type: ignore[union-attr]
+    best = found.student[0]
+    assert (name, float(share)) == (best.name, pytest.approx(100 * best.probability, abs=2))  # Pillow's own resizing
+    assert [float(corner) for corner in corners.split()] == pytest.approx(best.box, abs=3)
     assert 64 < max(answer.box[2] for answer in found.student if answer.box) <= 200
     assert max(answer.box[3] for answer in found.student if answer.box) <= 120
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+import understudy as us
 from understudy import UserError
 from understudy.core.batch import Batch
 from understudy.runs.classifiers import open_classifier
@@ -20,7 +25,7 @@ from understudy.tasks.segmentation import Segmentation, SegmentationConfig
 CPU = torch.device("cpu")
 
 
-def network() -> torch.nn.Module:
+def network() -> torch.nn.Sequential:
     torch.manual_seed(0)
     return torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 5, stride=2, padding=2), torch.nn.ReLU(), torch.nn.Conv2d(4, 3, 3, padding=1)
@@ -124,3 +129,27 @@ def test_an_exported_file_is_looked_at_by_the_same_windows(tmp_path: Path) -> No
     assert opened.align_corners
     expected = slid_logits(look, picture, window=16, stride=8, align_corners=True)
     assert opened.logits(picture).allclose(expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_example_makes_the_masks_that_predict_makes(tmp_path: Path) -> None:
+    from understudy.models.export import Subject, write
+    from understudy.models.export.onnx import Onnx
+
+    look, draws = network().eval(), torch.Generator().manual_seed(0)
+    for layer in (look[0], look[2]):  # of more than one mind
+        layer.weight.normal_(generator=draws)
+        layer.bias.zero_()
+    told = {"classes": '["a", "b", "c"]', "shorter_side": "40", "input": "images of any size"}
+    file = write(Subject(look, 16, told, [], takes_any_size=True), tmp_path / "it.onnx", Onnx()).file
+    pixels = torch.randint(256, (6, 8, 3), dtype=torch.uint8, generator=draws)
+    picture = Image.fromarray(pixels.numpy()).resize((120, 80), Image.Resampling.BICUBIC)
+    picture.save(tmp_path / "a.png")
+    example = Path(__file__).parents[2] / "examples/onnx_masks.py"
+    subprocess.run([sys.executable, str(example), str(file), str(tmp_path / "a.png")], check=True)
+    (expected,) = us.predict(file, [picture])
+    made = torch.from_numpy(np.array(Image.open(tmp_path / "a-mask.png")))
+    assert expected.mask is not None
+    assert made.shape == expected.mask.shape == (80, 120)
+    assert len(made.unique()) > 1
+    assert (made == expected.mask).float().mean() > 0.97  # Pillow's own resizing
