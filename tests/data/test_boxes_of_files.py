@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from understudy.data import DataConfig
 from understudy.data.sources.boxed import BoxSource
 from understudy.data.sources.coco_json import is_coco, is_coco_for_sure, read_coco
 from understudy.data.sources.decoding import BadImageError
+from understudy.data.sources.detect import find, task_at
 from understudy.data.sources.found import Found
 from understudy.data.sources.voc_xml import is_voc_boxes, read_voc_boxes
 from understudy.data.sources.yolo_txt import is_yolo, read_yolo
@@ -219,6 +221,21 @@ def yolo(root: Path, lines: str, *, names: str = "[cat, dog]") -> Path:
     (root / "labels" / "train" / "a.txt").write_text(lines)
     (root / "data.yaml").write_text(f"path: ../elsewhere\ntrain: images/train\nval: images/train\nnames: {names}\n")
     return root
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [(None, r"no data.yaml.*\n  train: images/train"), ("", "names should be a list")]
+)
+def test_yolo_labels_without_a_data_yaml_are_asked_for_it_and_not_for_class_folders(
+    text: str | None, message: str, tmp_path: Path
+) -> None:
+    root = yolo(tmp_path, "0 0.5 0.5 0.5 0.2\n")
+    (root / "data.yaml").unlink()
+    if text is not None:
+        (root / "data.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        find(DataConfig(root=str(root)))
+    assert task_at(DataConfig(root=str(root))) == "detection"
 
 
 def test_yolo_reads_boxes_and_polygons_as_shares_of_the_image(tmp_path: Path) -> None:

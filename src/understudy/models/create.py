@@ -157,7 +157,7 @@ def _with_weights(
     except WeightsUnavailableError as reason:
         if weights == "pretrained":
             raise UserError(
-                f"{name}: pretrained weights cannot be had: {reason}. Set {weights_setting}=FILE, or "
+                f"{name}: pretrained weights cannot be had: {str(reason).rstrip('.')}. Set {weights_setting}=FILE, or "
                 f"{weights_setting}=none for random ones"
             ) from None
         torch.random.set_rng_state(random_state)

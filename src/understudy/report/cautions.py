@@ -10,6 +10,8 @@ from understudy.results.schema import ALONE, Results
 
 __all__ = ["cautions", "guessing_rows"]
 
+LEAST_LEARNT = 1.0  # of 100, below which a detector or segmenter has found next to nothing
+
 
 def cautions(results: Results) -> list[str]:
     """Sentences, the gravest first; none where there is nothing to warn of."""
@@ -21,6 +23,7 @@ def _cautions(results: Results) -> Iterator[str]:
         if not math.isfinite(results.score(row).mean):
             yield f"{row.name} came to no number under at least one seed: a loss was NaN or infinite."
     yield from guessing_rows(results)
+    yield from _about_what_was_learnt(results)
     if results.select_on == "test":
         yield (
             "The epoch was chosen on the very test images that it is measured on: the numbers flatter, and no other "
@@ -49,6 +52,19 @@ def guessing_rows(results: Results) -> Iterator[str]:
             f"{row.name} is no better than guessing: {found.mean:.1f} % of {results.data.num_classes} classes "
             f"(guesses give {100 * chance:.1f} %, on {results.num_images:,} images up to {limit:.1f} %). Train longer "
             "(--epochs), and look at --lr and at the labels."
+        )
+
+
+def _about_what_was_learnt(results: Results) -> Iterator[str]:
+    """The same of masks and boxes, of which guesses find next to nothing."""
+    metric, reached = results.metric, [results.score(row).mean for row in results.rows]
+    if results.task == "classification" or not metric.is_of_100 or not metric.higher_is_better:
+        return
+    if all(map(math.isfinite, reached)) and max(reached) < LEAST_LEARNT:
+        best = with_unit(score(max(reached), metric), metric)
+        yield (
+            f"No row has learnt enough to be compared: the best reaches {best} of {metric.title}. Train longer "
+            "(--epochs), or at another rate (--lr)."
         )
 
 

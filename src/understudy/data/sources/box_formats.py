@@ -12,7 +12,7 @@ from understudy.data.sources.columns import Columns
 from understudy.data.sources.found import Found
 from understudy.data.sources.readers import AUTO, Reader
 from understudy.data.sources.voc_xml import is_voc_boxes, read_voc_boxes
-from understudy.data.sources.yolo_txt import is_yolo, read_yolo
+from understudy.data.sources.yolo_txt import has_yolo_labels, is_yolo, read_yolo
 from understudy.utils.errors import UserError
 from understudy.utils.untrusted import given_path
 
@@ -64,8 +64,8 @@ class _Yolo(Reader, name="yolo"):
 
     @classmethod
     def sniff(cls, root: Path) -> bool:
-        """Whether a yaml file with train and names lies there."""
-        return _is_yolo(root)
+        """Whether a yaml file with train and names lies there, or labels that want one."""
+        return _is_yolo(root) or has_yolo_labels(root)
 
     @classmethod
     def open(cls, root: Path, config: DataConfig) -> Found:

@@ -30,6 +30,19 @@ def is_yolo(root: Path) -> bool:
     return file is not None and {"train", "names"} <= _settings(file).keys()
 
 
+def has_yolo_labels(root: Path) -> bool:
+    """Whether txt files lie in labels/ beside images/, with a data.yaml that says what they mean or without one."""
+    return any(
+        folder.is_dir() and (folder.parent / "images").is_dir() and _holds_texts_alone(folder)
+        for folder in (root / "labels", *root.glob("*/labels"))
+    )
+
+
+def _holds_texts_alone(folder: Path) -> bool:
+    files = [path for path in (*folder.glob("*"), *folder.glob("*/*")) if path.is_file()]
+    return any(path.suffix == ".txt" for path in files) and not any(map(is_named_as_image, files))
+
+
 def read_yolo(root: Path, *, applies_exif: bool = True) -> Found:
     """The splits of a data.yaml, unchanged as Ultralytics and YOLOX read it.
 
@@ -46,7 +59,10 @@ def read_yolo(root: Path, *, applies_exif: bool = True) -> Found:
     """
     file = _yaml_of(root)
     if file is None:
-        raise UserError(f"{root} has no data.yaml; YOLO's says train, val and names")
+        raise UserError(
+            f"{root} has no data.yaml (or other single yaml file); YOLO's says where images lie and what classes are "
+            "called, such as\n  train: images/train\n  val: images/val\n  names: [cat, dog]"
+        )
     settings = _settings(file)
     classes = _names(settings.get("names"), file)
     base = file.parent / str(settings.get("path") or ".")
