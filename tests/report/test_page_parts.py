@@ -88,8 +88,8 @@ def test_what_a_reader_should_beware_of_is_said() -> None:
 def test_a_row_that_only_guesses_is_told_whatever_it_keeps_of_the_teacher() -> None:
     said = cautions(results_with({"alone": 90.0, "kd": 12.0}, {("kd", "alone"): (-78.0, -80.0, -70.0)}))
     assert said == [
-        "kd is no better than guessing: 12.0 % of 10 classes (guesses give 10.0 %, on 450 images up to 12.8 %). Train "
-        "longer (--epochs), and look at --lr and at the labels."
+        "kd is no better than guessing among 10 classes: 12.0 % right (guesses: 10.0 %, on 450 images up to 12.8 %). "
+        "Train longer (--epochs), and look at --lr and at the labels."
     ]
     assert cautions(results_with({"alone": 90.0, "kd": 13.0}, {("kd", "alone"): (-77.0, -80.0, -70.0)})) == []
 

@@ -49,8 +49,8 @@ def guessing_rows(results: Results) -> Iterator[str]:
         if found is None or not found.mean <= limit:
             continue
         yield (
-            f"{row.name} is no better than guessing: {found.mean:.1f} % of {results.data.num_classes} classes "
-            f"(guesses give {100 * chance:.1f} %, on {results.num_images:,} images up to {limit:.1f} %). Train longer "
+            f"{row.name} is no better than guessing among {results.data.num_classes} classes: {found.mean:.1f} % right "
+            f"(guesses: {100 * chance:.1f} %, on {results.num_images:,} images up to {limit:.1f} %). Train longer "
             "(--epochs), and look at --lr and at the labels."
         )
 
