@@ -25,6 +25,7 @@ from understudy.cli.recipes import recipes_app
 from understudy.distributed.environment import said_once
 from understudy.runs.console import Display
 from understudy.utils.errors import UserError
+from understudy.utils.files import refused_by_the_disk
 from understudy.utils.interrupted import Interrupted
 from understudy.utils.out_of_memory import out_of_memory
 from understudy.utils.untrusted import visible
@@ -246,8 +247,8 @@ def main(arguments: list[str] | None = None) -> None:
                 raise
             echo(visible(f"{who}{error}"), err=True)
             sys.exit(2)
-        except (MemoryError, RuntimeError) as error:
-            said = out_of_memory(error)
+        except (MemoryError, OSError, RuntimeError) as error:
+            said = out_of_memory(error) or refused_by_the_disk(error)
             if said is None or "--debug" in words:
                 raise
             echo(visible(f"{who}{said}"), err=True)
