@@ -120,9 +120,19 @@ def test_empty_class_folder_is_named(write_tree: WriteTree) -> None:
         open_data(DataConfig(root=str(root)))
 
 
+def test_folders_that_systems_leave_are_no_classes(write_tree: WriteTree) -> None:
+    root = write_tree({"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/dog": 1})
+    for left in ("__MACOSX/cat", "train/__MACOSX", "train/@eaDir", "val/.cache"):
+        (root / left).mkdir(parents=True)
+        (root / left / "._0.png").write_bytes(b"resource fork")
+    assert open_data(DataConfig(root=str(root))).classes == ("cat", "dog")
+
+
 def test_class_in_val_that_train_lacks_is_named(write_tree: WriteTree) -> None:
     root = write_tree({"train/cat": 1, "train/dog": 1, "val/cat": 1, "val/cow": 1})
-    with pytest.raises(UserError, match="val has 1 class that train lacks: cow; train has: cat, dog"):
+    with pytest.raises(
+        UserError, match=r"val has 1 class that train lacks: cow; train has: cat, dog\. Put images into train"
+    ):
         open_data(DataConfig(root=str(root)))
 
 

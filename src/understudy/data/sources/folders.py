@@ -25,7 +25,7 @@ __all__ = ["image_files", "is_named_as_image", "read_folder", "read_trees"]
 
 # Opening a header takes about 0.1 ms; above this number of files names must do, and damage shows when it is met.
 MOST_CHECKED_FILES = 100_000
-
+LEFT_BY_SYSTEMS = (".", "__MACOSX", "@eaDir", "$RECYCLE.BIN")  # folders of these beginnings hold no class
 MOST_NAMED = 10  # folders in a note
 
 _HEIC = {".heic", ".heif"}
@@ -154,7 +154,7 @@ def image_files(folder: Path) -> tuple[list[str], list[str]]:
 
 def _subfolders(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(LEFT_BY_SYSTEMS))
     except PermissionError:
         raise _may_not_read(folder) from None
 
@@ -203,7 +203,8 @@ def _check_classes(listing: Mapping[SplitName, Mapping[str, list[str]]]) -> None
         if unknown:
             raise UserError(
                 f"{split} has {plural(len(unknown), 'class', 'classes')} that train lacks: {', '.join(unknown[:10])}; "
-                f"train has: {', '.join(list(map(printable, listing['train']))[:10])}"
+                f"train has: {', '.join(list(map(printable, listing['train']))[:10])}. Put images into "
+                f"train, too, rename the folder, or take it out of {split}"
             )
 
 
