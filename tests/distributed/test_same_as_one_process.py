@@ -60,6 +60,15 @@ def test_so_do_their_weights_in_single_precision(method: str, update: str, pair:
 
 
 @pytest.mark.slow
+def test_they_do_on_a_weak_and_a_strong_view(pair: TwoProcesses) -> None:
+    strong = {"name": "crop_flip", "pad": 1, "flip": False, "rand_augment": "rand-m9"}
+    over = {"data": {"copies": "pairs", "second_augment": strong, "augment_on": "device"}}
+    one, first, _ = one_and_two(pair, "mlld", "joint", torch.float64, over)
+    assert too_far(one, first, 1e-9) == {}
+    assert too_far(five_steps("mlld", "joint"), one, 1e-3) != {}  # whose second view is as weak as the first
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["joint", "dot"])
 @pytest.mark.parametrize("method", FIRST_STAGES)
 def test_they_do_in_the_second_of_two_runs(method: str, update: str, pair: TwoProcesses, tmp_path: Path) -> None:

@@ -100,6 +100,21 @@ def test_a_whole_comparison_writes_the_same_metrics_and_scores(tmp_path: Path) -
     assert {name.split("/")[2] for name in missing if not name.startswith("kl/")} == {"teacher"}
 
 
+@pytest.mark.parametrize("where", ["workers", "device"])
+def test_a_weak_and_a_strong_view_are_the_banked_ones_and_no_other_pairs_are(where: str, tmp_path: Path) -> None:
+    weak: dict[str, Any] = {"name": "crop_flip", "pad": 1}
+    data = {"copies": "pairs", "augment": weak, "augment_on": where, "workers": 0}
+    strong = {"second_augment": {**weak, "rand_augment": "rand-m9"}}
+    recipe = small_recipe({"method": {"name": "mlld"}, "data": {**data, **strong}})
+    make(recipe, tmp_path, views=1)
+    live, banked = (losses_of(one, 3)[1] for one in (recipe, with_bank(recipe, tmp_path)))
+    for here, there in zip(banked, live, strict=True):
+        assert here == pytest.approx(there, rel=1e-4, abs=1e-7)
+    plain = small_recipe({"method": {"name": "mlld"}, "data": data})
+    with pytest.raises(UserError, match=r"second_augment   here None, there \{"):
+        losses_of(with_bank(plain, tmp_path), 1)
+
+
 def test_augmentation_repeats_after_the_last_view(tmp_path: Path) -> None:
     recipe = small_recipe({"epochs": 3, "data": {"batch_size": 80}, "update": {"name": "joint", "lr": 1e-12}})
     make(recipe, tmp_path, views=1)
