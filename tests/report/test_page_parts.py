@@ -78,9 +78,11 @@ def test_what_a_reader_should_beware_of_is_said() -> None:
     ]
     on_test = results_with(BOTH, CLEAR).model_copy(update={"select_on": "test"})
     assert "chosen on the very test images" in cautions(on_test)[0]
-    nothing = cautions(results_with({"alone": 0.04, "kd": 0.1}))
+    nothing = cautions(results_with({"alone": 0.04, "kd": 0.1}).model_copy(update={"task": "segmentation"}))
     assert nothing[0].startswith("No row has learnt enough to be compared: the best reaches 0.1 % of top-1.")
-    assert not [line for line in cautions(results_with({"alone": 0.4, "kd": 1.1})) if "has learnt" in line]
+    little = results_with({"alone": 0.4, "kd": 1.1})
+    assert not [line for line in cautions(little.model_copy(update={"task": "detection"})) if "has learnt" in line]
+    assert ["guessing" in line for line in cautions(little)[:3]] == [True, True, False]  # of classes, by row
     diverged = cautions(results_with({"alone": 90.0, "kd": float("nan")}))
     assert diverged[0].startswith("kd came to no number")
 
