@@ -140,7 +140,8 @@ def distill(
         batch_size: B.
         augment: "none" leaves that to the data set; "crop_flip" and "resized_crop" are understudy's own. None: "none"
             for data sets, "auto" for a folder: what its images' size suggests.
-        copies: "rotations" shows each image at four turns, which sskd and hsakd compare; "pairs" in two augmentations.
+        copies: "rotations" shows each image at four turns, which sskd and hsakd compare; "pairs" in two augmentations,
+            which mlld compares (settings={"data": {"second_augment": ...}} makes the second one strong).
         drop_last: leave out an epoch's last batch where it is smaller.
         classes: label names; None: `train.classes`, else the numbers.
         seed: of everything random.
