@@ -59,13 +59,13 @@ class TestCalibration:
         assert np.nansum(found.accuracy) == 75.0
 
     def test_a_confidence_on_a_bound_belongs_to_the_bin_below_and_the_largest_gap_is_that_of_a_bin(self) -> None:
-        sure, right = np.array([0.0, 0.25, 0.25, 0.5, 0.75, 1.0]), np.array([0, 0, 1, 1, 1, 0], dtype=bool)
+        sure, right = np.array([0.0, 0.25, 0.25, 0.5, 0.65, 0.75, 1.0]), np.array([0, 0, 1, 1, 1, 1, 0], dtype=bool)
         found = reliability(sure, right, sure, num_bins=4)
-        assert found.counts.tolist() == [3, 1, 1, 1]
-        assert found.confidence.tolist() == pytest.approx([100 / 6, 50, 75, 100])
+        assert found.counts.tolist() == [3, 1, 2, 1]
+        assert found.confidence.tolist() == pytest.approx([100 / 6, 50, 70, 100])
         assert found.accuracy.tolist() == pytest.approx([100 / 3, 100, 100, 0])
         assert found.largest == pytest.approx(100)
-        assert found.error == pytest.approx((50 + 50 + 25 + 100) / 6)
+        assert found.error == pytest.approx((50 + 50 + 60 + 100) / 7)
 
     def test_a_single_row_that_is_no_probability_is_refused(self, logits: Tensor, labels: Tensor) -> None:
         rows = logits.softmax(1).clone()

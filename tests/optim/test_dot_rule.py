@@ -173,18 +173,21 @@ def test_the_first_step_is_none_that_later_ones_replay() -> None:
     assert baked_in[0] != baked_in[1] == baked_in[2]
 
 
-def test_what_the_loss_of_another_process_reaches_is_reached_here() -> None:
+@pytest.mark.parametrize("column", [0, 1], ids=["task", "distill, which was said to reach nothing"])
+def test_what_the_loss_of_another_process_reaches_is_reached_here(column: int) -> None:
     mine, others = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     optimizer = DOT([mine, others], lr=1.0, momentum=0.0, delta=0.0)
 
     def add_up(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """With a process whose task loss reaches the second parameter alone, by a gradient of 3."""
+        """With a process whose loss reaches the second parameter alone, by a gradient of 3."""
         if tensors[0].shape == (2, 2):  # who is reached: a row for each parameter, a column for each loss
-            return [tensors[0] + torch.tensor([[0.0, 0.0], [1.0, 0.0]])]
-        return [tensor + 3 * (place == 1) for place, tensor in enumerate(tensors)]
+            return [tensors[0] + torch.eye(2)[column] * torch.tensor([[0.0], [1.0]])]
+        return [tensor + 3 * (tensor == 0) for tensor in tensors]  # zeros: what this process does not reach
 
     optimizer.add_up = add_up
+    if column == 1:
+        optimizer.settle(task=[mine], distill=[])
     optimizer.backward(task=2 * mine)
     optimizer.step()
     assert (mine.item(), others.item()) == (-1, -2)
-    assert optimizer.reached("distill") == []
+    assert [others] == optimizer.reached(("task", "distill")[column])[-1:]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from understudy.teachers.bank.class_rows import restored_logits
+from understudy.teachers.bank.class_rows import ClassRows, restored_logits
 from understudy.teachers.bank.packing import BankLayout, packed, unpacked
 from understudy.teachers.bank.view import BankView
 from understudy.utils.errors import UserError
@@ -126,3 +126,22 @@ def test_a_shard_that_lacks_a_part_of_its_logits_is_refused(lost: str) -> None:
 def test_shards_share_out_the_steps_of_a_view() -> None:
     told = layout(num_samples=18, batch_size=4, steps_per_shard=2)
     assert [list(told.steps_of(shard)) for shard in range(told.num_shards)] == [[0, 1], [2, 3], [4]]
+
+
+def test_the_numbers_of_very_many_classes_come_back_and_those_of_few_take_two_bytes() -> None:
+    logits = torch.zeros(1, 40_000)
+    logits[0, 39_999], logits[0, 32_768] = 9, 8
+    kept = ClassRows(40_000, "float32", topk=2).packed(logits)
+    assert kept["classes"].tolist() == [[39_999, 32_768]]
+    assert ClassRows(10, "float32", topk=2).packed(logits[:, :10])["classes"].element_size() == 2
+
+
+def test_a_view_of_copies_has_a_row_for_each_and_one_of_repeats_no_more_than_images() -> None:
+    known = {"dtype": "float32", "num_classes": 10, "num_samples": 7, "batch_size": 4, "steps_per_shard": 1}
+    plain, copies, repeats = (
+        BankLayout.read({**known, **over}, what="the test's layout")
+        for over in ({}, {"num_copies": 4}, {"num_repeats": 3})
+    )
+    assert (plain.view_rows, copies.view_rows, repeats.view_rows) == (7, 28, 7)
+    assert copies.view_bytes == 4 * plain.view_bytes == 4 * repeats.view_bytes == 28 * 45
+    assert (plain.num_draws, copies.num_draws, repeats.num_draws) == (1, 4, 3)
