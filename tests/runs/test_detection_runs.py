@@ -42,6 +42,7 @@ from understudy.runs.analyses.run import AnalyzeOptions, analyze
 from understudy.runs.checks import check_rows
 from understudy.runs.components import open_components
 from understudy.runs.console import Display
+from understudy.runs.data_task import open_data_of
 from understudy.runs.evaluate import evaluate
 from understudy.runs.example_boxes import most_lost
 from understudy.runs.export import BoxForm, Wanted
@@ -384,6 +385,12 @@ def test_what_does_not_go_with_boxes_is_refused(settings: dict[str, Any], messag
     recipe = recipe_of(**settings)
     with pytest.raises(UserError, match=message):
         check_rows(open_components(recipe, allow_code=False, say=print), rows_of(recipe))
+
+
+def test_a_folder_of_loose_images_is_asked_for_boxes_and_not_for_class_folders(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"has no boxes, which detection is about; give a folder with COCO's json"):
+        open_data_of(recipe_of(data={"root": str(tmp_path)}))
 
 
 def test_a_student_whose_folder_could_not_be_read_is_refused() -> None:

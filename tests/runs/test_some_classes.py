@@ -44,6 +44,10 @@ def test_the_scores_of_some_classes_add_up_to_those_of_all(run: Path, photos: Pa
     assert "part1, all of it, 1 of its 3 classes (8 images)" in parts[1]
     assert whole == tuple(sum(numbers) for numbers in zip(*map(scored, parts), strict=True))
     assert whole[1] > 8  # it has learnt something, so that a wrong numbering would be seen
+    few = shutil.copytree(tmp_path / "part1", tmp_path / "few")
+    for extra in sorted(few.glob("*/*"))[2:]:
+        extra.unlink()
+    assert "few, all of it, 1 of its 3 classes (2 images)" in done("evaluate", run, "--data", few)
 
 
 def test_a_class_that_the_student_does_not_know_is_refused_by_name(run: Path, tmp_path: Path) -> None:

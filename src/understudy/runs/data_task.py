@@ -7,15 +7,21 @@ from understudy.data.sources.box_formats import with_box_format
 from understudy.data.sources.detect import task_at
 from understudy.data.sources.masked import pixels_of_classes
 from understudy.data.sources.panoptic import with_mask_format
+from understudy.data.sources.readers import AUTO
 from understudy.recipes.schema import Recipe
 from understudy.tasks import TASKS, Task
 from understudy.tasks.base import ClassWeights
 from understudy.tasks.class_weights import balanced_by_pixels
 from understudy.utils.errors import UserError
+from understudy.utils.untrusted import given_path
 
 __all__ = ["open_data_of", "refuse_other_task", "refuse_root_of_other_task", "task_of", "with_task_of"]
 
 _HAVE = {"classification": "one class an image", "segmentation": "masks", "detection": "boxes"}
+_FORMS = {
+    "segmentation": "a folder with images/ and masks/, or data.root=images=FOLDER,masks=FOLDER",
+    "detection": "a folder with COCO's json, VOC's Annotations or a data.yaml of YOLO's, or data.root=boxes-of-shapes",
+}
 _KNOWS = {"classification": "whole images", "segmentation": "pixels", "detection": "boxes"}
 
 
@@ -23,9 +29,19 @@ def open_data_of(recipe: Recipe) -> DataSplits:
     """The data of a recipe; of a folder that has masks and boxes, what its task is about.
 
     Raises:
-        UserError: as `open_data`.
+        UserError: as `open_data`; of a folder in no form that the task could be learnt from, which forms these are.
     """
-    return open_data(_config_of(recipe))
+    config = _config_of(recipe)
+    try:
+        return open_data(config)
+    except UserError:
+        is_taken_for_classes = config.format == AUTO and task_at(config) == "classification"
+        if recipe.task in _FORMS and is_taken_for_classes and given_path(config.root, what="data.root").is_dir():
+            raise UserError(
+                f"data.root: {config.root} has no {_HAVE[recipe.task]}, which {recipe.task} is about; give "
+                f"{_FORMS[recipe.task]}"
+            ) from None
+        raise
 
 
 def refuse_root_of_other_task(recipe: Recipe) -> None:
@@ -55,18 +71,15 @@ def with_task_of(recipe: Recipe, data: DataSplits) -> Recipe:
         _refuse_beside_boxes(recipe, data)
         return recipe.model_copy(update={"task": "detection"})
     if recipe.task == "detection":
-        raise UserError(
-            f"task: detection learns from boxes, and {data.name} has none; give a folder with COCO's json, VOC's "
-            "Annotations or a data.yaml of YOLO's, or data.root: boxes-of-shapes"
-        )
+        raise UserError(f"task: detection learns from boxes, and {data.name} has none; give {_FORMS['detection']}")
     if data.window is not None:
         if recipe.teacher is not None and recipe.teacher.classes is not None:
             raise UserError("teacher.classes: is of classifiers; a segmenter that teaches has the data's own classes")
         return recipe.model_copy(update={"task": "segmentation"})
     if recipe.task == "segmentation":
         raise UserError(
-            f"task: segmentation learns from masks, and {data.name} has one class an image; give a folder with images/ "
-            "and masks/, or data.root: images=FOLDER,masks=FOLDER"
+            f"task: segmentation learns from masks, and {data.name} has one class an image; give "
+            f"{_FORMS['segmentation']}"
         )
     return recipe
 

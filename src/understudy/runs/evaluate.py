@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 
@@ -136,7 +137,7 @@ def images_of(
         of_the_run = dict.fromkeys(("train_rows", "val_rows", "per_class", "fraction", "unlabelled"))
         recipe = recipe.with_data(**of_the_run, streaming=False, root=data)
         refuse_root_of_other_task(recipe)
-    found = open_data_of(recipe)
+    found = _opened_of_others(recipe) if is_other else open_data_of(recipe)
     for note in found.notes if is_other else ():
         say(note)
     if is_other:
@@ -162,6 +163,16 @@ def images_of(
         num_classes=len(known),
         class_names=known,
     )
+
+
+def _opened_of_others(recipe: Recipe) -> DataSplits:
+    """Data that nothing is trained on: of a few images, of which a tenth would be none, half are called val."""
+    try:
+        return open_data_of(recipe)
+    except UserError:
+        with suppress(UserError):
+            return open_data_of(recipe.with_data(val_fraction=0.5))
+        raise
 
 
 def _numbers(data: DataSplits, known: Sequence[str]) -> list[int]:
