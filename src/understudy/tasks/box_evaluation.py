@@ -22,8 +22,11 @@ from understudy.utils.text import plural
 
 __all__ = ["METRICS", "BoxEvaluation", "BoxMatches"]
 
-_NAMES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "AP_small", "ap_medium": "AP_medium"}
-_NAMES |= {"ap_large": "AP_large", "ar100": "AR_100"}  # of COCO's, by ours
+_COCO_NAMES = {  # by ours
+    "ap": "AP", "ap50": "AP50", "ap75": "AP75",
+    "ap_small": "AP_small", "ap_medium": "AP_medium", "ap_large": "AP_large",
+    "ar100": "AR_100",
+}  # fmt: skip
 METRICS = (
     Metric("ap", "AP", "points"),  # COCO's: the mean over ten overlaps and over classes
     Metric("ap50", "AP50", "points"),
@@ -45,7 +48,7 @@ class BoxEvaluation(Evaluation):
     def of(cls, matches: Matches) -> Self:
         """The evaluation of match lists. Scores of sizes of which there is no object are left out."""
         found = box_scores(matches).scores
-        scores = {ours: round(100 * found[theirs], 4) for ours, theirs in _NAMES.items() if found[theirs] >= 0}
+        scores = {ours: round(100 * found[theirs], 4) for ours, theirs in _COCO_NAMES.items() if found[theirs] >= 0}
         return cls(scores, _found_by_image(matches), matches)
 
     @property

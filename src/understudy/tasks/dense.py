@@ -10,7 +10,7 @@ from torch import Tensor
 from understudy.core.batch import Batch, Observation, Pairing
 from understudy.utils.errors import UserError
 
-__all__ = ["checked_num_classes", "rows_of_images"]
+__all__ = ["as_rows", "checked_num_classes", "rows_of_images"]
 
 
 def checked_num_classes(num_classes: int, what: str, *, most: int | None = None) -> int:
@@ -53,3 +53,8 @@ def rows_of_images(
         indices=batch.indices,
         maps=maps,
     )
+
+
+def as_rows(maps: Tensor) -> Tensor:
+    """(B*h*w,D) the positions of (B,D,h,w) maps, image after image."""
+    return maps.movedim(1, -1).flatten(0, -2)

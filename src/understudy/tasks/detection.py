@@ -18,7 +18,7 @@ from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import BatchMeasures, ClassWeights, Evaluation, K, Metric, Predictor
 from understudy.tasks.box_evaluation import METRICS, BoxEvaluation, BoxMatches
-from understudy.tasks.dense import checked_num_classes, rows_of_images
+from understudy.tasks.dense import as_rows, checked_num_classes, rows_of_images
 from understudy.tasks.object_masks import MaskKind, ObjectMasks
 from understudy.utils.errors import UserError
 
@@ -113,7 +113,7 @@ class Detection:
 
     def pair(self, student: TappedModel, observation: Observation, batch: Batch) -> tuple[Tensor, dict[str, Pairing]]:
         """The sum of the detector's losses, and rows of proposals and of images."""
-        detector, boxes = _detector_in(student), _boxes_of(batch)
+        detector, boxes = _detector_in(student), _as_boxes(batch.targets)
         maps, features = student(batch.images)
         proposals = detector.propose(maps, batch.images, boxes)
         scored = detector.score(maps, proposals)
@@ -160,21 +160,20 @@ class Detection:
         Raises:
             UserError: naming what is wrong.
         """
-        if not isinstance(targets, Boxes):
-            raise UserError(f"detection learns from understudy.core.boxes.Boxes, but got {type(targets).__name__}")
-        if not len(targets.labels):
+        boxes = _as_boxes(targets)
+        if not len(boxes.labels):
             return
-        lowest, highest = int(targets.labels.min()), int(targets.labels.max())
+        lowest, highest = int(boxes.labels.min()), int(boxes.labels.max())
         if lowest < 0 or highest >= self.num_classes:
             raise UserError(
                 f"a box is of class {lowest if lowest < 0 else highest}, but there are {self.num_classes} "
                 f"(0..{self.num_classes - 1}, without the background); give the student as many classes as the data has"
             )
-        flat = (targets.boxes[:, 2:] <= targets.boxes[:, :2]).any(dim=1) & ~targets.crowd
+        flat = (boxes.boxes[:, 2:] <= boxes.boxes[:, :2]).any(dim=1) & ~boxes.crowd
         if bool(flat.any()):
             raise UserError(
                 f"{int(flat.sum())} boxes have no width or no height, such as "
-                f"{targets.boxes[flat][0].tolist()}; leave them out"
+                f"{boxes.boxes[flat][0].tolist()}; leave them out"
             )
 
     def num_labelled(self, batch: Batch) -> Tensor:
@@ -200,7 +199,7 @@ class Detection:
         with torch.no_grad():
             for batch in batches:
                 here = batch.to(device)
-                boxes = _boxes_of(here)
+                boxes = _as_boxes(here.targets)
                 for name, predict in predictors.items():
                     maps = predict(here)
                     detector = getattr(maps, "detector", None)
@@ -238,10 +237,10 @@ def _by_level(scored: Scored, taught: Scored | None) -> dict[str, Pairing]:
                 f"level {name}: the student's head gives {tuple(logits.shape)} and the teacher's "
                 f"{tuple(theirs.shape)}; take detectors with the same anchors and strides"
             )
-        rows = at_least_float32(logits).movedim(1, -1).flatten(0, -2)
+        rows = as_rows(at_least_float32(logits))
         found[name] = Pairing(
             student_logits=rows,
-            teacher_logits=None if theirs is None else at_least_float32(theirs).detach().movedim(1, -1).flatten(0, -2),
+            teacher_logits=None if theirs is None else as_rows(at_least_float32(theirs).detach()),
             labels=torch.full((len(rows),), -1, device=rows.device),
             activation=scored.activation,
         )
@@ -261,7 +260,7 @@ def _no_detector(what: str) -> UserError:
     )
 
 
-def _boxes_of(batch: Batch) -> Boxes:
-    if not isinstance(batch.targets, Boxes):
-        raise UserError(f"detection learns from understudy.core.boxes.Boxes, but got {type(batch.targets).__name__}")
-    return batch.targets
+def _as_boxes(targets: Any) -> Boxes:
+    if not isinstance(targets, Boxes):
+        raise UserError(f"detection learns from understudy.core.boxes.Boxes, but got {type(targets).__name__}")
+    return targets

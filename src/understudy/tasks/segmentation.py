@@ -18,7 +18,7 @@ from understudy.core.taps import TappedModel
 from understudy.distributed.world import SINGLE, World
 from understudy.tasks.base import BatchMeasures, ClassWeights, Evaluation, K, Metric, Predictor
 from understudy.tasks.class_weights import checked_weights
-from understudy.tasks.dense import checked_num_classes, rows_of_images
+from understudy.tasks.dense import as_rows, checked_num_classes, rows_of_images
 from understudy.tasks.pixel_evaluation import METRICS, PixelEvaluation, PixelScores
 from understudy.tasks.pixel_views import at_size
 from understudy.tasks.segmentation_settings import SegmentationConfig
@@ -154,13 +154,10 @@ class Segmentation:
                 here = batch.to(device)
                 labels = _classes(here.targets)
                 for name, predict in predictors.items():
-                    logits = self.logits(predict, here)
-                    for one, truth in zip(
-                        torch.split(logits, 1), torch.split(labels, 1), strict=True
-                    ):  # large maps, one by one
-                        scores[name].add(
-                            one, _nearest(truth, *one.shape[2:]), partial(self._enlarged, labels=truth), truth
-                        )
+                    maps = torch.split(self.logits(predict, here), 1)  # one by one: large at the size of the labels
+                    for one, truth in zip(maps, torch.split(labels, 1), strict=True):
+                        coarse_labels, enlarge = _nearest(truth, *one.shape[2:]), partial(self._enlarged, labels=truth)
+                        scores[name].add(one, coarse_labels, enlarge, truth)
         return {name: score.read(self.settings.absent) for name, score in scores.items()}
 
     def logits(self, predict: Predictor, batch: Batch) -> Tensor:
@@ -187,8 +184,8 @@ class Segmentation:
     def _rows(self, student: Tensor, teacher: Tensor | None, labels: Tensor) -> Pairing:
         """Positions as rows; the teacher's grid is brought to the student's."""
         height, width = student.shape[2:]
-        rows, classes = _as_rows(student), _nearest(labels, height, width).flatten()
-        taught = None if teacher is None else _as_rows(at_size(teacher, student.shape[2:]))
+        rows, classes = as_rows(student), _nearest(labels, height, width).flatten()
+        taught = None if teacher is None else as_rows(at_size(teacher, student.shape[2:]))
         pairing = Pairing(rows, taught, classes, has_ignored=True)
         return pairing if self.settings.rows == "all" else pairing.labelled()
 
@@ -248,7 +245,3 @@ def _nearest(labels: Tensor, height: int, width: int) -> Tensor:
     rows = (torch.arange(height, device=labels.device) * labels.shape[1]).div(height, rounding_mode="floor")
     columns = (torch.arange(width, device=labels.device) * labels.shape[2]).div(width, rounding_mode="floor")
     return labels[:, rows][:, :, columns]
-
-
-def _as_rows(logits: Tensor) -> Tensor:
-    return logits.movedim(1, -1).flatten(0, -2)  # (B,C,h,w) -> (B*h*w,C)
