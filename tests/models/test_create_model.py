@@ -36,6 +36,8 @@ def own_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
         "    return nn.Sequential(pool, nn.Linear(3, hidden), nn.Linear(hidden, num_classes))\n"
         "def fixed():\n"
         "    return nn.Linear(1, 7)\n"
+        "def asks(width):\n"
+        "    return nn.Linear(1, width)\n"
         "def broken():\n"
         "    raise KeyError('width')\n"
         "def text():\n"
@@ -148,6 +150,9 @@ def test_a_factory_that_takes_no_number_of_classes_is_called_without(own_code: s
         ("timn:resnet34", "cannot import timn .*Named models are timm:NAME"),
         ("mine_for_test:nett", "mine_for_test:nett': nett is unknown; did you mean net?"),
         ("mine_for_test:broken", "the factory failed: KeyError: 'width'"),
+        ("mine_for_test.py", "names a file; say which network of it is meant, too: mine_for_test.py:CLASS"),
+        ("mine_for_test.py:", "names a file; say which network of it is meant, too: mine_for_test.py:CLASS"),
+        ("mine_for_test:asks", r"missing 1 required .* 'width'; what it takes beside num_classes is kwargs"),
         ("mine_for_test.py:nett", "mine_for_test.py:nett': nett is unknown; did you mean net?"),
         ("unfinished_for_test.py:net", "importing unfinished_for_test.py failed: SyntaxError"),
         ("nowhere_for_test.py:net", "there is no file nowhere_for_test.py in /"),

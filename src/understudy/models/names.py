@@ -34,6 +34,8 @@ def split_name(name: str) -> tuple[str, str]:
         UserError: no source in front, or the source has no such model; the nearest names are in the text.
     """
     source, colon, rest = name.partition(":")
+    if source.endswith(".py") and not rest:
+        raise UserError(f"model {name!r} names a file; say which network of it is meant, too: {source}:CLASS")
     if not colon or not source or not rest:
         raise UserError(f"model {name!r} does not say where it comes from; write {FORMS}{_meant(name.strip(':'))}")
     known = known_names(source)

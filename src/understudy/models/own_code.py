@@ -35,7 +35,9 @@ def call_factory(source: str, factory_name: str, num_classes: int, kwargs: Mappi
         try:
             module = factory(**arguments)
         except Exception as error:  # a user's code may fail in any way; the cause stays attached
-            raise UserError(f"model {name!r}: the factory failed: {type(error).__name__}: {error}") from error
+            asks = isinstance(error, TypeError) and "argument" in str(error)
+            hint = "; what it takes beside num_classes is kwargs, as in student.kwargs='{width: 8}'" if asks else ""
+            raise UserError(f"model {name!r}: the factory failed: {type(error).__name__}: {error}{hint}") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"model {name!r}: the factory must return an nn.Module, got {type(module).__name__}")
     return module
