@@ -20,6 +20,7 @@ __all__ = [  # noqa: F405
     "Classification",
     "Context",
     "DataConfig",
+    "DeepKD",
     "Detection",
     "Joint",
     "LiveTeacher",

@@ -28,6 +28,7 @@ from understudy.models import create_model as create_model
 from understudy.models import load_student as load_student
 from understudy.models.detectors.sources import detector as detector
 from understudy.optim import DOT as DOT
+from understudy.optim import DeepKD as DeepKD
 from understudy.optim import Joint as Joint
 from understudy.optim import Schedule as Schedule
 from understudy.optim import lr_factor as lr_factor
