@@ -186,11 +186,14 @@ def test_streams_are_refused_with_a_bank(tmp_path: Path) -> None:
     assert "a bank is asked by sample number" in said
 
 
-@pytest.mark.parametrize("harm", ["shortened", "deleted"])
+@pytest.mark.parametrize("harm", ["shortened", "lengthened", "deleted"])
 def test_a_shard_that_is_gone_is_noticed_before_training(harm: str, tmp_path: Path) -> None:
     (folder,) = make(small_recipe(), tmp_path)
     file = folder.shard_file(1, 0)
-    file.write_bytes(file.read_bytes()[:-9]) if harm == "shortened" else file.unlink()
+    content = file.read_bytes()
+    file.unlink()
+    if harm != "deleted":
+        file.write_bytes(content[:-9] if harm == "shortened" else content + b"more")
     with pytest.raises(UserError, match="1 of 2 shards are gone or cut short, such as view0001/shard00000"):
         opened(with_bank(small_recipe(), tmp_path))
 
@@ -231,6 +234,7 @@ def test_a_manifest_of_impossible_size_is_refused_before_it_takes_memory(tmp_pat
     [
         ({"indices": torch.full((80,), 80, dtype=torch.int32)}, "rows of images beyond the 80"),
         ({"indices": torch.full((80,), -1, dtype=torch.int32)}, "rows of images beyond the 80"),
+        ({"copies": torch.ones(80, dtype=torch.uint8)}, "rows of images beyond the 80"),
         ({"logits": torch.zeros(79, 10)}, "a shard that no bank has written"),
     ],
 )
