@@ -220,6 +220,13 @@ def test_a_damaged_manifest_is_refused_in_words(text: str, tmp_path: Path) -> No
         BankTeacher(folder.path)
 
 
+def test_a_manifest_that_notes_as_many_shards_but_others_is_refused_in_words(tmp_path: Path) -> None:
+    (folder,) = make(small_recipe(), tmp_path)
+    folder.manifest_file.write_text(folder.manifest_file.read_text().replace('"1/0"', '"7/0"'))
+    with pytest.raises(UserError, match="is incomplete"):
+        BankTeacher(folder.path)
+
+
 def test_a_manifest_of_impossible_size_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
     (folder,) = make(small_recipe(), tmp_path, views=1)
     told = json.loads(folder.manifest_file.read_text())
