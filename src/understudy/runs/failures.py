@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from understudy.utils.errors import UserError
 from understudy.utils.out_of_memory import out_of_memory
 
-__all__ = ["readable_errors"]
+__all__ = ["readable_errors", "says_what_no_longer_fits"]
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # a write that fails does not name its file
 
@@ -54,6 +54,26 @@ def readable_errors(folder: Path, *, what: str = "run folder", last: str = "chec
             raise
         first = str(error).splitlines()[0]
         raise UserError(f"a process that loads images is gone ({first}), {_why_gone()}, {goes_on}") from None
+
+
+@contextmanager
+def says_what_no_longer_fits(folder: Path) -> Iterator[None]:
+    """Around the loading of a checkpoint, whose tensors fit no network that was changed since it was written.
+
+    Raises:
+        UserError: code of a person's own, a network or a method, is another than when the run was stopped.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        first, *rest = str(error).splitlines() or [""]
+        if "loading state_dict" not in first and "parameter group" not in first:
+            raise
+        what = (rest[0] if rest else first).strip()
+        raise UserError(
+            f"the run in {folder} was stopped with another network or method than there is now ({what[:200]}): its "
+            "code was changed in between. Put it back to go on, or begin anew with another --out or --overwrite"
+        ) from error
 
 
 def _why_gone() -> str:

@@ -13,6 +13,7 @@ from understudy.recipes.schema import Recipe
 from understudy.runs import checkpoint
 from understudy.runs.console import Display
 from understudy.runs.epoch_lines import EpochLines
+from understudy.runs.failures import says_what_no_longer_fits
 from understudy.runs.folder import RunFolder
 from understudy.runs.probed import probe_lines, save_probes
 from understudy.runs.stop import StopRequest
@@ -212,7 +213,8 @@ class RunWatcher:
     def _restore(self, trainer: Trainer, state: Mapping[str, Any], *, keeps_metrics: bool = False) -> None:
         if self.trackers and not keeps_metrics:
             self.trackers.resume(_of_trackers(state))
-        trainer.load_state_dict(state["trainer"])
+        with says_what_no_longer_fits(self.run.path):
+            trainer.load_state_dict(state["trainer"])
         self._skipped |= set(state["skipped"])
         self._left_out |= state["left_out"]
 
