@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, maskrcnn_resnet50_fpn
+from torchvision.models.detection import FasterRCNN, fasterrcnn_mobilenet_v3_large_320_fpn, maskrcnn_resnet50_fpn
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 import understudy as us
@@ -13,6 +14,7 @@ from understudy.models import create_model
 from understudy.models.detectors.one_stage import OneStage
 from understudy.models.detectors.sources import BackboneWithPyramid, faster_rcnn, torchvision_detector
 from understudy.models.detectors.two_stage import TwoStage
+from understudy.runs.finders import sifted
 from understudy.utils.errors import UserError
 
 torch.set_num_threads(1)
@@ -159,6 +161,32 @@ def test_what_is_no_detector_is_refused_with_what_is() -> None:
         TwoStage(plain_network(), 3, columns=[1, 2])
     with pytest.raises(UserError, match="'box_nms_tresh' is unknown; did you mean box_nms_thresh"):
         small_detector(box_nms_tresh=0.3)
+
+
+def test_the_head_pools_from_the_levels_that_torchvision_pools_from() -> None:
+    """MobileNet's pyramid has a last level, "pool", that only proposes; it lies where other pyramids have a third."""
+    torch.manual_seed(0)
+    network = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=4).eval()
+    network.rpn.score_thresh = 0.0
+    network.roi_heads.box_roi_pool.canonical_scale = 16  # so that boxes of a small image are for the last level
+    network.roi_heads.score_thresh = 0.0
+    torch.nn.init.normal_(network.roi_heads.box_predictor.cls_score.weight)
+    images = torch.rand(1, 3, 128, 160)
+    with torch.no_grad():
+        maps = network.backbone(images)
+        proposals, _ = network.rpn(ImageList(images, [(128, 160)]), maps)
+        (theirs,), _ = network.roi_heads(maps, proposals, [(128, 160)])
+        network.roi_heads.box_roi_pool.scales = None
+        detector = TwoStage(network, 3).eval()
+        (ours,) = detector.detections(detector(images), images)
+        torch.testing.assert_close(ours.scores, theirs["scores"])
+        torch.testing.assert_close(ours.boxes, theirs["boxes"])
+        detector.rpn.nms_thresh, detector.rpn._post_nms_top_n = 1.0, {"testing": 10_000}  # as raw has it
+        (ours,) = detector.detections(detector(images), images)
+        boxes, scores = detector.raw(detector(images), images)
+    found, _, sure = sifted(detector.sifting, boxes[0], scores[0])
+    torch.testing.assert_close(sure, ours.scores)
+    torch.testing.assert_close(found, ours.boxes)
 
 
 def test_detectors_are_built_by_name() -> None:

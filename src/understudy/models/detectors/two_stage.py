@@ -54,6 +54,10 @@ class TwoStage(Detector):
         self.backbone, self.rpn, self.roi_heads = network.backbone, network.rpn, network.roi_heads
         heads = self.roi_heads
         self.sifting = RawSifting(heads.score_thresh, heads.detections_per_img, heads.nms_thresh)
+        names = heads.box_roi_pool.featmap_names
+        keys = names[:1] if isinstance(levels, Tensor) else list(levels)
+        pooled = [(name, place) for place, name in enumerate(keys) if name in names]  # others only propose
+        self._pooled_levels = pooled or list(zip(names, range(len(keys)), strict=False))
 
     def levels(self, images: Tensor) -> Sequence[Tensor]:
         """The maps of the feature pyramid; one map where the backbone has none."""
@@ -120,7 +124,9 @@ class TwoStage(Detector):
         """
         maps = {name: one.float() for name, one in maps.items()}
         proposals, is_box = self._surest_anchors(maps, images)
-        pooled = _pooled(self.roi_heads.box_roi_pool, maps, proposals, images)
+        by_place = list(maps.values())
+        used = [by_place[place] for _, place in self._pooled_levels]
+        pooled = _pooled(self.roi_heads.box_roi_pool, used, proposals, images)
         logits, moves = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
         boxes = self.roi_heads.box_coder.decode_single(moves, proposals.flatten(0, 1))
         boxes = boxes.reshape(*proposals.shape[:2], -1, 4)[:, :, list(self.columns)]
@@ -152,8 +158,8 @@ class TwoStage(Detector):
     ) -> tuple[Tensor, Tensor]:
         # torchvision reads the scales of the levels off the first batch and keeps them. It divides by the images' own
         # size, which is wrong where they are much smaller than the batch: small ones, or those of one process.
-        names = self.roi_heads.box_roi_pool.featmap_names
-        named = {name: one.float() for name, one in zip(names, maps.values(), strict=False)}
+        by_place = list(maps.values())
+        named = {name: by_place[place].float() for name, place in self._pooled_levels}
         pooled = self.roi_heads.box_roi_pool(named, rois, [padded_to])
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
         return logits, deltas
@@ -165,9 +171,8 @@ class TwoStage(Detector):
         return table[labels]
 
 
-def _pooled(pool: MultiScaleRoIAlign, maps: Mapping[str, Tensor], boxes: Tensor, images: Tensor) -> Tensor:
+def _pooled(pool: MultiScaleRoIAlign, used: list[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
     """(B*P,D,h,w) of (B,P,4) boxes, as `pool` does; every level is looked at, so that no shape depends on values."""
-    used = [one for _, one in zip(pool.featmap_names, maps.values(), strict=False)]
     size = as_image_list(images[:1]).image_sizes[0]
     scales, level_of = _setup_scales(used, [size], pool.canonical_scale, pool.canonical_level)
     number = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)[:, None, None]
