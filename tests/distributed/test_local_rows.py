@@ -56,6 +56,25 @@ def distilled(pairing: Pairing, config: Any) -> tuple[float, dict[str, float]]:
     return shared.distill.item(), {name: value.item() for name, value in whole.terms.items()}
 
 
+@pytest.mark.parametrize(("name", "share"), [("kd", 0.25), ("dist", 0.5)])
+def test_a_loss_counts_by_the_share_of_the_rows_that_it_is_defined_on(name: str, share: float) -> None:
+    """Rows taken each for itself by those of this process, related ones by the processes that compute the same."""
+    student, teacher = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shared, whole = combine_losses(
+        torch.ones((), dtype=torch.float64),
+        Pairing(student_logits=student, teacher_logits=teacher, labels=torch.zeros(6, dtype=torch.int64)),
+        [WeightedMethod(built(METHODS[name].Config()), 1.0)],
+        task_weight=3.0,
+        epoch=1,
+        part=PassShare(RankCounts((6,)), task=0.125, independent=0.25, related=0.5),
+        random_state=RandomState(0),
+    )
+    assert shared.distill is not None
+    assert whole.distill is not None
+    assert shared.distill.item() == pytest.approx(share * whole.distill.item())
+    assert (shared.task.item(), whole.task.item()) == (0.375, 3.0)
+
+
 class TestGroups:
     @pytest.mark.parametrize(("num_rows", "ends"), [(12, (4, 8, 12)), (11, (4, 8, 11)), (9, (4, 9)), (4, (4,))])
     def test_the_loss_is_the_mean_over_groups_by_hand(self, num_rows: int, ends: tuple[int, ...]) -> None:
