@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +14,7 @@ from helpers.examples import class_counts, few, normal, random_labels, row_count
 from helpers.logit_losses import CORE, EVERY, LogitLoss
 from helpers.whole_networks import smallest, whole_pairing
 from understudy.methods import METHODS
+from understudy.utils.errors import UserError
 
 EXACT = {name: loss for name, loss in CORE.items() if name not in ("dist", "dist_t4")}  # their eps leaves 1e-4
 
@@ -100,6 +104,16 @@ def test_half_logits_under_autocast_are_computed_in_float32(loss: LogitLoss, dty
 @every_loss
 def test_float64_logits_stay_float64(loss: LogitLoss) -> None:
     assert loss(normal(4, 5), normal(4, 5, seed=1), random_labels(4, 5)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("name", ["kd", "dkd", "dist", "dist_kl", "nkd", "ofa", "rld", "deepkd", "logit_std"])
+def test_a_temperature_that_is_not_above_zero_is_refused(name: str, temperature: float) -> None:
+    loss: Any = getattr(import_module(f"understudy.methods.{name}"), f"{name}_loss")
+    labels = [] if name in ("kd", "dist", "dist_kl", "logit_std") else [random_labels(4, 5)]
+    setting = {"tau" if name.startswith("dist") else "temperature": temperature}
+    with pytest.raises(UserError, match="a temperature divides the logits and must be above 0, got"):
+        loss(normal(4, 5), normal(4, 5, seed=1), *labels, **setting)
 
 
 @every_method

@@ -236,12 +236,16 @@ def method_named(name: str) -> type[Method]:
     return METHODS[name]
 
 
-def comparable_logits(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+def comparable_logits(student_logits: Tensor, teacher_logits: Tensor, *temperatures: float) -> tuple[Tensor, Tensor]:
     """Both sides in at least float32, the teacher's detached.
 
     Raises:
-        UserError: the shapes differ, of which torch would broadcast some in silence; or there is no axis for classes.
+        UserError: the shapes differ, of which torch would broadcast some in silence; there is no axis for classes; or
+            one of the temperatures that they are to be divided by is not above 0.
     """
+    for temperature in temperatures:
+        if isinstance(temperature, int | float) and not temperature > 0:  # a tensor would have to be waited for
+            raise UserError(f"a temperature divides the logits and must be above 0, got {temperature!r}")
     if student_logits.ndim < 2:
         raise UserError(f"logits are (M, C), or (N, C, ...) with positions, but got {tuple(student_logits.shape)}")
     if student_logits.shape != teacher_logits.shape:

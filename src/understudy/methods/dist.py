@@ -60,7 +60,7 @@ def dist_loss(
         Scalar between 0 (perfectly correlated) and 2 * (beta + gamma) * tau^2.
 
     Raises:
-        UserError: the shapes differ, or an unknown eps_mode or activation.
+        UserError: the shapes differ, tau is not above 0, or an unknown eps_mode or activation.
     """
     inter, intra = _relations(student_logits, teacher_logits, tau, scale_by_tau_squared, eps_mode, activation)
     return beta * inter + gamma * intra
@@ -101,7 +101,7 @@ def _relations(
     """Inter- and intra-class relation, with tau^2 where asked for."""
     if activation not in get_args(Activation):
         raise UserError(f"activation {activation!r} is {unknown_name(activation, get_args(Activation))}")
-    logits = comparable_logits(student_logits, teacher_logits)
+    logits = comparable_logits(student_logits, teacher_logits, tau)
     rows = [_as_rows(side / tau) for side in logits]
     student, teacher = (side.softmax(dim=1) if activation == "softmax" else side.sigmoid() for side in rows)
     scale = tau**2 if scale_by_tau_squared else 1.0

@@ -43,7 +43,7 @@ def dist_kl_loss(
 
 def _divergences(student_logits: Tensor, teacher_logits: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     """Mean divergence of rows and of columns, times tau^2."""
-    student, teacher = (as_rows(side) for side in comparable_logits(student_logits, teacher_logits))
+    student, teacher = (as_rows(side) for side in comparable_logits(student_logits, teacher_logits, tau))
     # The columns' logarithms serve as logits: a softmax over the batch divides each column by its sum.
     log_student = F.log_softmax(student / tau, dim=1).mT  # (C, M)
     log_teacher = F.log_softmax(teacher / tau, dim=1).mT

@@ -40,7 +40,7 @@ def dkd_loss(
         Scalar mean over the labelled rows, in nats; 0 where no row is labelled.
 
     Raises:
-        UserError: the shapes differ, or labels are not one class number per row.
+        UserError: the shapes differ, a temperature is not above 0, or labels are not one class number per row.
     """
     tckd, nckd = _terms(student_logits, teacher_logits, labels, temperature)
     return alpha * tckd + beta * nckd

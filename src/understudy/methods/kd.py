@@ -44,11 +44,11 @@ def kd_loss(
         pixels, lay them out as rows first.
 
     Raises:
-        UserError: the shapes differ, or an unknown activation.
+        UserError: the shapes differ, the temperature is not above 0, or an unknown activation.
     """
     if activation not in get_args(Activation):
         raise UserError(f"activation {activation!r} is {unknown_name(activation, get_args(Activation))}")
-    student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits)
+    student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits, temperature)
     student, teacher = student_logits / temperature, teacher_logits / temperature
     if activation == "sigmoid":
         return (_of_outcomes(student, teacher) + _of_outcomes(-student, -teacher)) * temperature**2

@@ -36,7 +36,7 @@ def logit_std_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperatur
     Raises:
         UserError: the shapes differ.
     """
-    student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits)
+    student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits, temperature)
     return kd_loss(standardised(student_logits), standardised(teacher_logits), temperature=temperature)
 
 

@@ -42,7 +42,7 @@ def nkd_loss(
 
 def _terms(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """The target term, and the non-target term times T^2."""
-    student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits)
+    student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits, temperature)
     classes, is_labelled = classes_of(labels, student_logits, method="nkd")
     taken = classes[:, None]
     log_student = F.log_softmax(student_logits, dim=1).gather(1, taken)[:, 0]

@@ -49,7 +49,7 @@ def ofa_loss(
     Raises:
         UserError: shapes of the logits differ, or labels have neither shape.
     """
-    student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits)
+    student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits, temperature)
     classes, is_labelled = classes_of(labels, student_logits, method="ofa")
     log_student = F.log_softmax(student_logits / temperature, dim=1)
     teacher = F.softmax(teacher_logits / temperature, dim=1)

@@ -64,7 +64,7 @@ def _terms(
     standardises: bool,
 ) -> tuple[Tensor, Tensor]:
     """Sample confidence and masked correlation, each times its temperature squared, mean over labelled rows."""
-    student, teacher = comparable_logits(student_logits, teacher_logits)
+    student, teacher = comparable_logits(student_logits, teacher_logits, temperature, alpha_temperature)
     refuse_all_but_rows("rld", student)
     target, is_labelled = one_class_a_row(labels, student, method="rld")
     if standardises:

@@ -91,7 +91,7 @@ def sdd_loss(
     """
     if base not in get_args(Base):
         raise UserError(f"base {base!r} is {unknown_name(base, get_args(Base))}")
-    student, teacher = comparable_logits(student_regions, teacher_regions)
+    student, teacher = comparable_logits(student_regions, teacher_regions, temperature)
     if student.ndim != 3:
         raise UserError(f"sdd takes logits of regions (M, C, N), but got {tuple(student.shape)}; see logits_of_regions")
     classes, is_labelled = one_class_a_row(labels, student, method="sdd")

@@ -52,7 +52,7 @@ def decoupled(
     Raises:
         UserError: the shapes differ, or labels are not one class number per row.
     """
-    student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits)
+    student_logits, teacher_logits = comparable_logits(student_logits, teacher_logits, temperature)
     refuse_all_but_rows(what, student_logits)
     target, is_labelled = one_class_a_row(labels, student_logits, method=what)
     if isinstance(kept, int):
