@@ -53,7 +53,10 @@ def test_a_word_finds_keys_by_name_by_option_and_else_by_meaning() -> None:
     assert "data.mix" in done("settings", "cutmix")
     assert "on_nan = stop   stop | rollback | continue" in done("settings", "infinite")
     assert "update.delta = 0.075   number" in done("settings", "update", "delta")
-    assert "(dot only)" in done("settings", "update.delta")
+    assert "update.delta = 0.075   number\n    CIFAR-100; 0.09 for ImageNet (dot, dot_weights only)" in done(
+        "settings", "delta"
+    )
+    assert "(deepkd, dot only)" in done("settings", "update.delta")
 
 
 def test_all_of_them_are_listed_without_a_word() -> None:

@@ -144,11 +144,12 @@ def _deployed_words(results: Results) -> str:
 
 def _next_commands(run: RunData) -> Iterator[str]:
     """How to use the student, in lines to copy."""
-    if run.results.deployed is None:
+    deployed = run.results.deployed
+    if deployed is None or (row := run.results.row(deployed.row)) is None:
         return
     folder = shlex.quote(str(run.folder))
     option, what = predict_option(run.results.task)
-    code, arguments = code_options(run.results.rows[0].student.model)
+    code, arguments = code_options(row.student.model)
     yield f"understudy predict {folder} IMAGES...{code}{option:<18}# {what}"
     if all(is_exported_here(row.student.model) for row in run.results.rows):
         yield f"understudy export {folder} --onnx student.onnx{code}         # a file for onnxruntime"
