@@ -255,3 +255,17 @@ def test_how_long_a_run_is_going_to_take_is_said_after_a_few_steps(
     run_recipe(tiny_recipe({"rows": ["alone"], "seeds": [0], "epochs": 5}), tmp_path / "run", display=display)
     (line,) = [text for text in display.said if "s an epoch" in text]
     assert re.fullmatch(r"training: about \d+ s an epoch without evaluation, \d:\d\d:\d\d in all, \d+\.\d GiB", line)
+
+
+def test_how_long_the_seeds_to_come_are_going_to_take_is_said_with_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.runs.watcher.WORTH_SAYING_SECONDS", 0.0)
+    monkeypatch.setattr("understudy.runs.watcher.clock", lambda seconds: f"{seconds:.3f}")
+    display = Heard()
+    run_recipe(tiny_recipe({"rows": ["alone"], "seeds": [3, 1], "epochs": 5}), tmp_path / "run", display=display)
+    first, second = [text for text in display.said if "s an epoch" in text]
+    this, whole = map(float, re.findall(r"(\d+\.\d+) (?:for this seed|with those to come)", first))
+    assert first.startswith("seed 1/2: ")
+    assert whole > 2 * this  # of the first, steps are over
+    assert " in all, " in second

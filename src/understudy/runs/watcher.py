@@ -265,9 +265,12 @@ class RunWatcher:
         epoch_seconds = step_seconds * trainer.steps_per_epoch
         left = step_seconds * (trainer.epochs * trainer.steps_per_epoch - trainer.step)
         if left > WORTH_SAYING_SECONDS:
+            to_come = [] if self.tag == "teacher" else self.recipe.seeds[self.recipe.seeds.index(self.seed) + 1 :]
+            whole = left + len(to_come) * epoch_seconds * trainer.epochs
+            of_all = f" for this seed, {clock(whole)} with those to come" if to_come else " in all"
             memory = peak_memory_gib(trainer.device)
             self.display.say(
-                f"{self.label}: about {epoch_seconds:.0f} s an epoch without evaluation, {clock(left)} in all, "
+                f"{self.label}: about {epoch_seconds:.0f} s an epoch without evaluation, {clock(left)}{of_all}, "
                 f"{memory:.1f} GiB"
             )
 
